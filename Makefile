@@ -1,0 +1,77 @@
+# `make` prints the targets. Everything is installed into .venv, and again when pyproject.toml
+# changes; .cache/ holds what is derived. Both may be deleted at any time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: .venv/installed ## calibrate a predator-prey model as a Prefect flow
+	$(BIN)/python -m prefect_optuna.deployments.demo
+
+.PHONY: ui
+ui: .venv/installed ## open Prefect's UI on what the demo has left
+	$(BIN)/python -m prefect_optuna.deployments.ui
+
+.PHONY: test
+test: .venv/installed-test chromium ## run the tests; ARGS="-k name" goes to pytest
+	$(BIN)/python tests/servers.py
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types and that floors import downwards only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tests/lint/floors.py
+	$(BIN)/pyright
+	$(BIN)/python tests/lint/verify_types.py
+
+.PHONY: bench
+bench: .venv/installed-test ## run the benchmarks; ratios within one run
+	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+.PHONY: clean
+clean: ## remove everything that make has made, the environment included
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The stamps lie inside the environment, so that they go with it.
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or later is needed, found " + sys.version)'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable ".[examples]"
+	touch $@
+
+.venv/installed-test: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@ .venv/installed
+
+# A type checker does not see the mapping of an editable install, so the package gets a folder
+# of its own name: this repository.
+.cache/typing/prefect_optuna:
+	mkdir -p $(@D)
+	ln -sfn ../.. $@
+
+.PHONY: chromium
+chromium:
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then exit; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update --quiet=2 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium; \
+	else \
+		echo "The tests look at Prefect's UI in Chromium, and there is none on the PATH." >&2; \
+		echo "Install it, for example: sudo apt-get install chromium; brew install --cask chromium" >&2; \
+		exit 1; \
+	fi

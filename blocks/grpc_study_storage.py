@@ -1,0 +1,71 @@
+"""Studies behind an Optuna gRPC proxy."""
+
+from __future__ import annotations
+
+from optuna.storages import BaseStorage, GrpcStorageProxy
+from pydantic import Field
+
+from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks.errors import StorageUnavailableError
+from prefect_optuna.blocks.study_storage import StudyStorage
+
+__all__ = ["GrpcStudyStorage"]
+
+
+class GrpcStudyStorage(StudyStorage):
+    """Keeps studies behind a proxy started with `optuna.storages.run_grpc_proxy_server`.
+
+    For thousands of workers: the proxy holds the connections to the database, and they do not.
+    The connection is neither encrypted nor authenticated, so keep the port private.
+    Needs `pip install "prefect-optuna[grpc]"`. Optuna calls its proxy experimental, and warns so.
+
+    Example:
+        Load a saved block and use it:
+        ```python
+        from prefect_optuna.blocks import GrpcStudyStorage
+
+        storage = GrpcStudyStorage.load("BLOCK_NAME")
+        study = storage.create_study("tuning")
+        ```
+    """
+
+    _block_type_name = "gRPC Study Storage"
+    _block_type_slug = "grpc-study-storage"
+    _documentation_url = DOCUMENTATION_URL
+    _logo_url = LOGO_URL
+
+    host: str = Field(
+        default="localhost", min_length=1, description="The name or address of the proxy's host."
+    )
+    port: int = Field(default=13000, ge=1, le=65535, description="The proxy's port.")
+    timeout: float = Field(
+        default=10.0, gt=0, description="Seconds to wait for the proxy to answer when opening."
+    )
+
+    @property
+    def location(self) -> str:
+        """The storage's URL for people to read."""
+        return f"grpc://{self._bracketed_host}:{self.port}"
+
+    @property
+    def _bracketed_host(self) -> str:
+        is_ipv6 = ":" in self.host and not self.host.startswith("[")
+        return f"[{self.host}]" if is_ipv6 else self.host
+
+    def _open(self) -> BaseStorage:
+        try:
+            proxy = GrpcStorageProxy(host=self._bracketed_host, port=self.port)
+        except ImportError as error:
+            raise StorageUnavailableError(
+                f"The storage {self.location} needs the packages grpcio and protobuf. "
+                'Install them with: pip install "prefect-optuna[grpc]"'
+            ) from error
+        try:
+            proxy.wait_server_ready(timeout=self.timeout)
+        except ConnectionError as error:
+            proxy.close()
+            raise StorageUnavailableError(
+                f"No gRPC proxy answered at {self.location} within {self.timeout:g} s. Start one "
+                "there with optuna.storages.run_grpc_proxy_server, or correct host and port."
+            ) from error
+        return proxy

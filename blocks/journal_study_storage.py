@@ -1,0 +1,118 @@
+"""Studies in one append-only file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import (
+    JournalFileBackend,
+    JournalFileOpenLock,
+    JournalFileSymlinkLock,
+)
+from pydantic import Field, field_validator
+
+from prefect_optuna.blocks._journal_file import (
+    MendingLock,
+    NotAJournalError,
+    check_last_line,
+    damaged_line,
+    os_lock,
+)
+from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks.errors import StorageUnavailableError
+from prefect_optuna.blocks.study_storage import StudyStorage
+
+__all__ = ["JournalStudyStorage"]
+
+
+class JournalStudyStorage(StudyStorage):
+    """Keeps studies in one append-only file: the default, with no server to install.
+
+    Many processes of one machine may write to it at once. A process that is killed, at any
+    moment, leaves the file usable by the others at once: the kernel releases its lock, and a
+    last line that it did not finish is cut off, with a warning, before the next is written.
+
+    Everybody who writes to one journal must use the same kind of lock; Optuna itself uses
+    `"symlink"` where nothing else is said.
+
+    Example:
+        Load a saved block and use it:
+        ```python
+        from prefect_optuna.blocks import JournalStudyStorage
+
+        storage = JournalStudyStorage.load("BLOCK_NAME")
+        study = storage.create_study("tuning")
+        ```
+    """
+
+    _block_type_name = "Journal Study Storage"
+    _block_type_slug = "journal-study-storage"
+    _documentation_url = DOCUMENTATION_URL
+    _logo_url = LOGO_URL
+
+    path: Path = Field(
+        description=(
+            "The journal file; it and its folder are made when first used. A relative path is "
+            "made absolute at once, so that a saved block means the same file everywhere."
+        )
+    )
+    lock: Literal["os", "symlink", "open"] = Field(
+        default="os",
+        description=(
+            "How writers exclude each other: 'os' is the kernel's lock, which a killed process "
+            "releases; 'symlink' (NFSv2) and 'open' (NFSv3) are Optuna's lock files, for network "
+            "folders whose server has no locks."
+        ),
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @property
+    def location(self) -> str:
+        """The storage's URL for people to read."""
+        return f"journal:///{self.path.as_posix()}"
+
+    def _open(self) -> BaseStorage:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.open("ab").close()
+            lock = self._make_lock()
+            lock.acquire()
+            try:
+                check_last_line(self.path)
+            finally:
+                lock.release()
+            return JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
+        except NotAJournalError as error:
+            raise StorageUnavailableError(
+                f"{self.path} is no Optuna journal, and was left as it is: expected a first line "
+                f'that starts with {{"op_code". {error} Name another file; if it is an SQLite '
+                "database, give a URL such as sqlite:///study.db."
+            ) from None
+        except OSError as error:
+            raise StorageUnavailableError(
+                f"The journal {self.path} cannot be opened for writing: {error.strerror or error}. "
+                "Expected a file, in a folder that this user may write to. Correct the path or "
+                "the permissions."
+            ) from error
+        except (ValueError, LookupError, AssertionError) as error:
+            number = damaged_line(self.path)
+            raise StorageUnavailableError(
+                f"The journal {self.path} is damaged: "
+                + (f"line {number} is no record. " if number else "Optuna cannot replay it. ")
+                + "Restore it from a backup, or keep a copy and delete the damaged line."
+            ) from error
+
+    def _make_lock(self) -> MendingLock:
+        if self.lock == "symlink":
+            lock = JournalFileSymlinkLock(str(self.path))
+        elif self.lock == "open":
+            lock = JournalFileOpenLock(str(self.path))
+        else:
+            lock = os_lock(self.path)
+        return MendingLock(self.path, lock)

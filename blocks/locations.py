@@ -1,0 +1,175 @@
+"""From what a person writes, a URL, a path or a saved block's name, to a block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from prefect.blocks.core import Block
+from pydantic import SecretStr, ValidationError
+
+from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
+from prefect_optuna.blocks.errors import InvalidLocationError, StorageUnavailableError
+from prefect_optuna.blocks.grpc_study_storage import GrpcStudyStorage
+from prefect_optuna.blocks.in_memory_study_storage import InMemoryStudyStorage
+from prefect_optuna.blocks.journal_study_storage import JournalStudyStorage
+from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.blocks.sql_study_storage import SQLStudyStorage
+from prefect_optuna.blocks.study_storage import StudyStorage
+
+__all__ = ["as_artifact_filesystem", "as_study_storage"]
+
+B = TypeVar("B", bound=Block)
+
+_DEFAULT_JOURNAL = Path(".prefect-optuna", "studies.journal")
+
+_STORAGES: dict[str, type[StudyStorage]] = {
+    block.get_block_type_slug(): block
+    for block in (SQLStudyStorage, JournalStudyStorage, InMemoryStudyStorage, GrpcStudyStorage)
+}
+_FILESYSTEMS: dict[str, type[ArtifactFileSystem]] = {
+    ArtifactFileSystem.get_block_type_slug(): ArtifactFileSystem
+}
+
+_FORMS = """Expected one of:
+  sqlite:///study.db                     (sqlite:////absolute/study.db)
+  postgresql://user:password@host/name   (or mysql://)
+  journal:///studies.journal             (journal:////absolute/studies.journal)
+  memory://name                          (or memory://)
+  grpc://host:port
+  slug/name of a saved block, such as sql-study-storage/production"""
+
+
+def as_study_storage(value: StudyStorage | str | Path | None = None) -> StudyStorage:
+    """Make a storage block of whatever names one.
+
+    As in SQLAlchemy's SQLite URLs, three slashes come before a path relative to the current
+    directory, and four before an absolute one: `journal:///studies.journal`,
+    `journal:////data/studies.journal`.
+
+    Args:
+        value: a block, which is returned as it is; a URL; the `"slug/name"` of a saved block; a
+            `Path`, which is a journal's; or `None` for the default: the setting
+            `PREFECT_INTEGRATIONS_OPTUNA_STORAGE`, and without it the journal
+            `.prefect-optuna/studies.journal` below the current directory.
+
+    Returns:
+        The block. It is not opened yet.
+
+    Raises:
+        InvalidLocationError: the value is none of these; says what is accepted.
+        StorageUnavailableError: no block of that name is saved.
+
+    Example:
+        >>> from prefect_optuna.blocks import as_study_storage
+        >>> as_study_storage("memory://docs").location
+        'memory://docs'
+        >>> as_study_storage("postgresql://me:secret@db.example.org/studies").location
+        'postgresql+psycopg://me:***@db.example.org/studies'
+    """
+    if value is None:
+        setting = OptunaSettings().storage
+        value = setting.get_secret_value() if setting else _DEFAULT_JOURNAL
+    if isinstance(value, StudyStorage):
+        return value
+    if isinstance(value, Path):
+        return JournalStudyStorage(path=value)
+    if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidLocationError(f"A {type(value).__name__} is no study storage. {_FORMS}")
+    if block := _load(value, _STORAGES):
+        return block
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        raise InvalidLocationError(f"{value!r} is no study storage. {_FORMS}")
+    try:
+        return _from_url(scheme.lower(), rest, value)
+    except ValidationError as error:
+        reasons = "; ".join(detail["msg"] for detail in error.errors(include_input=False))
+        raise InvalidLocationError(f"This {scheme}:// URL is not valid: {reasons}") from None
+
+
+def _from_url(scheme: str, rest: str, url: str) -> StudyStorage:
+    dialect = scheme.partition("+")[0]
+    if dialect in ("sqlite", "postgresql", "mysql", "mariadb"):
+        return SQLStudyStorage(url=SecretStr(url))
+    if scheme == "journal" and rest.startswith("/") and rest != "/":
+        return JournalStudyStorage(path=Path(rest[1:]))
+    if scheme == "memory":
+        return InMemoryStudyStorage(name=rest) if rest else InMemoryStudyStorage()
+    if scheme == "grpc":
+        return _grpc(url)
+    if scheme in ("redis", "rediss", "redis+socket", "unix"):
+        raise InvalidLocationError(
+            "The Redis storage is not part of this version yet. Use a journal file on one "
+            "machine, or PostgreSQL for many."
+        )
+    # Only the scheme is quoted, as the rest may hold a password.
+    raise InvalidLocationError(f"A {scheme}:// URL of this form is no study storage. {_FORMS}")
+
+
+def _grpc(url: str) -> GrpcStudyStorage:
+    try:
+        parts = urlsplit(url)
+        host, port, path = parts.hostname, parts.port, parts.path.strip("/")
+    except ValueError:
+        host = port = path = None
+    if host is None or port is None or path:
+        raise InvalidLocationError("Expected grpc://host:port, such as grpc://localhost:13000.")
+    return GrpcStudyStorage(host=host, port=port)
+
+
+def as_artifact_filesystem(
+    value: ArtifactFileSystem | str | Path | None = None,
+) -> ArtifactFileSystem:
+    """Make an artifact filesystem of whatever names one.
+
+    Args:
+        value: a block, which is returned as it is; an fsspec URL, such as `memory://demo` or
+            `file:///data/artifacts`; a path, relative to the current directory or absolute; the
+            saved block `"artifact-file-system/name"` (any other text with a slash is a path:
+            write `./artifact-file-system/name` for a folder of that name); or `None` for the
+            setting `PREFECT_INTEGRATIONS_OPTUNA_ARTIFACTS`, whose default is the folder
+            `.prefect-optuna/artifacts` below the current directory.
+
+    Returns:
+        The block. Nothing is read or written yet.
+
+    Raises:
+        InvalidLocationError: the value is none of these.
+        StorageUnavailableError: no block of that name is saved.
+
+    Example:
+        >>> from prefect_optuna.blocks import as_artifact_filesystem
+        >>> as_artifact_filesystem("memory://demo").location()
+        'memory://demo'
+    """
+    if value is None:
+        value = OptunaSettings().artifacts
+    if isinstance(value, ArtifactFileSystem):
+        return value
+    if not isinstance(value, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidLocationError(
+            f"A {type(value).__name__} is no artifact filesystem. Expected a path, an fsspec URL "
+            "such as memory://demo, or a saved block's 'artifact-file-system/name'."
+        )
+    if isinstance(value, str) and (block := _load(value, _FILESYSTEMS)):
+        return block
+    try:
+        return ArtifactFileSystem(url=str(value))
+    except ValidationError as error:
+        reasons = "; ".join(detail["msg"] for detail in error.errors(include_input=False))
+        raise InvalidLocationError(f"This is no artifact filesystem: {reasons}") from None
+
+
+def _load(value: str, blocks: dict[str, type[B]]) -> B | None:
+    slug, _, name = value.partition("/")
+    if slug not in blocks or not name:
+        return None
+    try:
+        return blocks[slug].load(name, _sync=True)  # pyright: ignore[reportCallIssue]
+    except ValueError as error:
+        raise StorageUnavailableError(
+            f"No block {value!r} could be loaded from Prefect: {error} "
+            "`prefect block ls` lists the saved ones."
+        ) from error

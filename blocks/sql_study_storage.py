@@ -1,0 +1,192 @@
+"""Studies in a relational database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.storages import BaseStorage, RDBStorage
+from prefect.types import SecretDict
+from pydantic import Field, PositiveInt, SecretStr, field_validator
+
+from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks.errors import StorageUnavailableError
+from prefect_optuna.blocks.study_storage import StudyStorage
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+__all__ = ["SQLStudyStorage"]
+
+# The drivers that this package's extras install.
+_DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+_DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
+# What each driver calls the seconds to wait: for the server, or, in SQLite, for a lock.
+_TIMEOUTS = {
+    "pysqlite": "timeout",
+    "psycopg": "connect_timeout",
+    "psycopg2": "connect_timeout",
+    "pymysql": "connect_timeout",
+    "mysqldb": "connect_timeout",
+}
+
+
+class SQLStudyStorage(StudyStorage):
+    """Keeps studies in a database: SQLite, PostgreSQL or MySQL.
+
+    A server database is for studies that many machines share. A URL that names no driver gets
+    the one that this package's extras install: `psycopg` for PostgreSQL, `pymysql` for MySQL.
+    The folder and the file of an SQLite database are made when first used.
+
+    Example:
+        Load a saved block and use it:
+        ```python
+        from prefect_optuna.blocks import SQLStudyStorage
+
+        storage = SQLStudyStorage.load("BLOCK_NAME")
+        study = storage.create_study("tuning")
+        ```
+    """
+
+    _block_type_name = "SQL Study Storage"
+    _block_type_slug = "sql-study-storage"
+    _documentation_url = DOCUMENTATION_URL
+    _logo_url = LOGO_URL
+
+    url: SecretStr = Field(
+        description=(
+            "A SQLAlchemy URL: sqlite:///study.db, postgresql://user:password@host/database or "
+            "mysql://user:password@host/database. A relative SQLite path is made absolute at "
+            "once, so that a saved block means the same file everywhere."
+        )
+    )
+    engine_options: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
+        description=(
+            "Options for sqlalchemy.create_engine, such as pool_size or connect_args; secret, "
+            "because connect_args may hold credentials."
+        ),
+    )
+    timeout: PositiveInt = Field(
+        default=10,
+        description=(
+            "Seconds to wait for the server to accept a connection, or for another process to "
+            "release an SQLite file."
+        ),
+    )
+    heartbeat_interval: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Seconds between signs of life of a running trial, recorded while study.optimize "
+            "runs it; without it, none are recorded. Optuna calls this experimental."
+        ),
+    )
+    grace_period: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Seconds without a sign of life after which a trial counts as dead; without it, "
+            "twice the heartbeat interval."
+        ),
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _complete(cls, secret: SecretStr) -> SecretStr:
+        url = _parsed(secret)
+        dialect = url.get_backend_name()
+        if dialect not in _DIALECTS:
+            raise ValueError(
+                f"expected a URL of {', '.join(_DIALECTS[:-1])} or {_DIALECTS[-1]}, "
+                f"and found one of {dialect!r}."
+            )
+        if dialect == "sqlite":
+            if url.database in (None, "", ":memory:"):
+                raise ValueError(
+                    "an SQLite database in memory is another one in each thread. Use "
+                    "InMemoryStudyStorage ('memory://name'), or give a file."
+                )
+            if not url.database.startswith("file:"):
+                url = url.set(database=Path(url.database).absolute().as_posix())
+        url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+        return SecretStr(url.render_as_string(hide_password=False))
+
+    @property
+    def location(self) -> str:
+        """The storage's URL for people to read, without its password and its options."""
+        url = _parsed(self.url)
+        # Of the options, only these say where it is; another may be a password.
+        place = {key: url.query[key] for key in ("host", "port") if key in url.query}
+        return url.set(query=place).render_as_string(hide_password=True)
+
+    def _open(self) -> BaseStorage:
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+        url = _parsed(self.url)
+        try:
+            if url.get_backend_name() == "sqlite" and url.database:
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            return self._create(url)
+        except (ImportError, NoSuchModuleError) as error:
+            extra = "postgresql" if url.get_backend_name() == "postgresql" else "mysql"
+            raise StorageUnavailableError(
+                f"The driver for {self.location} is not installed ({error.__cause__ or error}). "
+                "Install it, or leave the driver out of the URL and run: "
+                f'pip install "prefect-optuna[{extra}]"'
+            ) from None
+        except (TypeError, ArgumentError) as error:
+            raise StorageUnavailableError(
+                f"The engine of {self.location} does not accept its options "
+                f"({self._without_secrets(error)}). Correct engine_options."
+            ) from None
+        except (SQLAlchemyError, OSError, RuntimeError) as error:
+            check = (
+                "Check that it is an SQLite file, in a folder that this user may write to."
+                if url.get_backend_name() == "sqlite"
+                else "Check that it runs and is reachable from here, and that the user, the "
+                "password and the database are right."
+            )
+            raise StorageUnavailableError(
+                f"The database {self.location} cannot be used "
+                f"({self._without_secrets(error)}). {check}"
+            ) from None
+
+    def _create(self, url: URL, attempts: int = 20) -> BaseStorage:
+        from sqlalchemy.exc import DBAPIError, IntegrityError
+
+        options: dict[str, Any] = dict(self.engine_options.get_secret_value())
+        if keyword := _TIMEOUTS.get(url.get_driver_name()):
+            options["connect_args"] = {keyword: self.timeout, **options.get("connect_args", {})}
+        try:
+            return RDBStorage(
+                self.url.get_secret_value(),
+                engine_kwargs=options,
+                heartbeat_interval=self.heartbeat_interval,
+                grace_period=self.grace_period,
+            )
+        except DBAPIError as error:
+            # Optuna makes its 15 tables when a database is first opened, and trips over those
+            # of somebody who does the same at that moment, perhaps over each of them.
+            is_race = isinstance(error, IntegrityError) or "already exists" in str(error.orig)
+            if not is_race or attempts == 1:
+                raise
+            return self._create(url, attempts - 1)
+
+    def _without_secrets(self, error: BaseException) -> str:
+        text = " ".join(str(getattr(error, "orig", None) or error).split())
+        password = _parsed(self.url).password
+        return text.replace(password, "***") if password else text
+
+
+def _parsed(secret: SecretStr) -> URL:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(secret.get_secret_value())
+    except (ArgumentError, ValueError):
+        # The parser's own message may quote a piece of the URL, such as its password.
+        raise ValueError(
+            "expected a SQLAlchemy URL such as sqlite:///study.db or "
+            "postgresql://user:password@host:5432/database. Write special characters of the "
+            "password with urllib.parse.quote_plus."
+        ) from None

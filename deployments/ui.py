@@ -1,0 +1,119 @@
+"""Prefect's UI on the history that the demo, or any other `LocalServer`, has left.
+
+python -m prefect_optuna.deployments.ui [home]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
+from rich.console import Console
+
+from prefect_optuna.deployments.local_server import (
+    LocalServer,
+    LocalServerError,
+    running_server_url,
+)
+
+__all__ = ["main", "places_to_look_at"]
+
+# Where people expect Prefect's UI.
+_USUAL_PORT = 4200
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the UI until Ctrl-C.
+
+    Args:
+        arguments: Those of the command line, by default the process's own: the folder of the
+            history, `.prefect` when left out.
+
+    Returns:
+        The exit code: 0, or 1 where there is no history or no server could be started.
+    """
+    parser = argparse.ArgumentParser(prog="prefect_optuna.deployments.ui", description=__doc__)
+    parser.add_argument("home", nargs="?", default=".prefect", type=Path)
+    home: Path = parser.parse_args(arguments).home
+    console = Console(highlight=False, soft_wrap=True)
+    if not (home / "prefect.db").exists():
+        console.print(f"There is no history in {home} yet: run [bold]make demo[/] first.")
+        return 1
+    if url := running_server_url(home):
+        console.print(f"A server is running on {home} already.")
+        _show(console, url)
+        return 0
+    try:
+        with LocalServer(home, port=_usual_port_if_free()) as server:
+            _show(console, server.url)
+            console.print("[dim]Ctrl-C ends it.[/]")
+            if _has_display():
+                webbrowser.open(server.url)
+            with contextlib.suppress(KeyboardInterrupt, psutil.NoSuchProcess):
+                psutil.Process(server.pid).wait()
+                console.print(f"The server has ended by itself. Its log is {server.log_file}.")
+                return 1
+    except LocalServerError as error:
+        console.print(str(error), markup=False)
+        return 1
+    console.print("Stopped.")
+    return 0
+
+
+def places_to_look_at(url: str) -> dict[str, str]:
+    """Addresses in the UI of the latest study's report and of its flow run.
+
+    Args:
+        url: Address of the server, without a path.
+
+    Returns:
+        Address by what is to be seen there; empty where nothing has run yet.
+    """
+    places: dict[str, str] = {}
+    with SyncPrefectClient(f"{url}/api") as client:
+        reports = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(like_="study-")),
+            sort=ArtifactSort.CREATED_DESC,
+            limit=1,
+        )
+        runs = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+    flow_run_id = runs[0].id if runs else None
+    if reports:
+        places["the latest study's report"] = f"{url}/v2/artifacts/artifact/{reports[0].id}"
+        flow_run_id = reports[0].flow_run_id or flow_run_id
+    if flow_run_id:
+        places["its flow run, with its task runs"] = f"{url}/v2/runs/flow-run/{flow_run_id}"
+    return places
+
+
+def _show(console: Console, url: str) -> None:
+    console.print(f"\nPrefect's UI: [bold]{url}[/]")
+    for what, address in places_to_look_at(url).items():
+        console.print(f"  {what}: {address}")
+    console.print()
+
+
+def _usual_port_if_free() -> int | None:
+    with socket.socket() as probe:
+        busy = probe.connect_ex(("127.0.0.1", _USUAL_PORT)) == 0
+    return None if busy else _USUAL_PORT
+
+
+def _has_display() -> bool:
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The picture of a study's best trial, drawn from the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from prefect.logging import get_logger
+
+from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.flows.ranking import best_first
+from prefect_optuna.tasks.archive import read_result
+from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.trial import RESULT_KEY
+
+__all__ = ["BestPicture"]
+
+
+class BestPicture:
+    """Draws the best trial with the problem's `plot`, or its series where it has none.
+
+    Args:
+        problem: the problem.
+        filesystem: where the results are archived.
+        scope: values for the problem's functions.
+    """
+
+    def __init__(
+        self, problem: Problem, filesystem: ArtifactFileSystem, scope: Mapping[str, Any]
+    ) -> None:
+        self._problem = problem
+        self._filesystem = filesystem
+        self._scope = scope
+        self._drawn: tuple[int | None, bytes | None] = (None, None)
+        self._failing = False
+
+    def png(self, trials: Sequence[FrozenTrial]) -> bytes | None:
+        """The picture, of 100 KB at the most, or `None` where there is nothing to draw.
+
+        The best trial is drawn once. A `plot` that fails is reported once, and stops nothing.
+        """
+        best = next(iter(best_first(trials, self._problem.directions)), None)
+        if best is None or RESULT_KEY not in best.user_attrs:
+            return None
+        if self._drawn[0] != best.number:
+            self._drawn = (best.number, self._draw(best))
+        return self._drawn[1]
+
+    def _draw(self, best: FrozenTrial) -> bytes | None:
+        from prefect_optuna.flows.plots import figure_png, series_plot
+
+        try:
+            result = read_result(self._filesystem, best.user_attrs[RESULT_KEY])
+            if self._problem.plot is None:
+                return series_plot(result, self._problem.axes)
+            figure = self._problem.call("plot", result, params=best.params, scope=self._scope)
+            return figure_png(figure)
+        except Exception:
+            if not self._failing:
+                get_logger(__name__).warning(
+                    "Cannot draw trial %d; the report goes without its picture.",
+                    best.number,
+                    exc_info=True,
+                )
+            self._failing = True
+            return None

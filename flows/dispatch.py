@@ -1,0 +1,274 @@
+"""Trials on their way to task runs and back, at a stated cost.
+
+A task run costs several milliseconds, so trials that are faster share one. On threads a task run
+takes trials from a feed for a while, one after the other, so that each trial is still asked with
+all earlier ones told. Other task runners get batches, sized by how long trials were seen to take.
+Orchestration then takes about `ORCHESTRATION_SHARE` of the time, whatever a trial takes.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
+    from prefect.states import State
+
+__all__ = ["ORCHESTRATION_SHARE", "Batches", "Dispatcher", "Lanes", "WorkerLostError", "run_trials"]
+
+ORCHESTRATION_SHARE = 0.02
+"""The share of the time that task runs may cost."""
+
+THREAD_TASK_RUN_SECONDS = 0.008
+PROCESS_TASK_RUN_SECONDS = 0.08
+"""What a task run was measured to cost, on threads and on process pools or Dask."""
+
+
+class WorkerLostError(PrefectOptunaError, RuntimeError):
+    """The process that ran a batch of trials is gone."""
+
+
+class Report(Protocol):
+    """Takes the outcome of each trial as it ends."""
+
+    def __call__(self, outcome: Outcome, /) -> None: ...
+
+
+@task(task_run_name="trials from {first}", cache_policy=NO_CACHE, persist_result=False)
+def run_trials(
+    first: int,
+    assignments: Iterable[Assignment],
+    runner: TrialRunner,
+    report: Report | None = None,
+) -> State[list[Outcome]]:
+    """Run some trials, one after the other.
+
+    Args:
+        first: the number of the first trial, for the task run's name.
+        assignments: the trials.
+        runner: runs one.
+        report: called with the outcome of each trial as it ends; where it is given, nothing is
+            returned.
+
+    Returns:
+        A state that says in words what became of the trials, with their outcomes as its data.
+    """
+    outcomes: list[Outcome] = []
+    counts = {"complete": 0, "pruned": 0, "failed": 0}
+    for assignment in assignments:
+        outcome = runner(assignment)
+        counts[outcome.state] += 1
+        if report is None:
+            outcomes.append(outcome)
+        else:
+            report(outcome)
+    total = sum(counts.values())
+    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return Completed(message=f"{total} trial{'' if total == 1 else 's'}: {words}", data=outcomes)
+
+
+class Dispatcher(Protocol):
+    """Hands out assignments and brings back outcomes."""
+
+    task_runs: int
+    """How many task runs there have been."""
+
+    def room(self) -> int:
+        """How many more trials may be asked now."""
+        ...
+
+    def put(self, assignments: list[Assignment]) -> None:
+        """Have these trials run."""
+        ...
+
+    def get(self, timeout: float) -> list[Outcome]:
+        """The outcomes that have come, after waiting at most `timeout` seconds for the first."""
+        ...
+
+    def close(self) -> None:
+        """Take no more trials."""
+        ...
+
+
+class Lanes:
+    """On threads: `n_jobs` lanes, each one task run after another, that share one feed.
+
+    Args:
+        task_runner: a thread pool.
+        trial_runner: runs one trial.
+        n_jobs: how many trials run at once.
+    """
+
+    def __init__(
+        self, task_runner: ThreadPoolTaskRunner[Any], trial_runner: TrialRunner, n_jobs: int
+    ) -> None:
+        self._task_runner = task_runner
+        self._trial_runner = trial_runner
+        self._n_jobs = n_jobs
+        # A server takes in some 30 task runs a second, from all lanes together.
+        self._seconds = max(THREAD_TASK_RUN_SECONDS / ORCHESTRATION_SHARE, n_jobs / 15)
+        self._feed: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
+        self._in_flight = 0
+        self.task_runs = 0
+        self._open: deque[float] = deque()  # when each lane that still takes trials was opened
+
+    def room(self) -> int:
+        return self._n_jobs - self._in_flight
+
+    def put(self, assignments: list[Assignment]) -> None:
+        for assignment in assignments:
+            self._close_old_lanes()
+            self._in_flight += 1
+            self._feed.put(assignment)
+            if len(self._open) < self._in_flight:
+                self._open_lane(assignment.number)
+
+    def get(self, timeout: float) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        try:
+            while True:
+                event = self._events.get(block=not outcomes, timeout=timeout)
+                if not isinstance(event, Outcome):
+                    raise event
+                self._in_flight -= 1
+                outcomes.append(event)
+        except queue.Empty:
+            return outcomes
+
+    def close(self) -> None:
+        while self._open:
+            self._close_lane()
+
+    def _open_lane(self, first: int) -> None:
+        self._open.append(time.monotonic())
+        self.task_runs += 1
+        future = self._task_runner.submit(
+            run_trials,
+            parameters={
+                "first": first,
+                "assignments": iter(self._feed.get, None),
+                "runner": self._trial_runner,
+                "report": self._events.put,
+            },
+        )
+        future.add_done_callback(self._lane_ended)
+
+    def _close_old_lanes(self) -> None:
+        while self._open and time.monotonic() - self._open[0] > self._seconds:
+            self._close_lane()
+
+    def _close_lane(self) -> None:
+        """Whichever lane is free first takes the end mark; each mark ends exactly one."""
+        self._open.popleft()
+        self._feed.put(None)
+
+    def _lane_ended(self, future: PrefectFuture[Any]) -> None:
+        failure = _failure(future)
+        if failure is not None:
+            self._events.put(failure)
+
+
+class Batches:
+    """On processes, Dask or Ray: task runs of several trials each.
+
+    Args:
+        task_runner: any task runner; it has to be able to pickle the problem.
+        trial_runner: runs one trial.
+        n_jobs: how many task runs are under way at once.
+    """
+
+    def __init__(
+        self, task_runner: TaskRunner[Any], trial_runner: TrialRunner, n_jobs: int
+    ) -> None:
+        self._task_runner = task_runner
+        self._trial_runner = trial_runner
+        self._n_jobs = n_jobs
+        self._ended: queue.SimpleQueue[tuple[PrefectFuture[Any], list[Assignment]]]
+        self._ended = queue.SimpleQueue()
+        self._under_way = 0
+        self.task_runs = 0
+        self._seconds: float | None = None  # of a trial, a running mean
+
+    @property
+    def batch(self) -> int:
+        """How many trials share a task run: one until it is known how long they take.
+
+        Never more than two seconds' worth: the sampler learns nothing from a trial before its
+        batch has ended.
+        """
+        if self._seconds is None:
+            return 1
+        least = PROCESS_TASK_RUN_SECONDS / ORCHESTRATION_SHARE
+        return max(1, math.floor(min(least, 2.0) / max(self._seconds, 1e-6)))
+
+    def room(self) -> int:
+        return self.batch * (self._n_jobs - self._under_way)
+
+    def put(self, assignments: list[Assignment]) -> None:
+        size = self.batch
+        for start in range(0, len(assignments), size):
+            batch = assignments[start : start + size]
+            self._under_way += 1
+            self.task_runs += 1
+            future = self._task_runner.submit(
+                run_trials,
+                parameters={
+                    "first": batch[0].number,
+                    "assignments": batch,
+                    "runner": self._trial_runner,
+                },
+            )
+            future.add_done_callback(lambda future, batch=batch: self._ended.put((future, batch)))
+
+    def get(self, timeout: float) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        try:
+            while True:
+                future, batch = self._ended.get(block=not outcomes, timeout=timeout)
+                self._under_way -= 1
+                outcomes += self._collect(future, batch)
+        except queue.Empty:
+            return outcomes
+
+    def close(self) -> None:
+        """Nothing waits for more: each batch has all its trials."""
+
+    def _collect(self, future: PrefectFuture[Any], batch: list[Assignment]) -> list[Outcome]:
+        failure = _failure(future)
+        if failure is not None:
+            raise failure
+        outcomes: list[Outcome] = future.result()
+        for outcome in outcomes:
+            mean = outcome.seconds if self._seconds is None else self._seconds
+            self._seconds = 0.8 * mean + 0.2 * outcome.seconds
+        return outcomes
+
+
+def _failure(future: PrefectFuture[Any]) -> BaseException | None:
+    """Why a task run failed, where it did; a trial's own error is an outcome and no failure."""
+    try:
+        future.wait()
+    except Exception as error:  # the pool broke
+        message = f"{type(error).__name__}: {error}"
+    else:
+        if future.state.is_completed():
+            return None
+        message = f"{future.state.name}: {future.state.message or 'no reason given'}"
+    return WorkerLostError(
+        f"A task run of trials did not complete: {message}. Its trials are asked again when the "
+        "study is started again under the same name."
+    )

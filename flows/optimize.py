@@ -1,0 +1,295 @@
+"""`optimize`, the flow template: a study as one Prefect flow.
+
+The flow asks Optuna for parameters, has trials run by its task runner, and tells Optuna each value
+as it comes. Around that it archives the problem and every result, keeps one report in Prefect's UI
+up to date, and leaves a consistent study behind however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run as current_flow_run
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
+
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    GrpcStudyStorage,
+    InMemoryStudyStorage,
+    JournalStudyStorage,
+    SQLStudyStorage,
+    StudyStorage,
+    as_artifact_filesystem,
+    as_study_storage,
+)
+from prefect_optuna.blocks.errors import InvalidProblemError
+from prefect_optuna.flows.best_picture import BestPicture
+from prefect_optuna.flows.dispatch import Batches, Lanes
+from prefect_optuna.flows.progress import StudyProgress
+from prefect_optuna.flows.report import ReportPublisher, ReportThread
+from prefect_optuna.flows.session import Session
+from prefect_optuna.flows.study import (
+    FlowStudy,
+    InvalidSettingError,
+    Pruner,
+    PrunerName,
+    Sampler,
+    SamplerName,
+    make_pruner,
+    make_sampler,
+)
+from prefect_optuna.flows.study_flow import StudyFlow
+from prefect_optuna.flows.study_result import StudyResult
+from prefect_optuna.flows.study_run import StudyRun, suggest_params
+from prefect_optuna.flows.study_watch import StudyWatch
+from prefect_optuna.tasks.archive import Capture, OptunaArchive
+from prefect_optuna.tasks.problem import Direction, Problem
+from prefect_optuna.tasks.trial import TrialRunner
+
+__all__ = ["optimize"]
+
+Callback = Callable[[optuna.Study, FrozenTrial], None]
+Storage = (
+    SQLStudyStorage
+    | JournalStudyStorage
+    | InMemoryStudyStorage
+    | GrpcStudyStorage
+    | StudyStorage
+    | str
+    | Path
+)
+RunnerName = Literal["threads", "processes"]
+
+def _flow_run_name() -> str:
+    """The flow run is called as its study is."""
+    from coolname import generate_slug
+
+    name = current_flow_run.parameters.get("study_name")
+    return name or generate_slug(2)
+
+
+def _optimize(
+    problem: Problem | Callable[..., Any] | str,
+    *,
+    study_name: str | None = None,
+    n_trials: Annotated[int | None, Field(json_schema_extra={"minimum": 1})] = 100,
+    timeout: Annotated[float | None, Field(json_schema_extra={"exclusiveMinimum": 0})] = None,
+    storage: Storage | None = None,
+    artifacts: ArtifactFileSystem | str | Path | None = None,
+    sampler: SamplerName | Sampler | BaseSampler | None = None,
+    pruner: PrunerName | Pruner | BasePruner | None = None,
+    seed: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
+    directions: Sequence[Direction] | None = None,
+    scope: Mapping[str, Any] | None = None,
+    n_jobs: Annotated[int, Field(json_schema_extra={"minimum": -1})] = 1,
+    task_runner: RunnerName | TaskRunner[Any] | None = None,
+    catch: Sequence[type[Exception]] | type[Exception] = (),
+    retries: Annotated[int, Field(json_schema_extra={"minimum": 0})] = 0,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
+) -> StudyResult:
+    """Optimize a problem: an Optuna study as a Prefect flow, archived and reported.
+
+    A study of the same name goes on until it has `n_trials` finished trials in total. Trials that
+    a dead process left running are failed and asked again, each once.
+
+    Args:
+        problem: A `Problem`, a plain Optuna objective, or `"package.module:attribute"`.
+        study_name: The study, which goes on if it exists; by default a new one.
+        n_trials: How many trials are to be finished in total: complete, pruned, or failed by
+            their own error. `None` goes on until the timeout.
+        timeout: Seconds after which no more trials are asked.
+        storage: Where the study is kept: a block, `"slug/name"` of a saved one, or a URL such as
+            `sqlite:///study.db`. By default a file in `.prefect-optuna/`.
+        artifacts: Where the archive is kept: a block, `"slug/name"` of a saved one, a path, or an
+            fsspec URL. By default a folder in `.prefect-optuna/`.
+        sampler: A sampler by name, or with options, or an Optuna sampler.
+        pruner: A pruner by name, or with options, or an Optuna pruner.
+        seed: Seeds the sampler. With one job, a study and its seed give the same trials again.
+        directions: `minimize` or `maximize` for each value; by default the problem's.
+        scope: Values that the problem's functions get by naming a parameter `scope`.
+        n_jobs: How many trials run at once; -1 for the number of processors.
+        task_runner: Where trials run: `threads`, `processes`, or a Prefect task runner.
+        catch: Exceptions that fail a trial and not the study.
+        retries: How many times `run` is called again after an exception.
+        callbacks: Called after each trial with the study and the trial, as Optuna calls them.
+        progress: A progress bar in the terminal; by default where there is one.
+
+    Returns:
+        What the study came to.
+
+    Raises:
+        InvalidProblemError: The problem is none, or breaks its contract.
+        InvalidSettingError: An argument cannot work.
+        StudyMismatchError: The study exists with other directions.
+        StorageUnavailableError: The storage or the archive cannot be reached or written.
+        CaptureError: The problem cannot be archived as source.
+
+    Example:
+        >>> from prefect_optuna.flows import optimize
+        >>> def parabola(trial):
+        ...     return (trial.suggest_float("x", -5, 5) - 2) ** 2
+        >>> result = optimize(parabola, n_trials=20, seed=1, storage="memory://",
+        ...                   artifacts="memory://docs")
+        >>> result.n_trials
+        20
+    """
+    the_problem = Problem.of(problem, directions=directions)
+    _check(n_trials, timeout, n_jobs, retries, seed)
+    scope = dict(scope or {})
+    _rehearse(the_problem, scope)
+    capture = Capture.of(the_problem)
+    storage_block = as_study_storage(storage)
+    filesystem = as_artifact_filesystem(artifacts)
+    filesystem.check()
+    n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
+    study = _open_study(
+        storage_block,
+        study_name or f"{the_problem.name}-{current_flow_run.name}",
+        the_problem,
+        lambda n_existing: make_sampler(
+            sampler,
+            seed=seed,
+            n_existing=n_existing,
+            n_objectives=len(the_problem.directions),
+            parallel=n_jobs > 1,
+        ),
+        make_pruner(pruner),
+    )
+    archive = OptunaArchive(study, artifacts=filesystem)
+    archive.save_problem(capture, scope=scope)
+    watch = StudyWatch(
+        study, the_problem, archive, n_trials, storage_block, BestPicture(the_problem, filesystem, scope)
+    )
+
+    with contextlib.ExitStack() as stack:
+        runner = stack.enter_context(_task_runner(task_runner, n_jobs))
+        live_trials = not isinstance(runner, ThreadPoolTaskRunner)
+        if live_trials and the_problem.needs_trial:
+            _check_reachable(storage_block)
+        dispatcher = (Batches if live_trials else Lanes)(
+            runner, TrialRunner(the_problem, archive.writer(), scope, retries), n_jobs
+        )
+        stack.enter_context(ReportThread(watch.status, ReportPublisher(study.study_name)))
+        bar = stack.enter_context(
+            StudyProgress(
+                n_trials, the_problem.directions, trials=watch.trials(), enabled=progress
+            )
+        )
+        run = StudyRun(
+            problem=the_problem,
+            study=study,
+            storage_block=storage_block,
+            session=Session(study, storage_block.get_storage()),
+            dispatcher=dispatcher,
+            logger=get_run_logger(),
+            n_trials=n_trials,
+            timeout=timeout,
+            scope=scope,
+            catch=(catch,) if isinstance(catch, type) else tuple(catch),
+            callbacks=[lambda _, trial: bar.update(trial), *callbacks],
+            live_trials=live_trials,
+        )
+        with watch.running():
+            run.run()
+    return watch.result(n_task_runs=dispatcher.task_runs)
+
+
+optimize = StudyFlow(
+    _optimize, name="optimize", flow_run_name=_flow_run_name
+)
+
+
+def _check(
+    n_trials: int | None, timeout: float | None, n_jobs: int, retries: int, seed: int | None
+) -> None:
+    if n_trials is not None and n_trials < 1:
+        raise InvalidSettingError(
+            f"`n_trials` is the number of finished trials to reach, 1 or more; found {n_trials}."
+        )
+    if timeout is not None and not timeout > 0:
+        raise InvalidSettingError(f"`timeout` is in seconds, more than 0; found {timeout}.")
+    if n_trials is None and timeout is None:
+        raise InvalidSettingError("Give `n_trials`, `timeout` or both: else the study never ends.")
+    if n_jobs == 0 or n_jobs < -1:
+        raise InvalidSettingError(
+            f"`n_jobs` is 1 or more, or -1 for the number of processors; found {n_jobs}."
+        )
+    if retries < 0:
+        raise InvalidSettingError(f"`retries` is 0 or more, found {retries}.")
+    if seed is not None and seed < 0:
+        raise InvalidSettingError(f"`seed` is 0 or more, found {seed}.")
+
+
+def _rehearse(problem: Problem, scope: Mapping[str, Any]) -> None:
+    """Call `suggest` once on a study that nobody keeps: its mistakes show before any trial."""
+    if problem.suggest is None:
+        return
+    storage = optuna.storages.InMemoryStorage()
+    study_id = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE])
+    study = optuna.Study(
+        storage.get_study_name_from_id(study_id), storage, optuna.samplers.RandomSampler(seed=0)
+    )
+    try:
+        suggest_params(problem, study.ask(), scope)
+    except (InvalidProblemError, optuna.TrialPruned):
+        raise
+    except Exception as error:
+        raise InvalidProblemError(
+            f"`suggest` does not work: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _open_study(
+    block: StudyStorage,
+    name: str,
+    problem: Problem,
+    sampler_for: Callable[[int], BaseSampler],
+    pruner: BasePruner,
+) -> FlowStudy:
+    """Create the study, or go on with it."""
+    sampler = sampler_for(0)  # before anything is created: an option may be wrong
+    plain = block.create_study(name, directions=list(problem.directions), load_if_exists=True)
+    if n_existing := len(plain.get_trials(deepcopy=False)):
+        sampler = sampler_for(n_existing)
+    return FlowStudy.open(name, block.get_storage(), sampler, pruner)
+
+
+def _check_reachable(block: StudyStorage) -> None:
+    if isinstance(block, InMemoryStudyStorage):
+        raise InvalidSettingError(
+            "A plain objective, and a function that names `trial`, talk to the study while they "
+            "run. A study in memory cannot be reached from other processes: use a file "
+            "(the default storage) or a database, threads, or a Problem with `run(params)`."
+        )
+
+
+@contextlib.contextmanager
+def _task_runner(wanted: str | TaskRunner[Any] | None, n_jobs: int) -> Iterator[TaskRunner[Any]]:
+    if wanted is None:
+        context = FlowRunContext.get()
+        assert context is not None  # noqa: S101 - this is the flow
+        yield context.task_runner
+        return
+    if wanted == "threads":
+        # A lane ends while the next one begins.
+        wanted = ThreadPoolTaskRunner(max_workers=2 * n_jobs)
+    elif wanted == "processes":
+        wanted = ProcessPoolTaskRunner(max_workers=n_jobs)
+    elif not isinstance(wanted, TaskRunner):
+        raise InvalidSettingError(
+            f"`task_runner` is `threads`, `processes` or a Prefect task runner; found {wanted!r}."
+        )
+    with wanted.duplicate() as runner:
+        yield runner

@@ -1,0 +1,515 @@
+"""The pictures of a report: small, plain, and cheap enough to be drawn while a study runs.
+
+Everything is drawn on Matplotlib's `Figure` objects. Pyplot keeps global state, is not safe in
+threads, and may open windows. Matplotlib is imported when the first picture is drawn.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from prefect_optuna.flows.ranking import best_first, is_feasible
+from prefect_optuna.flows.session import is_lost
+from prefect_optuna.flows.wording import format_value, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from PIL import Image
+
+__all__ = ["data_uri", "figure_png", "history_plot", "pareto_plot", "series_plot", "thumbnail"]
+
+# The colours of Okabe and Ito, which people tell apart whatever colours they see.
+_BLUE, _SKY, _ORANGE, _VERMILION, _GREEN, _PURPLE = (
+    "#0072B2",
+    "#56B4E9",
+    "#E69F00",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+)
+_INK, _GREY, _PALE = "#24292f", "#6e7781", "#afb8c1"
+_SERIES_COLOURS = (_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _SKY, _INK, _GREY)
+
+_WIDTH = 7.0  # inches
+_MAX_PIXELS = 1400  # across: sharp where a page shows 700 px on a display of double density
+
+
+def history_plot(
+    trials: Sequence[FrozenTrial],
+    directions: Sequence[str],
+    target: int | None = None,
+    *,
+    max_bytes: int = 100_000,
+) -> bytes:
+    r"""Draw the value of each trial and the best so far.
+
+    The axis of the values shows where the search is going on: where a few values are far worse
+    than all the others, they are marked at the edge, as infinite ones are.
+
+    Args:
+        trials: the trials of a study, in any state.
+        directions: `"minimize"` or `"maximize"` for each value.
+        target: which of several values to draw. By default each (of the first four) gets a panel.
+        max_bytes: how large the picture may be.
+
+    Returns:
+        A PNG picture.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=3)
+        >>> history_plot(study.trials, ["minimize"])[:4]
+        b'\x89PNG'
+    """
+    targets = list(range(len(directions)))[:4] if target is None else [target]
+    figure = _new_figure(2.9 if len(targets) == 1 else 0.6 + 1.7 * len(targets))
+    panels = figure.subplots(len(targets), 1, sharex=True, squeeze=False)[:, 0]
+    trials = [trial for trial in trials if not is_lost(trial)]
+    for axes, index in zip(panels, targets, strict=True):
+        _style(axes)
+        _draw_history(axes, trials, directions[index], index)
+        axes.set_ylabel("value" if len(directions) == 1 else f"value {index}")
+    panels[-1].set_xlabel("trial")
+    _legend(panels[0])
+    return figure_png(figure, max_bytes)
+
+
+def pareto_plot(
+    trials: Sequence[FrozenTrial], directions: Sequence[str], *, max_bytes: int = 100_000
+) -> bytes:
+    """Draw the trials of a study with two directions, and those that are Pareto-best.
+
+    Args:
+        trials: the trials of a study, in any state.
+        directions: `"minimize"` or `"maximize"` for each of the two values.
+        max_bytes: how large the picture may be.
+
+    Returns:
+        A PNG picture.
+    """
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    values = np.array([trial.values for trial in complete], dtype=float).reshape(-1, 2)
+    best = sorted(tuple(trial.values) for trial in best_first(trials, directions))
+    front = np.array(best, dtype=float).reshape(-1, 2)
+    figure = _new_figure(3.6)
+    axes = figure.subplots()
+    _style(axes)
+    limits = [_Range(values[:, i], directions[i], keep=front[:, i]) for i in (0, 1)]
+    shown = np.column_stack([limits[i].clip(values[:, i]) for i in (0, 1)])
+    axes.plot(*shown.T, "o", color=_SKY, markersize=3.5, markeredgewidth=0, label="trials")
+    if len(front):
+        line = np.column_stack([limits[i].clip(front[:, i]) for i in (0, 1)])
+        # The steps bound what the front is known to beat, and so turn on the worse side.
+        where = "post" if directions[0] == "minimize" else "pre"
+        axes.plot(*line.T, color=_BLUE, linewidth=1, alpha=0.5, drawstyle=f"steps-{where}")
+        axes.plot(*line.T, "o", color=_BLUE, markersize=5, label=f"{len(front)} Pareto-best")
+    for i, name in enumerate("xy"):
+        _scale(axes, name, limits[i])
+        axes.set(**{f"{name}label": f"value {i} ({directions[i]})"})
+    _legend(axes)
+    return figure_png(figure, max_bytes)
+
+
+def series_plot(result: Any, axes: Mapping[str, Sequence[Any]] | None = None) -> bytes | None:
+    r"""Draw the series that a trial has returned over their axis.
+
+    Args:
+        result: a mapping of names to one-dimensional series, a data frame or Arrow table, or one
+            series. What is no series of numbers is left out.
+        axes: the coordinates. The first axis that is as long as a series belongs to it.
+
+    Returns:
+        A PNG picture, or `None` where nothing can be drawn.
+
+    Example:
+        >>> series_plot({"hare": [30, 47, 70]}, {"year": [1900, 1901, 1902]})[:4]
+        b'\x89PNG'
+        >>> series_plot(0.5) is None
+        True
+    """
+    series = _series_of(result)
+    if not series:
+        return None
+    lengths = Counter(len(values) for values in series.values())
+    length = max(lengths, key=lambda n: (lengths[n], n))
+    axis_name, axis = _axis_of(length, axes or {})
+    shown = {
+        name: values
+        for name, values in series.items()
+        if len(values) == length and (name != axis_name or len(series) == 1)
+    }
+    shown = dict(list(shown.items())[: len(_SERIES_COLOURS)])
+    panels_of = [[name] for name in shown][:4] if _differ_in_size(shown) else [list(shown)]
+    figure = _new_figure(3.2 if len(panels_of) == 1 else 0.6 + 1.5 * len(panels_of))
+    panels = figure.subplots(len(panels_of), 1, sharex=True, squeeze=False)[:, 0]
+    colours = dict(zip(shown, _SERIES_COLOURS, strict=False))
+    for panel, names in zip(panels, panels_of, strict=True):
+        _style(panel)
+        for name in names:
+            panel.plot(axis, shown[name], color=colours[name], linewidth=1.6)
+        panel.margins(x=0.02)
+        lines = {name: shown[name] for name in names}
+        _label_lines(panel, figure.get_figheight(), axis, lines, colours)
+    if np.issubdtype(axis.dtype, np.number) and not (axis % 1).any():
+        _integers(panels[-1])
+    panels[-1].set_xlabel(shorten(axis_name), parse_math=False)
+    return figure_png(figure)
+
+
+def figure_png(figure: Figure, max_bytes: int = 100_000) -> bytes:
+    """Turn a Matplotlib figure into a PNG picture of limited size.
+
+    Args:
+        figure: any figure; it is drawn and not changed.
+        max_bytes: the limit. The resolution is lowered until the picture fits.
+
+    Returns:
+        The picture, at most 1400 pixels wide, with a palette of at most 256 colours.
+
+    Raises:
+        ValueError: `max_bytes` is too small for any picture of this figure.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> _ = figure.subplots().plot([1, 2, 3])
+        >>> len(figure_png(figure, max_bytes=5_000)) <= 5_000
+        True
+    """
+    from PIL import Image
+
+    dpi = min(200.0, _MAX_PIXELS / figure.get_figwidth())
+    while dpi >= 5:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 0})
+        with Image.open(buffer) as image:
+            png = _palette_png(image)
+        if len(png) <= max_bytes:
+            return png
+        dpi *= min(0.8, math.sqrt(max_bytes / len(png)))
+    raise ValueError(
+        f"expected a limit that a picture can keep, found max_bytes={max_bytes}. "
+        "Some 20,000 bytes do for most figures."
+    )
+
+
+def thumbnail(picture: bytes, width: int = 280, max_bytes: int = 10_000) -> bytes:
+    """Make a small copy of a PNG picture, for a card.
+
+    Args:
+        picture: a PNG picture.
+        width: of the copy, in pixels; a picture that is smaller is not enlarged.
+        max_bytes: the limit, kept by making the copy smaller still.
+
+    Returns:
+        A PNG picture.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as image:
+        full = image.convert("RGBA")
+    while True:
+        size = (width, max(1, round(full.height * width / full.width)))
+        small = full.resize(size, Image.Resampling.LANCZOS) if width < full.width else full
+        png = _palette_png(small, colours=64)
+        if len(png) <= max_bytes or width <= 16:
+            return png
+        width = int(min(width, full.width) * 0.8)
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG picture as an address that needs no server.
+
+    Example:
+        >>> data_uri(b"abc")
+        'data:image/png;base64,YWJj'
+    """
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _palette_png(image: Image.Image, colours: int = 128) -> bytes:
+    """Plots have few colours: a palette makes the file a third as large."""
+    from PIL import Image
+
+    if image.getchannel("A").getextrema() == (255, 255):
+        image = image.convert("RGB")
+    palette = image.quantize(colours, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    palette.save(buffer, format="PNG", optimize=False, compress_level=6)
+    return buffer.getvalue()
+
+
+def _new_figure(height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH, height), facecolor="white", layout="constrained")
+
+
+def _style(axes: Axes) -> None:
+    axes.set_facecolor("white")
+    axes.grid(color="#d0d7de", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_PALE)
+    axes.tick_params(colors=_GREY, labelsize=8.5, length=0)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=_GREY, fontsize=9)
+
+
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    unique = dict(zip(labels, handles, strict=True))
+    legend = axes.legend(
+        unique.values(),
+        unique.keys(),
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(unique),
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=_GREY,
+        handletextpad=0.3,
+        columnspacing=1.2,
+        borderaxespad=0.2,
+    )
+    for handle in legend.legend_handles:
+        # Every handle here is a line.
+        cast("Line2D", handle).set(
+            markersize=5, alpha=1
+        )  # as large as can be told apart, however small the dots
+
+
+class _Range:
+    """The part of an axis that is worth showing, and how values outside of it are shown.
+
+    Args:
+        values: what is to be shown; infinities and NaN may be among them.
+        direction: the far side of the worse values may be cut off, the better side never.
+        keep: values that have to be inside, however bad.
+    """
+
+    def __init__(
+        self, values: np.ndarray, direction: str, keep: np.ndarray | tuple[()] = ()
+    ) -> None:
+        self.log, self.limits = False, (-0.05, 1.05)
+        sign = 1.0 if direction == "minimize" else -1.0
+        losses = np.sort(sign * values[np.isfinite(values)])
+        if not len(losses):
+            return
+        best, worst = float(losses[0]), float(losses[-1])
+        usual = float(losses[int(0.9 * (len(losses) - 1))])
+        kept = sign * np.asarray(keep, dtype=float)
+        usual = max([usual, *kept[np.isfinite(kept)].tolist()])
+        # Losses over several decades are told apart on a logarithmic axis only. Where more is
+        # better, the interesting end is the large one, and a linear axis does.
+        if sign > 0 and best > 0 and usual / best > 100:
+            self.log, self.limits = True, (best / (worst / best) ** 0.05, worst * 1.2)
+            return
+        if worst - best > 2.5 * (usual - best) > 0:
+            worst = best + 1.3 * (usual - best)
+        margin = 0.06 * (worst - best) or 0.05 * abs(best) or 0.05
+        ends = sign * (best - margin), sign * (worst + margin)
+        self.limits = min(ends), max(ends)
+
+    def clip(self, values: np.ndarray) -> np.ndarray:
+        """The values, with those outside put on the edge."""
+        return np.clip(values, *self.limits)
+
+
+def _scale(axes: Axes, name: str, shown: _Range) -> None:
+    from matplotlib.ticker import NullLocator
+
+    if shown.log:
+        axes.set(**{f"{name}scale": "log"})
+        getattr(axes, f"{name}axis").set_minor_locator(NullLocator())
+    axes.set(**{f"{name}lim": shown.limits})
+
+
+def _draw_history(axes: Axes, trials: Sequence[FrozenTrial], direction: str, index: int) -> None:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    good = _points([trial for trial in complete if is_feasible(trial)], index)
+    infeasible = _points([trial for trial in complete if not is_feasible(trial)], index)
+    pruned = _points([trial for trial in trials if trial.state == TrialState.PRUNED], index)
+    failed = [trial.number for trial in trials if trial.state == TrialState.FAIL]
+
+    scaled_by = next((points[1] for points in (good, infeasible, pruned) if len(points[1])), None)
+    if scaled_by is None:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", color=_GREY)
+        shown = _Range(good[1], direction)
+    else:
+        shown = _Range(scaled_by, direction)
+        _scale(axes, "y", shown)
+    many = len(trials) > 300
+    size = 4.5 if not many else 3 if len(trials) <= 2000 else 2
+    alpha = 0.6 if many else 0.9
+    _dots(axes, shown, *pruned, "pruned", color=_PALE, markersize=size)
+    _dots(axes, shown, *infeasible, "infeasible", color=_PURPLE, markersize=size)
+    _dots(axes, shown, *good, "complete", color=_SKY, markersize=size, alpha=alpha)
+    if failed:
+        axes.plot(
+            failed,
+            np.full(len(failed), 0.015),
+            "x",
+            color=_VERMILION,
+            markersize=4,
+            markeredgewidth=1.1,
+            alpha=1 if len(failed) < 200 else 0.3,
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+            label="failed",
+        )
+    last = max((trial.number for trial in trials), default=1)
+    if len(good[0]):
+        _draw_best(axes, shown, *good, direction, last)
+    axes.set_xlim(-0.02 * last - 0.5, max(last, 1) * 1.02 + 0.5)
+    _integers(axes)
+
+
+def _points(trials: Sequence[FrozenTrial], index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and values of trials; a pruned one has the last value that it reported."""
+    found = []
+    for trial in trials:
+        if trial.values is not None:
+            found.append((trial.number, trial.values[index]))
+        elif trial.intermediate_values:
+            found.append((trial.number, trial.intermediate_values[max(trial.intermediate_values)]))
+    points = np.array(found, dtype=float).reshape(-1, 2)
+    return points[:, 0], points[:, 1]
+
+
+def _dots(
+    axes: Axes, shown: _Range, x: np.ndarray, y: np.ndarray, label: str, **style: Any
+) -> None:
+    low, high = shown.limits
+    inside = (low <= y) & (y <= high)
+    if inside.any():
+        axes.plot(x[inside], y[inside], "o", markeredgewidth=0, label=label, **style)
+    style["markersize"] = max(style["markersize"], 4)
+    for edge, marker, outside in ((high, "^", y > high), (low, "v", y < low)):
+        if outside.any():
+            axes.plot(
+                x[outside],
+                np.full(outside.sum(), edge),
+                marker,
+                markeredgewidth=0,
+                clip_on=False,
+                label="off the scale",
+                **style,
+            )
+
+
+def _draw_best(
+    axes: Axes, shown: _Range, numbers: np.ndarray, values: np.ndarray, direction: str, last: int
+) -> None:
+    minimize = direction == "minimize"
+    so_far = (np.minimum if minimize else np.maximum).accumulate(values)
+    best = int(np.argmin(values) if minimize else np.argmax(values))
+    line = shown.clip(so_far)
+    axes.step(
+        np.append(numbers, last),
+        np.append(line, line[-1]),
+        where="post",
+        color=_BLUE,
+        linewidth=1.6,
+    )
+    axes.plot(numbers[best], line[best], "o", color=_BLUE, markersize=6, clip_on=False)
+    axes.set_title(
+        f"best {format_value(float(values[best]))} in trial {numbers[best]:.0f}",
+        loc="left",
+        color=_BLUE,
+        fontsize=9.5,
+        fontweight="bold",
+    )
+
+
+def _integers(axes: Axes) -> None:
+    """No trial 2.5, no year 1902.5."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=[1, 2, 5, 10]))
+
+
+def _series_of(result: Any) -> dict[str, np.ndarray]:
+    """Whatever is a one-dimensional series of at least two numbers."""
+    if hasattr(result, "column_names"):  # an Arrow table
+        items = [(name, result.column(name)) for name in result.column_names]
+    elif isinstance(result, Mapping):
+        items = list(result.items())
+    elif hasattr(result, "columns"):  # a data frame
+        items = [(name, result[name]) for name in result.columns]
+    else:
+        items = [("result", result)]
+    arrays = {str(name): _numbers(values) for name, values in items}
+    return {name: array for name, array in arrays.items() if np.isfinite(array).any()}
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """A series as numbers; empty where it is none."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # such as a list of lists of different lengths
+        return np.empty(0)
+    is_series = array.ndim == 1 and len(array) > 1 and array.dtype.kind in "biuf"
+    return array.astype(float) if is_series else np.empty(0)
+
+
+def _axis_of(length: int, axes: Mapping[str, Sequence[Any]]) -> tuple[str, np.ndarray]:
+    for name, values in axes.items():
+        array = np.asarray(values)
+        if array.shape == (length,) and array.dtype.kind in "iufM":
+            return str(name), array
+    return "index", np.arange(length)
+
+
+def _differ_in_size(series: Mapping[str, np.ndarray]) -> bool:
+    """Whether the smaller ones would be flat lines at the bottom of a common panel."""
+    sizes = [float(np.nanmax(np.abs(values[np.isfinite(values)]))) for values in series.values()]
+    return max(sizes) > 20 * min(sizes)
+
+
+def _label_lines(
+    axes: Axes,
+    figure_height: float,
+    axis: np.ndarray,
+    lines: Mapping[str, np.ndarray],
+    colours: Mapping[str, str],
+) -> None:
+    """Write each line's name at its end, apart from each other: no legend to look up."""
+    low, high = axes.get_ylim()
+    panel_height = axes.get_position().height * figure_height
+    gap = (high - low) * 0.16 / panel_height  # a line of text is some 0.16 inches high
+    ends = sorted((float(values[np.isfinite(values)][-1]), name) for name, values in lines.items())
+    positions = [end for end, _ in ends]
+    for i in range(1, len(positions)):
+        positions[i] = max(positions[i], positions[i - 1] + gap)
+    overshoot = max(0.0, positions[-1] - high)
+    for i in reversed(range(len(positions))):
+        ceiling = positions[i + 1] - gap if i + 1 < len(positions) else math.inf
+        positions[i] = min(positions[i] - (overshoot if i + 1 == len(positions) else 0), ceiling)
+    for (_, name), position in zip(ends, positions, strict=True):
+        axes.annotate(
+            shorten(name),
+            (axis[-1], position),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colours[name],
+            fontsize=9,
+            fontweight="bold",
+            va="center",
+            annotation_clip=False,
+            parse_math=False,
+        )

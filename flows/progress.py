@@ -1,0 +1,263 @@
+"""A study in the terminal: a progress line while it runs, a table of its best trials after."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import rich
+import rich.box
+import rich.markup
+from optuna.trial import FrozenTrial, TrialState
+from prefect.logging.handlers import PrefectConsoleHandler
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.theme import Theme
+
+from prefect_optuna.flows.ranking import best_first
+from prefect_optuna.flows.session import is_lost
+from prefect_optuna.flows.wording import (
+    column_width,
+    fit_columns,
+    format_duration,
+    format_value,
+    shorten,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["StudyProgress", "best_trials_table"]
+
+_STATES = {
+    TrialState.COMPLETE: ("complete", "green"),
+    TrialState.PRUNED: ("pruned", "yellow"),
+    TrialState.FAIL: ("failed", "red"),
+}
+
+
+class StudyProgress:
+    """One line that tells how far a study is: trials by state, best value, time left.
+
+    Args:
+        total: How many trials are to be finished; `None` where only a timeout ends the study.
+        directions: `"minimize"` or `"maximize"` for each value.
+        trials: The trials that a study which goes on has already.
+        enabled: Whether to show it. By default where standard error is a terminal.
+        console: Where to show it. By default on standard error, together with Prefect's log,
+            whose lines then pass above it.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> with StudyProgress(total=3) as progress:
+        ...     study.optimize(
+        ...         lambda trial: trial.suggest_float("x", 0, 1),
+        ...         n_trials=3,
+        ...         callbacks=[lambda study, trial: progress.update(trial)],
+        ...     )
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        directions: Sequence[str] = ("minimize",),
+        *,
+        trials: Iterable[FrozenTrial] = (),
+        enabled: bool | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self._directions = directions
+        self._counts = dict.fromkeys(_STATES, 0)
+        self._best: list[FrozenTrial] = []
+        self._console = console or _log_console() or Console(stderr=True)
+        self.enabled = self._console.is_terminal if enabled is None else enabled
+        if not self.enabled:
+            return
+        for trial in trials:
+            self._count(trial)
+        self._progress = Progress(
+            *_columns(self._console.width, has_total=total is not None),
+            console=self._console,
+            refresh_per_second=5,
+        )
+        self._task = self._progress.add_task("", total=total)
+        self._show()
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Show the line."""
+        if self.enabled:
+            with ExitStack() as stack:
+                # Prefect's console knows the styles of its log only.
+                stack.enter_context(self._console.use_theme(Theme()))
+                stack.enter_context(self._progress)
+                self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the line as it is, and stop updating it."""
+        if self.enabled:
+            self._open.close()
+
+    def update(self, trial: FrozenTrial) -> None:
+        """Count a trial that has ended. Trials lost to a crash do not count.
+
+        Args:
+            trial: The trial. It may come from any thread.
+        """
+        if not self.enabled:
+            return
+        self._count(trial)
+        self._show()
+
+    def _count(self, trial: FrozenTrial) -> None:
+        if trial.state not in self._counts or is_lost(trial):
+            return
+        self._counts[trial.state] += 1
+        if trial.state == TrialState.COMPLETE:
+            best = best_first([*self._best, trial], self._directions)
+            self._best = best[:1] if len(self._directions) == 1 else best
+
+    def _show(self) -> None:
+        counts = " ".join(
+            f"[{colour}]{self._counts[state]} {name}[/]"
+            for state, (name, colour) in _STATES.items()
+            if self._counts[state]
+        )
+        if not self._best:
+            best = ""
+        elif len(self._directions) > 1:
+            best = f"[bold]{len(self._best)}[/] Pareto-best"
+        else:
+            best = f"best [bold]{format_value(self._best[0].values[0])}[/]"
+        self._progress.update(
+            self._task, completed=sum(self._counts.values()), counts=counts, best=best
+        )
+
+
+def best_trials_table(
+    trials: Iterable[FrozenTrial],
+    directions: Sequence[str] = ("minimize",),
+    k: int = 5,
+    *,
+    width: int | None = None,
+) -> Table:
+    """The best trials of a study as a table for the terminal.
+
+    Args:
+        trials: The trials of a study, in any state.
+        directions: `"minimize"` or `"maximize"` for each value.
+        k: How many trials to show.
+        width: How many letters wide; parameters that do not fit are left out. By default the
+            width of the terminal.
+
+    Returns:
+        A table for `rich.print`.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=9)
+        >>> best_trials_table(study.trials, k=3).row_count
+        3
+    """
+    ranked = best_first(trials, directions)
+    best = ranked[:k]
+    title = "Best trials" if len(directions) == 1 else f"{len(ranked)} Pareto-best trials"
+    if len(directions) > 1 and len(ranked) > k:
+        title += f", the first {k}"
+    numbers = {"trial": [str(trial.number) for trial in best]}
+    for index, _ in enumerate(directions):
+        heading = "value" if len(directions) == 1 else f"value {index}"
+        numbers[heading] = [format_value(trial.values[index]) for trial in best]
+    durations = {"took": [_took(trial) for trial in best]}
+    params = {
+        name: [format_value(trial.params.get(name, ""), digits=4) for trial in best]
+        for name in dict.fromkeys(name for trial in best for name in trial.params)
+    }
+    room = width or rich.get_console().width
+    room -= sum(column_width(name, cells) for name, cells in (numbers | durations).items())
+    shown = fit_columns(params, room)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        caption=f"{len(params) - len(shown)} more parameters" if len(shown) < len(params) else None,
+        caption_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    for name in numbers:
+        table.add_column(
+            name, justify="right", style="bold" if name != "trial" else "", no_wrap=True
+        )
+    for name in shown:
+        table.add_column(_plain(name), justify="right", no_wrap=True)
+    table.add_column("took", justify="right", style="dim", no_wrap=True)
+    cells = [*numbers.values(), *([_plain(c) for c in column] for column in shown.values())]
+    for row in zip(*cells, *durations.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _took(trial: FrozenTrial) -> str:
+    return format_duration(trial.duration.total_seconds()) if trial.duration else ""
+
+
+def _columns(width: int, *, has_total: bool) -> list[ProgressColumn]:
+    """What fits: the numbers first, then the time, then states, and the bar last."""
+    done = "{task.completed:.0f}/{task.total:.0f}" if has_total else "{task.completed:.0f}"
+    columns: list[ProgressColumn] = [SpinnerColumn()]
+    if has_total and width >= 60:
+        columns.append(BarColumn(bar_width=min(40, width - 80) if width >= 100 else 10))
+    columns.append(TextColumn(f"{done} trials" if width >= 50 else done, table_column=_one_line()))
+    if width >= 90:
+        columns.append(TextColumn("{task.fields[counts]}", table_column=_one_line()))
+    columns.append(TextColumn("{task.fields[best]}", table_column=_one_line()))
+    if width >= 40:
+        columns.append(
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+            if has_total
+            else TimeElapsedColumn()
+        )
+        if has_total and width >= 70:
+            columns.append(TextColumn("left", style="progress.remaining"))
+    return columns
+
+
+def _one_line() -> Column:
+    return Column(no_wrap=True, overflow="ellipsis")
+
+
+def _log_console() -> Console | None:
+    """The console of Prefect's log, where that is standard error too."""
+    for handler in logging.getLogger("prefect").handlers:
+        if isinstance(handler, PrefectConsoleHandler) and handler.stream is sys.stderr:
+            return handler.console
+    return None
+
+
+def _plain(text: str) -> str:
+    """Text of the user's, which may look like rich's markup."""
+    return rich.markup.escape(shorten(text))

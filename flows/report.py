@@ -1,0 +1,495 @@
+"""The study's report: one Markdown artifact in Prefect's UI, kept up to date while it runs."""
+
+from __future__ import annotations
+
+import contextvars
+import hashlib
+import importlib
+import logging
+import re
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol
+from uuid import UUID
+
+from optuna.trial import FrozenTrial
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+from prefect.client.schemas.sorting import ArtifactSort
+from prefect.context import FlowRunContext
+from prefect.logging import get_logger
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from prefect_optuna.flows import plots
+from prefect_optuna.flows.ranking import best_first
+from prefect_optuna.flows.wording import (
+    MAX_CELL,
+    column_width,
+    count_states,
+    fit_columns,
+    format_duration,
+    format_value,
+    shorten,
+)
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from typing_extensions import Self
+
+__all__ = [
+    "Publisher",
+    "Report",
+    "ReportPublisher",
+    "ReportThread",
+    "StudyState",
+    "StudyStatus",
+    "render_report",
+    "report_key",
+]
+
+_Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+_logger = get_logger(__name__)
+
+StudyState = Literal["running", "completed", "interrupted", "failed", "stopped"]
+
+_TABLE_LETTERS = 76  # what fits beside the page's margin on a common screen
+_PICTURE_BYTES = 100_000
+_HISTORY_BYTES = 70_000  # as text in the page each picture is a third larger
+_LAST_REPORT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """How a study stands: what its report is made of.
+
+    Args:
+        study_name: The study.
+        directions: `"minimize"` or `"maximize"` for each value.
+        trials: All of its trials, in any state.
+        n_trials: How many trials are to be finished; `None` where only a timeout ends the study.
+        state: What the study is doing, or how it ended.
+        elapsed: Seconds since this run of the study began.
+        storage: Where the study is, for people.
+        artifacts: Where its archive is, for people.
+        best_figure: A picture of the best trial, as PNG.
+        notes: What somebody should know who trusts these results.
+        lost: How many trials were lost to a crash and repeated.
+    """
+
+    study_name: str
+    directions: tuple[str, ...]
+    trials: Sequence[FrozenTrial]
+    n_trials: int | None
+    state: StudyState
+    elapsed: float
+    storage: str
+    artifacts: str
+    best_figure: bytes | None = None
+    notes: tuple[str, ...] = ()
+    lost: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report, as Prefect's UI shows it.
+
+    Args:
+        markdown: The page.
+        description: The text of its card in a list of artifacts.
+    """
+
+    markdown: str
+    description: str
+
+
+def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
+    """Write the report of a study.
+
+    Args:
+        status: How the study stands.
+        pictures: Whether to draw. Without, the page has no history, and the best trial's picture
+            only where the status brings one.
+
+    Returns:
+        The report, of less than 250 KB.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study(study_name="demo")
+        >>> study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=9)
+        >>> status = StudyStatus("demo", ("minimize",), study.trials, 9, "completed", 0.2,
+        ...                      "memory://", "memory://")
+        >>> render_report(status).markdown.startswith("# Best value")
+        True
+    """
+    ranked = best_first(status.trials, status.directions)
+    headline = _headline(status, ranked)
+    best = status.best_figure
+    if best and len(best) > _PICTURE_BYTES:
+        best = plots.thumbnail(best, width=1400, max_bytes=_PICTURE_BYTES)
+    history = _overview(status) if pictures and status.trials else None
+    parts = [
+        f"# {headline}",
+        _parameters(ranked) if len(status.directions) == 1 else _extremes(status, ranked),
+        _progress(status),
+        *(f"**Note:** {_escape(note, 500)}" for note in status.notes),
+        _image(f"Trial {ranked[0].number}, the best one" if ranked else "Best trial", best),
+        _image("Values of the trials", history),
+        _table(status, ranked),
+        _whereabouts(status),
+    ]
+    cover = best or history
+    thumbnail = plots.thumbnail(cover) if cover else None
+    card = (f"**{headline}**", _short_progress(status), _image("", thumbnail))
+    return Report(_paragraphs(parts), _paragraphs(card))
+
+
+def report_key(study_name: str) -> str:
+    """The key of a study's report among Prefect's artifacts.
+
+    Two studies never share one: where the name has to be changed to fit Prefect's rule for keys,
+    a hash of the name itself is appended.
+
+    Example:
+        >>> report_key("lynx-hare")
+        'study-lynx-hare'
+        >>> report_key("Lynx & Hare")
+        'study-lynx-hare--cca25775'
+    """
+    ascii_name = unicodedata.normalize("NFKD", study_name).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:60].strip("-")
+    if slug != study_name:
+        # No slug has two dashes in a row, so that none looks like a slug with its hash.
+        slug += "--" + hashlib.sha256(study_name.encode()).hexdigest()[:8]
+    return f"study-{slug}"
+
+
+class Publisher(Protocol):
+    """Takes the reports of a study, one after the other."""
+
+    def publish(self, report: Report, /) -> bool:
+        """Show a report, and tell whether that went well."""
+        ...
+
+
+class ReportPublisher:
+    """Keeps the report of one study up to date in Prefect's UI.
+
+    The report belongs to the flow run in which it is published, and is updated in place. A study
+    that goes on in another flow run gets another version of it. A server that is away stops
+    nothing: that is said once, and the next report is tried again.
+
+    Args:
+        study_name: The study.
+        logger: Where that is said, such as the flow run's; by default this module's.
+    """
+
+    def __init__(self, study_name: str, logger: _Logger | None = None) -> None:
+        self.key = report_key(study_name)
+        self._logger = logger or _logger
+        self._artifact_id: UUID | None = None
+        self._failing = False
+
+    def publish(self, report: Report) -> bool:
+        """Create the artifact, or update it.
+
+        Args:
+            report: What to show from now on.
+
+        Returns:
+            Whether the server has taken it.
+        """
+        try:
+            self._send(get_client(sync_client=True), report)
+        except Exception as error:  # noqa: BLE001 - a report must not end a study
+            if not self._failing:
+                self._logger.warning(
+                    "Cannot publish the study's report %r: %s: %s. The study goes on; the next "
+                    "report is tried again.",
+                    self.key,
+                    type(error).__name__,
+                    error,
+                )
+            self._failing = True
+            return False
+        if self._failing:
+            self._logger.info("The study's report %r is up to date again.", self.key)
+        self._failing = False
+        return True
+
+    def _send(self, client: SyncPrefectClient, report: Report) -> None:
+        context = FlowRunContext.get()
+        flow_run_id = context.flow_run.id if context and context.flow_run else None
+        if self._artifact_id is None and flow_run_id is not None:
+            self._artifact_id = self._find(client, flow_run_id)
+        if self._artifact_id is None:
+            created = client.create_artifact(
+                ArtifactCreate(
+                    type="markdown",
+                    key=self.key,
+                    description=report.description,
+                    data=report.markdown,
+                    flow_run_id=flow_run_id,
+                )
+            )
+            self._artifact_id = created.id
+            return
+        # Not `client.update_artifact`, which also sends the whole report as an event: a server
+        # keeps events for days, so that an hour's updates would take up some 100 MB.
+        client.request(
+            "PATCH",
+            "/artifacts/{id}",
+            json={"data": report.markdown, "description": report.description},
+            path_params={"id": self._artifact_id},
+        )
+
+    def _find(self, client: SyncPrefectClient, flow_run_id: UUID) -> UUID | None:
+        """The report that an earlier attempt of the same flow run has made."""
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                key=ArtifactFilterKey(any_=[self.key]),
+                flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]),
+            ),
+            sort=ArtifactSort.CREATED_DESC,
+            limit=1,
+        )
+        return found[0].id if found else None
+
+
+class ReportThread:
+    """Updates a study's report in the background, and once more at the end.
+
+    The first report is published at once, without pictures. The next ones follow every
+    `interval` seconds, or more slowly where they would take more than `share` of the time.
+
+    Args:
+        status: Tells how the study stands. It is called in a thread of its own.
+        publisher: Publishes the report.
+        interval: Seconds between two updates.
+        share: How much of the time the updates may take.
+
+    Example:
+        >>> import optuna
+        >>> def status():
+        ...     return StudyStatus("demo", ("minimize",), [], 1, "running", 0.0, "", "")
+        >>> class Printer:
+        ...     def publish(self, report):
+        ...         print(report.description.splitlines()[0])
+        ...         return True
+        >>> with ReportThread(status, Printer()):
+        ...     pass
+        **No complete trial yet**
+    """
+
+    def __init__(
+        self,
+        status: Callable[[], StudyStatus],
+        publisher: Publisher,
+        *,
+        interval: float = 5.0,
+        share: float = 0.02,
+    ) -> None:
+        self._status = status
+        self._publisher = publisher
+        self._interval = interval
+        self._share = share
+        self._closing = threading.Event()
+        self._published: object = None
+        self._failing = False
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Publish the first report, and go on in the background."""
+        # The flow run and its client are in context variables, which threads do not inherit.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name="prefect-optuna-report", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Publish the last report."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(_LAST_REPORT_SECONDS)
+
+    def _run(self) -> None:
+        # The next report is the better retry of one that a server did not take.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            self._update(pictures="matplotlib.backends.backend_agg" in sys.modules)
+            pause = self._interval
+            while not self._closing.wait(pause):
+                importlib.import_module("matplotlib.backends.backend_agg")  # once, and no part of the cost
+
+                before = time.thread_time()
+                self._update(pictures=True)
+                pause = max(self._interval, (time.thread_time() - before) / self._share)
+            self._update(pictures=True)
+
+    def _update(self, *, pictures: bool) -> None:
+        try:
+            status = self._status()
+            news = (
+                status.state,
+                status.notes,
+                status.lost,
+                status.best_figure,
+                count_states(status.trials),
+                pictures,
+            )
+            if news != self._published and self._publisher.publish(
+                render_report(status, pictures=pictures)
+            ):
+                self._published = news
+        except Exception:  # a report must not end a study
+            if not self._failing:
+                _logger.warning("Cannot write the study's report.", exc_info=True)
+            self._failing = True
+
+
+def _paragraphs(parts: Iterable[str]) -> str:
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _headline(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
+    if not ranked:
+        return "No complete trial yet" if status.state == "running" else "No complete trial"
+    if len(status.directions) > 1:
+        return f"{len(ranked)} Pareto-best trial{'s' if len(ranked) > 1 else ''}"
+    return f"Best value {format_value(ranked[0].values[0])}"
+
+
+def _parameters(ranked: Sequence[FrozenTrial]) -> str:
+    if not ranked:
+        return ""
+    items = list(ranked[0].params.items())
+    words = [f"{_escape(name)}&nbsp;**{_escape(format_value(v))}**" for name, v in items[:40]]
+    if len(items) > 40:
+        words.append(f"and {len(items) - 40} more")
+    return f"Trial {ranked[0].number}: " + " · ".join(words) if words else ""
+
+
+def _extremes(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
+    lines = []
+    for index, direction in enumerate(status.directions):
+        values = [trial.values[index] for trial in ranked]
+        if values:
+            low, high = format_value(min(values)), format_value(max(values))
+            lines.append(f"value {index} ({direction}): **{low}** to **{high}**")
+    return " · ".join(lines)
+
+
+def _progress(status: StudyStatus) -> str:
+    counts = count_states(status.trials)
+    words = [f"{count} {name}" for name, count in counts.items() if count]
+    if status.lost:
+        words.append(f"{status.lost} lost and repeated")
+    return (
+        f"**{_done(status)} trials**"
+        + (f" ({', '.join(words)})" if words else "")
+        + f" in {format_duration(status.elapsed)}, **{status.state}**"
+    )
+
+
+def _short_progress(status: StudyStatus) -> str:
+    return f"{_done(status)}, {status.state}"  # a card has room for some thirty letters
+
+
+def _done(status: StudyStatus) -> str:
+    counts = count_states(status.trials)
+    done = counts["complete"] + counts["pruned"] + counts["failed"]
+    return f"{done}" if status.n_trials is None else f"{done} of {status.n_trials}"
+
+
+def _overview(status: StudyStatus) -> bytes:
+    draw = plots.pareto_plot if len(status.directions) == 2 else plots.history_plot
+    return draw(status.trials, status.directions, max_bytes=_HISTORY_BYTES)
+
+
+def _image(text: str, png: bytes | None) -> str:
+    return f"![{text}]({plots.data_uri(png)})" if png else ""
+
+
+def _table(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
+    best = ranked[:10]
+    if not best:
+        return ""
+    numbers = {"trial": [str(trial.number) for trial in best]}
+    for index, _ in enumerate(status.directions):
+        heading = "value" if len(status.directions) == 1 else f"value {index}"
+        numbers[heading] = [format_value(trial.values[index]) for trial in best]
+    params = {
+        name: [format_value(trial.params.get(name, ""), digits=4) for trial in best]
+        for name in dict.fromkeys(name for trial in best for name in trial.params)
+    }
+    taken = sum(column_width(name, cells) for name, cells in numbers.items())
+    shown = fit_columns(params, _TABLE_LETTERS - taken)
+    columns = [
+        *([name, "---:", *cells] for name, cells in numbers.items()),
+        *(
+            [_escape(name), "---:", *(_escape(cell) for cell in cells)]
+            for name, cells in shown.items()
+        ),
+        ["took", "---:", *(_took(trial) for trial in best)],
+    ]
+    text = "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
+    if more := len(params) - len(shown):
+        text += f"\n\n{more} more parameter{'s' if more > 1 else ''} did not fit."
+    return f"## Best trials\n\n{text}"
+
+
+def _took(trial: FrozenTrial) -> str:
+    duration = trial.duration
+    return format_duration(duration.total_seconds()).replace(" ", "&nbsp;") if duration else ""
+
+
+def _whereabouts(status: StudyStatus) -> str:
+    storage, artifacts = _without_password(status.storage), _without_password(status.artifacts)
+    return "\n".join(
+        (
+            "## Load it",
+            "",
+            "```python",
+            "from prefect_optuna.blocks import as_study_storage",
+            "",
+            f"storage = as_study_storage({storage!r})",
+            f"study = storage.load_study({status.study_name!r})",
+            "```",
+            "",
+            f"The study is in {_code(storage)}, its archive in {_code(artifacts)}.",
+        )
+    )
+
+
+def _escape(text: str, length: int = MAX_CELL) -> str:
+    """Text of the user's, which shall look as it is and not as Markdown or HTML."""
+    text = shorten(text, length)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$:-])", r"\\\1", text)
+
+
+def _code(text: str) -> str:
+    """The same for a place or a name that somebody will copy."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text or ' '}`"
+
+
+def _without_password(location: str) -> str:
+    return re.sub(r"(?<=://)([^/@\s:]*):[^/\s]*@", r"\1:***@", location)

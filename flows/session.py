@@ -1,0 +1,263 @@
+"""Who runs which trial: the sessions of a study, and the trials that dead ones left behind.
+
+Optuna's storages know that a trial is RUNNING, and most of them do not know whether anybody still
+runs it. Each `optimize` therefore opens a session, a small record among the study's system
+attributes, and marks its trials with it. A session whose process is gone is dead: its trials are
+failed and asked again, each exactly once. This uses nothing but Optuna's public storage interface
+and so works on every storage.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import psutil
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from prefect_optuna.tasks.trial import RESULT_KEY
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+__all__ = ["LEASE_SECONDS", "MAX_REPETITIONS", "Session", "is_lost", "lost_trials"]
+
+LEASE_SECONDS = 180.0
+"""A session on another machine is dead when it has not renewed its record for so long."""
+
+RENEW_SECONDS = 15.0
+
+MAX_REPETITIONS = 3
+"""A trial that took its process down so often, counting its repetitions, counts as failed."""
+
+_SESSION = "prefect_optuna:session"  # on a trial: the session's id; on a study: its record
+_LOST = "prefect_optuna:lost"  # on a trial: who gave it up, and why
+
+# The repetition is marked as Optuna's own retry callback marks it, so that
+# `RetryHeartbeatStaleTrialCallback.retry_history` and the dashboard understand it.
+_REPEATS = "failed_trial"
+_HISTORY = "retry_history"
+
+_alive_here: set[str] = set()
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial was lost to a crash or an interruption, and so does not count.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> trial = study.tell(study.ask(), 1.0)
+        >>> is_lost(trial)
+        False
+    """
+    return trial.state == TrialState.FAIL and _LOST in trial.system_attrs
+
+
+def lost_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials among these that were lost."""
+    return [trial for trial in trials if is_lost(trial)]
+
+
+class Session:
+    """One run of `optimize` on one study, from `open` to `close`.
+
+    Args:
+        study: the study; its storage is asked and written through Optuna's storage interface.
+        storage: the study's storage.
+    """
+
+    def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
+        self.id = uuid.uuid4().hex
+        self._study = study
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(study.study_name)
+        self._opened = time.time()
+        self._closed = threading.Event()
+        self._renewer = threading.Thread(
+            target=self._renew, name="prefect-optuna-session", daemon=True
+        )
+
+    def open(self) -> None:
+        """Write the record, and keep renewing it."""
+        _alive_here.add(self.id)
+        self._write(closed=False)
+        self._renewer.start()
+
+    def close(self, *, clean: bool = True) -> None:
+        """Say that this session runs no trials any more.
+
+        Args:
+            clean: whether it surely has none; an interrupted one may have asked for a trial that
+                it never got to know of.
+        """
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._renewer.join()
+        _alive_here.discard(self.id)
+        self._write(closed=True, clean=clean)
+
+    def claim(self, trial: optuna.Trial) -> None:
+        """Mark a trial that was just asked as run by this session."""
+        self._storage.set_trial_system_attr(self._trial_id(trial.number), _SESSION, self.id)
+
+    def give_up(self, number: int, why: str) -> int | None:
+        """Fail a trial that will not be finished, and ask it again.
+
+        Args:
+            number: the trial's number.
+            why: for people: what happened to it.
+
+        Returns:
+            The number of the repetition, or `None` where the trial is not to be repeated: because
+            somebody else was quicker, or because it has been lost too often.
+        """
+        trial_id = self._trial_id(number)
+        trial = self._storage.get_trial(trial_id)
+        if trial.state != TrialState.RUNNING:
+            return None
+        repeat = len(trial.system_attrs.get(_HISTORY, ())) < MAX_REPETITIONS
+        try:
+            # The mark comes first: a finished trial cannot be changed. Whoever changes the state
+            # has won, also against another process that saw the same dead session.
+            if repeat:
+                self._storage.set_trial_system_attr(
+                    trial_id, _LOST, {"session": self.id, "why": why}
+                )
+            if not self._storage.set_trial_state_values(trial_id, TrialState.FAIL):
+                return None
+        except UpdateFinishedTrialError:
+            return None
+        return self._repeat(trial) if repeat else None
+
+    def recover(self) -> list[int]:
+        """Fail the trials of dead sessions and ask them again.
+
+        Returns:
+            The numbers of the trials that were given up.
+        """
+        records = self._records()
+        alive = {key for key, record in records.items() if self._is_alive(key, record)}
+        trials = self._study.get_trials(deepcopy=False)
+        given_up = []
+        for trial in trials:
+            if trial.state != TrialState.RUNNING:
+                continue
+            owner = trial.system_attrs.get(_SESSION)
+            dead = owner not in alive if owner else _is_unclaimed(trial, records, alive)
+            if dead:
+                self.give_up(trial.number, "the process that ran it is gone")
+                given_up.append(trial.number)
+        # Somebody gave a trial up and died before asking it again.
+        repeated = {number for trial in trials for number in trial.system_attrs.get(_HISTORY, ())}
+        for trial in lost_trials(trials):
+            if trial.number not in repeated and trial.system_attrs[_LOST]["session"] not in alive:
+                self._repeat(trial)
+        return given_up
+
+    def others_running(self, trials: Iterable[FrozenTrial]) -> int:
+        """How many of these trials are being run by other live sessions."""
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        owners = [trial.system_attrs.get(_SESSION, self.id) for trial in running]
+        if all(owner == self.id for owner in owners):
+            return 0
+        records = self._records()
+        return sum(
+            owner != self.id and owner in records and self._is_alive(owner, records[owner])
+            for owner in owners
+        )
+
+    def _repeat(self, trial: FrozenTrial) -> int:
+        history = [*trial.system_attrs.get(_HISTORY, ()), trial.number]
+        template = optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            user_attrs={key: value for key, value in trial.user_attrs.items() if key != RESULT_KEY},
+            system_attrs={
+                # As `Study.enqueue_trial` does it: the same parameters, whatever the sampler says.
+                "fixed_params": {**trial.system_attrs.get("fixed_params", {}), **trial.params},
+                _REPEATS: history[0],
+                _HISTORY: history,
+            },
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
+        return self._storage.get_trial_number_from_id(trial_id)
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _records(self) -> dict[str, dict[str, Any]]:
+        attributes = self._storage.get_study_system_attrs(self._study_id)
+        prefix = f"{_SESSION}:"
+        return {k.removeprefix(prefix): v for k, v in attributes.items() if k.startswith(prefix)}
+
+    def _write(self, *, closed: bool, clean: bool = False) -> None:
+        record = {
+            "place": _place(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_started": psutil.Process().create_time(),
+            "opened": self._opened,
+            "renewed": time.time(),
+            "closed": closed,
+            "clean": clean,
+        }
+        self._storage.set_study_system_attr(self._study_id, f"{_SESSION}:{self.id}", record)
+
+    def _renew(self) -> None:
+        while not self._closed.wait(RENEW_SECONDS):
+            try:
+                self._write(closed=False)
+            except Exception:  # noqa: BLE001 - the storage may be away for a while; try again
+                continue
+
+    def _is_alive(self, key: str, record: dict[str, Any]) -> bool:
+        if record["closed"]:
+            return False
+        if record["place"] != _place():
+            return time.time() - record["renewed"] < LEASE_SECONDS
+        if record["pid"] == os.getpid():
+            return key in _alive_here
+        try:
+            process = psutil.Process(record["pid"])
+            # A clock that is set shifts the start times that the system reports a little.
+            same = abs(process.create_time() - record["process_started"]) < 5
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+def _is_unclaimed(
+    trial: FrozenTrial, records: dict[str, dict[str, Any]], alive: set[str]
+) -> bool:
+    """Whether a dead session was killed between asking a trial and claiming it.
+
+    Such a trial has no mark and nothing in it, and was created while the dead session lived.
+    Anything else without a mark belongs to somebody who uses the study without this package.
+    """
+    if trial.params or trial.intermediate_values or trial.datetime_start is None:
+        return False
+    created = trial.datetime_start.timestamp()
+    return any(
+        record["opened"] - 1 <= created <= record["renewed"] + 2 * RENEW_SECONDS
+        for key, record in records.items()
+        if key not in alive and not record["clean"]
+    )
+
+
+def _place() -> str:
+    """Where process ids mean the same: the machine since its last start, and its pid namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = Path("/proc/self/ns/pid").readlink().name
+    except OSError:  # no Linux: containers do not share host names there
+        boot = namespace = ""
+    return f"{socket.gethostname()}/{boot}/{namespace}"

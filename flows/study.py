@@ -1,0 +1,189 @@
+"""The study of a flow: samplers and pruners by name, and a study that callbacks can stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import BaseStorage
+from pydantic import BaseModel, Field
+
+from prefect_optuna.blocks.errors import PrefectOptunaError
+
+__all__ = [
+    "FlowStudy",
+    "InvalidSettingError",
+    "Pruner",
+    "PrunerName",
+    "Sampler",
+    "SamplerName",
+    "make_pruner",
+    "make_sampler",
+]
+
+SamplerName = Literal["tpe", "random", "cmaes", "gp", "qmc", "nsgaii", "nsgaiii", "brute-force"]
+PrunerName = Literal[
+    "median", "hyperband", "percentile", "successive-halving", "threshold", "wilcoxon", "none"
+]
+
+_SAMPLERS = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "cmaes": "CmaEsSampler",
+    "gp": "GPSampler",
+    "qmc": "QMCSampler",
+    "nsgaii": "NSGAIISampler",
+    "nsgaiii": "NSGAIIISampler",
+    "brute-force": "BruteForceSampler",
+}
+_PRUNERS = {
+    "median": "MedianPruner",
+    "hyperband": "HyperbandPruner",
+    "percentile": "PercentilePruner",
+    "successive-halving": "SuccessiveHalvingPruner",
+    "threshold": "ThresholdPruner",
+    "wilcoxon": "WilcoxonPruner",
+    "none": "NopPruner",
+}
+
+
+class InvalidSettingError(PrefectOptunaError, ValueError):
+    """An argument of a flow has a value that cannot work."""
+
+
+class Sampler(BaseModel):
+    """A sampler of Optuna, by name, with its options."""
+
+    name: SamplerName = Field(default="tpe", description="Which of Optuna's samplers.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Its arguments, such as {'n_startup_trials': 20}."
+    )
+
+
+class Pruner(BaseModel):
+    """A pruner of Optuna, by name, with its options."""
+
+    name: PrunerName = Field(default="median", description="Which of Optuna's pruners.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Its arguments, such as {'n_warmup_steps': 5}."
+    )
+
+
+class FlowStudy(optuna.Study):
+    """A study whose loop is a flow: `study.stop()` works in callbacks and objectives."""
+
+    _stop = threading.Event()  # replaced by each study's own
+
+    @classmethod
+    def open(
+        cls,
+        study_name: str,
+        storage: BaseStorage,
+        sampler: optuna.samplers.BaseSampler,
+        pruner: optuna.pruners.BasePruner,
+    ) -> FlowStudy:
+        """The study of that name, which exists."""
+        study = cls(study_name, storage, sampler, pruner)
+        study._stop = threading.Event()
+        return study
+
+    def for_one_trial(self, storage: BaseStorage) -> FlowStudy:
+        """The same study, for a trial that samples in another thread.
+
+        Optuna keeps the trials that a sampler learns from for each study and thread, and renews
+        them at `ask`. A trial that is asked here and suggests there would sample from what that
+        thread saw first; on a study object of its own, it sees all that was told before.
+        """
+        study = type(self)(self.study_name, storage, self.sampler, self.pruner)
+        study._stop = self._stop
+        return study
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody has called `stop`."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ask no more trials; those that run are finished."""
+        self._stop.set()
+
+
+def make_sampler(
+    sampler: optuna.samplers.BaseSampler | Sampler | str | None,
+    *,
+    seed: int | None,
+    n_existing: int,
+    n_objectives: int,
+    parallel: bool,
+) -> optuna.samplers.BaseSampler:
+    """The sampler that was asked for.
+
+    Args:
+        sampler: a sampler is used as it is; `None` is Optuna's default: TPE, or NSGA-II for
+            several objectives.
+        seed: the seed. A study that goes on does not start the sequence of random numbers again,
+            or a random search would repeat itself: the number of trials that exist is mixed in.
+        n_existing: how many trials the study has.
+        n_objectives: how many values a trial has.
+        parallel: several trials run at once; TPE then keeps them apart (`constant_liar`).
+
+    Raises:
+        InvalidSettingError: no such sampler, or not with these options.
+
+    Example:
+        >>> sampler = make_sampler("random", seed=1, n_existing=0, n_objectives=1, parallel=False)
+        >>> type(sampler).__name__
+        'RandomSampler'
+    """
+    if isinstance(sampler, optuna.samplers.BaseSampler):
+        return sampler
+    if sampler is None:
+        sampler = "tpe" if n_objectives == 1 else "nsgaii"
+    spec = Sampler.model_construct(name=sampler) if isinstance(sampler, str) else sampler  # type: ignore[arg-type]
+    options: dict[str, Any] = {}
+    if seed is not None and spec.name != "brute-force":
+        options["seed"] = _continued(seed, n_existing)
+    if parallel and spec.name == "tpe":
+        options["constant_liar"] = True
+    return _make("sampler", _SAMPLERS, optuna.samplers, spec.name, {**options, **spec.options})
+
+
+def make_pruner(pruner: optuna.pruners.BasePruner | Pruner | str | None) -> optuna.pruners.BasePruner:
+    """The pruner that was asked for; `None` is Optuna's default, the median pruner.
+
+    Raises:
+        InvalidSettingError: no such pruner, or not with these options.
+
+    Example:
+        >>> type(make_pruner("hyperband")).__name__
+        'HyperbandPruner'
+    """
+    if isinstance(pruner, optuna.pruners.BasePruner):
+        return pruner
+    spec = Pruner.model_construct(name=pruner or "median") if not isinstance(pruner, Pruner) else pruner  # type: ignore[arg-type]
+    return _make("pruner", _PRUNERS, optuna.pruners, spec.name, spec.options)
+
+
+def _make(
+    kind: str, classes: Mapping[str, str], module: Any, name: str, options: Mapping[str, Any]
+) -> Any:
+    if name not in classes:
+        raise InvalidSettingError(
+            f"`{kind}` is one of {', '.join(classes)}, or an Optuna {kind}; found {name!r}."
+        )
+    try:
+        return getattr(module, classes[name])(**options)
+    except (TypeError, ValueError, ImportError) as error:
+        raise InvalidSettingError(
+            f"Optuna's {classes[name]} cannot be made with {dict(options)}: {error}"
+        ) from error
+
+
+def _continued(seed: int, n_existing: int) -> int:
+    if n_existing == 0:
+        return seed
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, n_existing]).generate_state(1)[0])

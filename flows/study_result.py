@@ -1,0 +1,162 @@
+"""What a study came to."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import optuna
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from prefect_optuna.blocks import StudyStorage, as_study_storage
+from prefect_optuna.blocks.errors import PrefectOptunaError
+
+__all__ = ["BestTrial", "NoCompleteTrialError", "StudyResult"]
+
+
+class NoCompleteTrialError(PrefectOptunaError, ValueError):
+    """A study has no complete trial, and so no best one."""
+
+
+class BestTrial(BaseModel):
+    """One of the best trials of a study."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int = Field(description="The trial's number in the study.")
+    values: tuple[float, ...] = Field(description="Its values, one for each direction.")
+    params: dict[str, Any] = Field(description="Its parameters.")
+
+
+class StudyResult(BaseModel):
+    """What a study came to, when `optimize` returned.
+
+    Counts and best trials are of the whole study, earlier runs included.
+
+    Example:
+        >>> from prefect_optuna.flows import StudyResult
+        >>> result = StudyResult(
+        ...     study_name="demo",
+        ...     directions=("minimize",),
+        ...     best_trials=[{"number": 3, "values": (0.5,), "params": {"x": 2.0}}],
+        ...     n_trials=10,
+        ...     states={"complete": 9, "failed": 1},
+        ...     storage="memory://",
+        ...     artifacts="memory://",
+        ... )
+        >>> result.best_value
+        0.5
+        >>> result
+        StudyResult of 'demo': best value 0.5 in trial 3 of 10
+          parameters  x=2.0
+          trials      9 complete, 1 failed
+          study       memory://
+          archive     memory://
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    study_name: str = Field(description="The name under which the study goes on, or is loaded.")
+    directions: tuple[str, ...] = Field(description="`minimize` or `maximize` for each value.")
+    best_trials: list[BestTrial] = Field(
+        description="The best trial; with several directions, all that are Pareto-best."
+    )
+    n_trials: int = Field(
+        description="How many trials are finished. Those lost to a crash do not count, "
+        "their repetitions do."
+    )
+    states: dict[str, int] = Field(
+        description="How many trials are `complete`, `pruned`, `failed`, and `lost`."
+    )
+    storage: str = Field(description="Where the study is.")
+    artifacts: str = Field(description="Where its archive is.")
+    picture: str | None = Field(default=None, description="Where the best trial's picture is.")
+
+    flow_run_id: str | None = Field(default=None, description="The flow run that ended it.")
+    n_task_runs: int = Field(default=0, description="How many task runs its trials shared.")
+
+    _block: StudyStorage | None = PrivateAttr(default=None)
+
+    @property
+    def best_trial(self) -> BestTrial:
+        """The best trial.
+
+        Raises:
+            NoCompleteTrialError: no trial is complete, or the study has several directions and
+                so has `best_trials`.
+        """
+        if not self.best_trials:
+            raise NoCompleteTrialError(
+                f"No trial of study {self.study_name!r} is complete "
+                f"({_counts(self.states) or 'there are none'})."
+            )
+        if len(self.directions) > 1:
+            raise NoCompleteTrialError(
+                f"Study {self.study_name!r} has {len(self.directions)} directions, and so a set "
+                "of best trials: use `best_trials` or `best_values`."
+            )
+        return self.best_trials[0]
+
+    @property
+    def best_value(self) -> float:
+        """The value of the best trial; raises `NoCompleteTrialError` as `best_trial` does."""
+        return self.best_trial.values[0]
+
+    @property
+    def best_values(self) -> list[tuple[float, ...]]:
+        """The values of each of the best trials."""
+        return [trial.values for trial in self.best_trials]
+
+    @property
+    def best_params(self) -> dict[str, Any]:
+        """The parameters of the best trial; raises `NoCompleteTrialError` as `best_trial` does."""
+        return self.best_trial.params
+
+    def load_study(self) -> optuna.Study:
+        """The Optuna study itself, with every trial."""
+        return (self._block or as_study_storage(self.storage)).load_study(self.study_name)
+
+    def __repr__(self) -> str:
+        return f"StudyResult of {self.study_name!r}: {self._headline()}\n" + "\n".join(
+            f"  {name:<11} {text}" for name, text in self._rows()
+        )
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th>"
+            f"<td style='text-align:left'>{escape(text)}</td></tr>"
+            for name, text in self._rows()
+        )
+        title = f"<b>{escape(self.study_name)}</b>: {escape(self._headline())}"
+        return f"<div>{title}<table>{rows}</table></div>"
+
+    def _headline(self) -> str:
+        if not self.best_trials:
+            return "no complete trial"
+        if len(self.directions) > 1:
+            return f"{len(self.best_trials)} Pareto-best trials of {self.n_trials}"
+        best = self.best_trials[0]
+        return f"best value {best.values[0]:.6g} in trial {best.number} of {self.n_trials}"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = []
+        if len(self.directions) == 1 and self.best_trials:
+            params = self.best_trials[0].params.items()
+            rows.append(("parameters", ", ".join(f"{k}={_short(v)}" for k, v in params)))
+        rows.append(("trials", _counts(self.states) or "none"))
+        rows.append(("study", self.storage))
+        rows.append(("archive", self.artifacts))
+        if self.picture:
+            rows.append(("picture", self.picture))
+        return rows
+
+
+def _counts(states: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in states.items() if count)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) and value != round(value, 4) else repr(value)

@@ -1,0 +1,260 @@
+"""One run of a study: ask, have it run, tell, until enough trials are finished."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from prefect_optuna.blocks import ArtifactFileSystem, InMemoryStudyStorage, StudyStorage
+from prefect_optuna.blocks.errors import (
+    InvalidProblemError,
+    PrefectOptunaError,
+    StudyMismatchError,
+)
+from prefect_optuna.flows.dispatch import Batches, Dispatcher, Lanes
+from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.flows.study import FlowStudy, InvalidSettingError
+from prefect_optuna.flows.study_result import BestTrial, StudyResult
+from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.trial import RESULT_KEY, Assignment, LiveTrial, Outcome, TrialRunner
+
+__all__ = ["StudyRun", "suggest_params"]
+
+REFRESH_SECONDS = 5.0
+RECOVER_SECONDS = 30.0
+
+_STATE = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+_WORD = {state: word for word, state in _STATE.items()}
+
+
+@dataclass
+class StudyRun:
+    """The loop of `optimize`, from the first ask to a study that is consistent again.
+
+    Args:
+        problem: what is optimized.
+        study: the study; its sampler asks.
+        storage_block: the block of the study's storage.
+        session: marks the trials as this run's.
+        dispatcher: has trials run.
+        logger: the flow run's.
+        n_trials: how many finished trials end the study; `None` for no limit.
+        timeout: seconds after which no more trials are asked.
+        scope: values for the problem's functions.
+        catch: exceptions that fail a trial and not the study.
+        callbacks: called with the study and each trial that ended.
+        live_trials: whether trials run in other processes and need the storage there.
+    """
+
+    problem: Problem
+    study: FlowStudy
+    storage_block: StudyStorage
+    session: Session
+    dispatcher: Dispatcher
+    logger: logging.Logger | logging.LoggerAdapter[Any]
+    n_trials: int | None
+    timeout: float | None = None
+    scope: Mapping[str, Any] = field(default_factory=dict)
+    catch: tuple[type[BaseException], ...] = ()
+    callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]] = ()
+    live_trials: bool = False
+
+    def __post_init__(self) -> None:
+        self.storage = self.storage_block.get_storage()
+        self._in_flight: dict[int, optuna.Trial] = {}
+        self._error: BaseException | None = None
+        self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        self._recovered = self._refreshed = 0.0
+        self._finished = self._others = self._complete = 0
+
+    def run(self) -> None:
+        """Ask, run and tell until the study has enough trials, the time is up, or it is stopped.
+
+        Raises:
+            Exception: what a trial raised and `catch` does not name, after the trials that were
+                running then have ended.
+            BaseException: an interruption; the trials that were running are asked again by the
+                next run.
+        """
+        self.session.open()
+        clean = False
+        try:
+            self._recover()
+            while True:
+                self._ask()
+                if not self._in_flight and not self._wait_for_others():
+                    break
+                for outcome in self.dispatcher.get(timeout=1.0):
+                    self._tell(outcome)
+                self._recover_now_and_then()
+            clean = True
+            if self._error is not None:
+                raise self._error
+        except BaseException as error:
+            self._give_up(f"interrupted by {type(error).__name__}")
+            raise
+        finally:
+            self.dispatcher.close()
+            self.session.close(clean=clean)
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        while self._error is None and not self.study.stopped and self._in_time():
+            room = min(self.dispatcher.room(), self._missing())
+            if room <= 0:
+                return
+            assignments = [a for _ in range(room) if (a := self._ask_one()) is not None]
+            self.dispatcher.put(assignments)
+
+    def _ask_one(self) -> Assignment | None:
+        with warnings.catch_warnings():
+            # Sessions do for this flow what Optuna's heartbeat does for `Study.optimize`.
+            warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
+            # Only an objective suggests elsewhere.
+            elsewhere = self.problem.needs_trial and not self.live_trials
+            study = self.study.for_one_trial(self.storage) if elsewhere else self.study
+            trial = study.ask()
+        self._in_flight[trial.number] = trial
+        self.session.claim(trial)
+        params: dict[str, Any] = {}
+        if self.problem.suggest is not None:
+            try:
+                params = suggest_params(self.problem, trial, self.scope)
+            except optuna.TrialPruned as pruned:
+                self._tell(Outcome(trial.number, "pruned", error=pruned, message=str(pruned)))
+                return None
+            except Exception as error:
+                message = f"suggest: {type(error).__name__}: {error}"
+                self._tell(Outcome(trial.number, "failed", error=error, message=message))
+                return None
+        live: optuna.Trial | LiveTrial | None = None
+        if self.problem.needs_trial:
+            live = self._live(trial) if self.live_trials else trial
+        return Assignment(trial.number, params, live)
+
+    def _live(self, trial: optuna.Trial) -> LiveTrial:
+        return LiveTrial(
+            self.storage_block,
+            self.study.study_name,
+            trial.number,
+            self.study.sampler,
+            self.study.pruner,
+        )
+
+    def _in_time(self) -> bool:
+        return self._deadline is None or time.monotonic() < self._deadline
+
+    def _missing(self) -> int:
+        """How many trials are still to be asked, given those that others have under way."""
+        if time.monotonic() - self._refreshed > REFRESH_SECONDS:
+            self._refresh()
+        if self.n_trials is None:
+            return self.dispatcher.room()
+        return self.n_trials - self._finished - len(self._in_flight) - self._others
+
+    def _refresh(self) -> None:
+        trials = self.study.get_trials(deepcopy=False)
+        self._refreshed = time.monotonic()
+        self._finished = sum(t.state.is_finished() and not is_lost(t) for t in trials)
+        self._complete = sum(t.state == TrialState.COMPLETE for t in trials)
+        self._others = self.session.others_running(trials)
+
+    # -- telling --------------------------------------------------------------------------------
+
+    def _tell(self, outcome: Outcome) -> None:
+        trial = self._in_flight[outcome.number]
+        try:
+            if outcome.result is not None:
+                trial.set_user_attr(RESULT_KEY, outcome.result)
+            if outcome.state == "failed":
+                trial.set_user_attr("error", outcome.message)
+            frozen = self.study.tell(trial, values=outcome.values, state=_STATE[outcome.state])
+        except (UpdateFinishedTrialError, ValueError):
+            if not self._is_finished(outcome.number):
+                raise
+            # Another run took this one for dead, for instance after a long sleep of the machine.
+            self.logger.warning(
+                "Trial %d was given up by another run of this study; its outcome is left out.",
+                outcome.number,
+            )
+            del self._in_flight[outcome.number]
+            return
+        del self._in_flight[outcome.number]
+        self._finished += 1
+        self._complete += outcome.state == "complete"
+        if outcome.state == "failed":
+            self._failed(outcome)
+        for callback in self.callbacks:
+            callback(self.study, frozen)
+
+    def _failed(self, outcome: Outcome) -> None:
+        self.logger.warning("Trial %d failed: %s", outcome.number, outcome.message)
+        if outcome.error is None or self._error is not None:
+            return
+        # A problem that has never worked is wrong, whatever `catch` says.
+        wrong = isinstance(outcome.error, PrefectOptunaError) and not self._complete
+        if wrong or not isinstance(outcome.error, self.catch):
+            self._error = outcome.error
+
+    def _is_finished(self, number: int) -> bool:
+        return self.study.get_trials(deepcopy=False)[number].state.is_finished()
+
+    # -- trials that others run, and trials that nobody runs ------------------------------------
+
+    def _recover(self) -> None:
+        self._recovered = time.monotonic()
+        for number in self.session.recover():
+            self.logger.info("Trial %d was left by a process that is gone; asked again.", number)
+        self._refresh()
+
+    def _recover_now_and_then(self) -> None:
+        if time.monotonic() - self._recovered > RECOVER_SECONDS:
+            self._recover()
+
+    def _wait_for_others(self) -> bool:
+        """Whether to go on, with nothing under way here: another run may yet leave us a trial."""
+        if self._error is not None or self.study.stopped or not self._in_time():
+            return False
+        self._refresh()
+        if self.n_trials is None or self._finished >= self.n_trials:
+            return self.n_trials is None
+        if self._others:
+            self._recover()
+        return True
+
+    def _give_up(self, why: str) -> None:
+        for number in list(self._in_flight):
+            try:
+                self.session.give_up(number, why)
+            except Exception as error:  # the next run will find them
+                self.logger.warning("Trial %d could not be given up: %s", number, error)
+
+
+def suggest_params(
+    problem: Problem, trial: optuna.trial.BaseTrial, scope: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The parameters of a trial.
+
+    Raises:
+        InvalidProblemError: `suggest` returns no mapping.
+    """
+    params = problem.call("suggest", trial, scope=scope)
+    if not isinstance(params, Mapping):
+        raise InvalidProblemError(
+            "`suggest` has to return the parameters as a mapping of names to values, such as "
+            f'{{"x": trial.suggest_float("x", 0, 1)}}; found {type(params).__name__}.'
+        )
+    return dict(params)

@@ -1,0 +1,116 @@
+"""How a study stands, for its report while it runs and for its result at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+from optuna.trial import FrozenTrial
+from prefect.runtime import flow_run
+
+from prefect_optuna.blocks import StudyStorage
+from prefect_optuna.flows.best_picture import BestPicture
+from prefect_optuna.flows.ranking import best_first
+from prefect_optuna.flows.report import StudyState, StudyStatus
+from prefect_optuna.flows.session import lost_trials
+from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.flows.study_result import BestTrial, StudyResult
+from prefect_optuna.flows.wording import count_states
+from prefect_optuna.tasks.archive import OptunaArchive
+from prefect_optuna.tasks.problem import Problem
+
+__all__ = ["StudyWatch"]
+
+
+class StudyWatch:
+    """Looks at a study from the side, also from other threads.
+
+    Args:
+        study: the study.
+        problem: what it optimizes.
+        archive: its archive.
+        n_trials: how many finished trials end it; `None` for no limit.
+        storage_block: the block of its storage.
+        picture: draws the best trial.
+    """
+
+    def __init__(
+        self,
+        study: FlowStudy,
+        problem: Problem,
+        archive: OptunaArchive,
+        n_trials: int | None,
+        storage_block: StudyStorage,
+        picture: BestPicture,
+    ) -> None:
+        self._study = study
+        self._problem = problem
+        self._archive = archive
+        self._n_trials = n_trials
+        self._storage_block = storage_block
+        self._picture = picture
+        self._started = time.monotonic()
+        self._state: StudyState = "running"
+
+    def trials(self) -> Sequence[FrozenTrial]:
+        """All trials of the study."""
+        return self._study.get_trials(deepcopy=False)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Note how the study ended."""
+        try:
+            yield
+        except Exception:
+            self._state = "failed"
+            raise
+        except BaseException:
+            self._state = "interrupted"
+            raise
+        else:
+            self._state = "stopped" if self._study.stopped else "completed"
+
+    def status(self) -> StudyStatus:
+        """How the study stands now."""
+        trials = self.trials()
+        return StudyStatus(
+            study_name=self._study.study_name,
+            directions=tuple(self._problem.directions),
+            trials=trials,
+            n_trials=self._n_trials,
+            state=self._state,
+            elapsed=time.monotonic() - self._started,
+            storage=self._storage_block.location,
+            artifacts=self._archive.location,
+            best_figure=self._picture.png(trials),
+            notes=self._archive.notes,
+            lost=len(lost_trials(trials)),
+        )
+
+    def result(self, n_task_runs: int) -> StudyResult:
+        """What the study came to; the best trial's picture is archived."""
+        trials = self.trials()
+        directions = tuple(self._problem.directions)
+        ranked = best_first(trials, directions)
+        counts = count_states(trials)
+        states = {state: counts[state] for state in ("complete", "pruned", "failed")}
+        lost = len(lost_trials(trials))
+        picture = self._picture.png(trials)
+        result = StudyResult(
+            study_name=self._study.study_name,
+            directions=directions,
+            best_trials=[
+                BestTrial(number=t.number, values=tuple(t.values), params=t.params)
+                for t in (ranked if len(directions) > 1 else ranked[:1])
+            ],
+            n_trials=sum(states.values()),
+            states={**states, "lost": lost} if lost else states,
+            storage=self._storage_block.location,
+            artifacts=self._archive.location,
+            picture=self._archive.save_picture(picture) if picture else None,
+            flow_run_id=flow_run.id,
+            n_task_runs=n_task_runs,
+        )
+        result._block = self._storage_block
+        return result

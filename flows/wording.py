@@ -1,0 +1,117 @@
+"""Numbers, durations and counts as people read them, in the terminal and in the report."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from prefect_optuna.flows.session import is_lost
+
+__all__ = [
+    "MAX_CELL",
+    "column_width",
+    "count_states",
+    "fit_columns",
+    "format_duration",
+    "format_value",
+    "shorten",
+]
+
+MAX_CELL = 24
+"""Letters in the widest cell of a table."""
+
+_STATE_NAMES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def format_value(value: Any, digits: int = 5) -> str:
+    """A value or parameter with so many significant digits.
+
+    Example:
+        >>> format_value(0.123456789), format_value(12), format_value(float("inf"))
+        ('0.12346', '12', '∞')
+    """
+    if isinstance(value, float):
+        if math.isinf(value):
+            return "∞" if value > 0 else "-∞"
+        return f"{value:.{digits}g}"
+    return str(value)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in the two units that matter.
+
+    Example:
+        >>> [format_duration(s) for s in (0.0123, 12.34, 200, 7500, 200_000)]
+        ['12 ms', '12.3 s', '3 min 20 s', '2 h 05 min', '2 d 07 h']
+    """
+    if seconds < 0.00095:
+        return f"{1000 * seconds:.1f} ms"
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, part, part_unit in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part:02d} {part_unit}"
+    raise AssertionError("unreachable")
+
+
+def count_states(trials: Iterable[FrozenTrial]) -> dict[str, int]:
+    """How many trials are complete, pruned, failed, running and waiting; those lost do not count.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> trial = study.tell(study.ask(), 1.0)
+        >>> count_states(study.trials)["complete"]
+        1
+    """
+    found = Counter(trial.state for trial in trials if not is_lost(trial))
+    return {name: found[state] for state, name in _STATE_NAMES.items()}
+
+
+def shorten(text: str, length: int = MAX_CELL) -> str:
+    """Text of the user's in one line of at most so many letters.
+
+    Example:
+        >>> shorten("learning rate of the first layer", 16)
+        'learning rate o…'
+    """
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def column_width(name: str, cells: Sequence[str]) -> int:
+    """How many letters a table's column takes, with the gap beside it."""
+    return 2 + min(MAX_CELL, max(map(len, (name, *cells))))
+
+
+def fit_columns(columns: Mapping[str, Sequence[str]], room: int) -> dict[str, Sequence[str]]:
+    """The first columns of a table, as many as there is room for.
+
+    Example:
+        >>> list(fit_columns({"alpha": ["0.1"], "beta": ["0.2"], "gamma": ["0.3"]}, room=14))
+        ['alpha', 'beta']
+    """
+    fitting = {}
+    for name, cells in columns.items():
+        room -= column_width(name, cells)
+        if room < 0:
+            break
+        fitting[name] = cells
+    return fitting

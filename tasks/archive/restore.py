@@ -1,0 +1,384 @@
+"""Archived code back to life, in modules of its own.
+
+Each version of an archive gets a package, `prefect_optuna_archive_<start of its digest>`, with a
+module for each module that its code came from. The caller's modules are neither used nor changed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import linecache
+import logging
+import sys
+import threading
+from collections.abc import Mapping
+from io import BytesIO
+from types import CellType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.tasks.archive.modules import ARCHIVED_AS, ARCHIVED_IMPORTS
+from prefect_optuna.tasks.archive.results import decode_result
+from prefect_optuna.tasks.archive.sources import compile_function, compile_statement
+from prefect_optuna.tasks.archive.values import decode_value
+
+if TYPE_CHECKING:
+    from prefect_optuna.tasks.archive.capture import Capture
+    from prefect_optuna.tasks.archive.environment import Environment
+    from prefect_optuna.tasks.problem import Problem
+
+__all__ = ["restore_problem", "restore_value", "source_text"]
+
+_PACKAGE = "prefect_optuna_archive_"
+
+_lock = threading.RLock()
+_restored: dict[str, _Restorer] = {}
+
+
+def restore_problem(capture: Capture, environment: Environment | None = None) -> Problem:
+    """Bring a captured problem back to life. This executes its code.
+
+    Within one process a version is restored once: its modules are like any others.
+
+    Args:
+        capture: what was captured.
+        environment: where it was captured, for the versions of packages that are missing.
+
+    Raises:
+        ArchiveError: a package that the code needs is not installed, or the code fails.
+    """
+    from prefect_optuna.tasks.problem import Problem
+
+    with _lock:
+        restorer = _restored.get(capture.code_version)
+        if restorer is None:
+            restorer = _Restorer(capture, environment)
+            restorer.restore()
+            _restored[capture.code_version] = restorer
+    document = capture.document
+    return Problem(
+        **{part: restorer.value(data) for part, data in document["entrypoints"].items()},
+        context={key: restorer.value(data) for key, data in document["context"].items()},
+        axes={name: restorer.value(data) for name, data in document["axes"].items()},
+        directions=tuple(document["directions"]),
+    )
+
+
+def restore_value(data: Any) -> Any:
+    """Turn tagged JSON that refers to no code into the value again."""
+
+    def unknown(tag: str, held: Any) -> Any:
+        raise ArchiveError(f"The archive holds {tag!r}, which this version does not know.")
+
+    return decode_value(data, unknown)
+
+
+def source_text(capture: Capture) -> str:
+    """All source of a capture as text, module by module, with imports and constants."""
+    return "\n\n".join(
+        f"# {'-' * 4} {name} {'-' * (72 - len(name))}\n\n{module.text}"
+        for name, module in _module_sources(capture.document["symbols"]).items()
+        if module.text
+    )
+
+
+class _ModuleSource:
+    """The source of one module, put together from its symbols."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.first_lines: dict[str, int] = {}
+
+    def add(self, name: str, text: str) -> None:
+        if self.text:
+            self.text += "\n\n" if "\n" in text else "\n"
+        self.first_lines[name] = self.text.count("\n") + 1
+        self.text += f"{text}\n"
+
+
+def _module_sources(symbols: list[dict[str, Any]]) -> dict[str, _ModuleSource]:
+    modules: dict[str, _ModuleSource] = {}
+    # Imports first, as everybody writes them; the order matters to the text only.
+    for symbol in sorted(symbols, key=lambda symbol: symbol["mode"] == "source"):
+        module = modules.setdefault(symbol["module"], _ModuleSource())
+        module.add(symbol["name"], _symbol_text(symbol))
+    return modules
+
+
+def _symbol_text(symbol: dict[str, Any]) -> str:
+    if symbol["mode"] == "source":
+        return symbol["source"]
+    name = symbol["name"]
+    value = symbol["value"]
+    if symbol["mode"] == "import":
+        module, _, attribute = value["$import"].partition(":")
+        text = f"# from {module} import {attribute} as {name}" if attribute else f"# import {module} as {name}"
+        return text
+    shown = repr(value)
+    return f"# {name} = {shown if len(shown) <= 80 else shown[:77] + '...'}"
+
+
+class _Restorer:
+    def __init__(self, capture: Capture, environment: Environment | None) -> None:
+        self._capture = capture
+        self._versions = environment.distributions if environment is not None else {}
+        self.package = _PACKAGE + capture.code_version[:12]
+        self._symbols = {
+            f"{symbol['module']}:{symbol['name']}": symbol
+            for symbol in capture.document["symbols"]
+        }
+        self._loaded: dict[str, Any] = {}
+        self._sources = _module_sources(capture.document["symbols"])
+        self._modules: dict[str, ModuleType] = {}
+
+    def restore(self) -> None:
+        import cloudpickle
+
+        try:
+            for name in self._sources:
+                self._module(name)
+            for reference in self._symbols:
+                self._load(reference)
+        except BaseException:
+            self._forget()
+            raise
+        # Other processes do not have these modules: cloudpickle sends them along.
+        cloudpickle.register_pickle_by_value(sys.modules[self.package])
+
+    def _forget(self) -> None:
+        for name in list(sys.modules):
+            if name == self.package or name.startswith(f"{self.package}."):
+                del sys.modules[name]
+
+    def value(self, data: Any) -> Any:
+        return decode_value(data, self._other)
+
+    # -- modules ----------------------------------------------------------------------------
+
+    def _module(self, label: str) -> ModuleType:
+        """The module for one of the captured ones, and the packages it lies in."""
+        if label in self._modules:
+            return self._modules[label]
+        self._parent("")
+        parts = label.split(".")
+        for end in range(1, len(parts)):
+            self._parent(".".join(parts[:end]))
+        return self._parent(label)
+
+    def _parent(self, label: str) -> ModuleType:
+        if label in self._modules:
+            return self._modules[label]
+        name = f"{self.package}.{label}" if label else self.package
+        module = ModuleType(name, "Restored from the archive of a study.")
+        source = self._sources.get(label)
+        is_package = not label or any(other.startswith(f"{label}.") for other in self._sources)
+        if is_package:
+            module.__path__ = []
+        filename = f"<archive {self._capture.code_version[:12]}>/{label or '__init__'}.py"
+        vars(module).update(
+            __file__=filename,
+            __package__=name if is_package else name.rpartition(".")[0],
+            __builtins__=self._builtins(),
+        )
+        vars(module)[ARCHIVED_AS] = label
+        vars(module)[ARCHIVED_IMPORTS] = {
+            symbol["name"]: symbol["value"]["$import"]
+            for symbol in self._symbols.values()
+            if symbol["module"] == label and symbol["mode"] == "import"
+        }
+        if source is not None:
+            lines = source.text.splitlines(keepends=True)
+            linecache.cache[filename] = (len(source.text), None, lines, filename)
+        self._modules[label] = module
+        sys.modules[name] = module
+        parent, _, last = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], last, module)
+        return module
+
+    def _builtins(self) -> dict[str, Any]:
+        """Builtins whose `import`, in a function, finds the archived modules first."""
+
+        def import_archived(
+            name: str,
+            module_globals: Mapping[str, Any] | None = None,
+            module_locals: Mapping[str, Any] | None = None,
+            fromlist: Any = (),
+            level: int = 0,
+        ) -> ModuleType:
+            if level == 0 and name in self._modules:
+                archived = f"{self.package}.{name}"
+                if fromlist:
+                    return sys.modules[archived]
+                return sys.modules[f"{self.package}.{name.partition('.')[0]}"]
+            return builtins.__import__(name, module_globals, module_locals, fromlist, level)
+
+        return {**vars(builtins), "__import__": import_archived}
+
+    # -- symbols ----------------------------------------------------------------------------
+
+    def _load(self, reference: str) -> Any:
+        if reference in self._loaded:
+            return self._loaded[reference]
+        symbol = self._symbols.get(reference)
+        if symbol is None:
+            raise ArchiveError(f"The archive refers to {reference!r}, which is not in it.")
+        module = self._module(symbol["module"])
+        try:
+            if symbol["mode"] != "source":
+                value = self._load_value(reference, symbol)
+            elif symbol["kind"] == "function":
+                value = self._load_function(reference, symbol, module)
+            else:
+                value = self._load_statement(symbol, module)
+        except ArchiveError:
+            raise
+        except Exception as error:
+            raise ArchiveError(
+                f"The archived {reference.replace(':', '.')} could not be restored: "
+                f"{type(error).__name__}: {error}. Compare the installed packages with those of "
+                "the archive: ArchivedStudy.environment.diff()."
+            ) from error
+        self._loaded[reference] = value
+        if symbol["name"].isidentifier():
+            vars(module)[symbol["name"]] = value
+        return value
+
+    def _load_value(self, reference: str, symbol: dict[str, Any]) -> Any:
+        for submodule in symbol.get("submodules", ()):
+            self._import(submodule)
+        data = symbol["value"]
+        if isinstance(data, dict) and "$instance" in data:
+            return self._instance(data["$instance"], reference)
+        return self.value(data)
+
+    def _load_function(self, reference: str, symbol: dict[str, Any], module: ModuleType) -> Any:
+        free = symbol.get("free", {})
+        code = compile_function(
+            symbol["source"],
+            symbol["qualname"],
+            symbol.get("free_names", list(free)),
+            str(module.__file__),
+            futures=symbol.get("futures", ()),
+            line=self._sources[symbol["module"]].first_lines[symbol["name"]],
+        )
+        cells = {name: CellType() for name in code.co_freevars}
+        function = FunctionType(
+            code,
+            vars(module),
+            code.co_name,
+            closure=tuple(cells[name] for name in code.co_freevars),
+        )
+        # Before what it refers to, which may refer to it.
+        self._loaded[reference] = function
+        function.__qualname__ = symbol.get("called", symbol["qualname"])
+        function.__name__ = function.__qualname__.rpartition(".")[2]
+        function.__module__ = module.__name__
+        if "defaults" in symbol:
+            function.__defaults__ = tuple(self.value(symbol["defaults"]))
+        if "kwdefaults" in symbol:
+            function.__kwdefaults__ = self.value(symbol["kwdefaults"])
+        function.__annotations__ = self.value(symbol.get("annotations", {}))
+        for name, data in free.items():
+            cells[name].cell_contents = self.value(data)
+        vars(function).update(self.value(symbol.get("attributes", {})))
+        return function
+
+    def _load_statement(self, symbol: dict[str, Any], module: ModuleType) -> Any:
+        source = self._sources[symbol["module"]]
+        code = compile_statement(
+            symbol["source"],
+            str(module.__file__),
+            futures=symbol.get("futures", ()),
+            line=source.first_lines[symbol["name"]],
+        )
+        # The statement's own name is the last it binds; a class in a function has another.
+        name = symbol["name"].partition("#")[0].rpartition(".")[2]
+        before = dict(vars(module))
+        exec(code, vars(module))  # noqa: S102 - what `trusted=True` is about
+        value = vars(module)[name]
+        if not symbol["name"].isidentifier():
+            vars(module).pop(name)
+            if name in before:
+                vars(module)[name] = before[name]
+        return value
+
+    # -- values -----------------------------------------------------------------------------
+
+    def _other(self, tag: str, held: Any) -> Any:
+        match tag:
+            case "$ref":
+                return self._load(held)
+            case "$module":
+                return self._module(held)
+            case "$import":
+                return self._import(held)
+            case "$attribute":
+                return getattr(self.value(held[0]), held[1])
+            case "$method":
+                return getattr(self.value(held[0]), held[1])
+            case "$partial":
+                import functools
+
+                function, arguments, keywords = (self.value(item) for item in held)
+                return functools.partial(function, *arguments, **keywords)
+            case "$npy":
+                return np.lib.format.read_array(BytesIO(self._binary(held)), allow_pickle=False)
+            case "$table":
+                return decode_result(self._binary(held))
+            case "$make":
+                return self.value(held[0])(*(self.value(item) for item in held[1]))
+            case "$instance":
+                return self._instance(held, None)
+            case "$alias":
+                arguments = self.value(held[1])
+                return self.value(held[0])[tuple(arguments)]
+            case "$logger":
+                return logging.getLogger(held)
+            case _:
+                raise ArchiveError(
+                    f"The archive holds {tag!r}, which this version does not know."
+                )
+
+    def _binary(self, held: Any) -> bytes:
+        if "sha256" in held:
+            return self._capture.blobs[held["sha256"]]
+        return restore_value(held)
+
+    def _instance(self, held: Any, reference: str | None) -> Any:
+        cls = self.value(held[0])
+        value = object.__new__(cls)
+        if reference is not None:
+            self._loaded[reference] = value
+        for name, data in held[1].items():
+            object.__setattr__(value, name, self.value(data))
+        return value
+
+    def _import(self, path: str) -> Any:
+        name, _, attribute = path.partition(":")
+        try:
+            value: Any = importlib.import_module(name)
+            for part in attribute.split(".") if attribute else ():
+                value = getattr(value, part)
+        except (ImportError, AttributeError) as error:
+            raise ArchiveError(self._missing(name, path, error)) from error
+        return value
+
+    def _missing(self, name: str, path: str, error: Exception) -> str:
+        top = name.partition(".")[0]
+        distribution = self._capture.document["distributions"].get(top)
+        if distribution is None:
+            return (
+                f"The archived code imports {path.replace(':', '.')}, which Python "
+                f"{sys.version.split()[0]} does not have: {error}. Use the version of Python that "
+                "ArchivedStudy.environment names."
+            )
+        version = self._versions.get(distribution)
+        pinned = f"{distribution}=={version}" if version else distribution
+        return (
+            f"The archived code imports {path.replace(':', '.')}, which cannot be imported here: "
+            f"{error}. Run: pip install {pinned}"
+        )

@@ -1,0 +1,455 @@
+"""What `run` returns, as one Arrow file for each trial.
+
+The file is an Arrow IPC file ("Feather"), which `pyarrow.feather.read_table`, pandas, polars
+and DuckDB open. It has one of these layouts:
+
+========= ==================================================================================
+aligned   every series has one dimension and the same length: each is a column, after a column
+          for each axis of that length
+packed    anything else: one row, in which each series is a list of its values, the last
+          dimension fastest
+table     the result was a table, and is written as it is
+========= ==================================================================================
+
+What is no series (numbers, text, flags) is JSON in the metadata of the schema, under the key
+`prefect_optuna`, with the structure that `decode_result` puts all of it back into.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefect_optuna.blocks import ArchiveError, ResultEncodingError
+from prefect_optuna.tasks.archive.tables import from_arrow, table_kind, to_arrow
+from prefect_optuna.tasks.archive.values import decode_value, encode_value
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["RESULT_FORMAT", "decode_result", "encode_result", "encode_with_spec"]
+
+RESULT_FORMAT = 1
+
+_KEY = b"prefect_optuna"
+_COMPRESS_FROM = 8192  # bytes; below, compressing costs time and saves next to nothing
+_MAX_JSON_ITEMS = 16  # a shorter list of numbers may stand beside longer series
+_ARROW_TIME_UNITS = ("s", "ms", "us", "ns")
+
+
+def encode_result(result: Any, axes: Mapping[str, Sequence[Any]] | None = None) -> bytes:
+    """Encode what `run` returned.
+
+    Args:
+        result: numbers, text, arrays, lists, tables, or mappings of those, nested or not;
+            dataclasses, named tuples and pydantic models are taken as mappings.
+        axes: the coordinates of the result's series; those as long as the series become columns.
+
+    Returns:
+        An Arrow IPC file.
+
+    Raises:
+        ResultEncodingError: the result holds something else; names its key and type.
+
+    Example:
+        >>> import numpy as np
+        >>> from prefect_optuna.tasks.archive import decode_result, encode_result
+        >>> decode_result(encode_result({"hare": np.array([30.0, 47.2]), "steps": 2}))
+        {'hare': array([30. , 47.2]), 'steps': 2}
+    """
+    return encode_with_spec(result, axes)[0]
+
+
+def encode_with_spec(
+    result: Any, axes: Mapping[str, Sequence[Any]] | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """Encode as `encode_result` does, and say what is in the file: its layout and its series."""
+    import pyarrow as pa
+
+    if (kind := table_kind(result)) is not None:
+        table = _arrow_table(result, kind, "").unify_dictionaries()
+        spec = {field.name: {"dtype": str(field.type), "shape": [len(table)]} for field in table.schema}
+        content = _write(table, {"layout": "table", "kind": kind})
+        return content, {"layout": "table", "series": spec}
+
+    series: list[_Series] = []
+    structure = _structure(result, "", "", series)
+    series = _without_short_lists(series)
+    names = _unique([one.name for one in series])
+    aligned = bool(series) and all(one.is_column for one in series) and _one_length(series)
+    columns: dict[str, pa.Array] = {}
+    if aligned:
+        length = series[0].array.size
+        columns = {
+            name: column
+            for name, values in (axes or {}).items()
+            if name not in names and (column := _axis_column(values, length)) is not None
+        }
+    axis_names = list(columns)
+    for number, (name, one) in enumerate(zip(names, series, strict=True)):
+        one.node["$series"] = number
+        columns[name] = one.values() if aligned else _one_row(one.values())
+
+    metadata: dict[str, Any] = {
+        "layout": "aligned" if aligned else "packed",
+        "axes": axis_names,
+        "series": [one.spec() for one in series],
+        "structure": structure,
+    }
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    spec = {
+        name: {"dtype": one.dtype, "shape": list(one.shape)}
+        for name, one in zip(names, series, strict=True)
+    }
+    return _write(batch, metadata), {"layout": metadata["layout"], "series": spec}
+
+
+def decode_result(content: bytes | bytearray | memoryview | pa.Buffer) -> Any:
+    """Decode what `encode_result` returned.
+
+    Args:
+        content: the bytes of the file.
+
+    Returns:
+        The result: the same structure, types and values. The arrays are new and writable.
+
+    Raises:
+        ArchiveError: this is no such file, or a newer version of the project has written it.
+
+    Example:
+        >>> from prefect_optuna.tasks.archive import decode_result, encode_result
+        >>> decode_result(encode_result([0.5, 0.25]))
+        [0.5, 0.25]
+    """
+    import pyarrow as pa
+
+    try:
+        table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
+        found = (table.schema.metadata or {})[_KEY]
+    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+        raise ArchiveError(
+            "Expected the Arrow file of an archived result, found something else: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    metadata = json.loads(found)
+    if metadata["format"] > RESULT_FORMAT:
+        raise ArchiveError(
+            f"The result has the format {metadata['format']}, and this version reads up to "
+            f"{RESULT_FORMAT}: pip install --upgrade prefect-optuna."
+        )
+    if metadata["layout"] == "table":
+        own = {k: v for k, v in table.schema.metadata.items() if k != _KEY}
+        return from_arrow(table.replace_schema_metadata(own or None), metadata["kind"])
+    columns = table.columns[len(metadata["axes"]) :]
+    packed = metadata["layout"] == "packed"
+    series = [
+        _read(column, spec, packed=packed)
+        for column, spec in zip(columns, metadata["series"], strict=True)
+    ]
+
+    def other(tag: str, held: Any) -> Any:
+        match tag:
+            case "$series":
+                return series[held]
+            case "$inline":
+                return decode_value(held, other)
+            case "$array":
+                return np.asarray(decode_value(held, other))
+            case "$xarray":
+                return _xarray(held[0], decode_value(held[1], other))
+            case _:
+                raise ArchiveError(f"The result holds {tag!r}, which this version does not know.")
+
+    return decode_value(metadata["structure"], other)
+
+
+@dataclass
+class _Series:
+    """Numbers of one type that go into a column, or a table that goes into a cell."""
+
+    name: str
+    array: np.ndarray[Any, Any]
+    node: dict[str, Any]
+    container: str = "array"
+    original: Any = None
+    table: pa.Table | None = None
+    path: str = ""
+
+    @property
+    def is_column(self) -> bool:
+        return self.table is None and self.array.ndim == 1 and self.array.dtype.kind != "c"
+
+    @property
+    def dtype(self) -> str:
+        return "table" if self.table is not None else self.array.dtype.str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.table.shape if self.table is not None else self.array.shape
+
+    def spec(self) -> dict[str, Any]:
+        spec: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape)}
+        if self.container != "array":
+            spec["as"] = self.container
+        return spec
+
+    def values(self) -> pa.Array:
+        import pyarrow as pa
+
+        if self.table is not None:
+            return pa.concat_arrays(self.table.unify_dictionaries().to_struct_array().chunks)
+        try:
+            return pa.array(_storable(self.array))
+        except (UnicodeEncodeError, pa.ArrowException) as error:
+            raise ResultEncodingError(f"{_title(self.path)} cannot be archived: {error}.") from error
+
+
+def _write(table: pa.Table | pa.RecordBatch, metadata: dict[str, Any]) -> bytes:
+    import pyarrow as pa
+
+    text = json.dumps({"format": RESULT_FORMAT, **metadata}, separators=(",", ":"))
+    own = {**(table.schema.metadata or {}), _KEY: text.encode("ascii")}
+    table = table.replace_schema_metadata(own)
+    codec = pa.Codec("zstd", compression_level=1) if table.nbytes >= _COMPRESS_FROM else None
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(
+        sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)
+    ) as writer:
+        writer.write(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _structure(value: Any, path: str, name: str, series: list[_Series]) -> Any:
+    """The JSON of a value, with a node `{"$series": number}` in place of each series."""
+    kind = type(value)
+    if isinstance(value, np.ndarray):
+        return _array_structure(value, path, name, series)
+    if kind in (list, tuple):
+        if (found := _number_list(value)) is not None:
+            array, container = found
+            node: dict[str, Any] = {}
+            series.append(_Series(name or "result", array, node, container, value, path=path))
+            return node
+        items = [
+            _structure(item, f"{path}[{i}]", _joined(name, str(i)), series)
+            for i, item in enumerate(value)
+        ]
+        return items if kind is list else {"$tuple": items}
+    if (mapping := _as_mapping(value)) is not None:
+        items = {
+            key: _structure(item, f"{path}[{key!r}]", _joined(name, str(key)), series)
+            for key, item in mapping.items()
+        }
+        if all(type(key) is str and not key.startswith("$") for key in items):
+            return items
+        return {"$dict": [[_leaf(key, f"{path}, key {key!r}"), v] for key, v in items.items()]}
+    if (table := table_kind(value)) is not None:
+        node = {}
+        arrow = _arrow_table(value, table, path)
+        if len(set(arrow.column_names)) < len(arrow.column_names):
+            raise ResultEncodingError(
+                f"{_title(path)} is a table with two columns of one name. Rename one."
+            )
+        empty = np.empty(0)
+        series.append(_Series(name, empty, node, table, table=arrow, path=path))
+        return node
+    library = kind.__module__.partition(".")[0]
+    if library == "xarray" and kind.__name__ in ("Dataset", "DataArray"):
+        held = _structure(value.to_dict(data="array"), path, name, series)
+        return {"$xarray": [kind.__name__, held]}
+    return _leaf(value, path)
+
+
+def _array_structure(
+    array: np.ndarray[Any, Any], path: str, name: str, series: list[_Series]
+) -> Any:
+    if type(array) not in (np.ndarray, np.memmap):
+        raise ResultEncodingError(
+            f"{_title(path)} is a {_type_name(array)}. Return a plain NumPy array: "
+            + ("masked.filled(np.nan)." if isinstance(array, np.ma.MaskedArray) else "np.asarray.")
+        )
+    if array.dtype.kind not in "biufcUSmM" or array.dtype.char in "gG":
+        raise ResultEncodingError(
+            f"{_title(path)} is an array of {array.dtype}. Expected numbers of up to 64 bits, "
+            "text or times: array.astype(float), or one array for each field."
+        )
+    if array.ndim == 0:
+        return {"$array": _leaf(array[()], path)}
+    node: dict[str, Any] = {}
+    series.append(_Series(name or "result", array, node, path=path))
+    return node
+
+
+def _number_list(value: Sequence[Any]) -> tuple[np.ndarray[Any, Any], str] | None:
+    """The array of a list or tuple whose items all have one numeric type, and what it was."""
+    kinds = set(map(type, value))
+    if len(kinds) != 1:
+        return None
+    (kind,) = kinds
+    container = type(value).__name__
+    if kind in (float, bool):
+        return np.array(value, kind), container
+    if kind is int and -(1 << 63) <= min(value) and max(value) < 1 << 63:
+        return np.array(value, np.int64), container
+    if issubclass(kind, np.generic) and value[0].dtype.kind in "biuf":
+        if value[0].dtype.char == "g":
+            return None
+        return np.array(value, value[0].dtype), f"{container} of scalars"
+    return None
+
+
+def _without_short_lists(series: list[_Series]) -> list[_Series]:
+    """Write short lists as JSON where everything else then has one length, and is aligned."""
+
+    def is_short(one: _Series) -> bool:
+        return one.original is not None and len(one.original) <= _MAX_JSON_ITEMS
+
+    long = [one for one in series if not is_short(one)]
+    if _one_length(series) or not long or not _one_length(long):
+        return series
+    length = long[0].shape
+    kept: list[_Series] = []
+    for one in series:
+        if is_short(one) and one.shape != length:
+            one.node["$inline"] = _leaf(one.original, one.path)
+        else:
+            kept.append(one)
+    return kept
+
+
+def _one_length(series: list[_Series]) -> bool:
+    return len({one.shape for one in series}) == 1
+
+
+def _as_mapping(value: Any) -> Mapping[Any, Any] | None:
+    if isinstance(value, Mapping):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        return dict(value)
+    return None
+
+
+def _leaf(value: Any, path: str) -> Any:
+    def refuse(inner: Any, inner_path: str) -> Any:
+        raise ResultEncodingError(
+            f"{_title(inner_path)} is of type {_type_name(inner)}, which cannot be archived. "
+            "Return numbers, text, NumPy arrays, lists, Arrow tables or data frames, or mappings "
+            "of those"
+            + (": np.asarray(...) turns it into an array." if hasattr(inner, "__array__") else ".")
+        )
+
+    return encode_value(value, refuse, path)
+
+
+def _arrow_table(value: Any, kind: str, path: str) -> pa.Table:
+    import pyarrow as pa
+
+    try:
+        return to_arrow(value)
+    except (pa.ArrowException, TypeError) as error:
+        raise ResultEncodingError(
+            f"{_title(path)}, a {kind}, has a column that Arrow cannot hold: {error} Give each "
+            "column one type."
+        ) from error
+
+
+def _storable(array: np.ndarray[Any, Any]) -> Any:
+    """The values of an array in one dimension, of a type that Arrow has."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    kind = array.dtype.kind
+    if not array.dtype.isnative:
+        flat = flat.astype(array.dtype.newbyteorder("="))
+    if kind == "c":
+        return flat.view(flat.real.dtype)
+    if kind in "mM" and np.datetime_data(array.dtype) not in [(u, 1) for u in _ARROW_TIME_UNITS]:
+        return flat.view(np.int64)
+    return flat
+
+
+def _axis_column(values: Sequence[Any], length: int) -> pa.Array | None:
+    if len(values) != length:
+        return None
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "biufUSmM" or array.dtype.char == "g":
+        return None
+    return _Series("", array, {}).values()
+
+
+def _one_row(values: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
+
+
+def _read(column: pa.ChunkedArray, spec: dict[str, Any], *, packed: bool) -> Any:
+    import pyarrow as pa
+
+    values = column.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks)
+    if packed:
+        values = values.flatten()
+    container = spec.get("as", "array")
+    if spec["dtype"] == "table":
+        return from_arrow(pa.Table.from_struct_array(values), container)
+    dtype = np.dtype(spec["dtype"])
+    array = values.to_numpy(zero_copy_only=False)
+    if dtype.kind == "c" or (dtype.kind in "mM" and array.dtype.kind == "i"):
+        array = array.view(dtype.newbyteorder("="))
+    array = np.array(array, dtype).reshape(spec["shape"])
+    match container:
+        case "list":
+            return array.tolist()
+        case "tuple":
+            return tuple(array.tolist())
+        case "list of scalars":
+            return list(array)
+        case "tuple of scalars":
+            return tuple(array)
+        case _:
+            return array
+
+
+def _xarray(kind: str, held: dict[str, Any]) -> Any:
+    try:
+        import xarray as xr  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ArchiveError(
+            f"Expected to give back an xarray.{kind}, and xarray is not installed: pip install "
+            "xarray."
+        ) from error
+    return getattr(xr, kind).from_dict(held)
+
+
+def _unique(names: list[str]) -> list[str]:
+    unique: dict[str, None] = {}
+    for name in names:
+        candidate, number = name, 2
+        while candidate in unique:
+            candidate, number = f"{name}_{number}", number + 1
+        unique[candidate] = None
+    return list(unique)
+
+
+def _joined(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _title(path: str) -> str:
+    return f"The result's {path}" if path else "The result"

@@ -1,0 +1,339 @@
+"""The source of running code: found, and proven to be the source of what runs."""
+
+from __future__ import annotations
+
+import __future__
+import ast
+import linecache
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import CodeType
+from typing import Any
+
+__all__ = [
+    "Definition",
+    "SourceFile",
+    "compile_function",
+    "compile_statement",
+    "inner_codes",
+    "same_code",
+]
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+DefinitionNode = FunctionNode | ast.ClassDef
+
+# What makes two functions behave alike, apart from their bytecode and constants.
+_COMPARED = (
+    "co_name",
+    "co_argcount",
+    "co_posonlyargcount",
+    "co_kwonlyargcount",
+    "co_names",
+    "co_varnames",
+    "co_freevars",
+    "co_cellvars",
+)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A function, lambda or class in a source file, and the names it is nested in."""
+
+    node: DefinitionNode
+    qualname: str
+
+    @property
+    def first_line(self) -> int:
+        """The line it starts on, decorators included; that is where its code starts."""
+        decorators = getattr(self.node, "decorator_list", [])
+        return min([self.node.lineno, *(d.lineno for d in decorators)])
+
+
+class SourceFile:
+    """The text of one file as it is now, and what it defines."""
+
+    def __init__(self, filename: str, module_globals: dict[str, Any] | None = None) -> None:
+        self.filename = filename
+        linecache.checkcache(filename)
+        self.text = "".join(linecache.getlines(filename, module_globals))
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The syntax tree; empty if the text is no longer Python."""
+        try:
+            return ast.parse(self.text)
+        except SyntaxError:
+            return ast.Module([], [])
+
+    @cached_property
+    def definitions(self) -> dict[str, list[Definition]]:
+        """Everything that is defined at any depth, by its last name."""
+        found: dict[str, list[Definition]] = {}
+        for definition in _definitions(self.tree, ""):
+            found.setdefault(definition.qualname.rpartition(".")[2], []).append(definition)
+        return found
+
+    @cached_property
+    def futures(self) -> list[str]:
+        """The `from __future__` imports."""
+        return sorted(
+            alias.name
+            for node in self.tree.body
+            if isinstance(node, ast.ImportFrom) and node.module == "__future__"
+            for alias in node.names
+        )
+
+    @cached_property
+    def imported(self) -> frozenset[str]:
+        """The names that are imported at the top of the module."""
+        return frozenset(
+            (alias.asname or alias.name).partition(".")[0]
+            for statement in _statements(self.tree.body)
+            if isinstance(statement, (ast.Import, ast.ImportFrom))
+            for alias in statement.names
+            if alias.name != "*"
+        )
+
+    @cached_property
+    def top_level(self) -> dict[str, list[ast.stmt]]:
+        """The statements that bind each global name, in order."""
+        found: dict[str, list[ast.stmt]] = {}
+        for statement in _statements(self.tree.body):
+            for name in _bound(statement):
+                found.setdefault(name, []).append(statement)
+        return found
+
+    def candidates(self, code: CodeType) -> list[Definition]:
+        """The definitions that have the name of the code; those on its line come first."""
+        found = self.definitions.get(code.co_name, [])
+        return sorted(found, key=lambda d: abs(d.first_line - code.co_firstlineno))
+
+    def function_text(self, node: FunctionNode) -> str:
+        """The source of a function without its decorators, or of a lambda."""
+        if isinstance(node, ast.Lambda):
+            text = ast.get_source_segment(self.text, node) or ""
+            return text if "\n" not in text else f"({text})"
+        return self._lines(node, node.lineno)
+
+    def statement_text(self, node: ast.stmt) -> str:
+        """The source of a statement, decorators included."""
+        decorators = getattr(node, "decorator_list", [])
+        return self._lines(node, min([node.lineno, *(d.lineno for d in decorators)]))
+
+    @cached_property
+    def _all_lines(self) -> list[str]:
+        return self.text.splitlines(keepends=True)
+
+    def _lines(self, node: ast.stmt, first: int) -> str:
+        lines = self._all_lines[first - 1 : node.end_lineno]
+        if node.col_offset == 0:
+            return "".join(lines).rstrip("\n")
+        text = "".join(lines)
+        before = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
+        if before and lines[0].encode()[: node.col_offset].isspace():
+            dedented = textwrap.dedent(text)
+            if _same_syntax(dedented, f"if True:\n{text}"):
+                return dedented.rstrip("\n")
+            # Dedenting would change a string that spans lines.
+            return f"if True:\n{text}".rstrip("\n")
+        return (ast.get_source_segment(self.text, node) or "").rstrip("\n")
+
+
+def compile_function(
+    source: str,
+    qualname: str,
+    free: Sequence[str],
+    filename: str,
+    *,
+    futures: Sequence[str] = (),
+    imported: Iterable[str] = (),
+    line: int = 1,
+) -> CodeType:
+    """Compile a function to the code object it had where it was written, running nothing.
+
+    The names it was nested in are put around it, because they decide which variables are free,
+    what `super()` and private names mean, and what inner functions are called.
+
+    Args:
+        source: what `SourceFile.function_text` returned.
+        qualname: where it stood, such as `"make.<locals>.run"`.
+        free: its free variables.
+        filename: what tracebacks call its file.
+        futures: the `from __future__` imports of its module.
+        imported: names that its module imports; the compiler makes other bytecode for those.
+        line: its first line in the file.
+
+    Raises:
+        SyntaxError: the source is no single function.
+    """
+    target = _single(ast.parse("\n" * (line - 1) + source))
+    node: Any = target.value if isinstance(target, ast.Expr) else target
+    if not isinstance(node, FunctionNode):
+        raise SyntaxError(f"{qualname}: expected the source of one function")
+    # Defaults and annotations belong to the function object, and are restored as values.
+    node.args.defaults = [ast.Constant(None) for _ in node.args.defaults]
+    node.args.kw_defaults = [d and ast.Constant(None) for d in node.args.kw_defaults]
+    for argument in ast.walk(node.args):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    if not isinstance(node, ast.Lambda):
+        node.decorator_list = []
+        node.returns = None
+        node.type_params = []  # pyright: ignore[reportAttributeAccessIssue]
+
+    statement = target
+    unbound = [name for name in free if name != "__class__"]
+    for name, is_function in reversed(_scopes(qualname)):
+        if is_function:
+            statement = _function(name, unbound, statement)
+            unbound = []
+        else:
+            statement = _class(name, statement)
+    if unbound:
+        statement = _function("_", unbound, statement)
+    tree = _with_imports(ast.Module([statement], []), imported)
+    code: CodeType = compile(tree, filename, "exec", flags=_flags(futures), dont_inherit=True)
+    code = next(inner_codes(code))
+    while statement is not target:
+        code = next(inner_codes(code))
+        statement = statement.body[0]  # pyright: ignore[reportAttributeAccessIssue]
+    return code
+
+
+def compile_statement(
+    source: str,
+    filename: str,
+    *,
+    futures: Sequence[str] = (),
+    imported: Iterable[str] = (),
+    line: int = 1,
+) -> CodeType:
+    """Compile a statement as the top level of a module would have it.
+
+    The arguments are those of `compile_function`; with `imported`, the code is for comparing only.
+    """
+    tree = _with_imports(ast.parse("\n" * (line - 1) + source), imported)
+    return compile(tree, filename, "exec", flags=_flags(futures), dont_inherit=True)
+
+
+def _with_imports(tree: ast.Module, names: Iterable[str]) -> ast.Module:
+    aliases = [ast.alias(name) for name in sorted(names)]
+    body: list[ast.stmt] = [ast.Import(aliases)] if aliases else []
+    return ast.fix_missing_locations(ast.Module([*body, *tree.body], tree.type_ignores))
+
+
+def _flags(futures: Sequence[str]) -> int:
+    flags = 0
+    for name in futures:
+        flags |= getattr(__future__, name).compiler_flag
+    return flags
+
+
+def inner_codes(code: CodeType) -> Iterator[CodeType]:
+    """The code objects directly inside another one."""
+    return (constant for constant in code.co_consts if isinstance(constant, CodeType))
+
+
+def same_code(one: CodeType, other: CodeType) -> bool:
+    """Whether two code objects do the same, wherever they were written."""
+    if "@py_builtins" in (*one.co_names, *other.co_names):
+        # Pytest rewrites the assertions of a test module: there is nothing to compare.
+        return one.co_name == other.co_name
+    if any(getattr(one, name) != getattr(other, name) for name in _COMPARED):
+        return False
+    if one.co_code != other.co_code or len(one.co_consts) != len(other.co_consts):
+        return False
+    return all(map(_same_constant, one.co_consts, other.co_consts))
+
+
+def _same_constant(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, CodeType):
+        return same_code(one, other)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same_constant, one, other))
+    if isinstance(one, frozenset):
+        return sorted(map(repr, one)) == sorted(map(repr, other))
+    return repr(one) == repr(other)  # tells 0.0 from -0.0, and takes NaN for NaN
+
+
+def _definitions(node: ast.AST, prefix: str) -> Iterator[Definition]:
+    for child in ast.iter_child_nodes(node):
+        inner = prefix
+        if isinstance(child, DefinitionNode):
+            name = "<lambda>" if isinstance(child, ast.Lambda) else child.name
+            yield Definition(child, prefix + name)
+            inner += f"{name}." if isinstance(child, ast.ClassDef) else f"{name}.<locals>."
+        yield from _definitions(child, inner)
+
+
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, those under `if`, `try`, `with` and loops included."""
+    for statement in body:
+        yield statement
+        for block in ("body", "orelse", "finalbody"):
+            if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                yield from _statements(getattr(statement, block, []))
+        for handler in getattr(statement, "handlers", []):
+            yield from _statements(handler.body)
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    match statement:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return [statement.name]
+        case ast.Import() | ast.ImportFrom():
+            return [alias.asname or alias.name for alias in statement.names]
+        case ast.Assign(targets=[ast.Name(id=name)]):
+            return [name]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return [name]
+        case _:
+            return []
+
+
+def _single(tree: ast.Module) -> ast.stmt:
+    statements = tree.body
+    if len(statements) == 1 and isinstance(statements[0], ast.If):
+        statements = statements[0].body
+    if len(statements) != 1:
+        raise SyntaxError("expected the source of one function")
+    return statements[0]
+
+
+def _same_syntax(one: str, other: str) -> bool:
+    try:
+        return ast.dump(_single(ast.parse(one))) == ast.dump(_single(ast.parse(other)))
+    except SyntaxError:
+        return False
+
+
+def _scopes(qualname: str) -> list[tuple[str, bool]]:
+    """The names around the last one, and whether each is a function (else it is a class)."""
+    scopes: list[tuple[str, bool]] = []
+    for part in qualname.split(".")[:-1]:
+        if part == "<locals>":
+            scopes[-1] = (scopes[-1][0], True)
+        else:
+            scopes.append((part, False))
+    return scopes
+
+
+def _function(name: str, arguments: Sequence[str], body: ast.stmt) -> ast.stmt:
+    node = ast.parse("def _(): pass").body[0]
+    assert isinstance(node, ast.FunctionDef)
+    node.name = name
+    node.args.args = [ast.arg(argument) for argument in arguments]
+    node.body = [body]
+    return node
+
+
+def _class(name: str, body: ast.stmt) -> ast.stmt:
+    node = ast.parse("class _: pass").body[0]
+    assert isinstance(node, ast.ClassDef)
+    node.name = name
+    node.body = [body]
+    return node

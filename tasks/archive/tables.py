@@ -1,0 +1,104 @@
+"""Tables of any library as Arrow, and back: pyarrow's own, pandas', polars'.
+
+A table of another library is read through its `__arrow_c_stream__`, and comes back as a
+`pyarrow.Table`. None of the libraries is imported unless a value of its is met.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prefect_optuna.blocks import ArchiveError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["from_arrow", "is_table", "table_kind", "to_arrow"]
+
+_KINDS = {
+    ("pyarrow", "Table"): "pyarrow.Table",
+    ("pyarrow", "RecordBatch"): "pyarrow.RecordBatch",
+    ("pandas", "DataFrame"): "pandas.DataFrame",
+    ("pandas", "Series"): "pandas.Series",
+    ("polars", "DataFrame"): "polars.DataFrame",
+    ("polars", "Series"): "polars.Series",
+}
+
+
+def table_kind(value: Any) -> str | None:
+    """What to call the type of a table; `None` for what is no table."""
+    kind = type(value)
+    known = _KINDS.get((kind.__module__.partition(".")[0], kind.__name__))
+    if known is not None:
+        return known
+    return "arrow" if hasattr(kind, "__arrow_c_stream__") else None
+
+
+def is_table(value: Any) -> bool:
+    """Whether the value is a table that Arrow can hold."""
+    return table_kind(value) is not None
+
+
+def to_arrow(value: Any) -> pa.Table:
+    """Turn a table of any library into Arrow's.
+
+    Raises:
+        pyarrow.ArrowException: a column has values that Arrow has no type for.
+    """
+    import pyarrow as pa
+
+    match table_kind(value):
+        case "pyarrow.Table":
+            return value
+        case "pyarrow.RecordBatch":
+            return pa.Table.from_batches([value])
+        case "pandas.DataFrame":
+            return pa.Table.from_pandas(value)
+        case "pandas.Series":
+            return pa.Table.from_pandas(value.to_frame("" if value.name is None else value.name))
+        case "polars.DataFrame":
+            return value.to_arrow()
+        case "polars.Series":
+            return value.to_frame().to_arrow()
+        case _:
+            return pa.table(value)
+
+
+def from_arrow(table: pa.Table, kind: str) -> Any:
+    """Turn Arrow's table into the type it had.
+
+    Raises:
+        ArchiveError: the library of that type is not installed.
+    """
+    library = kind.partition(".")[0]
+    try:
+        match kind:
+            case "pyarrow.RecordBatch":
+                return _one_batch(table)
+            case "pandas.DataFrame":
+                return table.to_pandas()
+            case "pandas.Series":
+                series = table.to_pandas().iloc[:, 0]
+                return series.rename(None) if series.name == "" else series
+            case "polars.DataFrame":
+                import polars as pl  # pyright: ignore[reportMissingImports]
+
+                return pl.from_arrow(table)
+            case "polars.Series":
+                import polars as pl  # pyright: ignore[reportMissingImports]
+
+                return pl.from_arrow(table).to_series()
+            case _:
+                return table
+    except ImportError as error:
+        raise ArchiveError(
+            f"Expected to give back a {kind}, and {library} is not installed: pip install "
+            f"{library}. Any reader of Arrow files opens it as well."
+        ) from error
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)

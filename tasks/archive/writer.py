@@ -1,0 +1,113 @@
+"""Results of trials, written by workers and read by anybody."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
+from prefect_optuna.tasks.archive.blobs import read_verified
+from prefect_optuna.tasks.archive.results import decode_result, encode_with_spec
+
+__all__ = ["ResultWriter", "read_result"]
+
+_MAX_LISTED = 32  # series in a reference: it is an attribute of the trial, and stays small
+
+
+@dataclass(frozen=True)
+class ResultWriter:
+    """Writes what `run` returned to the artifact filesystem: no database, and picklable.
+
+    Attributes:
+        artifacts: where results are written.
+        uuid: of the study's archive.
+        axes: the coordinates of the results' series.
+
+    Example:
+        >>> from prefect_optuna.blocks import ArtifactFileSystem
+        >>> from prefect_optuna.tasks.archive import ResultWriter, read_result
+        >>> artifacts = ArtifactFileSystem(url="memory://docs-writer")
+        >>> reference = ResultWriter(artifacts, uuid="0b8f").write(3, {"loss": [0.5, 0.25]})
+        >>> reference["path"]
+        'studies/0b8f/trials/000003.arrow'
+        >>> read_result(artifacts, reference)
+        {'loss': [0.5, 0.25]}
+    """
+
+    artifacts: ArtifactFileSystem
+    uuid: str
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def write(self, trial_number: int, result: Any) -> dict[str, Any] | None:
+        """Archive what `run` returned in one trial.
+
+        What is there is never overwritten: another result of the same trial goes beside it.
+
+        Args:
+            trial_number: the trial's number.
+            result: what `run` returned.
+
+        Returns:
+            A reference for the trial's user attribute `"result"`, as JSON: the `path`, its
+            `sha256`, the number of `bytes`, the `layout`, and dtype and shape of each of the
+            `series`. `None` for nothing, a number or a tuple of numbers: the study has those.
+
+        Raises:
+            ResultEncodingError: the result cannot be archived; names the key and the type.
+            StorageUnavailableError: the filesystem failed.
+        """
+        if result is None or _is_number(result):
+            return None
+        if type(result) is tuple and result and all(map(_is_number, result)):
+            return None
+        content, spec = encode_with_spec(result, self.axes)
+        digest = hashlib.sha256(content).hexdigest()
+        path = f"studies/{self.uuid}/trials/{trial_number:06d}.arrow"
+        if not self.artifacts.create(path, content):
+            # Another attempt of this trial, or a copy of the study that went its own way.
+            path = f"studies/{self.uuid}/trials/{trial_number:06d}-{digest[:16]}.arrow"
+            self.artifacts.create(path, content)
+        series = spec["series"]
+        listed = dict(list(series.items())[:_MAX_LISTED])
+        reference = {
+            "path": path,
+            "sha256": digest,
+            "bytes": len(content),
+            "layout": spec["layout"],
+            "series": listed,
+        }
+        if len(listed) < len(series):
+            reference["more_series"] = len(series) - len(listed)
+        return reference
+
+
+def read_result(artifacts: ArtifactFileSystem, reference: Mapping[str, Any]) -> Any:
+    """Read an archived result.
+
+    Args:
+        artifacts: where it was written.
+        reference: what `ResultWriter.write` returned.
+
+    Returns:
+        What `run` had returned.
+
+    Raises:
+        ArchiveError: the file is gone, or is not what was archived.
+    """
+    try:
+        path, digest = reference["path"], reference["sha256"]
+    except (KeyError, TypeError):
+        raise ArchiveError(
+            "Expected the reference to an archived result, with `path` and `sha256`, found "
+            f"{reference!r}."
+        ) from None
+    return decode_result(read_verified(artifacts, path, digest, "the result of a trial"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (Number, np.generic)) and not isinstance(value, (np.str_, np.bytes_))

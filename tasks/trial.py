@@ -1,0 +1,219 @@
+"""One trial, run wherever a task runs it: run, archive the result, evaluate.
+
+The flow asks Optuna and hands out `Assignment`s; a worker turns each into an `Outcome` with
+`run_trial`. A worker needs the problem and the artifact filesystem, and the study only where the
+problem's functions ask for the live trial.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import optuna
+
+from prefect_optuna.blocks.errors import InvalidProblemError, PrefectOptunaError
+from prefect_optuna.tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from prefect_optuna.blocks import StudyStorage
+    from prefect_optuna.tasks.archive import ResultWriter
+
+__all__ = ["RESULT_KEY", "Assignment", "LiveTrial", "Outcome", "TrialRunner"]
+
+RESULT_KEY = "result"
+"""The user attribute of a trial that refers to its archived result."""
+
+
+@dataclass(frozen=True)
+class LiveTrial:
+    """What it takes to get hold of a running trial from another process.
+
+    Args:
+        storage: the block of the study's storage.
+        study_name: the study.
+        number: the trial's number.
+        sampler: the study's sampler.
+        pruner: the study's pruner.
+    """
+
+    storage: StudyStorage
+    study_name: str
+    number: int
+    sampler: optuna.samplers.BaseSampler
+    pruner: optuna.pruners.BasePruner
+
+    def open(self) -> optuna.Trial:
+        """The live trial; its sampler is reseeded, since the copies of one sampler would agree."""
+        storage = self.storage.get_storage()
+        self.sampler.reseed_rng()
+        study = optuna.load_study(
+            study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
+        )
+        study_id = storage.get_study_id_from_name(self.study_name)
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
+        return optuna.Trial(study, trial_id)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to be run.
+
+    Args:
+        number: the trial's number.
+        params: what `suggest` returned; empty for a plain objective.
+        trial: the live trial, or the way to it, where the problem needs it.
+    """
+
+    number: int
+    params: Mapping[str, Any] = field(default_factory=dict)
+    trial: optuna.Trial | LiveTrial | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Args:
+        number: the trial's number.
+        state: how it ended.
+        values: the values, one for each direction; `None` unless complete.
+        result: reference to the archived result, for the trial's user attribute `"result"`.
+        error: the exception that failed the trial, or that says why it was pruned.
+        message: why it failed, for people.
+        seconds: how long it took, in seconds.
+    """
+
+    number: int
+    state: Literal["complete", "pruned", "failed"]
+    values: tuple[float, ...] | None = None
+    result: dict[str, Any] | None = None
+    error: BaseException | None = None
+    message: str = ""
+    seconds: float = 0.0
+
+
+class TrialRunner:
+    """Runs trials of one problem; small, picklable, and the same in every worker.
+
+    Args:
+        problem: the problem.
+        writer: archives what `run` returns; `None` archives nothing.
+        scope: values that the problem's functions get by naming a parameter `scope`.
+        retries: how many times `run` is called again after an exception.
+
+    Example:
+        >>> from prefect_optuna.tasks import Problem
+        >>> from prefect_optuna.tasks.trial import Assignment, TrialRunner
+        >>> problem = Problem(suggest=lambda trial: {}, run=lambda params: params["x"] ** 2)
+        >>> TrialRunner(problem)(Assignment(0, {"x": 3.0})).values
+        (9.0,)
+    """
+
+    # No dataclass: Prefect searches those for futures at each submission, context and all.
+
+    def __init__(
+        self,
+        problem: Problem,
+        writer: ResultWriter | None = None,
+        scope: Mapping[str, Any] | None = None,
+        retries: int = 0,
+    ) -> None:
+        self.problem = problem
+        self.writer = writer
+        self.scope = dict(scope or {})
+        self.retries = retries
+
+    def __call__(self, assignment: Assignment) -> Outcome:
+        """Run one trial. Exceptions of the problem's functions end up in the outcome."""
+        started = time.perf_counter()
+
+        def outcome(state: Literal["complete", "pruned", "failed"], **more: Any) -> Outcome:
+            seconds = time.perf_counter() - started
+            return Outcome(assignment.number, state, seconds=seconds, **more)
+
+        result, reference = None, None
+        try:
+            trial = assignment.trial
+            if isinstance(trial, LiveTrial):
+                trial = trial.open()
+            result = self._run(assignment, trial)
+            if self.writer is not None:
+                reference = self.writer.write(assignment.number, result)
+            values = self._evaluate(assignment, result, trial)
+        except optuna.TrialPruned as pruned:
+            return outcome("pruned", result=reference, error=pruned, message=str(pruned))
+        except PrefectOptunaError as error:
+            return outcome("failed", result=reference, error=error, message=str(error))
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}{_where(error)}"
+            return outcome("failed", result=reference, error=error, message=message)
+        if any(math.isnan(value) for value in values):
+            shown = values[0] if len(values) == 1 else values
+            return outcome("failed", result=reference, message=f"the value is {shown}")
+        return outcome("complete", values=values, result=reference)
+
+    def _run(self, assignment: Assignment, trial: optuna.Trial | None) -> Any:
+        for attempt in range(self.retries + 1):
+            try:
+                if self.problem.objective is not None:
+                    return self.problem.objective(trial)
+                return self.problem.call("run", assignment.params, scope=self.scope, trial=trial)
+            except (optuna.TrialPruned, InvalidProblemError):
+                raise
+            except Exception:
+                if attempt == self.retries:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _evaluate(
+        self, assignment: Assignment, result: Any, trial: optuna.Trial | None
+    ) -> tuple[float, ...]:
+        value = self.problem.call(
+            "evaluate", result, params=assignment.params, scope=self.scope, trial=trial
+        )
+        return checked_values(value, self.problem)
+
+
+def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:
+    """Turn what a problem's last function returned into one number for each direction.
+
+    Raises:
+        InvalidProblemError: it is no number, or there are too few or too many.
+    """
+    expected = len(problem.directions)
+    what = "evaluate" if problem.evaluate else "objective" if problem.objective else "run"
+    try:
+        values = (float(value),) if expected == 1 and not _is_sequence(value) else tuple(
+            float(v) for v in value
+        )
+    except (TypeError, ValueError):
+        found = type(value).__name__ if not isinstance(value, (str, tuple, list)) else repr(value)
+        hint = " Give the problem an `evaluate` function." if what == "run" else ""
+        raise InvalidProblemError(
+            f"`{what}` has to return {'a number' if expected == 1 else f'{expected} numbers'}, "
+            f"found {found}.{hint}"
+        ) from None
+    if len(values) != expected:
+        raise InvalidProblemError(
+            f"`{what}` returned {len(values)} values for {expected} directions "
+            f"({', '.join(problem.directions)})."
+        )
+    return values
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _where(error: BaseException) -> str:
+    """The place in the user's code, since that is what they look for first."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if frame.filename != __file__]
+    if not outside:
+        return ""
+    return f" ({outside[-1].filename}:{outside[-1].lineno} in {outside[-1].name})"

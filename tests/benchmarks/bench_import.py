@@ -1,0 +1,53 @@
+"""What `import prefect_optuna.flows` costs, against what it stands on.
+
+Aim: at most 1.15 times `import prefect, optuna`. Fresh interpreters, interleaved, best of many.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+ROUNDS = 15
+CASES = {
+    "import prefect, optuna": "import prefect, optuna",
+    "import prefect_optuna": "import prefect_optuna",
+    "import prefect_optuna.blocks": "import prefect_optuna.blocks",
+    "import prefect_optuna.tasks": "import prefect_optuna.tasks",
+    "import prefect_optuna.flows": "import prefect_optuna.flows",
+}
+
+
+def seconds(statement: str) -> float:
+    """One fresh interpreter that runs the statement, in seconds."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", statement], check=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    for statement in CASES.values():  # byte code and the disk's cache
+        seconds(statement)
+    times: dict[str, list[float]] = {name: [] for name in CASES}
+    for _ in range(ROUNDS):
+        for name, statement in CASES.items():
+            times[name].append(seconds(statement))
+    base = times["import prefect, optuna"]
+    table = Table(title=f"bench_import: medians of {ROUNDS} fresh interpreters")
+    table.add_column("statement")
+    table.add_column("seconds", justify="right")
+    table.add_column("ratio", justify="right")
+    table.add_column("aim", justify="right")
+    for name, measured in times.items():
+        ratio = statistics.median(m / b for m, b in zip(measured, base, strict=True))
+        aim = "1.15" if name.endswith("flows") else ""
+        table.add_row(name, f"{statistics.median(measured):.2f}", f"{ratio:.2f}", aim)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

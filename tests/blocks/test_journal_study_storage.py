@@ -1,0 +1,241 @@
+"""The default storage survives what happens to files and to the processes that write them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_optuna.blocks import JournalStudyStorage, StorageUnavailableError
+from prefect_optuna.blocks._journal_file import PortableLock, os_lock
+
+LOCKS = [os_lock, PortableLock]
+
+
+@pytest.fixture
+def block(tmp_path: Path) -> JournalStudyStorage:
+    return JournalStudyStorage(path=tmp_path / "folder" / "studies.journal")
+
+
+def reopened(block: JournalStudyStorage) -> JournalStudyStorage:
+    return block.model_copy()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from prefect_optuna.blocks import _journal_file
+lock = getattr(_journal_file, sys.argv[2])(Path(sys.argv[1]))
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_killed_holder_of_the_lock_delays_nobody(child, lock, tmp_path: Path) -> None:
+    journal = tmp_path / "studies.journal"
+    with child(HOLD, str(journal), lock.__name__) as holder:
+        waiter = lock(journal)
+        acquired = threading.Event()
+        thread = threading.Thread(target=lambda: (waiter.acquire(), acquired.set()))
+        thread.start()
+        assert not acquired.wait(0.2), "the lock was held, and was given to another process"
+        holder.kill()
+        killed = time.monotonic()
+        assert acquired.wait(10)
+        assert time.monotonic() - killed < 1
+        thread.join()
+
+
+def test_a_writer_killed_while_it_holds_the_lock_does_not_delay_the_study(
+    child, block: JournalStudyStorage
+) -> None:
+    block.create_study("before")
+    with child(HOLD, str(block.path), "os_lock") as holder:
+        holder.kill()
+        holder.wait()
+        started = time.monotonic()
+        block.create_study("after")
+    assert time.monotonic() - started < 1
+    assert block.study_names() == ["before", "after"]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_lets_one_thread_in_at_a_time(lock, tmp_path: Path) -> None:
+    shared, inside, most = lock(tmp_path / "j"), [], []
+
+    def work() -> None:
+        for _ in range(50):
+            shared.acquire()
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+            shared.release()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert max(most) == 1
+    assert len(most) == 200
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_pickled_lock_is_not_held(lock, tmp_path: Path) -> None:
+    first = lock(tmp_path / "j")
+    first.acquire()
+    second = pickle.loads(pickle.dumps(first))
+    first.release()
+    second.acquire()
+    second.release()
+
+
+WRITE = """
+import sys
+import optuna
+from prefect_optuna.blocks import JournalStudyStorage
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+study = JournalStudyStorage(path=sys.argv[1]).load_study("shared")
+print("ready", flush=True)
+while True:
+    study.tell(study.ask(), 1.0)
+    print(len(study.trials), flush=True)
+"""
+
+
+def test_writers_killed_at_any_moment_leave_a_whole_journal(
+    child, block: JournalStudyStorage
+) -> None:
+    study = block.create_study("shared")
+    for _ in range(3):
+        with child(WRITE, str(block.path)) as first, child(WRITE, str(block.path)) as second:
+            for writer in (first, second):
+                assert writer.stdout
+                for _ in range(5):
+                    writer.stdout.readline()
+            first.kill()
+    trials = reopened(block).load_study("shared").trials
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    assert len(trials) >= 30
+    study.tell(study.ask(), 2.0)
+    assert study.best_value == 1.0
+
+
+TORN = b'{"op_code":0,"worker_id":"somebody","study_na'
+
+
+def test_a_torn_last_line_is_cut_off_on_opening(
+    block: JournalStudyStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    block.create_study("kept")
+    whole = block.path.read_bytes()
+    block.path.write_bytes(whole + TORN)
+    with caplog.at_level(logging.WARNING, "prefect_optuna"):
+        again = reopened(block)
+        assert again.study_names() == ["kept"]
+    assert block.path.read_bytes() == whole
+    assert f"{len(TORN)} bytes" in caplog.text
+    assert str(block.path) in caplog.text
+    again.create_study("new")
+    assert reopened(block).study_names() == ["kept", "new"]
+
+
+def test_a_line_torn_while_others_have_the_journal_open_is_cut_before_they_write(
+    block: JournalStudyStorage,
+) -> None:
+    block.create_study("kept")
+    with block.path.open("ab") as journal:
+        journal.write(TORN)
+    block.create_study("new")
+    assert block.study_names() == ["kept", "new"]
+    assert reopened(block).study_names() == ["kept", "new"]
+
+
+@given(data=st.data())
+def test_a_journal_cut_anywhere_keeps_all_its_finished_lines(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    block = JournalStudyStorage(path=tmp_path_factory.mktemp("cut") / "studies.journal")
+    for name in "abc":
+        block.create_study(name)
+    content = block.path.read_bytes()
+    length = data.draw(st.integers(0, len(content)))
+    block.path.write_bytes(content[:length])
+    again = reopened(block)
+    finished = content[:length].count(b"\n")
+    assert again.study_names() == list("abc")[:finished]
+    again.create_study("new")
+    assert reopened(block).study_names() == [*"abc"[:finished], "new"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"SQLite format 3\0", b"trial,value\n1,2\n", b"{}", b'[{"op_code":0}]\n', b"\0\0\0", b"\n"],
+)
+def test_a_file_that_is_no_journal_is_left_as_it_is(
+    block: JournalStudyStorage, content: bytes
+) -> None:
+    block.path.parent.mkdir()
+    block.path.write_bytes(content)
+    with pytest.raises(StorageUnavailableError, match="no Optuna journal") as caught:
+        block.get_storage()
+    assert str(block.path) in str(caught.value)
+    assert block.path.read_bytes() == content
+
+
+@pytest.mark.parametrize("after", [b"", b'{"op_code":4}\n'], ids=["at the end", "in between"])
+def test_a_damaged_line_is_an_error_that_says_which(
+    block: JournalStudyStorage, after: bytes
+) -> None:
+    block.create_study("kept")
+    damaged = block.path.read_bytes() + TORN + b"\n" + after
+    block.path.write_bytes(damaged)
+    with pytest.raises(StorageUnavailableError, match=r"damaged: line 2 is no record"):
+        reopened(block).get_storage()
+    assert block.path.read_bytes() == damaged
+
+
+def test_a_journal_that_optuna_cannot_replay_is_an_error(block: JournalStudyStorage) -> None:
+    block.path.parent.mkdir()
+    block.path.write_text(json.dumps({"op_code": 99, "worker_id": "x"}) + "\n")
+    with pytest.raises(StorageUnavailableError, match="cannot replay"):
+        block.get_storage()
+
+
+def test_a_folder_is_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(StorageUnavailableError, match="directory") as caught:
+        JournalStudyStorage(path=tmp_path).get_storage()
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    block = JournalStudyStorage(path=tmp_path / "file" / "studies.journal")
+    with pytest.raises(StorageUnavailableError, match="cannot be opened") as caught:
+        block.get_storage()
+    assert str(block.path) in str(caught.value)
+
+
+@pytest.mark.parametrize("lock", ["symlink", "open"])
+def test_optuna_s_lock_files_can_be_chosen(block: JournalStudyStorage, lock: str) -> None:
+    chosen = JournalStudyStorage(path=block.path, lock=lock)
+    chosen.create_study("tuning")
+    assert reopened(chosen).study_names() == ["tuning"]
+    assert [path.name for path in block.path.parent.iterdir()] == ["studies.journal"]
+
+
+def test_a_relative_path_is_made_absolute_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    block = JournalStudyStorage(path="studies.journal")
+    monkeypatch.chdir("/")
+    assert block.path == tmp_path / "studies.journal"
+    assert JournalStudyStorage(path="~/j").path == Path.home() / "j"

@@ -1,0 +1,158 @@
+"""What a person may write for a storage and for an artifact filesystem."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    GrpcStudyStorage,
+    InMemoryStudyStorage,
+    InvalidLocationError,
+    JournalStudyStorage,
+    OptunaSettings,
+    PrefectOptunaError,
+    SQLStudyStorage,
+    StudyStorage,
+    as_artifact_filesystem,
+    as_study_storage,
+)
+
+SECRET = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_block_is_returned_as_it_is() -> None:
+    storage, artifacts = InMemoryStudyStorage(), ArtifactFileSystem(url="memory://x")
+    assert as_study_storage(storage) is storage
+    assert as_artifact_filesystem(artifacts) is artifacts
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "location"),
+    [
+        ("sqlite:///s.db", SQLStudyStorage, "sqlite:///{cwd}/s.db"),
+        ("sqlite:////data/s.db", SQLStudyStorage, "sqlite:////data/s.db"),
+        ("postgresql://host/db", SQLStudyStorage, "postgresql+psycopg://host/db"),
+        ("postgresql+psycopg://host/db", SQLStudyStorage, "postgresql+psycopg://host/db"),
+        ("mysql://host/db", SQLStudyStorage, "mysql+pymysql://host/db"),
+        ("journal:///a/s.log", JournalStudyStorage, "journal:///{cwd}/a/s.log"),
+        ("journal:////data/s.log", JournalStudyStorage, "journal:////data/s.log"),
+        (Path("s.log"), JournalStudyStorage, "journal:///{cwd}/s.log"),
+        ("memory://", InMemoryStudyStorage, "memory://default"),
+        ("memory://name", InMemoryStudyStorage, "memory://name"),
+        ("grpc://host:13000", GrpcStudyStorage, "grpc://host:13000"),
+        ("grpc://[::1]:13000", GrpcStudyStorage, "grpc://[::1]:13000"),
+        (None, JournalStudyStorage, "journal:///{cwd}/.prefect-optuna/studies.journal"),
+    ],
+)
+def test_every_form_of_a_storage(
+    value: str | Path | None, kind: type[StudyStorage], location: str, folder: Path
+) -> None:
+    storage = as_study_storage(value)
+    assert type(storage) is kind
+    assert storage.location == location.format(cwd=folder)
+
+
+def test_a_location_without_password_names_the_same_storage_again() -> None:
+    for value in ("sqlite:///s.db", "journal:///s.log", "memory://name", "grpc://[::1]:1", None):
+        storage = as_study_storage(value)
+        assert as_study_storage(storage.location) == storage
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "study.db",
+        "./studies.journal",
+        "/data/studies.journal",
+        "unknown-slug/name",
+        "sql-study-storage",
+        "sql-study-storage/",
+        f"oracle://me:{SECRET}@host/db",
+        f"http://me:{SECRET}@host",
+        "journal://studies.journal",
+        "journal:///",
+        3,
+    ],
+)
+def test_what_names_no_storage_is_an_error_that_lists_the_forms(value: str) -> None:
+    with pytest.raises(InvalidLocationError) as caught:
+        as_study_storage(value)
+    for form in ("sqlite:///", "postgresql://", "journal:///", "memory://", "grpc://", "slug/name"):
+        assert form in str(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("value", ["grpc://", "grpc://host", "grpc://host:port", "grpc://h:1/x"])
+def test_a_grpc_url_needs_a_host_and_a_port(value: str) -> None:
+    with pytest.raises(InvalidLocationError, match="grpc://host:port"):
+        as_study_storage(value)
+
+
+@pytest.mark.parametrize("value", [f"redis://u:{SECRET}@host", f"rediss://u:{SECRET}@host/1"])
+def test_redis_is_said_to_come_later(value: str) -> None:
+    with pytest.raises(InvalidLocationError, match="not part of this version yet") as caught:
+        as_study_storage(value)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [f"postgresql://me:{SECRET}@host:x/db", "sqlite://"])
+def test_a_bad_url_is_one_error_of_ours(value: str) -> None:
+    with pytest.raises(InvalidLocationError, match="is not valid") as caught:
+        as_study_storage(value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@given(st.text())
+def test_any_text_is_a_storage_or_an_error_of_ours(value: str) -> None:
+    with suppress(PrefectOptunaError):
+        assert isinstance(as_study_storage(value), StudyStorage)
+
+
+def test_the_settings_say_what_none_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_STORAGE", f"mysql://me:{SECRET}@host/db")
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_ARTIFACTS", "memory://from-settings")
+    assert as_study_storage(None).location == "mysql+pymysql://me:***@host/db"
+    assert as_artifact_filesystem(None).location() == "memory://from-settings"
+    assert SECRET not in repr(OptunaSettings())
+
+
+@pytest.mark.parametrize(
+    ("value", "location"),
+    [
+        (None, "{cwd}/.prefect-optuna/artifacts"),
+        ("folder", "{cwd}/folder"),
+        ("some/folder", "{cwd}/some/folder"),
+        (Path("some/folder"), "{cwd}/some/folder"),
+        ("./artifact-file-system/x", "{cwd}/artifact-file-system/x"),
+        ("/data/artifacts", "/data/artifacts"),
+        ("file:///data/artifacts", "/data/artifacts"),
+        ("memory://x", "memory://x"),
+        ("memory://", "memory://"),
+    ],
+)
+def test_every_form_of_an_artifact_filesystem(
+    value: str | Path | None, location: str, folder: Path
+) -> None:
+    artifacts = as_artifact_filesystem(value)
+    assert artifacts.location() == location.format(cwd=folder)
+    assert as_artifact_filesystem(artifacts.location()) == artifacts
+
+
+@pytest.mark.parametrize("value", ["", "s3://bucket/x", "memory://a/../b", "a\0b", 3])
+def test_what_names_no_artifact_filesystem_is_an_error(value: str) -> None:
+    with pytest.raises(InvalidLocationError):
+        as_artifact_filesystem(value)

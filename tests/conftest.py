@@ -1,0 +1,103 @@
+"""Real servers as fixtures, and a Prefect that cannot touch its user's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before Prefect is imported: no test may see the profile, the history or the server of the
+# person who runs it, and none may fall back on an ephemeral server unnoticed.
+for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
+    del os.environ[_name]
+_PREFECT_HOME = tempfile.mkdtemp(prefix="prefect-optuna-tests-")
+os.environ.update(
+    PREFECT_HOME=_PREFECT_HOME,
+    PREFECT_SERVER_EPHEMERAL_ENABLED="false",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
+    DO_NOT_TRACK="1",
+    MPLBACKEND="agg",
+)
+
+import psutil
+import pytest
+from servers import CHROMIUM_FLAGS, find_chromium
+from servers import redis_server as run_redis_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from prefect_optuna.deployments import LocalServer
+
+
+def pytest_unconfigure() -> None:
+    """Remove the temporary Prefect home."""
+    shutil.rmtree(_PREFECT_HOME, ignore_errors=True)
+
+
+def _is_python_s_own(process: psutil.Process) -> bool:
+    """Python's multiprocessing keeps these helpers until the interpreter ends."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return True
+    return "multiprocessing.resource_tracker" in command or "multiprocessing.forkserver" in command
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_outlives_the_tests() -> Generator[None]:
+    """Fail when a process that a test or a fixture has started is still there at the end."""
+    yield
+    children = psutil.Process().children(recursive=True)
+    _, left = psutil.wait_procs([c for c in children if not _is_python_s_own(c)], timeout=10)
+    assert not left, f"these processes outlive the tests: {[p.as_dict() for p in left]}"
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[LocalServer]:
+    """A real Prefect server that this process and its children talk to."""
+    from prefect.settings import temporary_settings
+
+    from prefect_optuna.deployments import LocalServer
+
+    with (
+        LocalServer(tmp_path_factory.mktemp("prefect")) as server,
+        # The heartbeat's thread sleeps a second at the end of every synchronous flow.
+        temporary_settings({"flows.heartbeat_frequency": None}),
+    ):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """The URL of a real Redis server, database 0. Use names of your own: it is shared."""
+    with run_redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the browser."""
+    return find_chromium()
+
+
+@pytest.fixture
+def page(chromium: str, tmp_path: Path) -> Generator[Page]:
+    """A page in a fresh browser that reaches this machine only.
+
+    Playwright's synchronous interface keeps an event loop running in the thread of the test,
+    so run flows in another fixture, before this one, or in a process of their own.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch_persistent_context(
+            tmp_path / "browser", executable_path=chromium, args=CHROMIUM_FLAGS
+        ) as context,
+    ):
+        yield context.new_page()

@@ -1,0 +1,217 @@
+"""Sessions: the trials that dead processes leave behind are failed and asked again, once each."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage, SQLStudyStorage
+from prefect_optuna.flows.session import (
+    LEASE_SECONDS,
+    MAX_REPETITIONS,
+    Session,
+    is_lost,
+    lost_trials,
+)
+
+
+@pytest.fixture(params=["memory", "journal", "sqlite"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> BaseStorage:
+    if request.param == "memory":
+        return InMemoryStudyStorage(name=str(tmp_path)).get_storage()
+    if request.param == "journal":
+        return JournalStudyStorage(path=tmp_path / "studies.journal").get_storage()
+    return SQLStudyStorage(url=f"sqlite:///{tmp_path}/studies.db").get_storage()
+
+
+@pytest.fixture
+def study(storage: BaseStorage) -> optuna.Study:
+    return optuna.create_study(
+        study_name="s", storage=storage, sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+
+
+def dead_session(study: optuna.Study, storage: BaseStorage, **changes: object) -> Session:
+    """A session as a killed process leaves it: its record says nothing of an end."""
+    session = Session(study, storage)
+    study_id = storage.get_study_id_from_name(study.study_name)
+    session._write(closed=False)
+    key = f"prefect_optuna:session:{session.id}"
+    record = storage.get_study_system_attrs(study_id)[key]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    storage.set_study_system_attr(study_id, key, {**record, "pid": gone.pid, **changes})
+    return session
+
+
+def asked(study: optuna.Study, session: Session) -> optuna.Trial:
+    trial = study.ask()
+    session.claim(trial)
+    trial.suggest_float("x", 0, 1)
+    return trial
+
+
+def test_a_trial_of_a_dead_session_is_failed_and_asked_again_with_its_parameters(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    left = asked(study, dead_session(study, storage))
+    session = Session(study, storage)
+
+    assert session.recover() == [left.number]
+
+    lost, again = study.trials
+    assert lost.state == TrialState.FAIL
+    assert is_lost(lost)
+    assert again.state == TrialState.WAITING
+    repetition = study.ask()
+    assert repetition.number == again.number
+    assert repetition.suggest_float("x", 0, 1) == left.params["x"]
+    # As Optuna's own callback for stale trials marks them.
+    assert study.trials[1].system_attrs["retry_history"] == [left.number]
+    assert study.trials[1].system_attrs["failed_trial"] == left.number
+
+
+def test_recovering_twice_asks_again_once(study: optuna.Study, storage: BaseStorage) -> None:
+    asked(study, dead_session(study, storage))
+    assert Session(study, storage).recover() == [0]
+    assert Session(study, storage).recover() == []
+    assert len(study.trials) == 2
+
+
+def test_recovering_from_many_threads_asks_each_trial_again_once(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    dead = dead_session(study, storage)
+    numbers = [asked(study, dead).number for _ in range(10)]
+    barrier = threading.Barrier(6)
+
+    def recover() -> None:
+        session = Session(study, storage)
+        session.open()
+        barrier.wait()
+        session.recover()
+        session.close()
+
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(recover) for _ in range(6)]:
+            future.result()
+
+    waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
+    assert sorted(t.system_attrs["failed_trial"] for t in waiting) == numbers
+
+
+def test_trials_of_live_sessions_and_of_strangers_are_left_alone(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    live = Session(study, storage)
+    live.open()
+    asked(study, live)
+    stranger = study.ask()  # a plain Optuna worker
+    stranger.suggest_float("x", 0, 1)
+
+    assert Session(study, storage).recover() == []
+
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING] * 2
+    live.close()
+
+
+def test_a_trial_that_was_asked_and_not_yet_claimed_is_recovered(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    dead_session(study, storage)
+    study.ask()
+    assert Session(study, storage).recover() == [0]
+
+
+def test_an_empty_trial_from_before_any_dead_session_belongs_to_a_stranger(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    study.ask()
+    later = (datetime.now() + timedelta(minutes=5)).timestamp()
+    dead_session(study, storage, opened=later, renewed=later)
+    assert Session(study, storage).recover() == []
+
+
+def test_a_session_of_another_machine_is_dead_when_its_lease_is_over(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    now = datetime.now().timestamp()
+    fresh = dead_session(study, storage, place="elsewhere", renewed=now - LEASE_SECONDS / 2)
+    stale = dead_session(study, storage, place="elsewhere", renewed=now - LEASE_SECONDS * 2)
+    asked(study, fresh)
+    left = asked(study, stale)
+    session = Session(study, storage)
+    assert session.recover() == [left.number]
+    assert session.others_running(study.trials) == 1
+
+
+def test_a_trial_given_up_by_somebody_who_died_before_asking_it_again_is_asked_again(
+    study: optuna.Study, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = asked(study, dead_session(study, storage))
+    dies = dead_session(study, storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(dies, "_repeat", lambda trial: None)
+        dies.recover()
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+
+    Session(study, storage).recover()
+    Session(study, storage).recover()
+
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert study.trials[1].system_attrs["fixed_params"] == left.params
+
+
+def test_a_trial_that_takes_its_process_down_each_time_counts_as_failed_in_the_end(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    for _ in range(MAX_REPETITIONS + 1):
+        asked(study, dead_session(study, storage))
+        Session(study, storage).recover()
+    assert all(trial.state == TrialState.FAIL for trial in study.trials)
+    assert len(study.trials) == MAX_REPETITIONS + 1
+    assert len(lost_trials(study.trials)) == MAX_REPETITIONS
+    assert len({trial.params["x"] for trial in study.trials}) == 1
+
+
+def test_kill_9_leaves_a_session_that_the_next_start_finds_dead(tmp_path: Path) -> None:
+    path = tmp_path / "studies.journal"
+    script = f"""
+        import os, signal
+        from prefect_optuna.blocks import JournalStudyStorage
+        from prefect_optuna.flows.session import Session
+        block = JournalStudyStorage(path={str(path)!r})
+        study = block.create_study("s")
+        session = Session(study, block.get_storage())
+        session.open()
+        trial = study.ask()
+        session.claim(trial)
+        trial.suggest_float("x", 0, 1)
+        print("running", flush=True)
+        signal.pause()
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "running\n"
+        block = JournalStudyStorage(path=path)
+        study = block.load_study("s")
+        assert Session(study, block.get_storage()).recover() == []
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie
+        assert Session(study, block.get_storage()).recover() == [0]
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()

@@ -1,0 +1,61 @@
+"""The public names, and what importing them costs."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import prefect_optuna
+
+FLOORS = [f"prefect_optuna.{floor}" for floor in ("blocks", "tasks", "flows", "deployments")]
+HEAVY = {"pandas", "matplotlib", "plotly", "sqlalchemy", "scipy", "sklearn", "pyarrow", "redis"}
+
+
+def modules_after(statement: str) -> set[str]:
+    """Names of the modules that a new interpreter has loaded after a statement."""
+    script = f"{statement}\nimport sys\nprint(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(output.stdout.split())
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_a_floor_exports_what_it_imports_and_nothing_else(name: str) -> None:
+    floor = importlib.import_module(name)
+    public = {
+        name
+        for name, value in vars(floor).items()
+        if not name.startswith("_") and name != "annotations" and not isinstance(value, ModuleType)
+    }
+    assert sorted(floor.__all__) == sorted(public)
+    assert floor.__doc__
+
+
+def test_the_main_names_are_at_the_top_of_the_package() -> None:
+    from prefect_optuna import blocks, flows, tasks
+
+    assert prefect_optuna.optimize is flows.optimize
+    assert prefect_optuna.ArchivedStudy is tasks.ArchivedStudy
+    assert prefect_optuna.PrefectOptunaError is blocks.PrefectOptunaError
+    for name in prefect_optuna.__all__:
+        assert getattr(prefect_optuna, name) is not None
+    assert set(prefect_optuna.__all__) <= set(dir(prefect_optuna))
+    with pytest.raises(AttributeError, match="has no attribute 'optimise'"):
+        getattr(prefect_optuna, "optimise")  # noqa: B009
+
+
+def test_importing_the_package_alone_imports_neither_prefect_nor_optuna() -> None:
+    loaded = modules_after("import prefect_optuna")
+    assert "prefect_optuna" in loaded
+    assert not loaded & {"prefect", "optuna", "numpy", *FLOORS}
+
+
+@pytest.mark.parametrize("name", ["prefect_optuna.tasks", "prefect_optuna.flows"])
+def test_a_floor_imports_nothing_heavy_beyond_prefect_and_optuna(name: str) -> None:
+    anyway = modules_after("import prefect, prefect.blocks.abstract, optuna")
+    assert not (modules_after(f"import {name}") - anyway) & HEAVY
