@@ -12,6 +12,7 @@ __all__ = [
     "CaptureError",
     "InvalidLocationError",
     "InvalidProblemError",
+    "InvalidSettingError",
     "PrefectOptunaError",
     "ResultEncodingError",
     "StorageUnavailableError",
@@ -51,6 +52,10 @@ class StudyMismatchError(PrefectOptunaError, ValueError):
 
 class InvalidProblemError(PrefectOptunaError, TypeError):
     """What was given is no optimization problem, or a part of it breaks its contract."""
+
+
+class InvalidSettingError(PrefectOptunaError, ValueError):
+    """An argument has a value that cannot work."""
 
 
 class ArchiveError(PrefectOptunaError, ValueError):

@@ -18,6 +18,7 @@ from uuid import UUID
 import filelock
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.context import refresh_global_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import temporary_settings
@@ -150,7 +151,10 @@ class LocalServer:
             self._start()
             # Events that are still under way belong to the server they were meant for.
             _send_pending()
+            # Threads that inherit no context, such as a process pool's, see what is global.
+            stack.callback(refresh_global_settings_context)
             stack.enter_context(_environment(self._client_environment()))
+            refresh_global_settings_context()
             stack.enter_context(
                 temporary_settings({"home": self.home, "api.url": self.api_url, "api.key": None})
             )

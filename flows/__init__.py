@@ -2,13 +2,12 @@
 
 from prefect_optuna.flows.optimize import optimize
 from prefect_optuna.flows.reevaluate import ReevaluatedTrial, Reevaluation, reevaluate
-from prefect_optuna.flows.study import InvalidSettingError, Pruner, Sampler
+from prefect_optuna.flows.study import Pruner, Sampler
 from prefect_optuna.flows.study_result import BestTrial, NoCompleteTrialError, StudyResult
 from prefect_optuna.tasks import Problem
 
 __all__ = [
     "BestTrial",
-    "InvalidSettingError",
     "NoCompleteTrialError",
     "Problem",
     "Pruner",

@@ -56,7 +56,7 @@ class BestPicture:
                 return series_plot(result, self._problem.axes)
             figure = self._problem.call("plot", result, params=best.params, scope=self._scope)
             return figure_png(figure)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a user's plot must not end a study
             if not self._failing:
                 get_logger(__name__).warning(
                     "Cannot draw trial %d; the report goes without its picture.",

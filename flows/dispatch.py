@@ -13,6 +13,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect import task
@@ -24,8 +25,8 @@ from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
     from prefect.futures import PrefectFuture
-    from prefect.states import State
 
 __all__ = ["ORCHESTRATION_SHARE", "Batches", "Dispatcher", "Lanes", "WorkerLostError", "run_trials"]
 
@@ -127,9 +128,11 @@ class Lanes:
         self._open: deque[float] = deque()  # when each lane that still takes trials was opened
 
     def room(self) -> int:
+        """How many more trials may be asked now."""
         return self._n_jobs - self._in_flight
 
     def put(self, assignments: list[Assignment]) -> None:
+        """Have these trials run."""
         for assignment in assignments:
             self._close_old_lanes()
             self._in_flight += 1
@@ -138,6 +141,7 @@ class Lanes:
                 self._open_lane(assignment.number)
 
     def get(self, timeout: float) -> list[Outcome]:
+        """The outcomes that have come, after waiting at most `timeout` seconds for the first."""
         outcomes: list[Outcome] = []
         try:
             while True:
@@ -150,6 +154,7 @@ class Lanes:
             return outcomes
 
     def close(self) -> None:
+        """Take no more trials: each lane ends with the trial it runs."""
         while self._open:
             self._close_lane()
 
@@ -216,9 +221,11 @@ class Batches:
         return max(1, math.floor(min(least, 2.0) / max(self._seconds, 1e-6)))
 
     def room(self) -> int:
+        """How many more trials may be asked now."""
         return self.batch * (self._n_jobs - self._under_way)
 
     def put(self, assignments: list[Assignment]) -> None:
+        """Have these trials run."""
         size = self.batch
         for start in range(0, len(assignments), size):
             batch = assignments[start : start + size]
@@ -232,9 +239,10 @@ class Batches:
                     "runner": self._trial_runner,
                 },
             )
-            future.add_done_callback(lambda future, batch=batch: self._ended.put((future, batch)))
+            future.add_done_callback(partial(self._batch_ended, batch))
 
     def get(self, timeout: float) -> list[Outcome]:
+        """The outcomes that have come, after waiting at most `timeout` seconds for the first."""
         outcomes: list[Outcome] = []
         try:
             while True:
@@ -246,6 +254,9 @@ class Batches:
 
     def close(self) -> None:
         """Nothing waits for more: each batch has all its trials."""
+
+    def _batch_ended(self, batch: list[Assignment], future: PrefectFuture[Any]) -> None:
+        self._ended.put((future, batch))
 
     def _collect(self, future: PrefectFuture[Any], batch: list[Assignment]) -> list[Outcome]:
         failure = _failure(future)
@@ -262,7 +273,7 @@ def _failure(future: PrefectFuture[Any]) -> BaseException | None:
     """Why a task run failed, where it did; a trial's own error is an outcome and no failure."""
     try:
         future.wait()
-    except Exception as error:  # the pool broke
+    except Exception as error:  # noqa: BLE001 - the pool broke, and each has its own error
         message = f"{type(error).__name__}: {error}"
     else:
         if future.state.is_completed():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +33,7 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks.errors import InvalidProblemError
+from prefect_optuna.blocks.errors import InvalidProblemError, InvalidSettingError
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.dispatch import Batches, Lanes
 from prefect_optuna.flows.progress import StudyProgress
@@ -41,7 +41,6 @@ from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.study import (
     FlowStudy,
-    InvalidSettingError,
     Pruner,
     PrunerName,
     Sampler,
@@ -70,6 +69,7 @@ Storage = (
     | Path
 )
 RunnerName = Literal["threads", "processes"]
+
 
 def _flow_run_name() -> str:
     """The flow run is called as its study is."""
@@ -169,23 +169,23 @@ def _optimize(
     )
     archive = OptunaArchive(study, artifacts=filesystem)
     archive.save_problem(capture, scope=scope)
-    watch = StudyWatch(
-        study, the_problem, archive, n_trials, storage_block, BestPicture(the_problem, filesystem, scope)
-    )
+    picture = BestPicture(the_problem, filesystem, scope)
+    watch = StudyWatch(study, the_problem, archive, n_trials, storage_block, picture)
 
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(_task_runner(task_runner, n_jobs))
         live_trials = not isinstance(runner, ThreadPoolTaskRunner)
         if live_trials and the_problem.needs_trial:
             _check_reachable(storage_block)
-        dispatcher = (Batches if live_trials else Lanes)(
-            runner, TrialRunner(the_problem, archive.writer(), scope, retries), n_jobs
+        trial_runner = TrialRunner(the_problem, archive.writer(), scope, retries)
+        dispatcher = (
+            Lanes(runner, trial_runner, n_jobs)
+            if isinstance(runner, ThreadPoolTaskRunner)
+            else Batches(runner, trial_runner, n_jobs)
         )
         stack.enter_context(ReportThread(watch.status, ReportPublisher(study.study_name)))
         bar = stack.enter_context(
-            StudyProgress(
-                n_trials, the_problem.directions, trials=watch.trials(), enabled=progress
-            )
+            StudyProgress(n_trials, the_problem.directions, trials=watch.trials(), enabled=progress)
         )
         run = StudyRun(
             problem=the_problem,
@@ -206,9 +206,7 @@ def _optimize(
     return watch.result(n_task_runs=dispatcher.task_runs)
 
 
-optimize = StudyFlow(
-    _optimize, name="optimize", flow_run_name=_flow_run_name
-)
+optimize = StudyFlow(_optimize, name="optimize", flow_run_name=_flow_run_name)
 
 
 def _check(
@@ -237,10 +235,9 @@ def _rehearse(problem: Problem, scope: Mapping[str, Any]) -> None:
     if problem.suggest is None:
         return
     storage = optuna.storages.InMemoryStorage()
-    study_id = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE])
-    study = optuna.Study(
-        storage.get_study_name_from_id(study_id), storage, optuna.samplers.RandomSampler(seed=0)
-    )
+    name = f"a rehearsal of {problem.name}"  # Optuna logs it
+    storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], study_name=name)
+    study = optuna.Study(name, storage, optuna.samplers.RandomSampler(seed=0))
     try:
         suggest_params(problem, study.ask(), scope)
     except (InvalidProblemError, optuna.TrialPruned):
@@ -276,7 +273,7 @@ def _check_reachable(block: StudyStorage) -> None:
 
 
 @contextlib.contextmanager
-def _task_runner(wanted: str | TaskRunner[Any] | None, n_jobs: int) -> Iterator[TaskRunner[Any]]:
+def _task_runner(wanted: str | TaskRunner[Any] | None, n_jobs: int) -> Generator[TaskRunner[Any]]:
     if wanted is None:
         context = FlowRunContext.get()
         assert context is not None  # noqa: S101 - this is the flow

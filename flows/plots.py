@@ -187,14 +187,9 @@ def figure_png(figure: Figure, max_bytes: int = 100_000) -> bytes:
         >>> len(figure_png(figure, max_bytes=5_000)) <= 5_000
         True
     """
-    from PIL import Image
-
     dpi = min(200.0, _MAX_PIXELS / figure.get_figwidth())
     while dpi >= 5:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 0})
-        with Image.open(buffer) as image:
-            png = _palette_png(image)
+        png = _palette_png(_draw(figure, dpi))
         if len(png) <= max_bytes:
             return png
         dpi *= min(0.8, math.sqrt(max_bytes / len(png)))
@@ -236,6 +231,22 @@ def data_uri(png: bytes) -> str:
         'data:image/png;base64,YWJj'
     """
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _draw(figure: Figure, dpi: float) -> Image.Image:
+    """Draw as `figure.savefig` does, in two thirds of the time: no second pass, no file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas_before, dpi_before = figure.canvas, figure.dpi
+    canvas = FigureCanvasAgg(figure)  # first, so that no window is resized
+    try:
+        figure.dpi = dpi
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    finally:
+        figure.dpi = dpi_before
+        figure.set_canvas(canvas_before)
 
 
 def _palette_png(image: Image.Image, colours: int = 128) -> bytes:

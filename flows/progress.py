@@ -230,7 +230,13 @@ def _columns(width: int, *, has_total: bool) -> list[ProgressColumn]:
     done = "{task.completed:.0f}/{task.total:.0f}" if has_total else "{task.completed:.0f}"
     columns: list[ProgressColumn] = [SpinnerColumn()]
     if has_total and width >= 60:
-        columns.append(BarColumn(bar_width=min(40, width - 80) if width >= 100 else 10))
+        columns.append(
+            BarColumn(
+                complete_style="cyan",
+                finished_style="green",
+                bar_width=min(40, width - 80) if width >= 100 else 10,
+            )
+        )
     columns.append(TextColumn(f"{done} trials" if width >= 50 else done, table_column=_one_line()))
     if width >= 90:
         columns.append(TextColumn("{task.fields[counts]}", table_column=_one_line()))

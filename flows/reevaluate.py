@@ -16,11 +16,10 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.errors import UntrustedArchiveError
+from prefect_optuna.blocks.errors import InvalidSettingError, UntrustedArchiveError
 from prefect_optuna.flows.optimize import Storage
 from prefect_optuna.flows.ranking import best_first
 from prefect_optuna.flows.report import report_key
-from prefect_optuna.flows.study import InvalidSettingError
 from prefect_optuna.flows.study_flow import StudyFlow
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.archive import ArchivedStudy
@@ -205,8 +204,7 @@ def select_trials(study: optuna.Study, trials: str | int | Sequence[int]) -> lis
             chosen = ranked[: int(count)]
         else:
             raise InvalidSettingError(
-                '`trials` is "best:K", "pareto", a number or several numbers; '
-                f"found {trials!r}."
+                f'`trials` is "best:K", "pareto", a number or several numbers; found {trials!r}.'
             )
         if not chosen:
             raise InvalidSettingError(f"No trial of study {study.study_name!r} is complete.")
@@ -229,7 +227,9 @@ def select_trials(study: optuna.Study, trials: str | int | Sequence[int]) -> lis
 
 def _compare(trial: FrozenTrial, rerun: Rerun, rtol: float, atol: float) -> ReevaluatedTrial:
     archived = tuple(trial.values)
-    pairs = [(old, new) for values in rerun.values for old, new in zip(archived, values)]
+    pairs = [
+        (old, new) for values in rerun.values for old, new in zip(archived, values, strict=True)
+    ]
     # Equality first: infinities are equal, and their difference is no number.
     differences = [0.0 if old == new else abs(new - old) for old, new in pairs]
     within = [

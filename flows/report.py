@@ -65,6 +65,7 @@ StudyState = Literal["running", "completed", "interrupted", "failed", "stopped"]
 _TABLE_LETTERS = 76  # what fits beside the page's margin on a common screen
 _PICTURE_BYTES = 100_000
 _HISTORY_BYTES = 70_000  # as text in the page each picture is a third larger
+_TIMEOUT = 10.0  # seconds for a request
 _LAST_REPORT_SECONDS = 30.0
 
 
@@ -210,7 +211,9 @@ class ReportPublisher:
             Whether the server has taken it.
         """
         try:
-            self._send(get_client(sync_client=True), report)
+            # A client of its own, with settings of its own: the flow's is for the flow's thread.
+            with get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True) as client:
+                self._send(client, report)
         except Exception as error:  # noqa: BLE001 - a report must not end a study
             if not self._failing:
                 self._logger.warning(
@@ -335,7 +338,9 @@ class ReportThread:
             self._update(pictures="matplotlib.backends.backend_agg" in sys.modules)
             pause = self._interval
             while not self._closing.wait(pause):
-                importlib.import_module("matplotlib.backends.backend_agg")  # once, and no part of the cost
+                importlib.import_module(
+                    "matplotlib.backends.backend_agg"
+                )  # once, and no part of the cost
 
                 before = time.thread_time()
                 self._update(pictures=True)
@@ -396,12 +401,13 @@ def _extremes(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
 
 
 def _progress(status: StudyStatus) -> str:
+    done = _done(status)
     counts = count_states(status.trials)
     words = [f"{count} {name}" for name, count in counts.items() if count]
     if status.lost:
         words.append(f"{status.lost} lost and repeated")
     return (
-        f"**{_done(status)} trials**"
+        f"**{done} trial{'' if done in ('1', '1 of 1') else 's'}**"
         + (f" ({', '.join(words)})" if words else "")
         + f" in {format_duration(status.elapsed)}, **{status.state}**"
     )
@@ -441,7 +447,8 @@ def _table(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     taken = sum(column_width(name, cells) for name, cells in numbers.items())
     shown = fit_columns(params, _TABLE_LETTERS - taken)
     columns = [
-        *([name, "---:", *cells] for name, cells in numbers.items()),
+        ["trial", "---:", *numbers.pop("trial")],
+        *([name, "---:", *(f"**{cell}**" for cell in cells)] for name, cells in numbers.items()),
         *(
             [_escape(name), "---:", *(_escape(cell) for cell in cells)]
             for name, cells in shown.items()

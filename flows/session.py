@@ -9,6 +9,7 @@ and so works on every storage.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -214,10 +215,9 @@ class Session:
 
     def _renew(self) -> None:
         while not self._closed.wait(RENEW_SECONDS):
-            try:
+            # The storage may be away for a while; the next time will do.
+            with contextlib.suppress(Exception):
                 self._write(closed=False)
-            except Exception:  # noqa: BLE001 - the storage may be away for a while; try again
-                continue
 
     def _is_alive(self, key: str, record: dict[str, Any]) -> bool:
         if record["closed"]:
@@ -235,9 +235,7 @@ class Session:
             return False
 
 
-def _is_unclaimed(
-    trial: FrozenTrial, records: dict[str, dict[str, Any]], alive: set[str]
-) -> bool:
+def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive: set[str]) -> bool:
     """Whether a dead session was killed between asking a trial and claiming it.
 
     Such a trial has no mark and nothing in it, and was created while the dead session lived.

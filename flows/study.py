@@ -10,11 +10,10 @@ import optuna
 from optuna.storages import BaseStorage
 from pydantic import BaseModel, Field
 
-from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.blocks import InvalidSettingError
 
 __all__ = [
     "FlowStudy",
-    "InvalidSettingError",
     "Pruner",
     "PrunerName",
     "Sampler",
@@ -47,10 +46,6 @@ _PRUNERS = {
     "wilcoxon": "WilcoxonPruner",
     "none": "NopPruner",
 }
-
-
-class InvalidSettingError(PrefectOptunaError, ValueError):
-    """An argument of a flow has a value that cannot work."""
 
 
 class Sampler(BaseModel):
@@ -141,16 +136,18 @@ def make_sampler(
         return sampler
     if sampler is None:
         sampler = "tpe" if n_objectives == 1 else "nsgaii"
-    spec = Sampler.model_construct(name=sampler) if isinstance(sampler, str) else sampler  # type: ignore[arg-type]
+    name, given = (sampler.name, sampler.options) if isinstance(sampler, Sampler) else (sampler, {})
     options: dict[str, Any] = {}
-    if seed is not None and spec.name != "brute-force":
+    if seed is not None:
         options["seed"] = _continued(seed, n_existing)
-    if parallel and spec.name == "tpe":
+    if parallel and name == "tpe":
         options["constant_liar"] = True
-    return _make("sampler", _SAMPLERS, optuna.samplers, spec.name, {**options, **spec.options})
+    return _make("sampler", _SAMPLERS, optuna.samplers, name, {**options, **given})
 
 
-def make_pruner(pruner: optuna.pruners.BasePruner | Pruner | str | None) -> optuna.pruners.BasePruner:
+def make_pruner(
+    pruner: optuna.pruners.BasePruner | Pruner | str | None,
+) -> optuna.pruners.BasePruner:
     """The pruner that was asked for; `None` is Optuna's default, the median pruner.
 
     Raises:
@@ -162,8 +159,8 @@ def make_pruner(pruner: optuna.pruners.BasePruner | Pruner | str | None) -> optu
     """
     if isinstance(pruner, optuna.pruners.BasePruner):
         return pruner
-    spec = Pruner.model_construct(name=pruner or "median") if not isinstance(pruner, Pruner) else pruner  # type: ignore[arg-type]
-    return _make("pruner", _PRUNERS, optuna.pruners, spec.name, spec.options)
+    name, options = (pruner.name, pruner.options) if isinstance(pruner, Pruner) else (pruner, {})
+    return _make("pruner", _PRUNERS, optuna.pruners, name or "median", options)
 
 
 def _make(

@@ -116,6 +116,11 @@ class StudyResult(BaseModel):
         """The Optuna study itself, with every trial."""
         return (self._block or as_study_storage(self.storage)).load_study(self.study_name)
 
+    def kept_in(self, block: StudyStorage) -> StudyResult:
+        """Let `load_study` use this block, which may know a password that `storage` does not."""
+        self._block = block
+        return self
+
     def __repr__(self) -> str:
         return f"StudyResult of {self.study_name!r}: {self._headline()}\n" + "\n".join(
             f"  {name:<11} {text}" for name, text in self._rows()

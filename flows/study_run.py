@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from prefect_optuna.blocks import ArtifactFileSystem, InMemoryStudyStorage, StudyStorage
+from prefect_optuna.blocks import StudyStorage
 from prefect_optuna.blocks.errors import (
     InvalidProblemError,
     PrefectOptunaError,
-    StudyMismatchError,
 )
-from prefect_optuna.flows.dispatch import Batches, Dispatcher, Lanes
+from prefect_optuna.flows.dispatch import Dispatcher
 from prefect_optuna.flows.session import Session, is_lost
-from prefect_optuna.flows.study import FlowStudy, InvalidSettingError
-from prefect_optuna.flows.study_result import BestTrial, StudyResult
+from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.problem import Problem
-from prefect_optuna.tasks.trial import RESULT_KEY, Assignment, LiveTrial, Outcome, TrialRunner
+from prefect_optuna.tasks.trial import RESULT_KEY, Assignment, LiveTrial, Outcome
 
 __all__ = ["StudyRun", "suggest_params"]
 
@@ -136,7 +130,7 @@ class StudyRun:
             except optuna.TrialPruned as pruned:
                 self._tell(Outcome(trial.number, "pruned", error=pruned, message=str(pruned)))
                 return None
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - `catch` decides, as for `run`
                 message = f"suggest: {type(error).__name__}: {error}"
                 self._tell(Outcome(trial.number, "failed", error=error, message=message))
                 return None
@@ -239,7 +233,7 @@ class StudyRun:
         for number in list(self._in_flight):
             try:
                 self.session.give_up(number, why)
-            except Exception as error:  # the next run will find them
+            except Exception as error:  # noqa: BLE001 - the next run will find them
                 self.logger.warning("Trial %d could not be given up: %s", number, error)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from optuna.trial import FrozenTrial
 from prefect.runtime import flow_run
@@ -58,7 +58,7 @@ class StudyWatch:
         return self._study.get_trials(deepcopy=False)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> Generator[None]:
         """Note how the study ended."""
         try:
             yield
@@ -97,7 +97,7 @@ class StudyWatch:
         states = {state: counts[state] for state in ("complete", "pruned", "failed")}
         lost = len(lost_trials(trials))
         picture = self._picture.png(trials)
-        result = StudyResult(
+        return StudyResult(
             study_name=self._study.study_name,
             directions=directions,
             best_trials=[
@@ -111,6 +111,4 @@ class StudyWatch:
             picture=self._archive.save_picture(picture) if picture else None,
             flow_run_id=flow_run.id,
             n_task_runs=n_task_runs,
-        )
-        result._block = self._storage_block
-        return result
+        ).kept_in(self._storage_block)

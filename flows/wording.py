@@ -51,11 +51,11 @@ def format_duration(seconds: float) -> str:
     """A duration in the two units that matter.
 
     Example:
-        >>> [format_duration(s) for s in (0.0123, 12.34, 200, 7500, 200_000)]
-        ['12 ms', '12.3 s', '3 min 20 s', '2 h 05 min', '2 d 07 h']
+        >>> [format_duration(s) for s in (0.0004, 0.0123, 12.34, 200, 7500, 200_000)]
+        ['400 µs', '12 ms', '12.3 s', '3 min 20 s', '2 h 05 min', '2 d 07 h']
     """
     if seconds < 0.00095:
-        return f"{1000 * seconds:.1f} ms"
+        return f"{1e6 * seconds:.0f} µs"
     if seconds < 0.0995:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 59.95:

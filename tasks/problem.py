@@ -23,7 +23,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -171,7 +171,10 @@ class Problem:
 
     @classmethod
     def of(
-        cls, value: Problem | Callable[..., Any] | str, *, directions: Sequence[Direction] | None = None
+        cls,
+        value: Problem | Callable[..., Any] | str,
+        *,
+        directions: Sequence[Direction] | None = None,
     ) -> Problem:
         """Make a problem from what people have at hand.
 
@@ -203,8 +206,6 @@ class Problem:
                 f'"package.module:attribute", found {type(value).__name__}{where}.'
             )
         if directions is not None and tuple(directions) != tuple(problem.directions):
-            from dataclasses import replace
-
             problem = replace(problem, directions=tuple(directions))
         return problem
 

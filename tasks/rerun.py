@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Rerun", "rerun_trials"]
 
 # Not `-m`: that would put the current directory, and with it the user's modules, on the path.
-_START = "import sys; del sys.path[0]; from prefect_optuna.tasks.rerun import _main; _main()"
+_START = "import sys; del sys.path[0]; from prefect_optuna.tasks.rerun import _main; main()"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _in_a_fresh_process(request: dict[str, Any]) -> dict[str, Any]:
     return trials
 
 
-def _main() -> None:
+def main() -> None:
     """The fresh process: a request on standard input, an answer on standard output."""
     answer_to = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # archived code may print
@@ -128,10 +128,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         for _ in range(request["repeats"]):
             trial = optuna.trial.FixedTrial(wanted["params"], number=wanted["number"])
             try:
-                params = {} if problem.suggest is None else problem.call(
-                    "suggest", trial, scope=scope
+                params = (
+                    {} if problem.suggest is None else problem.call("suggest", trial, scope=scope)
                 )
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001 - it is the answer
                 error = error or f"suggest: {type(failure).__name__}: {failure}"
                 continue
             outcome = run(Assignment(wanted["number"], params, trial))

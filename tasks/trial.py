@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
+from optuna.trial import BaseTrial
 
 from prefect_optuna.blocks.errors import InvalidProblemError, PrefectOptunaError
 from prefect_optuna.tasks.problem import Problem
@@ -71,7 +72,7 @@ class Assignment:
 
     number: int
     params: Mapping[str, Any] = field(default_factory=dict)
-    trial: optuna.Trial | LiveTrial | None = None
+    trial: BaseTrial | LiveTrial | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class TrialRunner:
             return outcome("pruned", result=reference, error=pruned, message=str(pruned))
         except PrefectOptunaError as error:
             return outcome("failed", result=reference, error=error, message=str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's
             message = f"{type(error).__name__}: {error}{_where(error)}"
             return outcome("failed", result=reference, error=error, message=message)
         if any(math.isnan(value) for value in values):
@@ -157,7 +158,7 @@ class TrialRunner:
             return outcome("failed", result=reference, message=f"the value is {shown}")
         return outcome("complete", values=values, result=reference)
 
-    def _run(self, assignment: Assignment, trial: optuna.Trial | None) -> Any:
+    def _run(self, assignment: Assignment, trial: BaseTrial | None) -> Any:
         for attempt in range(self.retries + 1):
             try:
                 if self.problem.objective is not None:
@@ -171,7 +172,7 @@ class TrialRunner:
         raise AssertionError("unreachable")
 
     def _evaluate(
-        self, assignment: Assignment, result: Any, trial: optuna.Trial | None
+        self, assignment: Assignment, result: Any, trial: BaseTrial | None
     ) -> tuple[float, ...]:
         value = self.problem.call(
             "evaluate", result, params=assignment.params, scope=self.scope, trial=trial
@@ -188,8 +189,10 @@ def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:
     expected = len(problem.directions)
     what = "evaluate" if problem.evaluate else "objective" if problem.objective else "run"
     try:
-        values = (float(value),) if expected == 1 and not _is_sequence(value) else tuple(
-            float(v) for v in value
+        values = (
+            (float(value),)
+            if expected == 1 and not _is_sequence(value)
+            else tuple(float(v) for v in value)
         )
     except (TypeError, ValueError):
         found = type(value).__name__ if not isinstance(value, (str, tuple, list)) else repr(value)

@@ -54,7 +54,7 @@ def no_process_outlives_the_tests() -> Generator[None]:
     yield
     children = psutil.Process().children(recursive=True)
     _, left = psutil.wait_procs([c for c in children if not _is_python_s_own(c)], timeout=10)
-    assert not left, f"these processes outlive the tests: {[p.as_dict() for p in left]}"
+    assert not left, f"these processes outlive the tests: {[p.cmdline() for p in left]}"
 
 
 @pytest.fixture(scope="session")

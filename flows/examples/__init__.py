@@ -1,0 +1,1 @@
+"""Problems to run and to copy, with their data."""

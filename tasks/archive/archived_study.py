@@ -28,6 +28,7 @@ from prefect_optuna.tasks.trial import RESULT_KEY
 
 __all__ = ["ArchivedStudy"]
 
+
 class ArchivedStudy:
     """A study with its archive. Loading verifies everything and executes nothing.
 

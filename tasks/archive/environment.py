@@ -161,7 +161,7 @@ def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[st
 
 def _git_state(folder: str | Path) -> GitState | None:
     try:
-        output = subprocess.run(  # noqa: S603
+        output = subprocess.run(
             ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],  # noqa: S607
             cwd=folder,
             # Or git would write to the index of a repository that others are working in.

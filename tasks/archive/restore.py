@@ -7,7 +7,9 @@ module for each module that its code came from. The caller's modules are neither
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
+import json
 import linecache
 import logging
 import sys
@@ -20,7 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefect_optuna.blocks import ArchiveError
-from prefect_optuna.tasks.archive.modules import ARCHIVED_AS, ARCHIVED_IMPORTS
+from prefect_optuna.tasks.archive.modules import (
+    ARCHIVED_AS,
+    ARCHIVED_IMPORTS,
+    ARCHIVED_QUALNAMES,
+)
 from prefect_optuna.tasks.archive.results import decode_result
 from prefect_optuna.tasks.archive.sources import compile_function, compile_statement
 from prefect_optuna.tasks.archive.values import decode_value
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["restore_problem", "restore_value", "source_text"]
 
+_SHOWN = 80  # letters of a value in the source text
 _PACKAGE = "prefect_optuna_archive_"
 
 _lock = threading.RLock()
@@ -93,8 +100,8 @@ class _ModuleSource:
         self.first_lines: dict[str, int] = {}
 
     def add(self, name: str, text: str) -> None:
-        if self.text:
-            self.text += "\n\n" if "\n" in text else "\n"
+        if "\n" in text:
+            self.text += "\n\n" if self.text else ""
         self.first_lines[name] = self.text.count("\n") + 1
         self.text += f"{text}\n"
 
@@ -114,11 +121,29 @@ def _symbol_text(symbol: dict[str, Any]) -> str:
     name = symbol["name"]
     value = symbol["value"]
     if symbol["mode"] == "import":
-        module, _, attribute = value["$import"].partition(":")
-        text = f"# from {module} import {attribute} as {name}" if attribute else f"# import {module} as {name}"
-        return text
-    shown = repr(value)
-    return f"# {name} = {shown if len(shown) <= 80 else shown[:77] + '...'}"
+        return _import_text(value["$import"], name)
+    return f"# {name} = {_shown(value)}"
+
+
+def _import_text(path: str, name: str) -> str:
+    module, _, attribute = path.partition(":")
+    last = attribute or module
+    text = f"from {module} import {attribute}" if attribute else f"import {module}"
+    return text if name == last else f"{text} as {name}"
+
+
+def _shown(data: Any) -> str:
+    """A value as a person would write it, short."""
+    try:
+        text = repr(restore_value(data))
+    except ArchiveError:
+        text = json.dumps(data)
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _tag(data: Any) -> str:
+    return next(iter(data)) if isinstance(data, dict) and len(data) == 1 else ""
 
 
 class _Restorer:
@@ -127,8 +152,7 @@ class _Restorer:
         self._versions = environment.distributions if environment is not None else {}
         self.package = _PACKAGE + capture.code_version[:12]
         self._symbols = {
-            f"{symbol['module']}:{symbol['name']}": symbol
-            for symbol in capture.document["symbols"]
+            f"{symbol['module']}:{symbol['name']}": symbol for symbol in capture.document["symbols"]
         }
         self._loaded: dict[str, Any] = {}
         self._sources = _module_sources(capture.document["symbols"])
@@ -184,6 +208,7 @@ class _Restorer:
             __builtins__=self._builtins(),
         )
         vars(module)[ARCHIVED_AS] = label
+        vars(module)[ARCHIVED_QUALNAMES] = {}
         vars(module)[ARCHIVED_IMPORTS] = {
             symbol["name"]: symbol["value"]["$import"]
             for symbol in self._symbols.values()
@@ -251,8 +276,8 @@ class _Restorer:
         for submodule in symbol.get("submodules", ()):
             self._import(submodule)
         data = symbol["value"]
-        if isinstance(data, dict) and "$instance" in data:
-            return self._instance(data["$instance"], reference)
+        if (tag := _tag(data)) in ("$instance", "$pydantic"):
+            return self._instance(tag, data[tag], reference)
         return self.value(data)
 
     def _load_function(self, reference: str, symbol: dict[str, Any], module: ModuleType) -> Any:
@@ -260,12 +285,17 @@ class _Restorer:
         code = compile_function(
             symbol["source"],
             symbol["qualname"],
-            symbol.get("free_names", list(free)),
+            list(free),
             str(module.__file__),
             futures=symbol.get("futures", ()),
+            imported=vars(module)[ARCHIVED_IMPORTS],
             line=self._sources[symbol["module"]].first_lines[symbol["name"]],
         )
-        cells = {name: CellType() for name in code.co_freevars}
+        cells: dict[str, CellType] = {}
+        for name, data in free.items():
+            cells[name] = self._cell(data["$cell"]) if _tag(data) == "$cell" else CellType()
+        if reference in self._loaded:
+            return self._loaded[reference]  # the owner of a shared variable refers to this one
         function = FunctionType(
             code,
             vars(module),
@@ -274,6 +304,7 @@ class _Restorer:
         )
         # Before what it refers to, which may refer to it.
         self._loaded[reference] = function
+        vars(module)[ARCHIVED_QUALNAMES][code.co_firstlineno] = symbol["qualname"]
         function.__qualname__ = symbol.get("called", symbol["qualname"])
         function.__name__ = function.__qualname__.rpartition(".")[2]
         function.__module__ = module.__name__
@@ -283,9 +314,15 @@ class _Restorer:
             function.__kwdefaults__ = self.value(symbol["kwdefaults"])
         function.__annotations__ = self.value(symbol.get("annotations", {}))
         for name, data in free.items():
-            cells[name].cell_contents = self.value(data)
+            if _tag(data) not in ("$cell", "$unbound"):
+                cells[name].cell_contents = self.value(data)
         vars(function).update(self.value(symbol.get("attributes", {})))
         return function
+
+    def _cell(self, held: Any) -> CellType:
+        """A variable of a closure that another closure has as well."""
+        owner = self._load(held[0])
+        return owner.__closure__[owner.__code__.co_freevars.index(held[1])]
 
     def _load_statement(self, symbol: dict[str, Any], module: ModuleType) -> Any:
         source = self._sources[symbol["module"]]
@@ -293,6 +330,7 @@ class _Restorer:
             symbol["source"],
             str(module.__file__),
             futures=symbol.get("futures", ()),
+            imported=vars(module)[ARCHIVED_IMPORTS],
             line=source.first_lines[symbol["name"]],
         )
         # The statement's own name is the last it binds; a class in a function has another.
@@ -321,8 +359,6 @@ class _Restorer:
             case "$method":
                 return getattr(self.value(held[0]), held[1])
             case "$partial":
-                import functools
-
                 function, arguments, keywords = (self.value(item) for item in held)
                 return functools.partial(function, *arguments, **keywords)
             case "$npy":
@@ -330,31 +366,38 @@ class _Restorer:
             case "$table":
                 return decode_result(self._binary(held))
             case "$make":
-                return self.value(held[0])(*(self.value(item) for item in held[1]))
-            case "$instance":
-                return self._instance(held, None)
+                return self.value(held[0])(*self.value(held[1]))
             case "$alias":
                 arguments = self.value(held[1])
                 return self.value(held[0])[tuple(arguments)]
+            case "$lru_cache":
+                return functools.lru_cache(held[1], held[2])(self.value(held[0]))
+            case "$singledispatch":
+                dispatch = functools.singledispatch(self.value(held[0]))
+                for kind, function in held[1]:
+                    dispatch.register(self.value(kind), self.value(function))
+                return dispatch
             case "$logger":
                 return logging.getLogger(held)
             case _:
-                raise ArchiveError(
-                    f"The archive holds {tag!r}, which this version does not know."
-                )
+                raise ArchiveError(f"The archive holds {tag!r}, which this version does not know.")
 
     def _binary(self, held: Any) -> bytes:
         if "sha256" in held:
             return self._capture.blobs[held["sha256"]]
         return restore_value(held)
 
-    def _instance(self, held: Any, reference: str | None) -> Any:
+    def _instance(self, tag: str, held: Any, reference: str) -> Any:
         cls = self.value(held[0])
-        value = object.__new__(cls)
-        if reference is not None:
-            self._loaded[reference] = value
-        for name, data in held[1].items():
-            object.__setattr__(value, name, self.value(data))
+        value = cls.__new__(cls)
+        # Before its attributes, which may refer to it.
+        self._loaded[reference] = value
+        state = {name: self.value(data) for name, data in held[1].items()}
+        if tag == "$pydantic":
+            value.__setstate__(state)
+        else:
+            for name, attribute in state.items():
+                object.__setattr__(value, name, attribute)
         return value
 
     def _import(self, path: str) -> Any:

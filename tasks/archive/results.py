@@ -20,18 +20,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 
 from prefect_optuna.blocks import ArchiveError, ResultEncodingError
 from prefect_optuna.tasks.archive.tables import from_arrow, table_kind, to_arrow
 from prefect_optuna.tasks.archive.values import decode_value, encode_value
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["RESULT_FORMAT", "decode_result", "encode_result", "encode_with_spec"]
 
@@ -74,16 +71,23 @@ def encode_with_spec(
 
     if (kind := table_kind(result)) is not None:
         table = _arrow_table(result, kind, "").unify_dictionaries()
-        spec = {field.name: {"dtype": str(field.type), "shape": [len(table)]} for field in table.schema}
+        spec = {
+            field.name: {"dtype": str(field.type), "shape": [len(table)]} for field in table.schema
+        }
         content = _write(table, {"layout": "table", "kind": kind})
         return content, {"layout": "table", "series": spec}
 
     series: list[_Series] = []
-    structure = _structure(result, "", "", series)
+    try:
+        structure = _structure(result, "", "", series)
+    except RecursionError:
+        raise ResultEncodingError(
+            "The result is nested too deeply to be archived, or contains itself."
+        ) from None
     series = _without_short_lists(series)
     names = _unique([one.name for one in series])
     aligned = bool(series) and all(one.is_column for one in series) and _one_length(series)
-    columns: dict[str, pa.Array] = {}
+    columns: dict[str, Any] = {}
     if aligned:
         length = series[0].array.size
         columns = {
@@ -110,11 +114,11 @@ def encode_with_spec(
     return _write(batch, metadata), {"layout": metadata["layout"], "series": spec}
 
 
-def decode_result(content: bytes | bytearray | memoryview | pa.Buffer) -> Any:
+def decode_result(content: Any) -> Any:
     """Decode what `encode_result` returned.
 
     Args:
-        content: the bytes of the file.
+        content: the bytes of the file, or a `pyarrow.Buffer` of them.
 
     Returns:
         The result: the same structure, types and values. The arrays are new and writable.
@@ -160,7 +164,7 @@ def decode_result(content: bytes | bytearray | memoryview | pa.Buffer) -> Any:
             case "$inline":
                 return decode_value(held, other)
             case "$array":
-                return np.asarray(decode_value(held, other))
+                return np.array(decode_value(held[1], other), held[0])
             case "$xarray":
                 return _xarray(held[0], decode_value(held[1], other))
             case _:
@@ -178,7 +182,7 @@ class _Series:
     node: dict[str, Any]
     container: str = "array"
     original: Any = None
-    table: pa.Table | None = None
+    table: Any = None
     path: str = ""
 
     @property
@@ -199,18 +203,21 @@ class _Series:
             spec["as"] = self.container
         return spec
 
-    def values(self) -> pa.Array:
+    def values(self) -> Any:
+        """The values as an Arrow array."""
         import pyarrow as pa
 
         if self.table is not None:
-            return pa.concat_arrays(self.table.unify_dictionaries().to_struct_array().chunks)
+            return _joined_chunks(self.table.unify_dictionaries().to_struct_array())
         try:
             return pa.array(_storable(self.array))
-        except (UnicodeEncodeError, pa.ArrowException) as error:
-            raise ResultEncodingError(f"{_title(self.path)} cannot be archived: {error}.") from error
+        except (UnicodeError, pa.ArrowException) as error:
+            raise ResultEncodingError(
+                f"{_title(self.path)} cannot be archived: {error}."
+            ) from error
 
 
-def _write(table: pa.Table | pa.RecordBatch, metadata: dict[str, Any]) -> bytes:
+def _write(table: Any, metadata: dict[str, Any]) -> bytes:
     import pyarrow as pa
 
     text = json.dumps({"format": RESULT_FORMAT, **metadata}, separators=(",", ":"))
@@ -280,7 +287,7 @@ def _array_structure(
             "text or times: array.astype(float), or one array for each field."
         )
     if array.ndim == 0:
-        return {"$array": _leaf(array[()], path)}
+        return {"$array": [array.dtype.str, _leaf(array[()], path)]}
     node: dict[str, Any] = {}
     series.append(_Series(name or "result", array, node, path=path))
     return node
@@ -295,7 +302,7 @@ def _number_list(value: Sequence[Any]) -> tuple[np.ndarray[Any, Any], str] | Non
     container = type(value).__name__
     if kind in (float, bool):
         return np.array(value, kind), container
-    if kind is int and -(1 << 63) <= min(value) and max(value) < 1 << 63:
+    if kind is int and min(value) >= -(1 << 63) and max(value) < 1 << 63:
         return np.array(value, np.int64), container
     if issubclass(kind, np.generic) and value[0].dtype.kind in "biuf":
         if value[0].dtype.char == "g":
@@ -336,7 +343,7 @@ def _as_mapping(value: Any) -> Mapping[Any, Any] | None:
         return value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
     pydantic = sys.modules.get("pydantic")
     if pydantic is not None and isinstance(value, pydantic.BaseModel):
-        return dict(value)
+        return dict(cast("Iterable[tuple[str, Any]]", value))
     return None
 
 
@@ -352,7 +359,7 @@ def _leaf(value: Any, path: str) -> Any:
     return encode_value(value, refuse, path)
 
 
-def _arrow_table(value: Any, kind: str, path: str) -> pa.Table:
+def _arrow_table(value: Any, kind: str, path: str) -> Any:
     import pyarrow as pa
 
     try:
@@ -371,13 +378,13 @@ def _storable(array: np.ndarray[Any, Any]) -> Any:
     if not array.dtype.isnative:
         flat = flat.astype(array.dtype.newbyteorder("="))
     if kind == "c":
-        return flat.view(flat.real.dtype)
+        return flat.view(f"f{array.itemsize // 2}")
     if kind in "mM" and np.datetime_data(array.dtype) not in [(u, 1) for u in _ARROW_TIME_UNITS]:
         return flat.view(np.int64)
     return flat
 
 
-def _axis_column(values: Sequence[Any], length: int) -> pa.Array | None:
+def _axis_column(values: Sequence[Any], length: int) -> Any:
     if len(values) != length:
         return None
     array = np.asarray(values)
@@ -386,18 +393,24 @@ def _axis_column(values: Sequence[Any], length: int) -> pa.Array | None:
     return _Series("", array, {}).values()
 
 
-def _one_row(values: pa.Array) -> pa.Array:
+def _joined_chunks(column: Any) -> Any:
+    import pyarrow as pa
+
+    if column.num_chunks == 0:
+        return pa.array([], column.type)
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _one_row(values: Any) -> Any:
     import pyarrow as pa
 
     return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
 
 
-def _read(column: pa.ChunkedArray, spec: dict[str, Any], *, packed: bool) -> Any:
+def _read(column: Any, spec: dict[str, Any], *, packed: bool) -> Any:
     import pyarrow as pa
 
-    values = column.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks)
+    values = _joined_chunks(column)
     if packed:
         values = values.flatten()
     container = spec.get("as", "array")
@@ -448,7 +461,11 @@ def _joined(name: str, key: str) -> str:
 
 def _type_name(value: Any) -> str:
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def _title(path: str) -> str:

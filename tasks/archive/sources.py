@@ -1,10 +1,11 @@
 """The source of running code: found, and proven to be the source of what runs."""
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import linecache
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,17 @@ from types import CodeType
 from typing import Any
 
 __all__ = [
+    "FUTURE_ANNOTATIONS",
     "Definition",
     "SourceFile",
+    "SourceText",
     "compile_function",
     "compile_statement",
     "inner_codes",
     "same_code",
 ]
+
+FUTURE_ANNOTATIONS = __future__.annotations.compiler_flag
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 DefinitionNode = FunctionNode | ast.ClassDef
@@ -44,17 +49,25 @@ class Definition:
     node: DefinitionNode
     qualname: str
 
-    @property
-    def first_line(self) -> int:
-        """The line it starts on, decorators included; that is where its code starts."""
-        decorators = getattr(self.node, "decorator_list", [])
-        return min([self.node.lineno, *(d.lineno for d in decorators)])
+
+@dataclass(frozen=True)
+class SourceText:
+    """A piece of source, and the line of its file that its first line is."""
+
+    text: str
+    line: int
+
+
+def first_line(node: DefinitionNode | ast.stmt) -> int:
+    """The line a statement starts on, decorators included; that is where its code starts."""
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 class SourceFile:
     """The text of one file as it is now, and what it defines."""
 
-    def __init__(self, filename: str, module_globals: dict[str, Any] | None = None) -> None:
+    def __init__(self, filename: str, module_globals: dict[str, Any]) -> None:
         self.filename = filename
         linecache.checkcache(filename)
         self.text = "".join(linecache.getlines(filename, module_globals))
@@ -108,37 +121,35 @@ class SourceFile:
     def candidates(self, code: CodeType) -> list[Definition]:
         """The definitions that have the name of the code; those on its line come first."""
         found = self.definitions.get(code.co_name, [])
-        return sorted(found, key=lambda d: abs(d.first_line - code.co_firstlineno))
+        return sorted(found, key=lambda d: abs(first_line(d.node) - code.co_firstlineno))
 
-    def function_text(self, node: FunctionNode) -> str:
+    def function_text(self, node: FunctionNode) -> SourceText:
         """The source of a function without its decorators, or of a lambda."""
         if isinstance(node, ast.Lambda):
             text = ast.get_source_segment(self.text, node) or ""
-            return text if "\n" not in text else f"({text})"
+            return SourceText(text if "\n" not in text else f"({text})", node.lineno)
         return self._lines(node, node.lineno)
 
-    def statement_text(self, node: ast.stmt) -> str:
+    def statement_text(self, node: ast.stmt) -> SourceText:
         """The source of a statement, decorators included."""
-        decorators = getattr(node, "decorator_list", [])
-        return self._lines(node, min([node.lineno, *(d.lineno for d in decorators)]))
+        return self._lines(node, first_line(node))
 
     @cached_property
     def _all_lines(self) -> list[str]:
         return self.text.splitlines(keepends=True)
 
-    def _lines(self, node: ast.stmt, first: int) -> str:
-        lines = self._all_lines[first - 1 : node.end_lineno]
+    def _lines(self, node: ast.stmt, first: int) -> SourceText:
+        text = "".join(self._all_lines[first - 1 : node.end_lineno]).rstrip("\n")
         if node.col_offset == 0:
-            return "".join(lines).rstrip("\n")
-        text = "".join(lines)
-        before = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
-        if before and lines[0].encode()[: node.col_offset].isspace():
-            dedented = textwrap.dedent(text)
-            if _same_syntax(dedented, f"if True:\n{text}"):
-                return dedented.rstrip("\n")
-            # Dedenting would change a string that spans lines.
-            return f"if True:\n{text}".rstrip("\n")
-        return (ast.get_source_segment(self.text, node) or "").rstrip("\n")
+            return SourceText(text, first)
+        if not text[: len(text) - len(text.lstrip())]:  # it follows a semicolon
+            return SourceText(ast.get_source_segment(self.text, node) or "", first)
+        indented = f"if True:\n{text}"
+        dedented = textwrap.dedent(text)
+        if _same_syntax(dedented, indented):
+            return SourceText(dedented, first)
+        # Dedenting would change a string that spans lines.
+        return SourceText(indented, first - 1)
 
 
 def compile_function(
@@ -199,7 +210,8 @@ def compile_function(
     while statement is not target:
         code = next(inner_codes(code))
         statement = statement.body[0]  # pyright: ignore[reportAttributeAccessIssue]
-    return code
+    # A comprehension, which is no scope one could write, has left its name out.
+    return code.replace(co_qualname=qualname) if sys.version_info >= (3, 11) else code
 
 
 def compile_statement(
@@ -210,18 +222,18 @@ def compile_statement(
     imported: Iterable[str] = (),
     line: int = 1,
 ) -> CodeType:
-    """Compile a statement as the top level of a module would have it.
-
-    The arguments are those of `compile_function`; with `imported`, the code is for comparing only.
-    """
+    """Compile a statement as the top level of its module had it; see `compile_function`."""
     tree = _with_imports(ast.parse("\n" * (line - 1) + source), imported)
     return compile(tree, filename, "exec", flags=_flags(futures), dont_inherit=True)
 
 
 def _with_imports(tree: ast.Module, names: Iterable[str]) -> ast.Module:
+    """Tell the compiler which names are imported, in a branch that is never executed."""
     aliases = [ast.alias(name) for name in sorted(names)]
-    body: list[ast.stmt] = [ast.Import(aliases)] if aliases else []
-    return ast.fix_missing_locations(ast.Module([*body, *tree.body], tree.type_ignores))
+    never: list[ast.stmt] = (
+        [ast.If(ast.Constant(False), [ast.Import(aliases)], [])] if aliases else []
+    )
+    return ast.fix_missing_locations(ast.Module([*never, *tree.body], tree.type_ignores))
 
 
 def _flags(futures: Sequence[str]) -> int:
@@ -323,8 +335,7 @@ def _scopes(qualname: str) -> list[tuple[str, bool]]:
 
 
 def _function(name: str, arguments: Sequence[str], body: ast.stmt) -> ast.stmt:
-    node = ast.parse("def _(): pass").body[0]
-    assert isinstance(node, ast.FunctionDef)
+    node: Any = ast.parse("def _(): pass").body[0]
     node.name = name
     node.args.args = [ast.arg(argument) for argument in arguments]
     node.body = [body]
@@ -332,8 +343,7 @@ def _function(name: str, arguments: Sequence[str], body: ast.stmt) -> ast.stmt:
 
 
 def _class(name: str, body: ast.stmt) -> ast.stmt:
-    node = ast.parse("class _: pass").body[0]
-    assert isinstance(node, ast.ClassDef)
+    node: Any = ast.parse("class _: pass").body[0]
     node.name = name
     node.body = [body]
     return node

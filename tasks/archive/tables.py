@@ -6,12 +6,9 @@ A table of another library is read through its `__arrow_c_stream__`, and comes b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect_optuna.blocks import ArchiveError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["from_arrow", "is_table", "table_kind", "to_arrow"]
 
@@ -39,8 +36,8 @@ def is_table(value: Any) -> bool:
     return table_kind(value) is not None
 
 
-def to_arrow(value: Any) -> pa.Table:
-    """Turn a table of any library into Arrow's.
+def to_arrow(value: Any) -> Any:
+    """Turn a table of any library into a `pyarrow.Table`.
 
     Raises:
         pyarrow.ArrowException: a column has values that Arrow has no type for.
@@ -64,8 +61,8 @@ def to_arrow(value: Any) -> pa.Table:
             return pa.table(value)
 
 
-def from_arrow(table: pa.Table, kind: str) -> Any:
-    """Turn Arrow's table into the type it had.
+def from_arrow(table: Any, kind: str) -> Any:
+    """Turn a `pyarrow.Table` into the type it had.
 
     Raises:
         ArchiveError: the library of that type is not installed.
@@ -97,7 +94,7 @@ def from_arrow(table: pa.Table, kind: str) -> Any:
         ) from error
 
 
-def _one_batch(table: pa.Table) -> pa.RecordBatch:
+def _one_batch(table: Any) -> Any:
     import pyarrow as pa
 
     batches = table.combine_chunks().to_batches()

@@ -17,7 +17,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -53,6 +53,11 @@ _AS_ITEMS: dict[type, tuple[str, Callable[[Any], Any]]] = {
     frozenset: ("$frozenset", frozenset),
 }
 
+
+def _namespace(state: dict[str, Any]) -> SimpleNamespace:
+    return SimpleNamespace(**state)
+
+
 # Written as what one would call their type with.
 _AS_CALL: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] = {
     range: ("$range", lambda r: (r.start, r.stop, r.step), range),
@@ -63,12 +68,12 @@ _AS_CALL: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]], Callable[..., 
     OrderedDict: ("$ordered_dict", lambda d: (list(d.items()),), OrderedDict),
     Counter: ("$counter", lambda d: (dict(d),), Counter),
     defaultdict: ("$defaultdict", lambda d: (d.default_factory, list(d.items())), defaultdict),
-    MappingProxyType: ("$mapping_proxy", lambda d: (dict(d),), MappingProxyType),
-    SimpleNamespace: ("$namespace", lambda n: (vars(n),), lambda state: SimpleNamespace(**state)),
+    MappingProxyType: ("$mapping_proxy", lambda d: ({**d},), MappingProxyType),
+    SimpleNamespace: ("$namespace", lambda n: (n.__dict__,), _namespace),
 }
 
 _READ_TEXT = {tag: read for tag, _, read in _AS_TEXT.values()}
-_READ_ITEMS = {tag: read for tag, read in _AS_ITEMS.values()}
+_READ_ITEMS = dict(_AS_ITEMS.values())
 _READ_CALL = {tag: read for tag, _, read in _AS_CALL.values()}
 
 
@@ -101,11 +106,14 @@ def encode_value(value: Any, other: Other, path: str = "", _within: tuple[int, .
     if kind in _AS_TEXT and _has_text(value):
         tag, write, _ = _AS_TEXT[kind]
         return {tag: write(value)}
+    if kind in (datetime, time):  # in a time zone with a name
+        naive = value.replace(tzinfo=None, fold=0).isoformat()
+        return {"$zoned": [kind.__name__, naive, encode_value(value.tzinfo, other), value.fold]}
     if isinstance(value, np.generic):
         encoded = _encode_scalar(value, other)
         return other(value, path) if encoded is None else encoded
-    if isinstance(value, np.dtype) and not value.hasobject and value.names is None:
-        return {"$dtype": value.str}
+    if isinstance(value, np.dtype):
+        return _encode_dtype(cast("np.dtype[Any]", value), other, path)
     if kind is timezone:
         return {"$utc_offset": encode_value(value.utcoffset(None), other)}
 
@@ -183,6 +191,10 @@ def decode_value(data: Any, other: OtherTag) -> Any:
             return np.array(decode_value(held[1], other), held[0])[()]
         case "$scalar_bytes":
             return np.frombuffer(base64.b64decode(held[1]), held[0])[0]
+        case "$zoned":
+            kind = datetime if held[0] == "datetime" else time
+            zone = decode_value(held[2], other)
+            return kind.fromisoformat(held[1]).replace(tzinfo=zone, fold=held[3])
         case "$utc_offset":
             return timezone(decode_value(held, other))
         case _:
@@ -190,10 +202,18 @@ def decode_value(data: Any, other: OtherTag) -> Any:
 
 
 def _has_text(value: Any) -> bool:
-    """Whether a time's zone survives as text: a fixed offset does, a named zone does not."""
+    """Whether a value survives as text: a time's fixed offset does, its named zone does not."""
+    if isinstance(value, ZoneInfo):
+        return bool(value.key)
     if not isinstance(value, (datetime, time)):
-        return not isinstance(value, ZoneInfo) or value.key is not None  # pyright: ignore[reportUnnecessaryComparison]
+        return True
     return value.tzinfo is None or (type(value.tzinfo) is timezone and value.fold == 0)
+
+
+def _encode_dtype(dtype: np.dtype[Any], other: Other, path: str) -> Any:
+    if dtype.hasobject or dtype.names is not None:
+        return other(dtype, path)
+    return {"$dtype": dtype.str}
 
 
 def _encode_scalar(value: np.generic, other: Other) -> Any:

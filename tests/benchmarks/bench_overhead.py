@@ -139,9 +139,7 @@ def main() -> None:
                     base = [r["bare study.optimize"] for r in rounds]
                     for way in rounds[0]:
                         seconds = [r[way] for r in rounds]
-                        ratio = statistics.median(
-                            s / b for s, b in zip(seconds, base, strict=True)
-                        )
+                        ratio = statistics.median(s / b for s, b in zip(seconds, base, strict=True))
                         middle = statistics.median(seconds)
                         table.add_row(
                             kind,

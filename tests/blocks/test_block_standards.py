@@ -163,11 +163,11 @@ class TestThroughAServer:
         artifacts = ArtifactFileSystem(url=url)
         artifacts.save("results", overwrite=True)
 
-        @task(result_storage=artifacts, persist_result=True)
+        @task(result_storage=artifacts, result_serializer="json", persist_result=True)
         def sync_task() -> str:
             return "sync result"
 
-        @task(result_storage=artifacts, persist_result=True)
+        @task(result_storage=artifacts, result_serializer="json", persist_result=True)
         async def async_task() -> str:
             return "async result"
 

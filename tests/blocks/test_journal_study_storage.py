@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_optuna.blocks import JournalStudyStorage, StorageUnavailableError
@@ -114,7 +114,7 @@ def test_writers_killed_at_any_moment_leave_a_whole_journal(
     child, block: JournalStudyStorage
 ) -> None:
     study = block.create_study("shared")
-    for _ in range(3):
+    for _ in range(2):
         with child(WRITE, str(block.path)) as first, child(WRITE, str(block.path)) as second:
             for writer in (first, second):
                 assert writer.stdout
@@ -123,7 +123,7 @@ def test_writers_killed_at_any_moment_leave_a_whole_journal(
             first.kill()
     trials = reopened(block).load_study("shared").trials
     assert [trial.number for trial in trials] == list(range(len(trials)))
-    assert len(trials) >= 30
+    assert len(trials) >= 20
     study.tell(study.ask(), 2.0)
     assert study.best_value == 1.0
 
@@ -158,6 +158,7 @@ def test_a_line_torn_while_others_have_the_journal_open_is_cut_before_they_write
     assert reopened(block).study_names() == ["kept", "new"]
 
 
+@settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_a_journal_cut_anywhere_keeps_all_its_finished_lines(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

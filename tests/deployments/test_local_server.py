@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psutil
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import FlowRunContext
+from prefect.events import emit_event
 from prefect.settings import get_current_settings, temporary_settings
 from servers import free_port, wait_until
 
@@ -60,6 +64,9 @@ def is_listening(port: int) -> bool:
 def test_the_history_of_a_flow_that_just_ended_survives_a_restart(home: Path) -> None:
     with LocalServer(home) as server:
         flow_run_id = forty_increments()
+        # More than the server can have taken in when the block ends.
+        for _ in range(2000):
+            emit_event("test.tick", resource={"prefect.resource.id": "test"})
     assert server.pid is None
     assert server.port is None
 
@@ -67,9 +74,21 @@ def test_the_history_of_a_flow_that_just_ended_survives_a_restart(home: Path) ->
         server.wait_for_task_runs(flow_run_id, 40, timeout=0)
         with SyncPrefectClient(server.api_url) as client:
             assert client.read_flow_run(flow_run_id).state_name == "Completed"
+            ticks = {"filter": {"event": {"name": ["test.tick"]}}, "limit": 1}
+            assert client.request("POST", "/events/filter", json=ticks).json()["total"] == 2000
         with pytest.raises(LocalServerTimeoutError, match=r"expected 41 .* found 40 after"):
             server.wait_for_task_runs(flow_run_id, 41, timeout=0)
     assert server.log_file.read_text().strip() == ""
+
+
+def test_a_log_line_of_the_last_moment_is_kept(home: Path) -> None:
+    flow_run_id = uuid4()
+    with LocalServer(home):
+        # It waits in this process for up to two seconds, to be sent with others.
+        logging.getLogger("prefect.flow_runs").info("last", extra={"flow_run_id": flow_run_id})
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        query = "SELECT message FROM log WHERE flow_run_id = ?"
+        assert database.execute(query, [str(flow_run_id)]).fetchall() == [("last",)]
 
 
 def test_this_process_and_its_children_talk_to_it_inside_the_block_only(

@@ -21,13 +21,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage, as_study_storage
 from prefect_optuna.blocks.errors import (
     InvalidProblemError,
+    InvalidSettingError,
     PrefectOptunaError,
     ResultEncodingError,
     StorageUnavailableError,
     StudyMismatchError,
 )
 from prefect_optuna.flows import (
-    InvalidSettingError,
     NoCompleteTrialError,
     Problem,
     Sampler,
@@ -80,9 +80,7 @@ def test_the_way_through_on_the_defaults(tmp_path: Path) -> None:
     assert (tmp_path / ".prefect-optuna" / "studies.journal").is_file()
     archived = ArchivedStudy.load("mine")
     for trial in study.trials:
-        np.testing.assert_array_equal(
-            archived.result(trial.number)["a"], trial.params["x"] * STEPS
-        )
+        np.testing.assert_array_equal(archived.result(trial.number)["a"], trial.params["x"] * STEPS)
     assert result.picture is not None
     assert Path(result.picture).read_bytes().startswith(b"\x89PNG")
 
@@ -125,9 +123,7 @@ def test_several_directions() -> None:
     def two(result: Mapping[str, np.ndarray]) -> tuple[float, float]:
         return float(result["a"][1] ** 2), float(result["b"][1])
 
-    problem = Problem(
-        suggest=suggest, run=run, evaluate=two, directions=("minimize", "maximize")
-    )
+    problem = Problem(suggest=suggest, run=run, evaluate=two, directions=("minimize", "maximize"))
     result = optimize(problem, study_name="two", n_trials=20, seed=1)
     assert result.directions == ("minimize", "maximize")
     assert {t.number for t in result.best_trials} == {
@@ -161,9 +157,7 @@ def test_functions_get_what_they_name() -> None:
 
 def test_trials_run_at_once() -> None:
     def meet(params: Mapping[str, float]) -> float:
-        from tests_meeting import meeting  # known to this process only
-
-        meeting.wait()
+        sys.modules["tests_meeting"].meeting.wait()  # a barrier cannot be archived
         return params["x"]
 
     module = types.ModuleType("tests_meeting")
@@ -366,9 +360,7 @@ def test_prefect_has_the_flow_run_its_parameters_and_one_report() -> None:
         [flow_run] = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[result.flow_run_id]))
         )
-        artifacts = [
-            a for a in client.read_artifacts() if str(a.flow_run_id) == result.flow_run_id
-        ]
+        artifacts = [a for a in client.read_artifacts() if str(a.flow_run_id) == result.flow_run_id]
     assert flow_run.name == "seen"
     assert flow_run.state is not None
     assert flow_run.state.is_completed()
@@ -400,29 +392,29 @@ def broken(trial: optuna.Trial) -> Any:
 
 
 BAD = {
-    "no trials": (dict(n_trials=0), InvalidSettingError, "1 or more; found 0"),
-    "fewer": (dict(n_trials=-3), InvalidSettingError, "found -3"),
-    "endless": (dict(n_trials=None), InvalidSettingError, "never ends"),
-    "timeout": (dict(timeout=-1.0), InvalidSettingError, "more than 0"),
-    "jobs": (dict(n_jobs=0), InvalidSettingError, "n_jobs"),
-    "retries": (dict(retries=-1), InvalidSettingError, "retries"),
-    "options": (dict(sampler=Sampler(options={"sed": 1})), InvalidSettingError, "TPESampler"),
-    "nothing there": (dict(problem="no.such:thing"), InvalidProblemError, "no.such"),
-    "no colon": (dict(problem="nosuchthing"), InvalidProblemError, "module:attribute"),
-    "no problem": (dict(problem="math:pi"), InvalidProblemError, "found float"),
+    "no trials": ({"n_trials": 0}, InvalidSettingError, "1 or more; found 0"),
+    "fewer": ({"n_trials": -3}, InvalidSettingError, "found -3"),
+    "endless": ({"n_trials": None}, InvalidSettingError, "never ends"),
+    "timeout": ({"timeout": -1.0}, InvalidSettingError, "more than 0"),
+    "jobs": ({"n_jobs": 0}, InvalidSettingError, "n_jobs"),
+    "retries": ({"retries": -1}, InvalidSettingError, "retries"),
+    "options": ({"sampler": Sampler(options={"sed": 1})}, InvalidSettingError, "TPESampler"),
+    "nothing there": ({"problem": "no.such:thing"}, InvalidProblemError, "no.such"),
+    "no colon": ({"problem": "nosuchthing"}, InvalidProblemError, "module:attribute"),
+    "no problem": ({"problem": "math:pi"}, InvalidProblemError, "found float"),
     "not in there": (
-        dict(problem="prefect_optuna.flows.examples.lynx_hare:problme"),
+        {"problem": "prefect_optuna.flows.examples.lynx_hare:problme"},
         InvalidProblemError,
         "Its problems: problem",
     ),
-    "no mapping": (dict(problem=Problem(suggest=no_mapping, run=run)), InvalidProblemError, "list"),
+    "no mapping": ({"problem": Problem(suggest=no_mapping, run=run)}, InvalidProblemError, "list"),
     "typo": (
-        dict(problem=Problem(suggest=broken, run=run)),
+        {"problem": Problem(suggest=broken, run=run)},
         InvalidProblemError,
         "suggest_flaot",
     ),
     "unreachable": (
-        dict(storage="postgresql://lab:s3cret@127.0.0.1:1/x"),
+        {"storage": "postgresql://lab:s3cret@127.0.0.1:1/x"},
         StorageUnavailableError,
         "127.0.0.1",
     ),

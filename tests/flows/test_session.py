@@ -6,14 +6,15 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
+
 from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage, SQLStudyStorage
 from prefect_optuna.flows.session import (
     LEASE_SECONDS,
@@ -136,7 +137,7 @@ def test_an_empty_trial_from_before_any_dead_session_belongs_to_a_stranger(
     study: optuna.Study, storage: BaseStorage
 ) -> None:
     study.ask()
-    later = (datetime.now() + timedelta(minutes=5)).timestamp()
+    later = time.time() + 300
     dead_session(study, storage, opened=later, renewed=later)
     assert Session(study, storage).recover() == []
 
@@ -144,7 +145,7 @@ def test_an_empty_trial_from_before_any_dead_session_belongs_to_a_stranger(
 def test_a_session_of_another_machine_is_dead_when_its_lease_is_over(
     study: optuna.Study, storage: BaseStorage
 ) -> None:
-    now = datetime.now().timestamp()
+    now = time.time()
     fresh = dead_session(study, storage, place="elsewhere", renewed=now - LEASE_SECONDS / 2)
     stale = dead_session(study, storage, place="elsewhere", renewed=now - LEASE_SECONDS * 2)
     asked(study, fresh)

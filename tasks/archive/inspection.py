@@ -1,0 +1,130 @@
+"""What Python says about live objects, and what `inspect` leaves out."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from types import FunctionType, ModuleType
+from typing import Any
+
+from prefect_optuna.tasks.archive.modules import ARCHIVED_AS
+
+__all__ = [
+    "absolute_name",
+    "attribute_names",
+    "functions_in",
+    "functions_of_class",
+    "imported_module",
+    "instance_state",
+    "owner_of",
+]
+
+_DEPTH = 4
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, and not in C
+
+
+def functions_in(value: Any, depth: int = _DEPTH) -> Iterator[FunctionType]:
+    """The Python functions that a callable is made of, from the outside in."""
+    if depth == 0 or not callable(value):
+        return
+    inside: list[Any] = []
+    if isinstance(value, FunctionType):
+        yield value
+        for cell in value.__closure__ or ():
+            with contextlib.suppress(ValueError):  # a variable that has no value yet
+                inside.append(cell.cell_contents)
+        inside.append(value.__dict__.get("__wrapped__"))
+    elif isinstance(value, types.MethodType):
+        inside.append(value.__func__)
+    elif isinstance(value, functools.partial):
+        inside.append(value.func)
+    elif not isinstance(value, type):
+        inside.append(getattr(value, "__wrapped__", None))
+        inside.extend(getattr(value, "__dict__", {}).values())
+    for item in inside:
+        yield from functions_in(item, depth - 1)
+
+
+def functions_of_class(cls: type) -> Iterator[FunctionType]:
+    """The functions in the body of a class, also those inside properties and the like."""
+    for value in vars(cls).values():
+        parts = [value]
+        parts.extend(
+            getattr(value, name, None) for name in ("__func__", "func", "fget", "fset", "fdel")
+        )
+        for part in parts:
+            if isinstance(part, FunctionType):
+                function = inspect.unwrap(part)
+                if isinstance(function, FunctionType):
+                    yield function
+
+
+def attribute_names(cls: type) -> set[str]:
+    """The names in a class, private ones as its source has them."""
+    prefix = f"_{cls.__name__.lstrip('_')}__"
+    return {f"__{n[len(prefix) :]}" if n.startswith(prefix) else n for n in vars(cls)}
+
+
+def owner_of(value: FunctionType | type, module_globals: Mapping[str, Any]) -> type | None:
+    """The class at the top of a module that a function or class is an attribute of."""
+    names = value.__qualname__.split(".")
+    if len(names) == 1 or "<locals>" in names:
+        return None
+    owner: Any = module_globals.get(names[0])
+    for name in names[1:-1]:
+        owner = getattr(owner, name, None)
+    if isinstance(owner, type) and getattr(owner, names[-1], None) is value:
+        return owner
+    return None
+
+
+def instance_state(value: Any) -> dict[str, Any] | None:
+    """The attributes of an object, if they are all there is to it; else `None`."""
+    kind = type(value)
+    if _copies_by_itself(kind) or not all(map(_is_plain_base, kind.__mro__)):
+        return None
+    state = dict(getattr(value, "__dict__", {}))
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            private = slot.startswith("__") and not slot.endswith("__")
+            name = f"_{base.__name__.lstrip('_')}{slot}" if private else slot
+            if slot not in ("__dict__", "__weakref__") and hasattr(value, name):
+                state[name] = getattr(value, name)
+    return state
+
+
+def _copies_by_itself(kind: type) -> bool:
+    """Whether a type has its own way of being copied or pickled; that of dataclasses is none."""
+    for name in ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__"):
+        method = getattr(kind, name, None)
+        own = method is not getattr(object, name, None)
+        if own and getattr(method, "__module__", None) != "dataclasses":
+            return True
+    return False
+
+
+def _is_plain_base(base: type) -> bool:
+    return base is object or bool(base.__flags__ & _HEAP_TYPE)
+
+
+def absolute_name(module: str | None, level: int, module_globals: Mapping[str, Any]) -> str:
+    """The full name of the module that a (relative) import names."""
+    if not level:
+        return module or ""
+    package = str(module_globals.get("__package__") or "").split(".")
+    parts = package[: len(package) - level + 1]
+    return ".".join([*parts, module] if module else parts)
+
+
+def imported_module(name: str, module_globals: Mapping[str, Any]) -> ModuleType | None:
+    """The module that an import in a module finds; among archived modules, those come first."""
+    if archived := module_globals.get(ARCHIVED_AS):
+        package = str(module_globals["__name__"]).removesuffix(archived)
+        if package + name in sys.modules:
+            return sys.modules[package + name]
+    return sys.modules.get(name)

@@ -1,0 +1,301 @@
+"""What `run` returns, as an Arrow file, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import threading
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from pydantic import BaseModel
+
+from prefect_optuna.blocks import ArchiveError, ResultEncodingError
+from prefect_optuna.tasks.archive import decode_result, encode_result
+from prefect_optuna.tasks.archive.results import encode_with_spec
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        if one.dtype.kind in "fc":
+            # Bit by bit: signed zeros, and NaN equal to NaN.
+            one, other = (x.astype(x.dtype.newbyteorder("=")) for x in (one, other))
+            np.testing.assert_array_equal(one, other)
+            np.testing.assert_array_equal(np.signbit(one.real), np.signbit(other.real))
+        else:
+            np.testing.assert_array_equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_same(left, right)
+    elif isinstance(one, pa.Table):
+        assert one.equals(other, check_metadata=True)
+    else:
+        assert one == other or (one != one and other != other)
+
+
+def _times(kind: str) -> st.SearchStrategy[np.dtype[Any]]:
+    units = st.sampled_from(["Y", "M", "D", "h", "m", "s", "ms", "us", "ns"])
+    return units.map(lambda unit: np.dtype(f"{kind}8[{unit}]"))
+
+
+_dtypes = (
+    npst.boolean_dtypes()
+    | npst.integer_dtypes(endianness="?")
+    | npst.unsigned_integer_dtypes(endianness="?")
+    | npst.floating_dtypes(sizes=(16, 32, 64), endianness="?")
+    | npst.complex_number_dtypes(sizes=(64, 128), endianness="?")
+    | npst.unicode_string_dtypes(max_len=5)
+    | npst.byte_string_dtypes(max_len=5)
+    | _times("M")
+    | _times("m")
+)
+
+
+def _encodable(array: np.ndarray[Any, Any]) -> bool:
+    if array.dtype.kind != "U":
+        return True
+    return not any("\ud800" <= letter <= "\udfff" for word in array.flat for letter in word)
+
+
+_arrays = npst.arrays(
+    _dtypes, npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+).filter(_encodable)
+_leaves = (
+    _arrays
+    | st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.dates()
+    | st.floats().map(np.float64)
+    | st.lists(st.floats(), max_size=25)
+    | st.lists(st.integers(), max_size=25).map(tuple)
+    | st.lists(st.booleans(), max_size=5)
+    | st.lists(st.floats(width=32).map(np.float32), max_size=5)
+    | st.lists(st.integers() | st.floats() | st.text(), max_size=5)
+)
+_keys = st.text(max_size=5) | st.integers() | st.sampled_from(["$series", "$inline", "a.b", "a"])
+_results = st.recursive(
+    _leaves,
+    lambda inner: (
+        st.dictionaries(_keys, inner, max_size=5) | st.lists(inner, max_size=3).map(tuple)
+    ),
+    max_leaves=8,
+)
+
+
+@given(_results)
+def test_results_come_back_with_structure_types_and_values(result: Any) -> None:
+    content = encode_result(result)
+    pa.feather.read_table(pa.BufferReader(content)).validate(full=True)
+    assert_same(decode_result(content), result)
+
+
+@given(
+    st.integers(0, 20).flatmap(
+        lambda n: st.dictionaries(
+            st.text(min_size=1, max_size=4), npst.arrays(np.float64, n), min_size=1, max_size=4
+        )
+    )
+)
+def test_series_of_one_length_are_columns(result: dict[str, np.ndarray[Any, Any]]) -> None:
+    content, spec = encode_with_spec(result)
+    assert spec["layout"] == "aligned"
+    table = pa.feather.read_table(pa.BufferReader(content))
+    for name, values in result.items():
+        np.testing.assert_array_equal(table.column(name).to_numpy(), values)
+
+
+def test_axes_of_that_length_are_columns_before_the_series() -> None:
+    result = {"hare": np.array([30.0, 47.2]), "lynx": [4.0, 6.1], "note": "ok", "ends": (1.0, 2, 3)}
+    content = encode_result(result, {"year": [1900, 1901], "depth": [1, 2, 3]})
+    table = pa.feather.read_table(pa.BufferReader(content))
+    assert table.column_names == ["year", "hare", "lynx"]
+    assert table.column("year").to_pylist() == [1900, 1901]
+    assert_same(decode_result(content), result)
+
+
+def test_a_series_keeps_its_name_when_an_axis_has_the_same() -> None:
+    content = encode_result({"t": np.zeros(2)}, {"t": [5, 6]})
+    assert pa.feather.read_table(pa.BufferReader(content)).column("t").to_pylist() == [0, 0]
+
+
+def test_series_of_several_lengths_are_lists_in_one_row() -> None:
+    result = {"field": np.arange(6.0).reshape(2, 3), "loss": [0.5] * 40}
+    content, spec = encode_with_spec(result)
+    assert spec == {
+        "layout": "packed",
+        "series": {
+            "field": {"dtype": "<f8", "shape": [2, 3]},
+            "loss": {"dtype": "<f8", "shape": [40]},
+        },
+    }
+    table = pa.feather.read_table(pa.BufferReader(content))
+    assert table.num_rows == 1
+    assert table.column("field").to_pylist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_short_lists_do_not_keep_series_from_being_columns() -> None:
+    content, spec = encode_with_spec({"x": np.zeros(50), "bounds": [0.0, 1.0], "t": (1, 2)})
+    assert spec["layout"] == "aligned"
+    assert decode_result(content)["bounds"] == [0.0, 1.0]
+    assert decode_result(content)["t"] == (1, 2)
+
+
+def test_nested_mappings_have_dotted_column_names() -> None:
+    result = {"fit": {"a": np.zeros(3), "b": np.ones(3)}}
+    table = pa.feather.read_table(pa.BufferReader(encode_result(result)))
+    assert table.column_names == ["fit.a", "fit.b"]
+
+
+def test_decoded_arrays_can_be_written_to() -> None:
+    decode_result(encode_result({"x": np.zeros(3)}))["x"][0] = 1.0
+
+
+def test_dataclasses_named_tuples_and_models_are_mappings() -> None:
+    @dataclasses.dataclass
+    class Run:
+        loss: np.ndarray[Any, Any]
+        steps: int
+
+    class Model(BaseModel):
+        rate: float
+
+    Pair = namedtuple("Pair", "x y")
+    result = {"run": Run(np.ones(2), 3), "model": Model(rate=0.5), "pair": Pair(1, "a")}
+    expected = {
+        "run": {"loss": np.ones(2), "steps": 3},
+        "model": {"rate": 0.5},
+        "pair": {"x": 1, "y": "a"},
+    }
+    assert_same(decode_result(encode_result(result)), expected)
+
+
+_table = (
+    pa.table(
+        {
+            "x": pa.chunked_array([[1, 2], [3]]),
+            "when": [dt.date(2020, 1, 1), None, dt.date(2021, 1, 1)],
+            "kind": pa.chunked_array(
+                [
+                    pa.array(["a", "b"]).dictionary_encode(),
+                    pa.array(["c"]).dictionary_encode(),
+                ]
+            ),
+        }
+    )
+    .unify_dictionaries()
+    .replace_schema_metadata({"unit": "m"})
+)
+
+
+def test_a_table_is_written_as_it_is() -> None:
+    content = encode_result(_table)
+    decoded = decode_result(content)
+    assert decoded.equals(_table)
+    assert decoded.schema.metadata == {b"unit": b"m"}
+    assert pa.feather.read_table(pa.BufferReader(content)).column("x").to_pylist() == [1, 2, 3]
+
+
+def test_tables_among_other_values_come_back() -> None:
+    batch = pa.record_batch({"y": [1.5, None]})
+    decoded = decode_result(encode_result({"t": _table, "b": batch, "v": 1.5}))
+    assert decoded["t"].equals(_table)
+    assert isinstance(decoded["b"], pa.RecordBatch)
+    assert decoded["b"].equals(batch)
+    assert decoded["v"] == 1.5
+
+
+def test_an_empty_table_comes_back() -> None:
+    empty = pa.schema({"x": pa.int64()}).empty_table()
+    assert decode_result(encode_result(empty)).equals(empty)
+    assert decode_result(encode_result({"t": empty}))["t"].equals(empty)
+
+
+def test_any_table_with_arrow_s_protocol_comes_back_as_arrow() -> None:
+    class Frame:
+        def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+            return pa.table({"x": [1, 2]}).__arrow_c_stream__(requested_schema)
+
+    assert decode_result(encode_result(Frame())).equals(pa.table({"x": [1, 2]}))
+
+
+class _Sensor:
+    """Something nobody can archive."""
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"fit": {"sensor": _Sensor()}}, ["['fit']['sensor']", "_Sensor"]),
+        ([1, threading.Lock()], ["[1]", "lock"]),
+        (np.array([1, "a"], object), ["object", "astype"]),
+        ({"m": np.ma.masked_array([1.0], [True])}, ["['m']", "MaskedArray", "filled"]),
+        ({"s": np.zeros(2, [("a", int)])}, ["['s']", "one array for each field"]),
+        ({"x": np.zeros(2, np.longdouble)}, ["['x']", "64 bits"]),
+        ({"f": print}, ["['f']", "builtin_function_or_method"]),
+        ({"bad": np.array(["\ud800"])}, ["['bad']"]),
+        ({"t": pa.table([[1], [2]], names=["a", "a"])}, ["['t']", "two columns of one name"]),
+    ],
+)
+def test_what_cannot_be_archived_is_named(result: Any, words: list[str]) -> None:
+    with pytest.raises(ResultEncodingError) as error:
+        encode_result(result)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_result_that_contains_itself_is_refused() -> None:
+    result: dict[str, Any] = {}
+    result["again"] = result
+    with pytest.raises(ResultEncodingError, match="contains itself"):
+        encode_result(result)
+
+
+@pytest.mark.parametrize("content", [b"", b"no arrow file", encode_result([1.0, 2.0])[:-9]])
+def test_other_bytes_are_no_result(content: bytes) -> None:
+    with pytest.raises(ArchiveError, match="Arrow file of an archived result"):
+        decode_result(content)
+
+
+def test_an_arrow_file_of_somebody_else_is_no_result() -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, pa.schema({"x": pa.int64()})):
+        pass
+    with pytest.raises(ArchiveError, match="Arrow file of an archived result"):
+        decode_result(sink.getvalue())
+
+
+def test_a_newer_format_is_refused_with_the_way_out() -> None:
+    table = pa.feather.read_table(pa.BufferReader(encode_result([1.0])))
+    metadata = json.loads(table.schema.metadata[b"prefect_optuna"])
+    newer = {b"prefect_optuna": json.dumps({**metadata, "format": 99}).encode()}
+    sink = pa.BufferOutputStream()
+    table = table.replace_schema_metadata(newer)
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write(table)
+    with pytest.raises(ArchiveError, match="pip install --upgrade prefect-optuna"):
+        decode_result(sink.getvalue())
+
+
+def test_large_series_are_compressed() -> None:
+    steps = np.repeat(np.arange(100.0), 1000)
+    assert len(encode_result({"x": steps})) < steps.nbytes / 10
