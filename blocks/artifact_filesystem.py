@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
 import fsspec
 from fsspec.core import split_protocol
@@ -62,7 +62,7 @@ class ArtifactFileSystem(WritableFileSystem):
     _documentation_url = DOCUMENTATION_URL
     _logo_url = LOGO_URL
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
     if TYPE_CHECKING:
         _opened: ArtifactStore = PrivateAttr()

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import optuna
 from optuna.pruners import BasePruner
@@ -48,7 +48,7 @@ class StudyStorage(Block, ABC):
     __slots__ = ("_opened",)
 
     # Without this, pydantic quotes the rejected input, and with it a URL's password.
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
     if TYPE_CHECKING:
         _opened: tuple[int, BaseStorage] = PrivateAttr()

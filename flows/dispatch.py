@@ -124,7 +124,7 @@ class Lanes:
         self._feed: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
         self._in_flight = 0
-        self.task_runs = 0
+        self.task_runs: int = 0
         self._open: deque[float] = deque()  # when each lane that still takes trials was opened
 
     def room(self) -> int:
@@ -205,7 +205,7 @@ class Batches:
         self._ended: queue.SimpleQueue[tuple[PrefectFuture[Any], list[Assignment]]]
         self._ended = queue.SimpleQueue()
         self._under_way = 0
-        self.task_runs = 0
+        self.task_runs: int = 0
         self._seconds: float | None = None  # of a trial, a running mean
 
     @property

@@ -48,7 +48,7 @@ from prefect_optuna.flows.study import (
     make_pruner,
     make_sampler,
 )
-from prefect_optuna.flows.study_flow import StudyFlow
+from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_run import StudyRun, suggest_params
 from prefect_optuna.flows.study_watch import StudyWatch
@@ -79,7 +79,8 @@ def _flow_run_name() -> str:
     return name or generate_slug(2)
 
 
-def _optimize(
+@study_flow(name="optimize", flow_run_name=_flow_run_name)
+def optimize(
     problem: Problem | Callable[..., Any] | str,
     *,
     study_name: str | None = None,
@@ -204,9 +205,6 @@ def _optimize(
         with watch.running():
             run.run()
     return watch.result(n_task_runs=dispatcher.task_runs)
-
-
-optimize = StudyFlow(_optimize, name="optimize", flow_run_name=_flow_run_name)
 
 
 def _check(

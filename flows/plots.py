@@ -40,6 +40,7 @@ _BLUE, _SKY, _ORANGE, _VERMILION, _GREEN, _PURPLE = (
 _INK, _GREY, _PALE = "#24292f", "#6e7781", "#afb8c1"
 _SERIES_COLOURS = (_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _SKY, _INK, _GREY)
 
+_HUGE = 1e100  # larger numbers are shown as infinite ones are; arithmetic on them overflows
 _WIDTH = 7.0  # inches
 _MAX_PIXELS = 1400  # across: sharp where a page shows 700 px on a display of double density
 
@@ -317,16 +318,16 @@ class _Range:
     ) -> None:
         self.log, self.limits = False, (-0.05, 1.05)
         sign = 1.0 if direction == "minimize" else -1.0
-        losses = np.sort(sign * values[np.isfinite(values)])
+        losses = np.sort(sign * values[np.abs(values) < _HUGE])
         if not len(losses):
             return
         best, worst = float(losses[0]), float(losses[-1])
         usual = float(losses[int(0.9 * (len(losses) - 1))])
         kept = sign * np.asarray(keep, dtype=float)
-        usual = max([usual, *kept[np.isfinite(kept)].tolist()])
+        usual = max([usual, *kept[np.abs(kept) < _HUGE].tolist()])
         # Losses over several decades are told apart on a logarithmic axis only. Where more is
         # better, the interesting end is the large one, and a linear axis does.
-        if sign > 0 and best > 0 and usual / best > 100:
+        if sign > 0 and best > 1 / _HUGE and usual / best > 100:
             self.log, self.limits = True, (best / (worst / best) ** 0.05, worst * 1.2)
             return
         if worst - best > 2.5 * (usual - best) > 0:

@@ -84,7 +84,7 @@ class StudyProgress:
         self._counts = dict.fromkeys(_STATES, 0)
         self._best: list[FrozenTrial] = []
         self._console = console or _log_console() or Console(stderr=True)
-        self.enabled = self._console.is_terminal if enabled is None else enabled
+        self.enabled: bool = self._console.is_terminal if enabled is None else enabled
         if not self.enabled:
             return
         for trial in trials:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -20,7 +20,7 @@ from prefect_optuna.blocks.errors import InvalidSettingError, UntrustedArchiveEr
 from prefect_optuna.flows.optimize import Storage
 from prefect_optuna.flows.ranking import best_first
 from prefect_optuna.flows.report import report_key
-from prefect_optuna.flows.study_flow import StudyFlow
+from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.rerun import Rerun, rerun_trials
@@ -34,7 +34,7 @@ Value = float | tuple[float, ...]
 class ReevaluatedTrial(BaseModel):
     """An archived trial and what it gave when it was run again."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     number: int = Field(description="The trial's number in the study.")
     verdict: Verdict = Field(
@@ -53,7 +53,7 @@ class ReevaluatedTrial(BaseModel):
 class Reevaluation(BaseModel):
     """What came of running archived trials again."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     study_name: str = Field(description="The study.")
     trials: list[ReevaluatedTrial] = Field(description="The trials, in the order asked for.")
@@ -88,7 +88,8 @@ def _rerun(
     return rerun_trials(archived, trials, repeats=repeats, scope=scope)
 
 
-def _reevaluate(
+@study_flow(name="reevaluate", flow_run_name="{study_name}-again")
+def reevaluate(
     study_name: str,
     *,
     trials: str | int | Sequence[int] = "best:1",
@@ -166,9 +167,6 @@ def _reevaluate(
         description=repr(result).splitlines()[0],
     )
     return result
-
-
-reevaluate = StudyFlow(_reevaluate, name="reevaluate", flow_run_name="{study_name}-again")
 
 
 def select_trials(study: optuna.Study, trials: str | int | Sequence[int]) -> list[FrozenTrial]:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from typing_extensions import Self
 
+    _Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
 __all__ = [
     "Publisher",
     "Report",
@@ -57,7 +59,6 @@ __all__ = [
     "report_key",
 ]
 
-_Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 _logger = get_logger(__name__)
 
 StudyState = Literal["running", "completed", "interrupted", "failed", "stopped"]
@@ -196,7 +197,7 @@ class ReportPublisher:
     """
 
     def __init__(self, study_name: str, logger: _Logger | None = None) -> None:
-        self.key = report_key(study_name)
+        self.key: str = report_key(study_name)
         self._logger = logger or _logger
         self._artifact_id: UUID | None = None
         self._failing = False
@@ -356,7 +357,7 @@ class ReportThread:
                 status.lost,
                 status.best_figure,
                 count_states(status.trials),
-                pictures,
+                pictures and len(status.trials) > 0,
             )
             if news != self._published and self._publisher.publish(
                 render_report(status, pictures=pictures)

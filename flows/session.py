@@ -77,7 +77,7 @@ class Session:
     """
 
     def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
-        self.id = uuid.uuid4().hex
+        self.id: str = uuid.uuid4().hex
         self._study = study
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study.study_name)

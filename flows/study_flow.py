@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage
 from prefect_optuna.tasks.problem import Problem
 
-__all__ = ["StudyFlow"]
+__all__ = ["StudyFlow", "study_flow"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +34,22 @@ class StudyFlow(Flow[P, R]):
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The parameters as the server records them: no contents of contexts, no secrets."""
         return {name: _describe(value) for name, value in parameters.items()}
+
+
+def study_flow(
+    *, name: str, flow_run_name: str | Callable[[], str]
+) -> Callable[[Callable[P, R]], StudyFlow[P, R]]:
+    """Make a function a `StudyFlow`, as `prefect.flow` makes one a `Flow`.
+
+    Args:
+        name: the flow's name.
+        flow_run_name: the name of its runs, as Prefect takes it.
+    """
+
+    def decorate(function: Callable[P, R]) -> StudyFlow[P, R]:
+        return StudyFlow(function, name=name, flow_run_name=flow_run_name)
+
+    return decorate
 
 
 def _describe(value: Any) -> Any:

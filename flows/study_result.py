@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -21,7 +21,7 @@ class NoCompleteTrialError(PrefectOptunaError, ValueError):
 class BestTrial(BaseModel):
     """One of the best trials of a study."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     number: int = Field(description="The trial's number in the study.")
     values: tuple[float, ...] = Field(description="Its values, one for each direction.")
@@ -54,7 +54,7 @@ class StudyResult(BaseModel):
           archive     memory://
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     study_name: str = Field(description="The name under which the study goes on, or is loaded.")
     directions: tuple[str, ...] = Field(description="`minimize` or `maximize` for each value.")

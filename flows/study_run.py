@@ -66,7 +66,7 @@ class StudyRun:
     live_trials: bool = False
 
     def __post_init__(self) -> None:
-        self.storage = self.storage_block.get_storage()
+        self.storage: BaseStorage = self.storage_block.get_storage()
         self._in_flight: dict[int, optuna.Trial] = {}
         self._error: BaseException | None = None
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout

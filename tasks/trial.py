@@ -126,7 +126,7 @@ class TrialRunner:
     ) -> None:
         self.problem = problem
         self.writer = writer
-        self.scope = dict(scope or {})
+        self.scope: dict[str, Any] = dict(scope or {})
         self.retries = retries
 
     def __call__(self, assignment: Assignment) -> Outcome:

@@ -108,7 +108,7 @@ def plot(result: dict[str, np.ndarray], params: dict[str, float]) -> Figure:
     return figure
 
 
-problem = Problem(
+problem: Problem = Problem(
     suggest=suggest,
     run=simulate,
     evaluate=misfit,

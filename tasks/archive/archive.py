@@ -24,6 +24,8 @@ from prefect_optuna.tasks.problem import Problem
 
 __all__ = ["OptunaArchive"]
 
+_ATTEMPTS = 5  # flows that save at the same moment
+
 
 class OptunaArchive:
     """The archive of a study, for writing; `ArchivedStudy` reads it.
@@ -53,7 +55,7 @@ class OptunaArchive:
         artifacts: ArtifactFileSystem | str | Path | None = None,
     ) -> None:
         self.study = study
-        self.artifacts = as_artifact_filesystem(artifacts)
+        self.artifacts: ArtifactFileSystem = as_artifact_filesystem(artifacts)
         self._manifest: Manifest | None = None
         self._axes: Mapping[str, Any] = {}
 
@@ -124,23 +126,28 @@ class OptunaArchive:
             write_blob(self.artifacts, content)
         digest = write_blob(self.artifacts, capture.content)
 
-        self._manifest = None
-        manifest = self.manifest or Manifest(artifacts=self.location)
-        last = manifest.versions[-1] if manifest.versions else None
-        if (
-            last is None
-            or (last.code_version, last.scope) != (digest, encoded_scope)
-            or self._has_changed(last.environment, environment)
-        ):
+        described = write_blob(self.artifacts, _json(environment.to_json()))
+
+        # Another flow may save at the same time, and a study's attribute is written whole: look
+        # whether this version has stayed.
+        for _ in range(_ATTEMPTS):
+            self._manifest = read_manifest(study)
+            last = self._manifest.versions[-1] if self._manifest else None
+            if (
+                last is not None
+                and (last.code_version, last.scope) == (digest, encoded_scope)
+                and not self._has_changed(last.environment, described, environment)
+            ):
+                break
+            manifest = self._manifest or Manifest(artifacts=self.location)
             version = Version(
                 first_trial=len(study.get_trials(deepcopy=False)),
                 code_version=digest,
-                environment=write_blob(self.artifacts, _json(environment.to_json())),
+                environment=described,
                 scope=encoded_scope,
             )
             manifest = manifest.model_copy(update={"versions": [*manifest.versions, version]})
             study.set_user_attr(BACKUP_CONTEXT, manifest.model_dump())
-        self._manifest = manifest
         return digest
 
     def writer(self) -> ResultWriter:
@@ -172,7 +179,9 @@ class OptunaArchive:
         self.artifacts.write_path(path, png)
         return self.artifacts.location(path)
 
-    def _has_changed(self, digest: str, environment: Environment) -> bool:
+    def _has_changed(self, digest: str, new: str, environment: Environment) -> bool:
+        if digest == new:
+            return False
         content = read_blob(self.artifacts, digest, "the environment of the last version")
         before = Environment.from_json(json.loads(content))
         # The script that was started matters to people, and to no result.

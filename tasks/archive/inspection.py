@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import functools
 import inspect
 import sys
@@ -24,7 +25,6 @@ __all__ = [
 ]
 
 _DEPTH = 4
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, and not in C
 
 
 def functions_in(value: Any, depth: int = _DEPTH) -> Iterator[FunctionType]:
@@ -83,9 +83,19 @@ def owner_of(value: FunctionType | type, module_globals: Mapping[str, Any]) -> t
 
 
 def instance_state(value: Any) -> dict[str, Any] | None:
-    """The attributes of an object, if they are all there is to it; else `None`."""
+    """The attributes of an object, if they are all there is to it; else `None`.
+
+    Python's own preparation for copying tells: it fails for objects with parts in C, such as
+    locks and sockets, and has more than attributes for those that are lists or numbers.
+    """
     kind = type(value)
-    if _copies_by_itself(kind) or not all(map(_is_plain_base, kind.__mro__)):
+    if _copies_by_itself(kind):
+        return None
+    try:
+        make, arguments, _, *items = object.__reduce_ex__(value, 2)
+    except TypeError:
+        return None
+    if make is not copyreg.__newobj__ or arguments != (kind,) or any(items):  # pyright: ignore[reportAttributeAccessIssue]
         return None
     state = dict(getattr(value, "__dict__", {}))
     for base in kind.__mro__:
@@ -106,10 +116,6 @@ def _copies_by_itself(kind: type) -> bool:
         if own and getattr(method, "__module__", None) != "dataclasses":
             return True
     return False
-
-
-def _is_plain_base(base: type) -> bool:
-    return base is object or bool(base.__flags__ & _HEAP_TYPE)
 
 
 def absolute_name(module: str | None, level: int, module_globals: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ It names blobs by their SHA-256 digest, those name others, and so it vouches for
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from optuna import Study
@@ -30,7 +30,7 @@ def _now() -> str:
 class Version(BaseModel):
     """One state of a study's code and surroundings, from one of its trials on."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
 
     first_trial: int = Field(description="Number of the first trial that it holds for.")
     code_version: str = Field(description="SHA-256 digest of the captured problem.")
@@ -42,7 +42,7 @@ class Version(BaseModel):
 class Manifest(BaseModel):
     """The archive of one study."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
 
     kind: str = "prefect-optuna/archive"
     format: int = MANIFEST_FORMAT

@@ -282,7 +282,9 @@ class Reach:
         reference = {"$ref": f"{place.space.label}:{name}"}
         self._known[id(value)] = (value, reference)
         encoded = {
-            key: self._value(part, place.inside(f"{place.path}.{key}"))
+            key: self._value(
+                part, place.inside(place.path if key == "__dict__" else f"{place.path}.{key}")
+            )
             for key, part in state.items()
         }
         self._emit(place.space, name, "value", value={tag: [owner, encoded]})

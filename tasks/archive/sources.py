@@ -58,6 +58,14 @@ class SourceText:
     line: int
 
 
+def _command(filename: str) -> str:
+    """The program of `python -c`, which linecache knows since Python 3.13 only."""
+    arguments = sys.orig_argv
+    if filename != "<string>" or "-c" not in arguments[1:-1]:
+        return ""
+    return arguments[arguments.index("-c") + 1]
+
+
 def first_line(node: DefinitionNode | ast.stmt) -> int:
     """The line a statement starts on, decorators included; that is where its code starts."""
     decorators = getattr(node, "decorator_list", [])
@@ -70,7 +78,7 @@ class SourceFile:
     def __init__(self, filename: str, module_globals: dict[str, Any]) -> None:
         self.filename = filename
         linecache.checkcache(filename)
-        self.text = "".join(linecache.getlines(filename, module_globals))
+        self.text: str = "".join(linecache.getlines(filename, module_globals)) or _command(filename)
 
     @cached_property
     def tree(self) -> ast.Module:

@@ -20,10 +20,13 @@ def main() -> int:
         shutil.rmtree(leftover, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--target", str(INSTALLED), str(ROOT)], check=True)
-    pyright = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
+    pyright = [sys.executable, "-m", "pyright"]
     result = subprocess.run(
         [*pyright, "--verifytypes", "prefect_optuna", "--ignoreexternal"],
-        env=os.environ | {"PYTHONPATH": str(INSTALLED)},
+        env=os.environ
+        # With --verifytypes pyright asks the Python on the PATH, whatever --pythonpath says.
+        | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        | {"PYTHONPATH": str(INSTALLED)},
         stdout=subprocess.PIPE,
         text=True,
     )
