@@ -10,7 +10,7 @@ from typing import Any
 from optuna import Study
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, as_artifact_filesystem
-from prefect_optuna.tasks.archive.blobs import read_blob, write_blob
+from prefect_optuna.tasks.archive.blobs import blob_path, read_blob, write_blob
 from prefect_optuna.tasks.archive.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.environment import Environment
 from prefect_optuna.tasks.archive.manifest import (
@@ -119,36 +119,38 @@ class OptunaArchive:
         """
         study = self._the_study()
         capture = problem if isinstance(problem, Capture) else Capture.of(problem)
-        self._axes = capture.axes
         environment = Environment.capture(capture.folder)
         encoded_scope = encode_scope(scope or {})
+        self._axes = capture.axes
+        self._manifest = read_manifest(study)
+        last = self._manifest.versions[-1] if self._manifest else None
+        if last is not None and not self.artifacts.exists(blob_path(last.code_version)):
+            raise ArchiveError(
+                f"The archive of the study {study.study_name!r} was written to "
+                f"{self._manifest.artifacts}, and is not in {self.location}. Name the artifacts "  # pyright: ignore[reportOptionalMemberAccess]
+                "that it was written to: artifacts=... Or take another study name."
+            )
         for content in capture.blobs.values():
             write_blob(self.artifacts, content)
-        digest = write_blob(self.artifacts, capture.content)
+        version = Version(
+            first_trial=len(study.get_trials(deepcopy=False)),
+            code_version=write_blob(self.artifacts, capture.content),
+            environment=write_blob(self.artifacts, _json(environment.to_json())),
+            scope=encoded_scope,
+        )
+        if last is None or self._differ(last, version, environment):
+            self._append(study, version)
+        return version.code_version
 
-        described = write_blob(self.artifacts, _json(environment.to_json()))
-
-        # Another flow may save at the same time, and a study's attribute is written whole: look
-        # whether this version has stayed.
+    def _append(self, study: Study, version: Version) -> None:
+        """Add a version to the manifest, which another flow may be writing as well."""
         for _ in range(_ATTEMPTS):
-            self._manifest = read_manifest(study)
-            last = self._manifest.versions[-1] if self._manifest else None
-            if (
-                last is not None
-                and (last.code_version, last.scope) == (digest, encoded_scope)
-                and not self._has_changed(last.environment, described, environment)
-            ):
+            manifest = read_manifest(study) or Manifest(artifacts=self.location)
+            if version in manifest.versions:
                 break
-            manifest = self._manifest or Manifest(artifacts=self.location)
-            version = Version(
-                first_trial=len(study.get_trials(deepcopy=False)),
-                code_version=digest,
-                environment=described,
-                scope=encoded_scope,
-            )
             manifest = manifest.model_copy(update={"versions": [*manifest.versions, version]})
             study.set_user_attr(BACKUP_CONTEXT, manifest.model_dump())
-        return digest
+        self._manifest = read_manifest(study)
 
     def writer(self) -> ResultWriter:
         """What workers archive results with: small, picklable, and no way to the database.
@@ -179,10 +181,12 @@ class OptunaArchive:
         self.artifacts.write_path(path, png)
         return self.artifacts.location(path)
 
-    def _has_changed(self, digest: str, new: str, environment: Environment) -> bool:
-        if digest == new:
+    def _differ(self, last: Version, new: Version, environment: Environment) -> bool:
+        if (last.code_version, last.scope) != (new.code_version, new.scope):
+            return True
+        if last.environment == new.environment:
             return False
-        content = read_blob(self.artifacts, digest, "the environment of the last version")
+        content = read_blob(self.artifacts, last.environment, "the environment")
         before = Environment.from_json(json.loads(content))
         # The script that was started matters to people, and to no result.
         return bool(before.diff(environment).keys() - {"script"})

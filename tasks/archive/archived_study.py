@@ -18,7 +18,7 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.tasks.archive.blobs import read_blob
-from prefect_optuna.tasks.archive.capture import CAPTURE_FORMAT, Capture
+from prefect_optuna.tasks.archive.capture import CAPTURE_FORMAT, CAPTURE_KIND, Capture
 from prefect_optuna.tasks.archive.environment import Environment
 from prefect_optuna.tasks.archive.manifest import Manifest, Version, read_manifest
 from prefect_optuna.tasks.archive.restore import restore_problem, restore_value, source_text
@@ -194,10 +194,10 @@ class ArchivedStudy:
     def describe(self) -> str:
         """Say what is in the archive, and which code would run."""
         lines = [f"Study {self.study.study_name!r}, archived {self.manifest.created}"]
-        lines.append(f"  files in {self._artifacts.location()}")
+        lines.append(f"  Files in {self._artifacts.location()}")
         trials = self.study.get_trials(deepcopy=False)
         with_result = sum(RESULT_KEY in trial.user_attrs for trial in trials)
-        lines.append(f"  {len(trials)} trials, {with_result} of them with a result")
+        lines.append(f"  Trials: {len(trials)}, with an archived result: {with_result}")
         for number, version in enumerate(self.manifest.versions):
             lines.extend(self._describe_version(number, version))
         return "\n".join(lines)
@@ -249,6 +249,11 @@ class ArchivedStudy:
 def _read_capture(artifacts: ArtifactFileSystem, version: Version, number: int) -> Capture:
     content = read_blob(artifacts, version.code_version, f"the code of version {number}")
     document = json.loads(content)
+    if document.get("kind") != CAPTURE_KIND:
+        raise ArchiveError(
+            f"The archive is damaged: the code of version {number} ({version.code_version}) is no "
+            "captured problem. Bring the study's manifest back from a copy."
+        )
     if document["format"] > CAPTURE_FORMAT:
         raise ArchiveError(
             f"The code of version {number} has the format {document['format']}, and this version "

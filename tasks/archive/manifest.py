@@ -52,7 +52,7 @@ class Manifest(BaseModel):
     )
     artifacts: str = Field(default="", description="Where the archive was written, for people.")
     created: str = Field(default_factory=_now, description="When the archive was made, in UTC.")
-    versions: list[Version] = Field(default_factory=list, description="Oldest first.")
+    versions: list[Version] = Field(default_factory=list[Version], description="Oldest first.")
 
 
 def read_manifest(study: Study) -> Manifest | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import CodeType
 
-from prefect_optuna.tasks.archive.sources import inner_codes
+from prefect_optuna.tasks.archive.sources import inner_codes, parse
 
 __all__ = ["LocalImport", "References", "local_imports", "references"]
 
@@ -103,7 +103,7 @@ class LocalImport:
 
 def local_imports(source: str) -> Iterator[LocalImport]:
     """Find the imports in the source of a function or class."""
-    tree = ast.parse(source)
+    tree = parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             used = tuple((alias.name,) for alias in node.names)

@@ -4,9 +4,12 @@ from __future__ import annotations
 import __future__
 
 import ast
+import contextlib
 import linecache
 import sys
 import textwrap
+import threading
+import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +24,7 @@ __all__ = [
     "compile_function",
     "compile_statement",
     "inner_codes",
+    "parse",
     "same_code",
 ]
 
@@ -58,6 +62,29 @@ class SourceText:
     line: int
 
 
+_parsing = threading.Lock()
+
+
+def parse(source: str) -> ast.Module:
+    """Parse source, one thread at a time.
+
+    In Python 3.11 threads that parse at the same moment fail with a `SystemError`.
+    """
+    with _parsing:
+        return ast.parse(source)
+
+
+def _read(filename: str, module_globals: dict[str, Any]) -> str:
+    """The text of a file as it is now; of a notebook cell or a module in an archive, too."""
+    # Past linecache, which may have an older text, and is not made for threads.
+    with (
+        contextlib.suppress(OSError, SyntaxError, UnicodeDecodeError),
+        tokenize.open(filename) as file,
+    ):
+        return file.read()
+    return "".join(linecache.getlines(filename, module_globals)) or _command(filename)
+
+
 def _command(filename: str) -> str:
     """The program of `python -c`, which linecache knows since Python 3.13 only."""
     arguments = sys.orig_argv
@@ -77,14 +104,13 @@ class SourceFile:
 
     def __init__(self, filename: str, module_globals: dict[str, Any]) -> None:
         self.filename = filename
-        linecache.checkcache(filename)
-        self.text: str = "".join(linecache.getlines(filename, module_globals)) or _command(filename)
+        self.text: str = _read(filename, module_globals)
 
     @cached_property
     def tree(self) -> ast.Module:
         """The syntax tree; empty if the text is no longer Python."""
         try:
-            return ast.parse(self.text)
+            return parse(self.text)
         except SyntaxError:
             return ast.Module([], [])
 
@@ -187,7 +213,7 @@ def compile_function(
     Raises:
         SyntaxError: the source is no single function.
     """
-    target = _single(ast.parse("\n" * (line - 1) + source))
+    target = _single(parse("\n" * (line - 1) + source))
     node: Any = target.value if isinstance(target, ast.Expr) else target
     if not isinstance(node, FunctionNode):
         raise SyntaxError(f"{qualname}: expected the source of one function")
@@ -231,7 +257,7 @@ def compile_statement(
     line: int = 1,
 ) -> CodeType:
     """Compile a statement as the top level of its module had it; see `compile_function`."""
-    tree = _with_imports(ast.parse("\n" * (line - 1) + source), imported)
+    tree = _with_imports(parse("\n" * (line - 1) + source), imported)
     return compile(tree, filename, "exec", flags=_flags(futures), dont_inherit=True)
 
 
@@ -326,7 +352,7 @@ def _single(tree: ast.Module) -> ast.stmt:
 
 def _same_syntax(one: str, other: str) -> bool:
     try:
-        return ast.dump(_single(ast.parse(one))) == ast.dump(_single(ast.parse(other)))
+        return ast.dump(_single(parse(one))) == ast.dump(_single(parse(other)))
     except SyntaxError:
         return False
 
@@ -343,7 +369,7 @@ def _scopes(qualname: str) -> list[tuple[str, bool]]:
 
 
 def _function(name: str, arguments: Sequence[str], body: ast.stmt) -> ast.stmt:
-    node: Any = ast.parse("def _(): pass").body[0]
+    node: Any = parse("def _(): pass").body[0]
     node.name = name
     node.args.args = [ast.arg(argument) for argument in arguments]
     node.body = [body]
@@ -351,7 +377,7 @@ def _function(name: str, arguments: Sequence[str], body: ast.stmt) -> ast.stmt:
 
 
 def _class(name: str, body: ast.stmt) -> ast.stmt:
-    node: Any = ast.parse("class _: pass").body[0]
+    node: Any = parse("class _: pass").body[0]
     node.name = name
     node.body = [body]
     return node

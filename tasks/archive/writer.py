@@ -68,7 +68,7 @@ class ResultWriter:
         content, spec = encode_with_spec(result, self.axes)
         digest = hashlib.sha256(content).hexdigest()
         path = f"studies/{self.uuid}/trials/{trial_number:06d}.arrow"
-        if not self.artifacts.create(path, content):
+        if not self.artifacts.create(path, content) and self.artifacts.sha256(path) != digest:
             # Another attempt of this trial, or a copy of the study that went its own way.
             path = f"studies/{self.uuid}/trials/{trial_number:06d}-{digest[:16]}.arrow"
             self.artifacts.create(path, content)

@@ -123,7 +123,8 @@ PROJECT = {
         def large_array(t): return float(ARRAY.sum()) + t
         def arrow_table(t): return ARROW.column("x").to_pylist(), ARROW.num_rows + t
         def constants(t): return len(TABLE["a"]) + len(TABLE[3]) + CONSTANT + t
-        def submodules(t): return scipy.integrate.quad(lambda x: x, 0, t)[0] + scipy.special.expit(0)
+        def submodules(t):
+            return scipy.integrate.quad(lambda x: x, 0, t)[0] + scipy.special.expit(0)
         def imported_instance(t): return round(float(norm.cdf(t * 0.0)), 3)
         def numpy_function(t): return float(np.add.reduce([t, 1])), str(DTYPE(t).dtype)
         def one_list_with_two_names(t):
@@ -313,7 +314,7 @@ CASES = """
     class_method bound_method_as_global local_imports logger_and_pattern defaults annotated
     module_as_a_value assigns_globals comprehensions nested_definitions runs_a_coroutine letters
     any_arguments missing_package
-""".split()
+""".split()  # noqa: SIM905 - it is long
 
 IN_ANOTHER_PROCESS = """
 import json, sys
@@ -329,7 +330,8 @@ for name in sys.argv[3].split():
     try:
         problem = archived.problem(trusted=True)
         again = Capture.of(problem).code_version
-        answers[name] = [repr(problem.run(3)), again, sorted({"helpers", "awkward"} & set(sys.modules))]
+        originals = sorted({"helpers", "awkward"} & set(sys.modules))
+        answers[name] = [repr(problem.run(3)), again, originals]
     except Exception as error:
         answers[name] = [f"{type(error).__name__}: {error}", None, []]
 print(json.dumps(answers))
@@ -544,10 +546,8 @@ def test_a_problem_of_thirty_functions_in_five_modules_is_captured_in_time(proje
             f"    return total + {f'f{i + 1}(x)' if i < 5 else 'below(x)'}\n\n"
             for i in range(6)
         )
-        below = (
-            f"from m{number - 1} import f0 as below" if number else "from math import sqrt as below"
-        )
-        files[f"m{number}"] = f"{below}\nCONSTANT = {number}\n\n{functions}"
+        source = f"m{number - 1} import f0" if number else "math import sqrt"
+        files[f"m{number}"] = f"from {source} as below\nCONSTANT = {number}\n\n{functions}"
     module = load(project, **files)
     problem = problem_of(module.f0)
     Capture.of(problem)  # reads what Python reads once

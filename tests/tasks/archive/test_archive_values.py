@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from prefect_optuna.tasks.archive.values import decode_value, encode_value
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The value has no exact form."""
 
 
 def refuse(value: Any, path: str) -> Any:
-    raise Refused(path)
+    raise RefusedError(path)
 
 
 def unknown(tag: str, held: Any) -> Any:
@@ -145,19 +145,19 @@ def test_a_read_only_mapping_comes_back() -> None:
 
 @given(st.sets(st.text(), min_size=2))
 def test_a_set_has_one_form_whatever_its_order(value: set[str]) -> None:
-    backwards = set(sorted(value, reverse=True))
+    backwards = {*sorted(value, reverse=True)}
     assert encode_value(value, refuse) == encode_value(backwards, refuse)
 
 
 def test_what_has_no_exact_form_is_refused_with_its_path() -> None:
-    with pytest.raises(Refused, match=re.escape("context['models'][1]['best']")):
+    with pytest.raises(RefusedError, match=re.escape("context['models'][1]['best']")):
         encode_value({"models": [1, {"best": object()}]}, refuse, "context")
 
 
 def test_a_list_that_contains_itself_is_refused() -> None:
     value: list[Any] = [1]
     value.append(value)
-    with pytest.raises(Refused, match="it contains itself"):
+    with pytest.raises(RefusedError, match="it contains itself"):
         encode_value(value, refuse, "loop")
 
 
