@@ -342,11 +342,14 @@ class _Range:
 
 
 def _scale(axes: Axes, name: str, shown: _Range) -> None:
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     if shown.log:
         axes.set(**{f"{name}scale": "log"})
-        getattr(axes, f"{name}axis").set_minor_locator(NullLocator())
+        axis = getattr(axes, f"{name}axis")
+        axis.set_minor_locator(NullLocator())
+        # Plain digits: setting powers of ten as formulas takes longer than all the rest.
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set(**{f"{name}lim": shown.limits})
 
 
