@@ -8,19 +8,21 @@ It starts a Prefect server of its own with its history in `.prefect/`, optimizes
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
 from itertools import count
 
-import optuna
 from rich.console import Console
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.deployments.local_server import LocalServer
 from prefect_optuna.flows import StudyResult, optimize, reevaluate
+from prefect_optuna.flows.examples.lynx_hare import PUBLISHED
 from prefect_optuna.flows.progress import best_trials_table
+from prefect_optuna.flows.wording import count_states
 from prefect_optuna.tasks import ArchivedStudy, Problem
 from prefect_optuna.tasks.archive import Capture
 
@@ -37,67 +39,69 @@ def main() -> int:
     Returns:
         The exit code: 0, or 1 where the best trial did not give its value again.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for name in ("prefect", "optuna"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+        for handler in logging.getLogger(name).handlers:
+            handler.setLevel(logging.WARNING)  # in the terminal; Prefect's UI has it all
     started = time.monotonic()
     console.print(
-        "\n[bold]Lynx and hares[/]: the Lotka-Volterra equations, fitted to the pelts that the "
-        "Hudson's Bay\nCompany took from 1900 to 1920. "
-        f"{TRIALS} trials of TPE as one Prefect flow.\n"
+        "\n[bold]Lynx and hares[/]: the Lotka-Volterra equations, fitted to the pelts that the\n"
+        f"Hudson's Bay Company took from 1900 to 1920. {TRIALS} trials of TPE, one Prefect flow.\n"
     )
-    with LocalServer() as server:
-        console.print(f"[dim]Prefect server at {server.url}, its history in .prefect/[/]")
-        problem = Problem.of(PROBLEM)
-        result = optimize(
-            PROBLEM, study_name=study_name(problem), n_trials=TRIALS, seed=SEED, progress=True
-        )
-        again = reevaluate(result.study_name, trials="best:1", trusted=True)
-        server.wait_for_task_runs(result.flow_run_id, result.n_task_runs)
-    _show(console, problem, result)
+    problem = Problem.of(PROBLEM)
+    with console.status("Starting a Prefect server ..."):
+        server = LocalServer().__enter__()
+    with contextlib.ExitStack() as stack:
+        stack.push(server.__exit__)
+        console.print(f"[dim]Prefect's server is {server.url}, its history is kept in .prefect/[/]")
+        name = study_name(problem)
+        result = optimize(PROBLEM, study_name=name, n_trials=TRIALS, seed=SEED)
+        again = reevaluate(name, trials="best:1", trusted=True)
+        with console.status("Waiting until the server has taken in all task runs ..."):
+            server.wait_for_task_runs(result.flow_run_id or "", result.n_task_runs)
+    _show(console, result)
     best = again.trials[0]
-    reproduced = best.verdict == "reproduced"
+    equal = best.values[:1] == [best.archived]
+    verdict = "[bold green]equal[/]" if equal else f"[bold red]{best.verdict}[/]"
     console.print(
-        f"Run again from the archive, in a process that never saw the script: trial "
-        f"{best.number} gave [bold]{best.values[0]!r}[/], archived {best.archived!r}: "
-        + ("[bold green]equal[/]" if best.values[0] == best.archived else f"[red]{best.verdict}[/]")
+        f"\nTrial {best.number} again, from the archive, in a process that never saw the script:\n"
+        f"  archived {best.archived}\n  now      {best.values[0] if best.values else best.message}"
+        f"   {verdict}\n"
     )
-    console.print(
-        f"\n{time.monotonic() - started:.0f} s in all. [bold]make ui[/] shows it in Prefect.\n"
-    )
-    return 0 if reproduced else 1
+    seconds = time.monotonic() - started
+    console.print(f"[bold]make ui[/] shows it in Prefect. [dim]({seconds:.0f} s)[/]\n")
+    return 0 if best.verdict == "reproduced" else 1
 
 
 def study_name(problem: Problem) -> str:
     """The first of lynx-hare, lynx-hare-2, ... that is new, or was interrupted with this code."""
-    storage = as_study_storage(None)
-    existing = storage.study_names()
-    for number in count(1):
-        name = "lynx-hare" if number == 1 else f"lynx-hare-{number}"
-        if name not in existing or _is_interrupted(name, problem):
-            return name
-    raise AssertionError("unreachable")
+    existing = as_study_storage(None).study_names()
+    names = ("lynx-hare" if number == 1 else f"lynx-hare-{number}" for number in count(1))
+    return next(n for n in names if n not in existing or _is_interrupted(n, problem))
 
 
 def _is_interrupted(name: str, problem: Problem) -> bool:
-    study = as_study_storage(None).load_study(name)
-    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    if finished >= TRIALS:
-        return False
     try:
-        archived = ArchivedStudy.load(name).capture()
-        return archived.code_version == Capture.of(problem).code_version
+        archived = ArchivedStudy.load(name)
     except PrefectOptunaError:
         return False
+    counts = count_states(archived.study.get_trials(deepcopy=False))
+    finished = counts["complete"] + counts["pruned"] + counts["failed"]
+    return finished < TRIALS and archived.capture().code_version == Capture.of(problem).code_version
 
 
-def _show(console: Console, problem: Problem, result: StudyResult) -> None:
-    study = result.load_study()
-    console.print(best_trials_table(study.get_trials(deepcopy=False), result.directions, k=5))
-    console.print(f"\nStudy    {result.study_name} in {result.storage}")
-    console.print(f"Archive  {result.artifacts}")
-    console.print(f"Picture  {result.picture}\n")
+def _show(console: Console, result: StudyResult) -> None:
+    table = best_trials_table(result.load_study().get_trials(deepcopy=False), result.directions)
+    published = ", ".join(f"{name} {value:g}" for name, value in PUBLISHED.items())
+    table.caption = f"published: {published}"
+    table.caption_justify = "left"
+    console.print(table, soft_wrap=False)
+    console.print(
+        f"\n[dim]trials [/]  {result.n_trials} in {result.n_task_runs} task runs"
+        f"\n[dim]study  [/]  {result.study_name} in {result.storage}"
+        f"\n[dim]archive[/]  {result.artifacts}"
+        f"\n[dim]picture[/]  {result.picture}"
+    )
 
 
 if __name__ == "__main__":

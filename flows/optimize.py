@@ -173,6 +173,16 @@ def optimize(
     picture = BestPicture(the_problem, filesystem, scope)
     watch = StudyWatch(study, the_problem, archive, n_trials, storage_block, picture)
 
+    logger = get_run_logger()
+    logger.info(
+        "Study %r in %s, archived in %s.",
+        study.study_name,
+        storage_block.location,
+        archive.location,
+    )
+    for note in archive.notes:
+        logger.warning(note)
+
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(_task_runner(task_runner, n_jobs))
         live_trials = not isinstance(runner, ThreadPoolTaskRunner)
@@ -194,7 +204,7 @@ def optimize(
             storage_block=storage_block,
             session=Session(study, storage_block.get_storage()),
             dispatcher=dispatcher,
-            logger=get_run_logger(),
+            logger=logger,
             n_trials=n_trials,
             timeout=timeout,
             scope=scope,
@@ -204,7 +214,9 @@ def optimize(
         )
         with watch.running():
             run.run()
-    return watch.result(n_task_runs=dispatcher.task_runs)
+    result = watch.result(n_task_runs=dispatcher.task_runs)
+    logger.info("%s", result)
+    return result
 
 
 def _check(

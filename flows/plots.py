@@ -349,8 +349,12 @@ def _scale(axes: Axes, name: str, shown: _Range) -> None:
         axis = getattr(axes, f"{name}axis")
         axis.set_minor_locator(NullLocator())
         # Plain digits: setting powers of ten as formulas takes longer than all the rest.
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_formatter(FuncFormatter(_plain_digits))
     axes.set(**{f"{name}lim": shown.limits})
+
+
+def _plain_digits(value: float, _position: int) -> str:
+    return f"{value:g}"
 
 
 def _draw_history(axes: Axes, trials: Sequence[FrozenTrial], direction: str, index: int) -> None:

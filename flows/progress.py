@@ -20,11 +20,13 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
 from rich.theme import Theme
 
 from prefect_optuna.flows.ranking import best_first
@@ -242,14 +244,18 @@ def _columns(width: int, *, has_total: bool) -> list[ProgressColumn]:
         columns.append(TextColumn("{task.fields[counts]}", table_column=_one_line()))
     columns.append(TextColumn("{task.fields[best]}", table_column=_one_line()))
     if width >= 40:
-        columns.append(
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True)
-            if has_total
-            else TimeElapsedColumn()
-        )
-        if has_total and width >= 70:
-            columns.append(TextColumn("left", style="progress.remaining"))
+        columns.append(_TimeLeftColumn() if has_total else TimeElapsedColumn())
     return columns
+
+
+class _TimeLeftColumn(TimeRemainingColumn):
+    """The time left, and at the end the time it took; it says which."""
+
+    def __init__(self) -> None:
+        super().__init__(compact=True, elapsed_when_finished=True)
+
+    def render(self, task: Task) -> Text:
+        return super().render(task).append(" in all" if task.finished else " left")
 
 
 def _one_line() -> Column:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Rerun", "rerun_trials"]
 
 # Not `-m`: that would put the current directory, and with it the user's modules, on the path.
-_START = "import sys; del sys.path[0]; from prefect_optuna.tasks.rerun import _main; main()"
+_START = "import sys; del sys.path[0]; from prefect_optuna.tasks.rerun import main; main()"
 
 
 @dataclass(frozen=True)
