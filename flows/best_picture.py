@@ -10,6 +10,7 @@ from prefect.logging import get_logger
 
 from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.flows.ranking import best_first
+from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.tasks.archive import read_result
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial import RESULT_KEY
@@ -33,18 +34,25 @@ class BestPicture:
         self._filesystem = filesystem
         self._scope = scope
         self._drawn: tuple[int | None, bytes | None] = (None, None)
+        self._drawing = TimeShare()
         self._failing = False
 
-    def png(self, trials: Sequence[FrozenTrial]) -> bytes | None:
+    def png(self, trials: Sequence[FrozenTrial], *, final: bool = True) -> bytes | None:
         """The picture, of 100 KB at the most, or `None` where there is nothing to draw.
 
         The best trial is drawn once. A `plot` that fails is reported once, and stops nothing.
+
+        Args:
+            trials: the trials of the study.
+            final: whether to draw whatever it takes. Otherwise the picture may be of the trial
+                that was the best one before, so that drawing takes 2 % of the time at the most.
         """
         best = next(iter(best_first(trials, self._problem.directions)), None)
         if best is None or RESULT_KEY not in best.user_attrs:
             return None
-        if self._drawn[0] != best.number:
-            self._drawn = (best.number, self._draw(best))
+        if self._drawn[0] != best.number and (final or self._drawing.affords()):
+            with self._drawing.spend():
+                self._drawn = (best.number, self._draw(best))
         return self._drawn[1]
 
     def _draw(self, best: FrozenTrial) -> bytes | None:

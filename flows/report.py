@@ -7,12 +7,10 @@ import hashlib
 import importlib
 import logging
 import re
-import sys
 import threading
-import time
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol
 from uuid import UUID
@@ -32,6 +30,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_optuna.flows import plots
 from prefect_optuna.flows.ranking import best_first
+from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.wording import (
     MAX_CELL,
     column_width,
@@ -86,6 +85,7 @@ class StudyStatus:
         best_figure: A picture of the best trial, as PNG.
         notes: What somebody should know who trusts these results.
         lost: How many trials were lost to a crash and repeated.
+        history: A picture of the values, as PNG, where there is one already.
     """
 
     study_name: str
@@ -99,6 +99,7 @@ class StudyStatus:
     best_figure: bytes | None = None
     notes: tuple[str, ...] = ()
     lost: int = 0
+    history: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
 
     Args:
         status: How the study stands.
-        pictures: Whether to draw. Without, the page has no history, and the best trial's picture
-            only where the status brings one.
+        pictures: Whether to draw. Without, the page has the pictures that the status brings.
 
     Returns:
         The report, of less than 250 KB.
@@ -139,7 +139,9 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
     best = status.best_figure
     if best and len(best) > _PICTURE_BYTES:
         best = plots.thumbnail(best, width=1400, max_bytes=_PICTURE_BYTES)
-    history = _overview(status) if pictures and status.trials else None
+    history = status.history
+    if history is None and pictures and status.trials:
+        history = _overview(status)
     parts = [
         f"# {headline}",
         _parameters(ranked) if len(status.directions) == 1 else _extremes(status, ranked),
@@ -273,14 +275,15 @@ class ReportPublisher:
 class ReportThread:
     """Updates a study's report in the background, and once more at the end.
 
-    The first report is published at once, without pictures. The next ones follow every
-    `interval` seconds, or more slowly where they would take more than `share` of the time.
+    The first report is published at once, and the next ones every `interval` seconds. Pictures
+    are drawn anew at the end, and before that as often as drawing takes no more than `share` of
+    the time.
 
     Args:
         status: Tells how the study stands. It is called in a thread of its own.
         publisher: Publishes the report.
         interval: Seconds between two updates.
-        share: How much of the time the updates may take.
+        share: How much of the time drawing may take.
 
     Example:
         >>> import optuna
@@ -306,7 +309,8 @@ class ReportThread:
         self._status = status
         self._publisher = publisher
         self._interval = interval
-        self._share = share
+        self._drawing = TimeShare(share=share)
+        self._history: bytes | None = None
         self._closing = threading.Event()
         self._published: object = None
         self._failing = False
@@ -336,31 +340,30 @@ class ReportThread:
     def _run(self) -> None:
         # The next report is the better retry of one that a server did not take.
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-            self._update(pictures="matplotlib.backends.backend_agg" in sys.modules)
-            pause = self._interval
-            while not self._closing.wait(pause):
-                importlib.import_module(
-                    "matplotlib.backends.backend_agg"
-                )  # once, and no part of the cost
+            self._update(draw=False)
+            while not self._closing.wait(self._interval):
+                self._update(draw=self._drawing.affords())
+            self._update(draw=True)
 
-                before = time.thread_time()
-                self._update(pictures=True)
-                pause = max(self._interval, (time.thread_time() - before) / self._share)
-            self._update(pictures=True)
-
-    def _update(self, *, pictures: bool) -> None:
+    def _update(self, *, draw: bool) -> None:
         try:
             status = self._status()
+            if draw and status.trials:
+                # Once, and no part of what drawing costs.
+                importlib.import_module("matplotlib.backends.backend_agg")
+                with self._drawing.spend():
+                    self._history = _overview(status)
+            status = replace(status, history=self._history)
             news = (
                 status.state,
                 status.notes,
                 status.lost,
                 status.best_figure,
                 count_states(status.trials),
-                pictures and len(status.trials) > 0,
+                status.history,
             )
             if news != self._published and self._publisher.publish(
-                render_report(status, pictures=pictures)
+                render_report(status, pictures=False)
             ):
                 self._published = news
         except Exception:  # a report must not end a study

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ from prefect_optuna.tasks.trial import RESULT_KEY
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+
+    from prefect_optuna.flows.study import FlowStudy
 
 __all__ = ["LEASE_SECONDS", "MAX_REPETITIONS", "Session", "is_lost", "lost_trials"]
 
@@ -107,8 +110,29 @@ class Session:
         _alive_here.discard(self.id)
         self._write(closed=True, clean=clean)
 
+    def ask(self, study: FlowStudy) -> optuna.Trial:
+        """Ask for a trial that is this session's.
+
+        It is created with its mark. Only one that waited in the queue is marked afterwards.
+        """
+        study = study.for_one_trial()
+        if self._storage.get_all_trials(
+            self._study_id, deepcopy=False, states=(TrialState.WAITING,)
+        ):
+            with warnings.catch_warnings():
+                # Sessions do for this flow what Optuna's heartbeat does for `Study.optimize`.
+                warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
+                trial = study.ask()
+            self.claim(trial)
+            return trial
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING, system_attrs={_SESSION: self.id}
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
+        return optuna.Trial(study, trial_id)
+
     def claim(self, trial: optuna.Trial) -> None:
-        """Mark a trial that was just asked as run by this session."""
+        """Mark a trial as run by this session."""
         self._storage.set_trial_system_attr(self._trial_id(trial.number), _SESSION, self.id)
 
     def give_up(self, number: int, why: str) -> int | None:
@@ -236,7 +260,7 @@ class Session:
 
 
 def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive: set[str]) -> bool:
-    """Whether a dead session was killed between asking a trial and claiming it.
+    """Whether a dead session was killed between taking a trial from the queue and marking it.
 
     Such a trial has no mark and nothing in it, and was created while the dead session lived.
     Anything else without a mark belongs to somebody who uses the study without this package.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -84,16 +85,14 @@ class FlowStudy(optuna.Study):
         study._stop = threading.Event()
         return study
 
-    def for_one_trial(self, storage: BaseStorage) -> FlowStudy:
-        """The same study, for a trial that samples in another thread.
+    def for_one_trial(self) -> FlowStudy:
+        """The same study, for a trial that may sample in another thread.
 
-        Optuna keeps the trials that a sampler learns from for each study and thread, and renews
-        them at `ask`. A trial that is asked here and suggests there would sample from what that
-        thread saw first; on a study object of its own, it sees all that was told before.
+        For each thread, a study object keeps the trials that its sampler learns from, and renews
+        them at `ask` only. A trial that suggests elsewhere would learn from what that thread saw
+        first. A copy of the study starts without them, and so sees all that was told before.
         """
-        study = type(self)(self.study_name, storage, self.sampler, self.pruner)
-        study._stop = self._stop
-        return study
+        return copy.copy(self)
 
     @property
     def stopped(self) -> bool:

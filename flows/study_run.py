@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import StudyStorage
@@ -67,7 +65,6 @@ class StudyRun:
     live_trials: bool = False
 
     def __post_init__(self) -> None:
-        self.storage: BaseStorage = self.storage_block.get_storage()
         self._in_flight: dict[int, optuna.Trial] = {}
         self._error: BaseException | None = None
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
@@ -115,15 +112,8 @@ class StudyRun:
             self.dispatcher.put(assignments)
 
     def _ask_one(self) -> Assignment | None:
-        with warnings.catch_warnings():
-            # Sessions do for this flow what Optuna's heartbeat does for `Study.optimize`.
-            warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
-            # Only an objective suggests elsewhere.
-            elsewhere = self.problem.needs_trial and not self.live_trials
-            study = self.study.for_one_trial(self.storage) if elsewhere else self.study
-            trial = study.ask()
+        trial = self.session.ask(self.study)
         self._in_flight[trial.number] = trial
-        self.session.claim(trial)
         params: dict[str, Any] = {}
         if self.problem.suggest is not None:
             try:

@@ -83,7 +83,7 @@ class StudyWatch:
             elapsed=time.monotonic() - self._started,
             storage=self._storage_block.location,
             artifacts=self._archive.location,
-            best_figure=self._picture.png(trials),
+            best_figure=self._picture.png(trials, final=self._state != "running"),
             notes=self._archive.notes,
             lost=len(lost_trials(trials)),
         )

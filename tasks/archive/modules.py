@@ -119,8 +119,6 @@ def distribution_of(module: str) -> str | None:
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return None
-    if top == _OURSELVES:
-        return "prefect-optuna"
     try:
         return importlib.metadata.distribution(top).name
     except importlib.metadata.PackageNotFoundError:

@@ -170,7 +170,7 @@ def decode_result(content: Any) -> Any:
             case "$xarray":
                 return _xarray(held[0], decode_value(held[1], other))
             case _:
-                raise ArchiveError(f"The result holds {tag!r}, which this version does not know.")
+                return _unknown(tag, held)
 
     return decode_value(metadata["structure"], other)
 
@@ -203,6 +203,8 @@ class _Series:
         spec: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape)}
         if self.container != "array":
             spec["as"] = self.container
+        if self.table is not None and self.table.schema.metadata:
+            spec["metadata"] = _leaf(dict(self.table.schema.metadata), self.path)
         return spec
 
     def values(self) -> Any:
@@ -269,6 +271,9 @@ def _structure(value: Any, path: str, name: str, series: list[_Series]) -> Any:
             for i, item in enumerate(value)
         ]
         return items if kind is list else {"$tuple": items}
+    if kind.__module__.partition(".")[0] == "xarray" and hasattr(value, "to_dict"):
+        held = _structure(value.to_dict(data="array"), path, name, series)
+        return {"$xarray": [kind.__name__, held]}
     if (mapping := _as_mapping(value)) is not None:
         items = {
             key: _structure(item, f"{path}[{key!r}]", _joined(name, str(key)), series)
@@ -287,10 +292,6 @@ def _structure(value: Any, path: str, name: str, series: list[_Series]) -> Any:
         empty = np.empty(0)
         series.append(_Series(name, empty, node, table, table=arrow, path=path))
         return node
-    library = kind.__module__.partition(".")[0]
-    if library == "xarray" and kind.__name__ in ("Dataset", "DataArray"):
-        held = _structure(value.to_dict(data="array"), path, name, series)
-        return {"$xarray": [kind.__name__, held]}
     return _leaf(value, path)
 
 
@@ -436,7 +437,9 @@ def _read(column: Any, spec: dict[str, Any], *, packed: bool) -> Any:
         values = values.flatten()
     container = spec.get("as", "array")
     if spec["dtype"] == "table":
-        return from_arrow(pa.Table.from_struct_array(values), container)
+        table = pa.Table.from_struct_array(values)
+        metadata = decode_value(spec.get("metadata"), _unknown)
+        return from_arrow(table.replace_schema_metadata(metadata), container)
     dtype = np.dtype(spec["dtype"])
     array = values.to_numpy(zero_copy_only=False)
     if dtype.kind == "c" or (dtype.kind in "mM" and array.dtype.kind == "i"):
@@ -453,6 +456,10 @@ def _read(column: Any, spec: dict[str, Any], *, packed: bool) -> Any:
             return tuple(array)
         case _:
             return array
+
+
+def _unknown(tag: str, held: Any) -> Any:
+    raise ArchiveError(f"The result holds {tag!r}, which this version does not know.")
 
 
 def _xarray(kind: str, held: dict[str, Any]) -> Any:

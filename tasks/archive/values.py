@@ -107,7 +107,7 @@ def encode_value(value: Any, other: Other, path: str = "", _within: tuple[int, .
         tag, write, _ = _AS_TEXT[kind]
         return {tag: write(value)}
     if kind in (datetime, time):  # in a time zone with a name
-        naive = value.replace(tzinfo=None, fold=0).isoformat()
+        naive = value.replace(tzinfo=None).isoformat()
         return {"$zoned": [kind.__name__, naive, encode_value(value.tzinfo, other), value.fold]}
     if isinstance(value, np.generic):
         encoded = _encode_scalar(value, other)

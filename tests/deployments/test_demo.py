@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from prefect_optuna.tasks import OptunaArchive, Problem
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Path, str]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo")
     result = subprocess.run(
         [sys.executable, "-m", "prefect_optuna.deployments.demo"],
@@ -30,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Path, str]
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert not re.search(r"Traceback|WARNING|ERROR", result.stdout + result.stderr)
-    yield folder, result.stdout
+    return folder, result.stdout
 
 
 def test_it_finds_the_published_fit(demo: tuple[Path, str]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from prefect_optuna.blocks import ArtifactFileSystem, JournalStudyStorage
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
+from prefect_optuna.tasks.archive.restore import restore_problem
 
 PROJECT = {
     "helpers.py": """
@@ -136,7 +137,8 @@ PROJECT = {
         def mutual_recursion(t): return even(10), odd(3)
 
         class Base:
-            factor = N
+            half = N / 2
+            factor = half * 2
             def value(self): return self.factor
         class Model(Base, metaclass=Meta):
             def __init__(self, k): self.__k = k
@@ -441,6 +443,22 @@ def test_captured_again_they_have_the_same_version(name: str, answers: dict[str,
     assert answers[name].captured_again == answers[name].captured
 
 
+def test_modules_of_one_name_are_kept_apart(project: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_project(
+            tmp_path / str(number),
+            {"study.py": f"N = {number}\ndef run(x): return N\nproblem = run\n"},
+        )
+    one, two = (Problem.of(f"{tmp_path / n / 'study.py'}:run").objective for n in "12")
+    sys.modules.pop("study")
+    assert one is not None
+    problem = Problem(suggest=_no_parameters, run=one, evaluate=two)
+    restored = restore_problem(Capture.of(problem))
+    assert restored.run is not None
+    assert restored.evaluate is not None
+    assert (restored.run({}), restored.evaluate({})) == (1, 2)
+
+
 def test_capturing_calls_nothing(project: Path) -> None:
     module = load(
         project,
@@ -497,6 +515,20 @@ def test_a_distribution_may_have_another_name_than_its_module(project: Path) -> 
     module = load(project, study="import yaml\ndef run(params): return yaml.safe_load('1')\n")
     distributions = Capture.of(problem_of(module.run)).document["distributions"]
     assert distributions == {"yaml": "PyYAML"}
+
+
+def test_installed_objects_are_recorded_by_their_public_name() -> None:
+    from scipy.integrate import solve_ivp
+
+    from prefect_optuna.blocks import ArtifactFileSystem
+
+    context = {"solver": solve_ivp, "block": ArtifactFileSystem}
+    document = Capture.of(problem_of(_no_parameters, context=context)).document
+    assert document["context"] == {
+        "solver": {"$import": "scipy.integrate:solve_ivp"},
+        "block": {"$import": "prefect_optuna.blocks:ArtifactFileSystem"},
+    }
+    assert document["distributions"] == {"scipy": "scipy", "prefect_optuna": "prefect-optuna"}
 
 
 def test_functions_inside_a_function_are_captured_with_their_variables() -> None:

@@ -74,6 +74,9 @@ def test_an_edited_function_is_caught(project: Path) -> None:
     "edited",
     [
         "def helper(x): return x + 2\ndef run(params): return helper(1)\n",
+        "def helper(x): return x - 1\ndef run(params): return helper(1)\n",
+        "def helper(x): return x + 1.0\ndef run(params): return helper(1)\n",
+        "def helper(y): return y + 1\ndef run(params): return helper(1)\n",
         "def helper(x, *y): return x + 1\ndef run(params): return helper(1)\n",
         "def renamed(x): return x + 1\ndef run(params): return helper(1)\n",
     ],
@@ -82,6 +85,13 @@ def test_an_edited_helper_is_caught(project: Path, edited: str) -> None:
     module = load(project, "def helper(x): return x + 1\ndef run(params): return helper(1)\n")
     (project / "study.py").write_text(edited)
     assert "study.helper" in refusal(module.run)
+
+
+def test_even_the_sign_of_a_zero_is_compared(project: Path) -> None:
+    module = load(project, "def run(params):\n    return 0.0, (1, 0.0)\n")
+    Capture.of(Problem(suggest=no_parameters, run=module.run))
+    (project / "study.py").write_text("def run(params):\n    return 0.0, (1, -0.0)\n")
+    assert "does not match the running code" in refusal(module.run)
 
 
 @pytest.mark.parametrize("edited", ["this is no Python", ""])

@@ -134,8 +134,10 @@ def test_axes_of_that_length_are_columns_before_the_series() -> None:
 
 
 def test_a_series_keeps_its_name_when_an_axis_has_the_same() -> None:
-    content = encode_result({"t": np.zeros(2)}, {"t": [5, 6]})
+    result = {"t": np.zeros(2), "x": np.ones(2)}
+    content = encode_result(result, {"t": [5, 6]})
     assert pa.feather.read_table(pa.BufferReader(content)).column("t").to_pylist() == [0, 0]
+    assert_same(decode_result(content), result)
 
 
 def test_series_of_several_lengths_are_lists_in_one_row() -> None:
@@ -218,7 +220,7 @@ def test_a_table_is_written_as_it_is() -> None:
 def test_tables_among_other_values_come_back() -> None:
     batch = pa.record_batch({"y": [1.5, None]})
     decoded = decode_result(encode_result({"t": _table, "b": batch, "v": 1.5}))
-    assert decoded["t"].equals(_table)
+    assert decoded["t"].equals(_table, check_metadata=True)
     assert isinstance(decoded["b"], pa.RecordBatch)
     assert decoded["b"].equals(batch)
     assert decoded["v"] == 1.5
@@ -236,6 +238,40 @@ def test_any_table_with_arrow_s_protocol_comes_back_as_arrow() -> None:
             return pa.table({"x": [1, 2]}).__arrow_c_stream__(requested_schema)
 
     assert decode_result(encode_result(Frame())).equals(pa.table({"x": [1, 2]}))
+
+
+def test_pandas_objects_come_back() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(
+        {"x": [1.5, 2.5], "kind": ["a", "b"]},
+        index=pd.date_range("2020-01-01", periods=2, freq="D", name="day"),
+    )
+    pd.testing.assert_frame_equal(decode_result(encode_result(frame)), frame, check_freq=False)
+    for series in (frame["x"], pd.Series([1, 2])):
+        back = decode_result(encode_result({"s": series, "v": 1}))["s"]
+        pd.testing.assert_series_equal(back, series, check_freq=False)
+    with pytest.raises(ResultEncodingError, match="Give each column one type"):
+        encode_result({"f": pd.DataFrame({"x": [1, "a", object()]})})
+
+
+def test_polars_objects_come_back() -> None:
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame({"x": [1.5, None], "kind": ["a", "b"]})
+    assert decode_result(encode_result(frame)).equals(frame)
+    back = decode_result(encode_result({"f": frame, "s": frame["x"]}))
+    assert back["f"].equals(frame)
+    assert back["s"].equals(frame["x"])
+
+
+def test_xarray_objects_come_back() -> None:
+    xr = pytest.importorskip("xarray")
+    data = xr.Dataset(
+        {"height": (("t", "x"), np.arange(6.0).reshape(2, 3), {"unit": "m"})},
+        coords={"t": np.array(["2020-01-01", "2020-01-02"], "M8[ns]"), "x": [1, 2, 3]},
+        attrs={"model": "waves"},
+    )
+    assert decode_result(encode_result(data)).identical(data)
+    assert decode_result(encode_result({"h": data["height"]}))["h"].identical(data["height"])
 
 
 class _Sensor:

@@ -128,6 +128,8 @@ def test_the_manifest_is_small_and_everything_large_is_a_file(
 def test_saving_twice_is_saving_once(study: optuna.Study, artifacts: ArtifactFileSystem) -> None:
     version = OptunaArchive(study, artifacts=artifacts).save_problem(PROBLEM)
     manifest, files = study.user_attrs[BACKUP_CONTEXT], artifacts.glob("**")
+    manifest["versions"][0]["created"] = "2020-01-01T00:00:00+00:00"
+    study.set_user_attr(BACKUP_CONTEXT, manifest)
     again = OptunaArchive(study, artifacts=artifacts)
     assert again.code_version == version
     assert again.save_problem(PROBLEM) == version
