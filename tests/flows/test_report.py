@@ -34,6 +34,7 @@ from prefect_optuna.flows.report import (
     render_report,
     report_key,
 )
+from prefect_optuna.flows.time_share import TimeShare
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import Artifact
@@ -425,20 +426,30 @@ def test_the_thread_updates_while_the_study_runs_and_only_when_there_is_news() -
     assert set(looks) == {"prefect-optuna-report"}
 
 
-def test_costly_updates_become_rare() -> None:
+def test_while_a_study_runs_it_is_drawn_only_where_the_share_of_the_time_allows_it() -> None:
     collector = Collector()
     counter = iter(range(1_000_000))
 
     def status() -> StudyStatus:
-        end = time.thread_time() + 0.05
+        return status_of(study_of([1.0, 2.0]), notes=(str(next(counter)),))
+
+    with ReportThread(status, collector, interval=0.0, share=1e-9):
+        wait_until(lambda: len(collector.reports) >= 3, what="some reports")
+    assert not any("data:image/png" in report.markdown for report in collector.reports[:-1])
+    assert "data:image/png" in collector.reports[-1].markdown
+
+
+def test_a_share_of_the_time_is_kept() -> None:
+    share = TimeShare(share=0.25, estimate=0.0)
+    since = time.monotonic()
+    end = time.thread_time() + 0.05
+    with share.spend():
         while time.thread_time() < end:
             pass
-        return status_of(study_of([1.0]), notes=(str(next(counter)),))
-
-    with ReportThread(status, collector, interval=0.0, share=0.1):
-        wait_until(lambda: len(collector.times) >= 4, what="some reports")
-    # Each of them took 0.05 s of work and more, so that 0.5 s and more lie between two.
-    assert collector.times[3] - collector.times[2] > 0.45
+    assert not share.affords()
+    wait_until(share.affords, what="time enough")
+    # It cost 0.05 s and would again: together a quarter of 0.4 s.
+    assert time.monotonic() - since > 0.39
 
 
 def test_a_report_that_was_not_taken_is_sent_again() -> None:
