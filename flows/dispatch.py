@@ -1,8 +1,8 @@
 """Trials on their way to task runs and back, at a stated cost.
 
 A task run costs several milliseconds, so trials that are faster share one. On threads a task run
-takes trials from a feed for a while, one after the other, so that each trial is still asked with
-all earlier ones told. Other task runners get batches, sized by how long trials were seen to take.
+takes trials for a while, one after the other, so that each trial is still asked with all earlier
+ones told. Other task runners get batches, sized by how long trials were seen to take.
 Orchestration then takes about `ORCHESTRATION_SHARE` of the time, whatever a trial takes.
 """
 
@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
     from prefect.futures import PrefectFuture
 
-__all__ = ["ORCHESTRATION_SHARE", "Batches", "Dispatcher", "Lanes", "WorkerLostError", "run_trials"]
+__all__ = [
+    "ORCHESTRATION_SHARE",
+    "TASK_RUN_SECONDS",
+    "Batches",
+    "Dispatcher",
+    "Here",
+    "Lanes",
+    "WorkerLostError",
+    "run_trials",
+]
 
 ORCHESTRATION_SHARE = 0.02
 """The share of the time that task runs may cost."""
@@ -36,6 +45,10 @@ ORCHESTRATION_SHARE = 0.02
 THREAD_TASK_RUN_SECONDS = 0.008
 PROCESS_TASK_RUN_SECONDS = 0.08
 """What a task run was measured to cost, on threads and on process pools or Dask."""
+
+
+TASK_RUN_SECONDS = THREAD_TASK_RUN_SECONDS / ORCHESTRATION_SHARE
+"""How long a task run on threads takes further trials."""
 
 
 class WorkerLostError(PrefectOptunaError, RuntimeError):
@@ -104,6 +117,29 @@ class Dispatcher(Protocol):
         ...
 
 
+class Here:
+    """One job on threads needs no other thread: its task runs are the flow's own.
+
+    Nothing is handed over between threads, and Ctrl-C reaches the trial that is running.
+
+    Args:
+        trial_runner: runs one trial.
+    """
+
+    def __init__(self, trial_runner: TrialRunner) -> None:
+        self._trial_runner = trial_runner
+        self.task_runs: int = 0
+
+    def run(self, first: int, assignments: Iterable[Assignment], *, report: Report) -> None:
+        """Run some trials in one task run, and report each as it ends.
+
+        Raises:
+            Exception: whatever the assignments or the report raise.
+        """
+        self.task_runs += 1
+        run_trials(first, assignments, self._trial_runner, report)
+
+
 class Lanes:
     """On threads: `n_jobs` lanes, each one task run after another, that share one feed.
 
@@ -120,7 +156,7 @@ class Lanes:
         self._trial_runner = trial_runner
         self._n_jobs = n_jobs
         # A server takes in some 30 task runs a second, from all lanes together.
-        self._seconds = max(THREAD_TASK_RUN_SECONDS / ORCHESTRATION_SHARE, n_jobs / 15)
+        self._seconds = max(TASK_RUN_SECONDS, n_jobs / 15)
         self._feed: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
         self._in_flight = 0

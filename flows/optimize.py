@@ -35,7 +35,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.errors import InvalidProblemError, InvalidSettingError
 from prefect_optuna.flows.best_picture import BestPicture
-from prefect_optuna.flows.dispatch import Batches, Lanes
+from prefect_optuna.flows.dispatch import Batches, Here, Lanes
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
@@ -189,11 +189,13 @@ def optimize(
         if live_trials and the_problem.needs_trial:
             _check_reachable(storage_block)
         trial_runner = TrialRunner(the_problem, archive.writer(), scope, retries)
-        dispatcher = (
-            Lanes(runner, trial_runner, n_jobs)
-            if isinstance(runner, ThreadPoolTaskRunner)
-            else Batches(runner, trial_runner, n_jobs)
-        )
+        dispatcher: Here | Lanes | Batches
+        if not isinstance(runner, ThreadPoolTaskRunner):
+            dispatcher = Batches(runner, trial_runner, n_jobs)
+        elif n_jobs > 1:
+            dispatcher = Lanes(runner, trial_runner, n_jobs)
+        else:
+            dispatcher = Here(trial_runner)
         stack.enter_context(ReportThread(watch.status, ReportPublisher(study.study_name)))
         bar = stack.enter_context(
             StudyProgress(n_trials, the_problem.directions, trials=watch.trials(), enabled=progress)

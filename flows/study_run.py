@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from prefect_optuna.blocks.errors import (
     InvalidProblemError,
     PrefectOptunaError,
 )
-from prefect_optuna.flows.dispatch import Dispatcher
+from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, Here
 from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.problem import Problem
@@ -55,7 +56,7 @@ class StudyRun:
     study: FlowStudy
     storage_block: StudyStorage
     session: Session
-    dispatcher: Dispatcher
+    dispatcher: Dispatcher | Here
     logger: logging.Logger | logging.LoggerAdapter[Any]
     n_trials: int | None
     timeout: float | None = None
@@ -84,13 +85,10 @@ class StudyRun:
         clean = False
         try:
             self._recover()
-            while True:
-                self._ask()
-                if not self._in_flight and not self._wait_for_others():
-                    break
-                for outcome in self.dispatcher.get(timeout=1.0):
-                    self._tell(outcome)
-                self._recover_now_and_then()
+            if isinstance(self.dispatcher, Here):
+                self._run_here(self.dispatcher)
+            else:
+                self._run_elsewhere(self.dispatcher)
             clean = True
             if self._error is not None:
                 raise self._error
@@ -98,18 +96,46 @@ class StudyRun:
             self._give_up(f"interrupted by {type(error).__name__}")
             raise
         finally:
-            self.dispatcher.close()
+            if not isinstance(self.dispatcher, Here):
+                self.dispatcher.close()
             self.session.close(clean=clean)
+
+    def _run_elsewhere(self, dispatcher: Dispatcher) -> None:
+        while True:
+            while (room := min(dispatcher.room(), self._missing())) > 0:
+                dispatcher.put([a for _ in range(room) if (a := self._ask_one()) is not None])
+            if not self._in_flight and not self._wait_for_others():
+                return
+            for outcome in dispatcher.get(timeout=1.0):
+                self._tell(outcome)
+            self._recover_now_and_then()
+
+    def _run_here(self, here: Here) -> None:
+        while True:
+            if (first := self._ask_next()) is not None:
+                here.run(first.number, self._lane(first), report=self._tell)
+            elif not self._wait_for_others():
+                return
+            else:
+                time.sleep(1.0)
+            self._recover_now_and_then()
+
+    def _lane(self, assignment: Assignment | None) -> Iterator[Assignment]:
+        """The trials of one task run here: each is asked when the one before has been told."""
+        end = time.monotonic() + TASK_RUN_SECONDS
+        while assignment is not None:
+            yield assignment
+            assignment = self._ask_next() if time.monotonic() < end else None
+        if self._error is not None:
+            raise self._error  # the task run failed, too
 
     # -- asking ---------------------------------------------------------------------------------
 
-    def _ask(self) -> None:
-        while self._error is None and not self.study.stopped and self._in_time():
-            room = min(self.dispatcher.room(), self._missing())
-            if room <= 0:
-                return
-            assignments = [a for _ in range(room) if (a := self._ask_one()) is not None]
-            self.dispatcher.put(assignments)
+    def _ask_next(self) -> Assignment | None:
+        while self._missing() > 0:
+            if (assignment := self._ask_one()) is not None:
+                return assignment
+        return None
 
     def _ask_one(self) -> Assignment | None:
         trial = self.session.ask(self.study)
@@ -143,11 +169,13 @@ class StudyRun:
         return self._deadline is None or time.monotonic() < self._deadline
 
     def _missing(self) -> int:
-        """How many trials are still to be asked, given those that others have under way."""
+        """How many trials are still to be asked, given those that are under way anywhere."""
+        if self._error is not None or self.study.stopped or not self._in_time():
+            return 0
         if time.monotonic() - self._refreshed > REFRESH_SECONDS:
             self._refresh()
         if self.n_trials is None:
-            return self.dispatcher.room()
+            return sys.maxsize
         return self.n_trials - self._finished - len(self._in_flight) - self._others
 
     def _refresh(self) -> None:

@@ -82,6 +82,9 @@ class Problem:
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     directions: Sequence[Direction] = ("minimize",)
     plot: Callable[..., Any] | None = None
+    _named: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if (self.objective is None) == (self.run is None):
@@ -108,6 +111,7 @@ class Problem:
                 '`directions` holds "minimize" or "maximize" for each value, '
                 f"found {self.directions!r}."
             )
+        named: dict[str, tuple[str, ...]] = {}
         for part in ("suggest", "run", "evaluate", "objective", "plot"):
             function = getattr(self, part)
             if function is None:
@@ -118,6 +122,8 @@ class Problem:
                 )
             if part != "objective":
                 _check_signature(part, function)
+            named[part] = tuple(_parameters(function)[1:])
+        object.__setattr__(self, "_named", named)
 
     @property
     def name(self) -> str:
@@ -137,10 +143,7 @@ class Problem:
         """Whether a worker needs a live Optuna trial, and so the storage, to run this problem."""
         if self.objective is not None:
             return True
-        return any(
-            function is not None and "trial" in _parameters(function)[1:]
-            for function in (self.run, self.evaluate)
-        )
+        return any("trial" in self._named.get(part, ()) for part in ("run", "evaluate"))
 
     def call(self, part: str, first: Any, **available: Any) -> Any:
         """Call a part of the problem with its first argument and whatever else it names.
@@ -166,7 +169,7 @@ class Problem:
         if function is None:
             return first
         values = {"context": self.context, "ctx": self.context, **available}
-        wanted = {name: values[name] for name in _parameters(function)[1:] if name in values}
+        wanted = {name: values[name] for name in self._named[part] if name in values}
         return function(first, **wanted)
 
     @classmethod

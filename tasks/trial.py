@@ -144,7 +144,9 @@ class TrialRunner:
                 trial = trial.open()
             result = self._run(assignment, trial)
             if self.writer is not None:
-                reference = self.writer.write(assignment.number, result)
+                # A number that is the value itself is in the study already.
+                keep = self.problem.evaluate is not None
+                reference = self.writer.write(assignment.number, result, numbers=keep)
             values = self._evaluate(assignment, result, trial)
         except optuna.TrialPruned as pruned:
             return outcome("pruned", result=reference, error=pruned, message=str(pruned))

@@ -43,7 +43,9 @@ class ResultWriter:
     uuid: str
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
-    def write(self, trial_number: int, result: Any) -> dict[str, Any] | None:
+    def write(
+        self, trial_number: int, result: Any, *, numbers: bool = False
+    ) -> dict[str, Any] | None:
         """Archive what `run` returned in one trial.
 
         What is there is never overwritten: another result of the same trial goes beside it.
@@ -51,6 +53,7 @@ class ResultWriter:
         Args:
             trial_number: the trial's number.
             result: what `run` returned.
+            numbers: whether to archive plain numbers, too.
 
         Returns:
             A reference for the trial's user attribute `"result"`, as JSON: the `path`, its
@@ -61,9 +64,7 @@ class ResultWriter:
             ResultEncodingError: the result cannot be archived; names the key and the type.
             StorageUnavailableError: the filesystem failed.
         """
-        if result is None or _is_number(result):
-            return None
-        if type(result) is tuple and result and all(map(_is_number, result)):
+        if result is None or (not numbers and _is_value(result)):
             return None
         content, spec = encode_with_spec(result, self.axes)
         digest = hashlib.sha256(content).hexdigest()
@@ -107,6 +108,13 @@ def read_result(artifacts: ArtifactFileSystem, reference: Mapping[str, Any]) -> 
             f"{reference!r}."
         ) from None
     return decode_result(read_verified(artifacts, path, digest, "the result of a trial"))
+
+
+def _is_value(result: Any) -> bool:
+    """Whether the study itself can hold it: a number, or a tuple of numbers."""
+    if type(result) is tuple:
+        return len(result) > 0 and all(map(_is_number, result))
+    return _is_number(result)
 
 
 def _is_number(value: Any) -> bool:
