@@ -45,7 +45,7 @@ class BestPicture:
         Args:
             trials: the trials of the study.
             final: whether to draw whatever it takes. Otherwise the picture may be of the trial
-                that was the best one before, so that drawing takes 2 % of the time at the most.
+                that was the best one before, so that drawing takes 1 % of the time at the most.
         """
         best = next(iter(best_first(trials, self._problem.directions)), None)
         if best is None or RESULT_KEY not in best.user_attrs:

@@ -304,7 +304,7 @@ class ReportThread:
         publisher: Publisher,
         *,
         interval: float = 5.0,
-        share: float = 0.02,
+        share: float = 0.01,
     ) -> None:
         self._status = status
         self._publisher = publisher

@@ -18,13 +18,13 @@ class TimeShare:
             this thread's processor time.
 
     Example:
-        >>> TimeShare(share=0.02, estimate=1.0).affords()
+        >>> TimeShare(share=0.01, estimate=1.0).affords()
         False
-        >>> TimeShare(share=0.02, estimate=0.0).affords()
+        >>> TimeShare(share=0.01, estimate=0.0).affords()
         True
     """
 
-    def __init__(self, *, share: float = 0.02, estimate: float = 0.15) -> None:
+    def __init__(self, *, share: float = 0.01, estimate: float = 0.15) -> None:
         self._share = share
         self._cost = estimate
         self._spent = 0.0
