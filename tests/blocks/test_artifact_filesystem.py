@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
@@ -431,7 +431,8 @@ def test_a_path_is_refused_or_stays_inside_the_root(sandbox: Path, path: str) ->
     try:
         artifacts.write_path(path, b"content")
     except ArtifactPathError:
-        assume(False)
+        assert [entry.name for entry in sandbox.iterdir()] in ([], ["root"])
+        return
     assert artifacts.read_path(path) == b"content"
     place = Path(artifacts.location(path))
     assert place.is_file()

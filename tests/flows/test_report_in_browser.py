@@ -197,7 +197,7 @@ def test_the_list_of_artifacts_shows_a_card_with_the_answer_and_a_thumbnail(
 ) -> None:
     watcher = open_page(page, pages["list"])
     page.get_by_text("study-browser-lynx-hare").first.wait_for()
-    page.get_by_text("60 of 60, completed").wait_for()
+    page.get_by_text("60 of 60, completed").first.wait_for()
     page.wait_for_function(
         "[...document.querySelectorAll('img[src^=\"data:image/png\"]')].length >= 3"
     )
