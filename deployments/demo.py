@@ -9,11 +9,13 @@ It starts a Prefect server of its own with its history in `.prefect/`, optimizes
 from __future__ import annotations
 
 import contextlib
-import logging
+import os
 import sys
 import time
 from itertools import count
 
+import optuna
+from prefect.logging.configuration import setup_logging
 from rich.console import Console
 
 from prefect_optuna.blocks import as_study_storage
@@ -40,9 +42,10 @@ def main() -> int:
         The exit code: 0, or 1 where the best trial did not give its value again.
     """
     console = Console(highlight=False, soft_wrap=True)
-    for name in ("prefect", "optuna"):
-        for handler in logging.getLogger(name).handlers:
-            handler.setLevel(logging.WARNING)  # in the terminal; Prefect's UI has it all
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # In the terminal only; Prefect's UI has it all.
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"
+    setup_logging()
     started = time.monotonic()
     console.print(
         "\n[bold]Lynx and hares[/]: the Lotka-Volterra equations, fitted to the pelts that the\n"

@@ -84,7 +84,8 @@ def from_arrow(table: Any, kind: str) -> Any:
             case "polars.Series":
                 import polars as pl  # pyright: ignore[reportMissingImports]
 
-                return pl.from_arrow(table).to_series()
+                frame: Any = pl.from_arrow(table)
+                return frame.to_series()
             case _:
                 return table
     except ImportError as error:

@@ -28,7 +28,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         timeout=110,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert not re.search(r"Traceback|WARNING|ERROR", result.stdout + result.stderr)
+    assert not re.search(r"Traceback|INFO|WARNING|ERROR", result.stdout + result.stderr)
     return folder, result.stdout
 
 
@@ -60,6 +60,7 @@ def test_all_of_its_history_is_there_afterwards(demo: tuple[Path, str]) -> None:
     with LocalServer(folder / ".prefect"), get_client(sync_client=True) as client:
         runs = {run.name: run for run in client.read_flow_runs()}
         artifacts = {a.key: a for a in client.read_artifacts()}
+        logged = [log.message for log in client.read_logs()]
         of_the_study = [
             run
             for run in client.read_task_runs(limit=200)
@@ -73,6 +74,7 @@ def test_all_of_its_history_is_there_afterwards(demo: tuple[Path, str]) -> None:
     assert report.startswith("# Best value 0.2")
     assert report.count("data:image/png") == 2
     assert "reevaluation-lynx-hare" in artifacts
+    assert any("StudyResult of 'lynx-hare'" in message for message in logged)
 
 
 def test_a_study_that_is_done_is_left_alone_and_an_interrupted_one_goes_on(
