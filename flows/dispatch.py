@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.tasks import task
 
 from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner

@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.tasks import task
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_optuna.blocks import ArtifactFileSystem

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Flow
+from prefect.flows import Flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import BaseModel
 
@@ -28,6 +29,10 @@ class StudyFlow(Flow[P, R]):
         Prefect's flow heartbeat serves automations that watch deployed runs, which do not come
         this way; its thread takes a second to end, and a study may take less.
         """
+        # Sets up Prefect's logging. `from prefect import flow` imports it, too; here it waits for
+        # the first call, since it takes as long as importing this package.
+        importlib.import_module("prefect.main")
+
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             return super().__call__(*args, **kwargs)
 
