@@ -6,12 +6,15 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Generator
+import shutil
+import tempfile
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
+from urllib.parse import urlsplit
 
-import fsspec
 from fsspec.core import split_protocol
 from fsspec.utils import glob_translate
 from prefect.filesystems import WritableFileSystem
@@ -20,29 +23,39 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_vali
 from typing_extensions import Self
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX, checked_path
-from prefect_optuna.blocks._artifact_stores import ArtifactStore, FsspecStore, LocalStore
+from prefect_optuna.blocks._artifact_writer import ArtifactWriter
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
 from prefect_optuna.blocks.errors import (
+    ArtifactExistsError,
     ArtifactNotFoundError,
     ArtifactPathError,
     PrefectOptunaError,
+    StorageNotFoundError,
+    StoragePermissionError,
     StorageUnavailableError,
 )
+from prefect_optuna.blocks.stores import REMOTE, ArtifactInfo, ArtifactStore, open_store
 
 __all__ = ["ArtifactFileSystem"]
 
 _LOCAL = ("file", "local")
 _MAGIC = re.compile(r"[*?\[]")
 _WRONG_KIND = (IsADirectoryError, NotADirectoryError, FileExistsError)
+_UPLOADS = "optuna"  # the directory of what Optuna's own upload_artifact stores
 
 
 class ArtifactFileSystem(WritableFileSystem):
-    """Keeps artifacts below one root, on a local disk or in memory.
+    """Keeps artifacts below one root: on a local disk, in memory, in S3 and its like, or by SFTP.
 
     Paths are relative to the root, have `/` between their names, and never lead out of it. A
-    write is seen whole or not at all, also if the process is killed; it is not forced to the
-    disk, so a power cut may lose the last seconds. A saved block can be a flow's or a task's
-    `result_storage`.
+    write is seen whole or not at all, also if the process is killed or the network fails. On a
+    local disk it is not forced to the disk, so a power cut may lose the last seconds. Remote
+    filesystems are asked again, with jitter, when they fail for a moment, and only then.
+
+    A saved block can be a flow's or a task's `result_storage`, and a block is an Optuna artifact
+    store: `optuna.artifacts.upload_artifact(artifact_store=block, ...)`.
+
+    S3, Google Cloud Storage, Azure and SFTP need the extra `s3`, `gcs`, `azure` or `sftp`.
 
     Example:
         Load a saved block and use it:
@@ -65,19 +78,21 @@ class ArtifactFileSystem(WritableFileSystem):
     model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
     if TYPE_CHECKING:
-        _opened: ArtifactStore = PrivateAttr()
+        _opened: tuple[int, ArtifactStore] = PrivateAttr()
 
     url: str = Field(
         description=(
-            "The root: a local path, file:///absolute/path or memory://name. A relative path is "
-            "made absolute at once, so that a saved block means the same folder everywhere."
+            "The root: a local path, memory://name, s3://bucket/prefix, gs://bucket/prefix, "
+            "abfs://container/prefix or sftp://user@host/absolute/path. A relative path is made "
+            "absolute at once, so that a saved block means the same folder everywhere."
         )
     )
     options: SecretDict = Field(
         default_factory=lambda: SecretDict({}),
         description=(
-            "Options for the fsspec filesystem of the URL, such as credentials; a local folder "
-            "takes none."
+            "Options for the fsspec filesystem of the URL, such as key, secret and endpoint_url "
+            "for S3; without them, its client looks where it always does, such as in AWS_* "
+            "variables. A local folder takes none."
         ),
     )
 
@@ -88,10 +103,12 @@ class ArtifactFileSystem(WritableFileSystem):
         if protocol == "memory":
             name = path.strip("/")
             return f"memory://{checked_path(name) if name else ''}"
+        if protocol in REMOTE:
+            return _checked_remote(url)
         if protocol is not None and protocol not in _LOCAL:
             raise ValueError(
-                f"expected a local path, file:// or memory://, and found {protocol}://, which is "
-                "not supported yet."
+                f"expected a local path, file://, memory://, s3://, gs://, abfs:// or sftp://, "
+                f"and found {protocol}://, which is not supported."
             )
         if not path or "\0" in path:
             raise ValueError("expected the path of a folder, and found none.")
@@ -105,17 +122,12 @@ class ArtifactFileSystem(WritableFileSystem):
 
     @property
     def _store(self) -> ArtifactStore:
-        store = getattr(self, "_opened", None)
-        if store is None:
-            store = self._opened = self._open()
+        process, store = getattr(self, "_opened", (None, None))
+        # A forked process needs connections of its own.
+        if store is None or process != os.getpid():
+            store = open_store(self.url, self.options.get_secret_value())
+            self._opened = (os.getpid(), store)
         return store
-
-    def _open(self) -> ArtifactStore:
-        protocol, _ = split_protocol(self.url)
-        if protocol is None:
-            return LocalStore(self.url)
-        filesystem, root = fsspec.url_to_fs(self.url, **self.options.get_secret_value())
-        return FsspecStore(filesystem, root, self.url)
 
     def read_path(self, path: str, *, _sync: bool | None = None) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Read an artifact.
@@ -184,35 +196,55 @@ class ArtifactFileSystem(WritableFileSystem):
             (True, False)
         """
         with self._explained(path, "write"):
-            return self._store.create(checked_path(path), content)
+            return self._store.create(checked_path(path), content, _token())
 
-    def open(self, path: str, mode: Literal["rb"] = "rb") -> BinaryIO:
-        """Open an artifact for reading, as a binary file.
+    def open(self, path: str, mode: Literal["rb", "wb", "xb"] = "rb") -> BinaryIO:
+        """Open an artifact as a binary file, which need not fit into memory.
+
+        A file that is open for writing is collected on this machine, and becomes the artifact
+        when it is closed: all of it, or nothing if its `with` block fails.
 
         Args:
             path: its path, relative to the root.
-            mode: `"rb"`. To write, use `write_path`, which is atomic.
+            mode: `"rb"` to read, `"wb"` to write or replace, `"xb"` to write what is not there.
 
         Returns:
-            A seekable file; close it, or use it in a `with` statement.
+            A seekable file; use it in a `with` statement.
 
         Raises:
-            ArtifactNotFoundError: nothing is there.
+            ArtifactNotFoundError: to be read, and nothing is there.
+            ArtifactExistsError: `"xb"`, and something is there; if somebody else has made it
+                meanwhile, closing the file raises it.
             ArtifactPathError: the path is malformed, leads out of the root, or is a directory.
+            StorageUnavailableError: the filesystem failed.
             ValueError: another mode.
 
         Example:
             >>> from prefect_optuna.blocks import ArtifactFileSystem
             >>> artifacts = ArtifactFileSystem(url="memory://docs")
-            >>> artifacts.write_path("c", b"hello")
+            >>> with artifacts.open("c", "wb") as file:
+            ...     _ = file.write(b"hello")
             >>> with artifacts.open("c") as file:
             ...     file.read(2)
             b'he'
         """
-        if mode != "rb":
-            raise ValueError(f"mode must be 'rb', not {mode!r}. To write, use write_path.")
-        with self._explained(path, "read"):
-            return self._store.open(checked_path(path))
+        if mode == "rb":
+            with self._explained(path, "read"):
+                return self._store.open(checked_path(path))
+        if mode not in ("wb", "xb"):
+            raise ValueError(f"mode must be 'rb', 'wb' or 'xb', not {mode!r}.")
+        token = _token() if mode == "xb" else None
+        with self._explained(path, "write"):
+            if token and self._store.is_file(checked_path(path)):
+                raise self._exists(path)
+            folder = self._store.scratch(checked_path(path)) or tempfile.gettempdir()
+
+            def publish(file: str) -> None:
+                with self._explained(path, "write"):
+                    if not self._store.put(file, path, token):
+                        raise self._exists(path)
+
+            return ArtifactWriter(folder, publish)
 
     def exists(self, path: str) -> bool:
         """Say whether an artifact, which is a file and no directory, is at the path.
@@ -227,6 +259,49 @@ class ArtifactFileSystem(WritableFileSystem):
         """
         with self._explained(path, "read"):
             return self._store.is_file(checked_path(path))
+
+    def info(self, path: str) -> ArtifactInfo:
+        """Return an artifact's size, and when it was written.
+
+        Raises:
+            ArtifactNotFoundError: nothing is there.
+            ArtifactPathError: the path is malformed, leads out of the root, or is a directory.
+            StorageUnavailableError: the filesystem failed.
+
+        Example:
+            >>> from prefect_optuna.blocks import ArtifactFileSystem
+            >>> artifacts = ArtifactFileSystem(url="memory://docs")
+            >>> artifacts.write_path("d", b"hello")
+            >>> artifacts.info("d").size
+            5
+        """
+        with self._explained(path, "read"):
+            return self._store.info(checked_path(path))
+
+    def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """Read several artifacts, from a remote filesystem at the same time.
+
+        Args:
+            paths: their paths, relative to the root.
+
+        Returns:
+            The bytes of each, by its path.
+
+        Raises:
+            ArtifactNotFoundError: one is not there.
+            ArtifactPathError: a path is malformed, leads out of the root, or is a directory.
+            StorageUnavailableError: the filesystem failed.
+
+        Example:
+            >>> from prefect_optuna.blocks import ArtifactFileSystem
+            >>> artifacts = ArtifactFileSystem(url="memory://docs-many")
+            >>> artifacts.write_path("a", b"1")
+            >>> artifacts.read_many(["a"])
+            {'a': b'1'}
+        """
+        paths = [checked_path(path) for path in paths]
+        with self._explained(paths[0] if len(paths) == 1 else "one of several", "read"):
+            return self._store.read_many(paths)
 
     def ls(self, path: str = "") -> list[str]:
         """List a directory.
@@ -329,6 +404,8 @@ class ArtifactFileSystem(WritableFileSystem):
         """
         if not self.exists(source):
             raise self._not_found(source)
+        if source == target:
+            return
         with self._explained(target, "write"):
             self._store.copy(checked_path(source), checked_path(target))
 
@@ -366,19 +443,92 @@ class ArtifactFileSystem(WritableFileSystem):
         """
         return self._store.location(checked_path(path) if path else "")
 
+    def sweep(
+        self, older_than: timedelta = timedelta(hours=1), *, dry_run: bool = False
+    ) -> list[str]:
+        """Remove what killed writers have left behind; on object stores they leave nothing here.
+
+        An object store may keep the parts of an upload that was cut off, and has a lifecycle
+        rule of its own to remove them.
+
+        Args:
+            older_than: how old it has to be, so that no write under way is disturbed.
+            dry_run: only say what would be removed.
+
+        Returns:
+            The paths, relative to the root, sorted.
+
+        Raises:
+            StorageUnavailableError: the filesystem failed.
+
+        Example:
+            >>> from prefect_optuna.blocks import ArtifactFileSystem
+            >>> ArtifactFileSystem(url="memory://docs").sweep()
+            []
+        """
+        limit = datetime.now(timezone.utc) - older_than
+        with self._explained("", "remove"):
+            found = [file.path for file in self._store.unfinished() if file.modified < limit]
+            for path in () if dry_run else found:
+                self._store.rm(path, False)
+        return sorted(found)
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Open what Optuna's `upload_artifact` has stored; part of Optuna's artifact stores.
+
+        Args:
+            artifact_id: Optuna's name for it. It is the artifact `optuna/<artifact_id>`.
+
+        Raises:
+            optuna.artifacts.exceptions.ArtifactNotFound: nothing is there.
+            ArtifactPathError: it is no name for an artifact.
+            StorageUnavailableError: the filesystem failed.
+        """
+        with _optuna_s_error():
+            return self.open(f"{_UPLOADS}/{artifact_id}")
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Store what Optuna's `upload_artifact` is given; part of Optuna's artifact stores.
+
+        Args:
+            artifact_id: Optuna's name for it. It becomes the artifact `optuna/<artifact_id>`.
+            content_body: a binary file.
+
+        Raises:
+            ArtifactPathError: it is no name for an artifact.
+            StorageUnavailableError: the filesystem failed.
+        """
+        with self.open(f"{_UPLOADS}/{artifact_id}", "wb") as file:
+            shutil.copyfileobj(content_body, file)
+
+    def remove(self, artifact_id: str) -> None:
+        """Remove what Optuna's `upload_artifact` has stored; part of Optuna's artifact stores.
+
+        Args:
+            artifact_id: Optuna's name for it.
+
+        Raises:
+            optuna.artifacts.exceptions.ArtifactNotFound: nothing is there.
+            ArtifactPathError: it is no name for an artifact.
+            StorageUnavailableError: the filesystem failed.
+        """
+        with _optuna_s_error():
+            self.rm(f"{_UPLOADS}/{artifact_id}")
+
     def check(self) -> None:
         """Make sure that artifacts can be written here, by writing a probe and removing it.
 
         Raises:
-            StorageUnavailableError: they cannot; says why, and what to do.
+            StorageUnavailableError: they cannot; says why, and what to do. It is a
+                `StoragePermissionError` or a `StorageNotFoundError` where that is why.
 
         Example:
             >>> from prefect_optuna.blocks import ArtifactFileSystem
             >>> ArtifactFileSystem(url="memory://docs").check()
         """
-        probe = f"{TEMPORARY_PREFIX}probe-{os.urandom(12).hex()}"
+        probe = f"{TEMPORARY_PREFIX}probe-{_token()}"
         try:
-            self._store.create(probe, b"probe")
+            self._store.create(probe, b"probe", _token())
             self._store.rm(probe, False)
         except OSError as error:
             raise self._unavailable("written", error) from error
@@ -389,11 +539,11 @@ class ArtifactFileSystem(WritableFileSystem):
             yield
         except PrefectOptunaError:
             raise
-        except FileNotFoundError:
-            raise self._not_found(path) from None
+        except FileNotFoundError as error:
+            raise self._not_found(path, action, error) from None
         except _WRONG_KIND as error:
             if isinstance(error, NotADirectoryError) and action in ("read", "remove"):
-                raise self._not_found(path) from None
+                raise self._not_found(path, action, error) from None
             root = self.location()
             if split_protocol(self.url)[0] is None and not Path(root).is_dir():
                 raise self._unavailable(f"used to {action} {path!r}", error) from error
@@ -410,17 +560,91 @@ class ArtifactFileSystem(WritableFileSystem):
                 ) from error
             raise self._unavailable(f"used to {action} {path!r}", error) from error
 
-    def _not_found(self, path: str) -> ArtifactNotFoundError:
+    def _not_found(
+        self, path: str, action: str = "read", error: OSError | None = None
+    ) -> PrefectOptunaError:
+        try:
+            there = self._store.root_is_there()
+        except OSError as failure:
+            return self._unavailable(f"used to {action} {path!r}", failure)
+        if not there:
+            return StorageNotFoundError(
+                f"The artifact filesystem {self.location()} is not there: "
+                f"{_reason(error) if error else 'it does not exist'}. Make the bucket or "
+                "container with the tools of its provider, or correct the url."
+            )
         return ArtifactNotFoundError(
             f"There is no artifact {path!r} in {self.location()}. ls() and glob() list what is."
         )
 
-    def _unavailable(self, action: str, error: OSError) -> StorageUnavailableError:
-        return StorageUnavailableError(
-            f"The artifact filesystem {self.location()} cannot be {action}: {_reason(error)}. "
-            "Expected a folder that this user may write to, with space left, on a filesystem "
-            "that has hard links. Correct its permissions, or name another one."
+    def _exists(self, path: str) -> ArtifactExistsError:
+        return ArtifactExistsError(
+            f"There is an artifact {path!r} in {self.location()} already, and mode 'xb' replaces "
+            "nothing. Take another path, or mode 'wb'."
         )
+
+    def _unavailable(self, action: str, error: OSError) -> StorageUnavailableError:
+        start = f"The artifact filesystem {self.location()} cannot be {action}: {_reason(error)}. "
+        if isinstance(error, FileNotFoundError) and not self._is_folder:
+            return StorageNotFoundError(
+                f"{start}Make the bucket or container with the tools of its provider, or correct "
+                "the url."
+            )
+        kind = StorageUnavailableError
+        if isinstance(error, PermissionError):
+            kind = StoragePermissionError
+        if not self._is_folder:
+            return kind(
+                f"{start}Expected a server that answers, and credentials that may read, write, "
+                "list and delete there. Correct the options of the block, or the network, and "
+                "try again: nothing has been left half written."
+            )
+        return kind(
+            f"{start}Expected a folder that this user may write to, with space left, on a "
+            "filesystem that has hard links. Correct its permissions, or name another one."
+        )
+
+    @property
+    def _is_folder(self) -> bool:
+        return split_protocol(self.url)[0] is None
+
+
+def _checked_remote(url: str) -> str:
+    """A remote root without a slash at its end, and without anything secret."""
+    try:
+        parts = urlsplit(url)
+        password, host = parts.password, parts.netloc
+        _ = parts.port if REMOTE[parts.scheme] == "sftp" else None
+    except ValueError as error:
+        raise ValueError(f"this is no valid URL: {error}.") from None
+    if password is not None or parts.query or parts.fragment:
+        raise ValueError(
+            "the URL of an artifact filesystem has no password, query or fragment. Put what is "
+            "secret into the options."
+        )
+    if not host:
+        what = "host" if REMOTE[parts.scheme] == "sftp" else "bucket or container"
+        raise ValueError(f"expected the name of a {what} after {parts.scheme}://.")
+    path = parts.path.strip("/")
+    if path:
+        checked_path(path)
+    elif REMOTE[parts.scheme] == "sftp":
+        raise ValueError("expected an absolute path after the host, such as sftp://host/data.")
+    return f"{parts.scheme}://{host}{'/' if path else ''}{path}"
+
+
+def _token() -> str:
+    return os.urandom(12).hex()
+
+
+@contextmanager
+def _optuna_s_error() -> Generator[None]:
+    try:
+        yield
+    except ArtifactNotFoundError as error:
+        from optuna.artifacts.exceptions import ArtifactNotFound
+
+        raise ArtifactNotFound(str(error)) from error
 
 
 def _reason(error: OSError) -> str:

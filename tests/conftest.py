@@ -27,6 +27,8 @@ import psutil
 import pytest
 from servers import CHROMIUM_FLAGS, find_chromium
 from servers import redis_server as run_redis_server
+from servers import s3_server as run_s3_server
+from servers import sftp_server as run_sftp_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -77,6 +79,20 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """The URL of a real Redis server, database 0. Use names of your own: it is shared."""
     with run_redis_server(tmp_path_factory.mktemp("redis")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """The URL of a server that speaks S3. Make a bucket of your own: it is shared."""
+    with run_s3_server(tmp_path_factory.mktemp("s3")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[int, Path]]:
+    """Port and known_hosts file of an SSH server; the user is `lab`, the password `hunter2`."""
+    with run_sftp_server(tmp_path_factory.mktemp("sftp")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

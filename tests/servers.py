@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -46,10 +49,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], log_file: Path) -> Generator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], log_file: Path, **environment: str
+) -> Generator[subprocess.Popen[bytes]]:
     """Run a server for the length of the block; end it by its pid, also when the block fails."""
     with log_file.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
     try:
         yield process
     finally:
@@ -107,6 +114,134 @@ def redis_server(directory: Path) -> Generator[str]:
 
         wait_until(answers, what=f"redis-server on port {port} answers")
         yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def s3_server(directory: Path, **environment: str) -> Generator[str]:
+    """A server that speaks the protocol of S3, moto's; yields its URL. Any credentials will do."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    log_file = directory / "s3.log"
+    with running(command, log_file, **environment) as process:
+        wait_until_listening(port, process, log_file)
+        yield f"http://127.0.0.1:{port}"
+
+
+SFTP_SERVER = """
+import asyncio, sys
+import asyncssh
+
+class Server(asyncssh.SSHServer):
+    def begin_auth(self, username):
+        return True
+    def password_auth_supported(self):
+        return True
+    def validate_password(self, username, password):
+        return (username, password) == ("lab", "hunter2")
+
+async def main(port, known_hosts):
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    with open(known_hosts, "w") as file:
+        file.write(f"[127.0.0.1]:{port} " + key.export_public_key().decode())
+    await asyncssh.create_server(
+        Server, "127.0.0.1", port, server_host_keys=[key], sftp_factory=True
+    )
+    await asyncio.Event().wait()
+
+asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+"""
+
+
+@contextmanager
+def sftp_server(directory: Path) -> Generator[tuple[int, Path]]:
+    """An SSH server, asyncssh's, for `lab` with the password `hunter2`; its port and known_hosts.
+
+    It serves the whole machine, as an SSH server does: use paths of your own.
+    """
+    port, known_hosts = free_port(), directory / "known_hosts"
+    log_file = directory / "sftp.log"
+    command = [sys.executable, "-c", SFTP_SERVER, str(port), str(known_hosts)]
+    with running(command, log_file) as process:
+        wait_until_listening(port, process, log_file)
+        yield port, known_hosts
+
+
+def wait_until_listening(port: int, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    """Wait until a server accepts connections, or fail with what it has logged."""
+
+    def listens() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended while starting:\n{log_file.read_text()}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    wait_until(listens, what=f"a server on port {port} listens")
+
+
+class FaultyNetwork:
+    """A TCP proxy in front of a server, whose connections can be cut.
+
+    Args:
+        port: of the server.
+        cut_requests: of so many connections the request is cut off in the middle.
+        cut_replies: of so many connections the request arrives whole, and the reply is lost.
+        after: how many bytes of a request still get through when it is cut.
+    """
+
+    def __init__(
+        self, port: int, *, cut_requests: int = 0, cut_replies: int = 0, after: int = 1000
+    ) -> None:
+        self.cut_requests, self.cut_replies, self.after = cut_requests, cut_replies, after
+        self.connections = 0
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    def __enter__(self) -> FaultyNetwork:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
+            arrived = 0
+            while readable := select.select([client, server], [], [], 30)[0]:
+                for source in readable:
+                    try:
+                        data = source.recv(65536)
+                    except OSError:
+                        return
+                    if not data:
+                        return
+                    if source is client:
+                        arrived += len(data)
+                        if self.cut_requests and arrived > self.after:
+                            self.cut_requests -= 1
+                            return
+                        server.sendall(data)
+                    # `100 Continue` is the server's word before it has read the request.
+                    elif self.cut_replies and not data.startswith(b"HTTP/1.1 100"):
+                        self.cut_replies -= 1
+                        return
+                    else:
+                        client.sendall(data)
 
 
 def find_chromium() -> str:

@@ -1,455 +1,328 @@
-"""Artifacts are whole, where they were put, and never outside of the root."""
+"""Artifacts are whole, where they were put, and never outside of the root: on every backend."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
-import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from uuid import uuid4
 
+import optuna
 import pytest
-from hypothesis import given, settings
+from filesystems import BAD_PATHS, s3_filesystem, sftp_filesystem
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from prefect_optuna.blocks import (
+    ArtifactExistsError,
     ArtifactFileSystem,
     ArtifactNotFoundError,
     ArtifactPathError,
-    StorageUnavailableError,
 )
 
 
-@pytest.fixture(params=["local", "memory"])
-def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactFileSystem:
-    if request.param == "local":
-        return ArtifactFileSystem(url=str(tmp_path / "root"))
-    return ArtifactFileSystem(url=f"memory://{uuid4()}")
+class ArtifactFileSystemContract:
+    """What holds for every kind of filesystem; a subclass has the fixture `artifacts`."""
 
+    examples = 40
 
-@pytest.fixture
-def local(tmp_path: Path) -> ArtifactFileSystem:
-    return ArtifactFileSystem(url=str(tmp_path / "root"))
+    def test_what_is_written_is_read(self, artifacts: ArtifactFileSystem) -> None:
+        content = os.urandom(3_000_000)
+        artifacts.write_path("trials/3/w.npy", content)
+        assert artifacts.read_path("trials/3/w.npy") == content
+        assert artifacts.sha256("trials/3/w.npy") == hashlib.sha256(content).hexdigest()
+        with artifacts.open("trials/3/w.npy") as file:
+            file.seek(10)
+            assert file.read(5) == content[10:15]
 
+    def test_a_write_replaces_what_was_there(self, artifacts: ArtifactFileSystem) -> None:
+        artifacts.write_path("a", b"long content")
+        artifacts.write_path("a", b"")
+        assert artifacts.read_path("a") == b""
 
-def test_what_is_written_is_read(artifacts: ArtifactFileSystem) -> None:
-    content = os.urandom(3_000_000)
-    artifacts.write_path("trials/3/w.npy", content)
-    assert artifacts.read_path("trials/3/w.npy") == content
-    assert artifacts.sha256("trials/3/w.npy") == hashlib.sha256(content).hexdigest()
-    with artifacts.open("trials/3/w.npy") as file:
-        file.seek(10)
-        assert file.read(5) == content[10:15]
+    def test_the_engine_s_keyword_is_accepted(self, artifacts: ArtifactFileSystem) -> None:
+        artifacts.write_path("a", b"1", _sync=True)
+        assert artifacts.read_path("a", _sync=True) == b"1"
 
+    def test_two_readers_have_positions_of_their_own(self, artifacts: ArtifactFileSystem) -> None:
+        artifacts.write_path("a", b"12345")
+        with artifacts.open("a") as first, artifacts.open("a") as second:
+            assert (first.read(3), second.read(3), first.read()) == (b"123", b"123", b"45")
 
-def test_a_write_replaces_what_was_there(artifacts: ArtifactFileSystem) -> None:
-    artifacts.write_path("a", b"long content")
-    artifacts.write_path("a", b"")
-    assert artifacts.read_path("a") == b""
+    def test_what_is_missing_is_an_error_that_says_where(
+        self, artifacts: ArtifactFileSystem
+    ) -> None:
+        artifacts.write_path("dir/a", b"")
+        for act in (
+            artifacts.read_path,
+            artifacts.open,
+            artifacts.sha256,
+            artifacts.rm,
+            lambda path: artifacts.copy(path, "b"),
+        ):
+            with pytest.raises(ArtifactNotFoundError) as caught:
+                act("dir/missing")
+            assert "'dir/missing'" in str(caught.value)
+            assert artifacts.location() in str(caught.value)
+            assert isinstance(caught.value, FileNotFoundError)
+        assert not artifacts.exists("dir/missing")
+        assert artifacts.ls("missing") == []
+        assert artifacts.glob("missing/*") == []
 
+    def test_an_empty_root_has_nothing(self, artifacts: ArtifactFileSystem) -> None:
+        assert artifacts.ls() == []
+        assert artifacts.glob("**") == []
 
-def test_the_engine_s_keyword_is_accepted(artifacts: ArtifactFileSystem) -> None:
-    artifacts.write_path("a", b"1", _sync=True)
-    assert artifacts.read_path("a", _sync=True) == b"1"
+    def test_listings_are_sorted_paths_that_can_be_passed_back(
+        self, artifacts: ArtifactFileSystem
+    ) -> None:
+        for path in ("b/2", "b/1", "a", "b/c/3.png", "[x]*"):
+            artifacts.write_path(path, path.encode())
+        assert artifacts.ls() == ["[x]*", "a", "b"]
+        assert artifacts.ls("b") == ["b/1", "b/2", "b/c"]
+        assert artifacts.ls("a") == ["a"]
+        for path in artifacts.glob("**"):
+            assert artifacts.read_path(path) == path.encode()
 
+    def test_glob(self, artifacts: ArtifactFileSystem) -> None:
+        for path in ("trials/0/w.npy", "trials/1/w.npy", "trials/1/plots/fit.png", "top.png"):
+            artifacts.write_path(path, b"")
+        matches = {
+            "trials/*/w.npy": ["trials/0/w.npy", "trials/1/w.npy"],
+            "trials/[0]/*": ["trials/0/w.npy"],
+            "trials/?/w.npy": ["trials/0/w.npy", "trials/1/w.npy"],
+            "*": ["top.png"],
+            "**/*.png": ["top.png", "trials/1/plots/fit.png"],
+            "trials/**": ["trials/0/w.npy", "trials/1/plots/fit.png", "trials/1/w.npy"],
+            "top.png": ["top.png"],
+            "trials": [],
+            "*.PNG": [],
+        }
+        assert {pattern: artifacts.glob(pattern) for pattern in matches} == matches
 
-def test_two_readers_have_positions_of_their_own(artifacts: ArtifactFileSystem) -> None:
-    artifacts.write_path("a", b"12345")
-    with artifacts.open("a") as first, artifacts.open("a") as second:
-        assert (first.read(3), second.read(3), first.read()) == (b"123", b"123", b"45")
+    def test_a_bad_pattern_is_an_error(self, artifacts: ArtifactFileSystem) -> None:
+        for pattern in ("a**", "../*", "/*", ""):
+            with pytest.raises(ArtifactPathError):
+                artifacts.glob(pattern)
 
+    def test_create_writes_once(self, artifacts: ArtifactFileSystem) -> None:
+        assert artifacts.create("deep/a", b"first")
+        assert not artifacts.create("deep/a", b"second")
+        assert artifacts.read_path("deep/a") == b"first"
+        assert artifacts.glob("**") == ["deep/a"]
 
-def test_only_reading_is_opened(artifacts: ArtifactFileSystem) -> None:
-    with pytest.raises(ValueError, match="write_path"):
-        artifacts.open("a", "wb")  # type: ignore[arg-type]
+    def test_one_of_many_threads_creates(self, artifacts: ArtifactFileSystem) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            for number in range(20):
+                claims = pool.map(
+                    lambda n, path=f"a/{number}": artifacts.create(path, b"x"), range(8)
+                )
+                assert sum(claims) == 1
 
+    def test_rm_removes_a_file_and_a_directory_only_when_asked(
+        self, artifacts: ArtifactFileSystem
+    ) -> None:
+        for path in ("dir/a", "dir/b/c", "d*", "other"):
+            artifacts.write_path(path, b"")
+        artifacts.rm("d*")
+        assert artifacts.glob("**") == ["dir/a", "dir/b/c", "other"]
+        with pytest.raises(ArtifactPathError, match="recursive=True"):
+            artifacts.rm("dir")
+        artifacts.rm("dir", recursive=True)
+        assert artifacts.glob("**") == ["other"]
+        artifacts.rm("other", recursive=True)
+        assert artifacts.glob("**") == []
+        with pytest.raises(ArtifactPathError, match="empty"):
+            artifacts.rm("", recursive=True)
 
-def test_what_is_missing_is_an_error_that_says_where(artifacts: ArtifactFileSystem) -> None:
-    artifacts.write_path("dir/a", b"")
-    for act in (
-        artifacts.read_path,
-        artifacts.open,
-        artifacts.sha256,
-        artifacts.rm,
-        lambda path: artifacts.copy(path, "b"),
-    ):
-        with pytest.raises(ArtifactNotFoundError) as caught:
-            act("dir/missing")
-        assert "'dir/missing'" in str(caught.value)
-        assert artifacts.location() in str(caught.value)
-        assert isinstance(caught.value, FileNotFoundError)
-    assert not artifacts.exists("dir/missing")
-    assert artifacts.ls("missing") == []
-    assert artifacts.glob("missing/*") == []
+    def test_copy_replaces_the_target(self, artifacts: ArtifactFileSystem) -> None:
+        artifacts.write_path("a", b"new")
+        artifacts.write_path("dir/b", b"old")
+        artifacts.copy("a", "dir/b")
+        assert artifacts.read_path("dir/b") == artifacts.read_path("a") == b"new"
+        artifacts.copy("a", "deep/er/c")
+        assert artifacts.read_path("deep/er/c") == b"new"
 
+    def test_a_file_is_no_directory_and_a_directory_no_file(
+        self, artifacts: ArtifactFileSystem
+    ) -> None:
+        artifacts.write_path("dir/a", b"1")
+        for act in (
+            lambda: artifacts.write_path("dir", b"2"),
+            lambda: artifacts.write_path("dir/a/b", b"2"),
+            lambda: artifacts.create("dir/a/b", b"2"),
+            lambda: artifacts.copy("dir/a", "dir"),
+        ):
+            with pytest.raises(ArtifactPathError, match="Cannot write"):
+                act()
+        assert not artifacts.create("dir", b"2")
+        assert not artifacts.exists("dir")
+        assert not artifacts.exists("dir/a/b")
+        with pytest.raises((ArtifactPathError, ArtifactNotFoundError)):
+            artifacts.read_path("dir")
+        with pytest.raises(ArtifactNotFoundError):
+            artifacts.read_path("dir/a/b")
+        assert artifacts.glob("**") == ["dir/a"]
+        assert artifacts.read_path("dir/a") == b"1"
 
-def test_an_empty_root_has_nothing(artifacts: ArtifactFileSystem) -> None:
-    assert artifacts.ls() == []
-    assert artifacts.glob("**") == []
+    def test_check_leaves_nothing(self, artifacts: ArtifactFileSystem) -> None:
+        artifacts.check()
+        assert artifacts.ls() == []
+        assert artifacts.sweep(timedelta(0)) == []
+        if "://" not in artifacts.url:
+            assert list(Path(artifacts.url).iterdir()) == []
 
+    def test_a_bad_path_is_refused_everywhere(self, artifacts: ArtifactFileSystem) -> None:
+        artifacts.write_path("a", b"1")
+        acts: list[Callable[..., object]] = [
+            artifacts.read_path,
+            artifacts.open,
+            artifacts.exists,
+            artifacts.info,
+            artifacts.sha256,
+            artifacts.rm,
+            lambda path: artifacts.read_many([path]),
+            lambda path: artifacts.open(path, "wb"),
+            lambda path: artifacts.write_path(path, b"x"),
+            lambda path: artifacts.create(path, b"x"),
+            lambda path: artifacts.copy("a", path),
+            lambda path: artifacts.copy(path, "b"),
+        ]
+        for path in BAD_PATHS:
+            # An empty path means the root where a directory is asked for.
+            for act in [*acts, artifacts.ls, artifacts.location] if path else acts:
+                with pytest.raises(ArtifactPathError, match="is no artifact path") as caught:
+                    act(path)
+                assert repr(path) in str(caught.value)
+        assert artifacts.glob("**") == ["a"]
 
-def test_listings_are_sorted_paths_that_can_be_passed_back(artifacts: ArtifactFileSystem) -> None:
-    for path in ("b/2", "b/1", "a", "b/c/3.png", "[x]*"):
-        artifacts.write_path(path, path.encode())
-    assert artifacts.ls() == ["[x]*", "a", "b"]
-    assert artifacts.ls("b") == ["b/1", "b/2", "b/c"]
-    assert artifacts.ls("a") == ["a"]
-    for path in artifacts.glob("**"):
-        assert artifacts.read_path(path) == path.encode()
+    def test_a_file_that_is_written_in_parts_appears_when_it_is_closed(
+        self, artifacts: ArtifactFileSystem
+    ) -> None:
+        with artifacts.open("deep/big", "wb") as file:
+            for number in range(3):
+                file.write(bytes([number]) * 1_000_000)
+            assert not artifacts.exists("deep/big")
+        assert artifacts.read_path("deep/big") == b"".join(
+            bytes([number]) * 1_000_000 for number in range(3)
+        )
+        with artifacts.open("deep/big", "wb") as file:
+            file.write(b"again")
+        assert artifacts.read_path("deep/big") == b"again"
+        assert artifacts.glob("**") == ["deep/big"]
 
+    def test_a_writer_that_fails_or_is_forgotten_changes_nothing(
+        self, artifacts: ArtifactFileSystem
+    ) -> None:
+        artifacts.write_path("a", b"old")
 
-@pytest.mark.parametrize(
-    ("pattern", "matches"),
-    [
-        ("trials/*/w.npy", ["trials/0/w.npy", "trials/1/w.npy"]),
-        ("trials/[0]/*", ["trials/0/w.npy"]),
-        ("trials/?/w.npy", ["trials/0/w.npy", "trials/1/w.npy"]),
-        ("*", ["top.png"]),
-        ("**/*.png", ["top.png", "trials/1/plots/fit.png"]),
-        ("trials/**", ["trials/0/w.npy", "trials/1/plots/fit.png", "trials/1/w.npy"]),
-        ("top.png", ["top.png"]),
-        ("trials", []),
-        ("*.PNG", []),
-    ],
-)
-def test_glob(artifacts: ArtifactFileSystem, pattern: str, matches: list[str]) -> None:
-    for path in ("trials/0/w.npy", "trials/1/w.npy", "trials/1/plots/fit.png", "top.png"):
-        artifacts.write_path(path, b"")
-    assert artifacts.glob(pattern) == matches
+        def fail() -> None:
+            with artifacts.open("a", "wb") as file:
+                file.write(b"half")
+                raise ZeroDivisionError
 
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        file = artifacts.open("a", "wb")
+        file.write(b"half")
+        del file
+        assert artifacts.read_path("a") == b"old"
+        assert artifacts.ls() == ["a"]
+        assert artifacts.sweep(timedelta(0)) == []
 
-def test_a_bad_pattern_is_an_error(artifacts: ArtifactFileSystem) -> None:
-    for pattern in ("a**", "../*", "/*", ""):
+    def test_an_exclusive_writer_replaces_nothing(self, artifacts: ArtifactFileSystem) -> None:
+        with artifacts.open("a", "xb") as file:
+            file.write(b"first")
+        with pytest.raises(ArtifactExistsError, match="mode 'wb'"):
+            artifacts.open("a", "xb")
+        slow = artifacts.open("b", "xb")
+        slow.write(b"slow")
+        with artifacts.open("b", "xb") as fast:
+            fast.write(b"fast")
+        with pytest.raises(ArtifactExistsError):
+            slow.close()
+        assert artifacts.read_many(["a", "b"]) == {"a": b"first", "b": b"fast"}
+        assert artifacts.sweep(timedelta(0)) == []
+
+    def test_any_other_mode_is_refused(self, artifacts: ArtifactFileSystem) -> None:
+        for mode in ("r", "w", "ab", "r+b"):
+            with pytest.raises(ValueError, match=f"not '{mode[:1]}"):
+                artifacts.open("a", mode)  # type: ignore[arg-type]
+
+    def test_info_says_size_and_time(self, artifacts: ArtifactFileSystem) -> None:
+        artifacts.write_path("dir/a", b"12345")
+        info = artifacts.info("dir/a")
+        assert (info.path, info.size) == ("dir/a", 5)
+        assert abs(datetime.now(timezone.utc) - info.modified) < timedelta(minutes=1)
+
+    def test_many_are_read_at_once(self, artifacts: ArtifactFileSystem) -> None:
+        contents = {f"many/{number}*": str(number).encode() for number in range(20)}
+        for path, content in contents.items():
+            artifacts.write_path(path, content)
+        assert artifacts.read_many(contents) == contents
+        with pytest.raises(ArtifactNotFoundError):
+            artifacts.read_many(["many/0*", "many/missing"])
+
+    def test_a_pickled_block_reaches_the_same_artifacts(
+        self, artifacts: ArtifactFileSystem
+    ) -> None:
+        artifacts.write_path("a", b"1")
+        again = pickle.loads(pickle.dumps(artifacts))
+        assert again == artifacts
+        assert again.read_path("a") == b"1"
+
+    def test_optuna_uploads_and_downloads_artifacts(
+        self, artifacts: ArtifactFileSystem, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "fit.bin"
+        file.write_bytes(os.urandom(100_000))
+        trial = optuna.create_study().ask()
+        artifact_id = optuna.artifacts.upload_artifact(
+            artifact_store=artifacts, file_path=str(file), study_or_trial=trial
+        )
+        optuna.artifacts.download_artifact(
+            artifact_store=artifacts, artifact_id=artifact_id, file_path=str(tmp_path / "again")
+        )
+        assert (tmp_path / "again").read_bytes() == file.read_bytes()
+        artifacts.remove(artifact_id)
+        for act in (artifacts.open_reader, artifacts.remove):
+            with pytest.raises(optuna.artifacts.exceptions.ArtifactNotFound):
+                act(artifact_id)
         with pytest.raises(ArtifactPathError):
-            artifacts.glob(pattern)
+            artifacts.write("../escape", io.BytesIO(b""))
 
+    def test_artifacts_agree_with_a_dict(self, artifacts: ArtifactFileSystem) -> None:
+        class Machine(ArtifactsAgreeWithADict):
+            root = artifacts
 
-def test_create_writes_once(artifacts: ArtifactFileSystem) -> None:
-    assert artifacts.create("deep/a", b"first")
-    assert not artifacts.create("deep/a", b"second")
-    assert artifacts.read_path("deep/a") == b"first"
-    assert artifacts.glob("**") == ["deep/a"]
-
-
-def test_one_of_many_threads_creates(artifacts: ArtifactFileSystem) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        for number in range(20):
-            claims = pool.map(lambda n, path=f"a/{number}": artifacts.create(path, b"x"), range(8))
-            assert sum(claims) == 1
-
-
-CLAIM = """
-import sys
-from prefect_optuna.blocks import ArtifactFileSystem
-artifacts = ArtifactFileSystem(url=sys.argv[1])
-print("ready", flush=True)
-sys.stdin.readline()
-print(sum(artifacts.create(f"claims/{n}", sys.argv[2].encode()) for n in range(200)), flush=True)
-"""
-
-
-def test_one_of_many_processes_creates(child, local: ArtifactFileSystem) -> None:
-    with ExitStack() as stack:
-        children = [stack.enter_context(child(CLAIM, local.url, str(n))) for n in range(4)]
-        for process in children:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        won = [int(process.stdout.readline()) for process in children]
-    assert sum(won) == 200
-    owners = [int(local.read_path(path)) for path in local.glob("claims/*")]
-    assert [owners.count(n) for n in range(4)] == won
-    assert len(list(Path(local.url).rglob("*"))) == 201, "a temporary file was left"
-
-
-OVERWRITE = """
-import sys
-from prefect_optuna.blocks import ArtifactFileSystem
-artifacts = ArtifactFileSystem(url=sys.argv[1])
-print("ready", flush=True)
-for n in range(10**9):
-    artifacts.write_path("dir/big", bytes([n % 256]) * 5_000_000)
-    print("written", flush=True)
-"""
-
-
-def test_readers_and_a_killed_writer_see_whole_content_only(
-    child, local: ArtifactFileSystem
-) -> None:
-    local.write_path("dir/big", b"\0" * 5_000_000)
-    for _ in range(3):
-        with child(OVERWRITE, local.url) as writer:
-            for _ in range(10):
-                writer.stdout.readline()
-                content = local.read_path("dir/big")  # in the middle of the next write
-                assert content == content[:1] * 5_000_000
-            writer.kill()
-            writer.wait()
-        content = local.read_path("dir/big")
-        assert content == content[:1] * 5_000_000
-    assert local.ls("dir") == ["dir/big"]
-    assert local.glob("**") == ["dir/big"]
-
-
-def test_unfinished_writes_are_in_no_listing(local: ArtifactFileSystem) -> None:
-    local.write_path("dir/a", b"")
-    (Path(local.url) / "dir" / ".tmp-0123").touch()
-    (Path(local.url) / ".tmp-0123").touch()
-    assert local.ls() == ["dir"]
-    assert local.ls("dir") == ["dir/a"]
-    assert local.glob("**") == ["dir/a"]
-
-
-def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(
-    local: ArtifactFileSystem,
-) -> None:
-    local.write_path("dir/a", b"old")
-    with pytest.raises(TypeError):
-        local.write_path("dir/a", "text")  # type: ignore[arg-type]
-    assert local.read_path("dir/a") == b"old"
-    assert [path.name for path in Path(local.location("dir")).iterdir()] == ["a"]
-
-
-def test_rm_removes_a_file_and_a_directory_only_when_asked(artifacts: ArtifactFileSystem) -> None:
-    for path in ("dir/a", "dir/b/c", "d*", "other"):
-        artifacts.write_path(path, b"")
-    artifacts.rm("d*")
-    assert artifacts.glob("**") == ["dir/a", "dir/b/c", "other"]
-    with pytest.raises(ArtifactPathError, match="recursive=True"):
-        artifacts.rm("dir")
-    artifacts.rm("dir", recursive=True)
-    assert artifacts.glob("**") == ["other"]
-    artifacts.rm("other", recursive=True)
-    assert artifacts.glob("**") == []
-    with pytest.raises(ArtifactPathError, match="empty"):
-        artifacts.rm("", recursive=True)
-
-
-def test_copy_replaces_the_target(artifacts: ArtifactFileSystem) -> None:
-    artifacts.write_path("a", b"new")
-    artifacts.write_path("dir/b", b"old")
-    artifacts.copy("a", "dir/b")
-    assert artifacts.read_path("dir/b") == artifacts.read_path("a") == b"new"
-    artifacts.copy("a", "deep/er/c")
-    assert artifacts.read_path("deep/er/c") == b"new"
-
-
-def test_a_file_is_no_directory_and_a_directory_no_file(artifacts: ArtifactFileSystem) -> None:
-    artifacts.write_path("dir/a", b"1")
-    for act in (
-        lambda: artifacts.write_path("dir", b"2"),
-        lambda: artifacts.write_path("dir/a/b", b"2"),
-        lambda: artifacts.create("dir/a/b", b"2"),
-        lambda: artifacts.copy("dir/a", "dir"),
-    ):
-        with pytest.raises(ArtifactPathError, match="Cannot write"):
-            act()
-    assert not artifacts.create("dir", b"2")
-    assert not artifacts.exists("dir")
-    assert not artifacts.exists("dir/a/b")
-    with pytest.raises((ArtifactPathError, ArtifactNotFoundError)):
-        artifacts.read_path("dir")
-    with pytest.raises(ArtifactNotFoundError):
-        artifacts.read_path("dir/a/b")
-    assert artifacts.glob("**") == ["dir/a"]
-    assert artifacts.read_path("dir/a") == b"1"
-
-
-BAD_PATHS = [
-    "",
-    "/",
-    "/etc/passwd",
-    "..",
-    "../x",
-    "a/../../x",
-    "a/..",
-    ".",
-    "./a",
-    "a//b",
-    "a/",
-    "a\0b",
-    "a\\b",
-    "..\\x",
-    "C:x",
-    "C:/x",
-    "x" * 256,
-    "ä" * 128,
-    "a/" * 512 + "b",
-    ".tmp-x",
-    "a/.tmp-x",
-    "\ud800",
-    None,
-    Path("a"),
-]
-
-
-@pytest.mark.parametrize("path", BAD_PATHS, ids=repr)
-def test_a_bad_path_is_refused_everywhere(artifacts: ArtifactFileSystem, path: str) -> None:
-    artifacts.write_path("a", b"1")
-    acts = [
-        artifacts.read_path,
-        artifacts.open,
-        artifacts.exists,
-        artifacts.sha256,
-        artifacts.rm,
-        lambda path: artifacts.write_path(path, b"x"),
-        lambda path: artifacts.create(path, b"x"),
-        lambda path: artifacts.copy("a", path),
-        lambda path: artifacts.copy(path, "b"),
-    ]
-    if path:  # an empty path means the root
-        acts += [artifacts.ls, artifacts.location]
-    for act in acts:
-        with pytest.raises(ArtifactPathError, match="is no artifact path") as caught:
-            act(path)
-        assert repr(path) in str(caught.value)
-
-
-def test_a_link_that_leads_out_of_the_root_is_refused(
-    local: ArtifactFileSystem, tmp_path: Path
-) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "secret").write_text("secret")
-    root = Path(local.url)
-    root.mkdir()
-    (root / "inside").mkdir()
-    (root / "dir").symlink_to(outside)
-    (root / "file").symlink_to(outside / "secret")
-    (root / "alias").symlink_to(root / "inside")
-    for act in (
-        lambda: local.read_path("file"),
-        lambda: local.read_path("dir/secret"),
-        lambda: local.write_path("dir/new", b""),
-        lambda: local.create("dir/new", b""),
-        lambda: local.ls("dir"),
-        lambda: local.rm("dir", recursive=True),
-        lambda: local.rm("dir/secret"),
-        lambda: local.copy("file", "copy"),
-        lambda: local.exists("dir/secret"),
-    ):
-        with pytest.raises(ArtifactPathError, match="leads out of"):
-            act()
-    assert [path.name for path in outside.iterdir()] == ["secret"]
-    assert "dir/secret" not in local.glob("**")
-    local.write_path("alias/a", b"fine")
-    assert local.read_path("inside/a") == b"fine"
-
-
-def test_a_root_behind_a_link_is_fine(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    artifacts = ArtifactFileSystem(url=str(tmp_path / "link"))
-    artifacts.write_path("dir/a", b"1")
-    (tmp_path / "real" / "alias").symlink_to("dir")
-    assert artifacts.read_path("alias/a") == b"1"
-
-
-def test_check_leaves_nothing(artifacts: ArtifactFileSystem) -> None:
-    artifacts.check()
-    assert artifacts.ls() == []
-    if "://" not in artifacts.url:
-        assert list(Path(artifacts.url).iterdir()) == []
-
-
-def test_a_root_that_cannot_be_written_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    artifacts = ArtifactFileSystem(url=str(tmp_path / "file" / "root"))
-    for act in (artifacts.check, lambda: artifacts.write_path("a", b"")):
-        with pytest.raises(StorageUnavailableError, match="name another one") as caught:
-            act()
-        assert artifacts.url in str(caught.value)
-
-
-# The nearest to a full disk that needs no disk: the kernel refuses to write beyond 1,000 bytes.
-FULL_DISK = """
-import resource, signal, sys
-from prefect_optuna.blocks import ArtifactFileSystem, StorageUnavailableError
-artifacts = ArtifactFileSystem(url=sys.argv[1])
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-print("ready", flush=True)
-try:
-    artifacts.write_path("a", b"x" * 5000)
-except StorageUnavailableError as error:
-    print(error, flush=True)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_a_disk_that_is_full_leaves_the_old_content(child, local: ArtifactFileSystem) -> None:
-    local.write_path("a", b"old")
-    with child(FULL_DISK, local.url) as writer:
-        assert "File too large" in writer.stdout.readline()
-    assert local.read_path("a") == b"old"
-    assert [path.name for path in Path(local.url).iterdir()] == ["a"]
-
-
-def test_a_relative_root_is_made_absolute_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    artifacts = ArtifactFileSystem(url="root")
-    monkeypatch.chdir("/")
-    artifacts.write_path("a", b"1")
-    assert (tmp_path / "root" / "a").read_bytes() == b"1"
-    assert artifacts.location("a") == str(tmp_path / "root" / "a")
-
-
-def test_options_are_secret_and_not_for_a_folder() -> None:
-    artifacts = ArtifactFileSystem(url="memory://x", options={"key": "hunter2"})
-    assert "hunter2" not in f"{artifacts} {artifacts!r} {artifacts.model_dump_json()}"
-    with pytest.raises(ValueError, match="takes no options") as caught:
-        ArtifactFileSystem(url="folder", options={"key": "hunter2"})
-    assert "hunter2" not in str(caught.value)
-
-
-def test_a_pickled_block_reaches_the_same_artifacts(local: ArtifactFileSystem) -> None:
-    local.write_path("a", b"1")
-    again = pickle.loads(pickle.dumps(local))
-    assert again == local
-    assert again.read_path("a") == b"1"
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sandbox")
-
-
-NAMES = st.text(st.sampled_from("ab./\\\0-~:*é"), max_size=12) | st.sampled_from(
-    [path for path in BAD_PATHS if isinstance(path, str)]
-)
-
-
-@settings(deadline=None)
-@given(path=NAMES)
-def test_a_path_is_refused_or_stays_inside_the_root(sandbox: Path, path: str) -> None:
-    artifacts = ArtifactFileSystem(url=str(sandbox / "root"))
-    try:
-        artifacts.write_path(path, b"content")
-    except ArtifactPathError:
-        assert [entry.name for entry in sandbox.iterdir()] in ([], ["root"])
-        return
-    assert artifacts.read_path(path) == b"content"
-    place = Path(artifacts.location(path))
-    assert place.is_file()
-    assert place.resolve().is_relative_to(sandbox / "root")
-    assert artifacts.glob("**") == [path]
-    assert [entry.name for entry in sandbox.iterdir()] == ["root"]
-    artifacts.rm(path.partition("/")[0], recursive=True)
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=self.examples, stateful_step_count=20, deadline=None, database=None
+            ),
+        )
 
 
 class ArtifactsAgreeWithADict(RuleBasedStateMachine):
     """Files `f…` lie in directories `d…`, so that no path is both."""
 
-    url: str
+    root: ArtifactFileSystem
 
     def __init__(self) -> None:
         super().__init__()
-        self.artifacts = ArtifactFileSystem(url=f"{self.url}/{uuid4()}")
+        self.artifacts = self.root.model_copy(update={"url": f"{self.root.url}/{uuid4()}"})
         self.model: dict[str, bytes] = {}
 
     paths = Bundle("paths")
@@ -524,13 +397,44 @@ class ArtifactsAgreeWithADict(RuleBasedStateMachine):
         assert self.artifacts.glob("**") == sorted(self.model)
 
 
-@pytest.mark.parametrize("kind", ["local", "memory"])
-def test_artifacts_agree_with_a_dict(kind: str, tmp_path: Path) -> None:
-    from hypothesis.stateful import run_state_machine_as_test
+class TestLocal(ArtifactFileSystemContract):
+    @pytest.fixture
+    def artifacts(self, tmp_path: Path) -> ArtifactFileSystem:
+        return ArtifactFileSystem(url=str(tmp_path / "root"))
 
-    class Machine(ArtifactsAgreeWithADict):
-        url = str(tmp_path) if kind == "local" else "memory://machine"
 
-    run_state_machine_as_test(
-        Machine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None)
-    )
+class TestMemory(ArtifactFileSystemContract):
+    @pytest.fixture
+    def artifacts(self) -> ArtifactFileSystem:
+        return ArtifactFileSystem(url=f"memory://{uuid4()}")
+
+
+class TestS3(ArtifactFileSystemContract):
+    examples = 5
+
+    @pytest.fixture
+    def artifacts(self, s3_server: str) -> ArtifactFileSystem:
+        return s3_filesystem(s3_server)
+
+    def test_a_file_is_no_directory_and_a_directory_no_file(
+        self, artifacts: ArtifactFileSystem
+    ) -> None:
+        """An object store has no directories, so that both may have one name."""
+        for path in ("dir/a", "dir", "dir/a/b"):
+            artifacts.write_path(path, path.encode())
+        assert artifacts.glob("**") == ["dir", "dir/a", "dir/a/b"]
+        artifacts.rm("dir")
+        assert not artifacts.exists("dir")
+        with pytest.raises(ArtifactPathError, match="recursive=True"):
+            artifacts.rm("dir")
+        assert artifacts.read_path("dir/a") == b"dir/a"
+        artifacts.rm("dir/a", recursive=True)
+        assert artifacts.glob("**") == []
+
+
+class TestSftp(ArtifactFileSystemContract):
+    examples = 3
+
+    @pytest.fixture
+    def artifacts(self, sftp_server: tuple[int, Path], tmp_path: Path) -> ArtifactFileSystem:
+        return sftp_filesystem(sftp_server, tmp_path / "root")

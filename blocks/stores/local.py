@@ -1,53 +1,24 @@
-"""How bytes are kept: on a local disk, or on any filesystem of fsspec.
-
-A store takes checked paths and raises `OSError`s; the block on top explains them to people.
-"""
+"""Artifacts on a local disk."""
 
 # Calls of os and not of pathlib, whose overhead would show in a write of 50 microseconds.
-# ruff: noqa: PTH103, PTH105, PTH108, PTH112, PTH113, PTH114, PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: PTH103, PTH105, PTH108, PTH112, PTH113, PTH114, PTH116, PTH118, PTH120, PTH123, PTH208
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import threading
-from collections.abc import Callable, Generator, Iterator
+import stat
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from datetime import datetime, timezone
+from typing import BinaryIO
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
 from prefect_optuna.blocks.errors import ArtifactPathError
+from prefect_optuna.blocks.stores.protocol import ArtifactInfo
 
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
-
-__all__ = ["ArtifactStore", "FsspecStore", "LocalStore"]
-
-
-class ArtifactStore(Protocol):
-    """What the block asks of a store. A write is seen whole or not at all."""
-
-    def open(self, path: str) -> BinaryIO: ...
-
-    def read(self, path: str) -> bytes: ...
-
-    def write(self, path: str, content: bytes) -> None: ...
-
-    def create(self, path: str, content: bytes) -> bool: ...
-
-    def copy(self, source: str, target: str) -> None: ...
-
-    def is_file(self, path: str) -> bool: ...
-
-    def ls(self, path: str) -> list[str]: ...
-
-    def walk(self, path: str) -> Iterator[str]: ...
-
-    def rm(self, path: str, recursive: bool) -> None: ...
-
-    def location(self, path: str) -> str: ...
+__all__ = ["LocalStore"]
 
 
 class LocalStore:
@@ -84,21 +55,32 @@ class LocalStore:
         with open(self._inside(path), "rb", buffering=0) as file:
             return file.readall()
 
+    def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
+        return {path: self.read(path) for path in paths}
+
     def write(self, path: str, content: bytes) -> None:
         target = self._inside(path)
         with _unfinished(target, _writer(content)) as temporary:
             os.replace(temporary, target)
 
-    def create(self, path: str, content: bytes) -> bool:
+    def create(self, path: str, content: bytes, token: str) -> bool:
         target = self._inside(path)
         if os.path.lexists(target):
             return False
         with _unfinished(target, _writer(content)) as temporary:
-            try:
-                # A hard link, because unlike a rename it fails if the target exists.
-                os.link(temporary, target)
-            except FileExistsError:
-                return False
+            return _link(temporary, target)
+
+    def scratch(self, path: str) -> str:
+        # In the target's folder, so that putting it in place is a rename.
+        folder = os.path.dirname(self._inside(path))
+        os.makedirs(folder, exist_ok=True)
+        return folder
+
+    def put(self, file: str, path: str, token: str | None) -> bool:
+        target = self._inside(path)
+        if token is not None:
+            return _link(file, target)
+        os.replace(file, target)
         return True
 
     def copy(self, source: str, target: str) -> None:
@@ -106,6 +88,12 @@ class LocalStore:
         place = self._inside(target)
         with _unfinished(place, lambda temporary: shutil.copyfile(origin, temporary)) as temporary:
             os.replace(temporary, place)
+
+    def info(self, path: str) -> ArtifactInfo:
+        status = os.stat(self._inside(path))
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return _info(path, status)
 
     def is_file(self, path: str) -> bool:
         return os.path.isfile(self._inside(path))
@@ -128,6 +116,15 @@ class LocalStore:
             else:
                 yield name
 
+    def unfinished(self) -> Iterator[ArtifactInfo]:
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if name.startswith(TEMPORARY_PREFIX):
+                    place = os.path.join(folder, name)
+                    with suppress(FileNotFoundError):  # finished meanwhile
+                        path = os.path.relpath(place, self.root).replace(os.sep, "/")
+                        yield _info(path, os.stat(place))
+
     def rm(self, path: str, recursive: bool) -> None:
         place = self._inside(path)
         if recursive and os.path.isdir(place) and not os.path.islink(place):
@@ -137,8 +134,25 @@ class LocalStore:
         else:
             os.unlink(place)
 
+    def root_is_there(self) -> bool:
+        return True  # it is made by the first write
 
-def _writer(content: bytes) -> Callable[[str], object]:
+
+def _info(path: str, status: os.stat_result) -> ArtifactInfo:
+    modified = datetime.fromtimestamp(status.st_mtime, tz=timezone.utc)
+    return ArtifactInfo(path, status.st_size, modified)
+
+
+def _link(temporary: str, target: str) -> bool:
+    try:
+        # A hard link, because unlike a rename it fails if the target exists.
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _writer(content: bytes) -> Callable[[str], None]:
     def write(temporary: str) -> None:
         with open(temporary, "xb", buffering=0) as file:
             view = memoryview(content)
@@ -163,76 +177,3 @@ def _unfinished(target: str, fill: Callable[[str], object]) -> Generator[str]:
     finally:
         with suppress(OSError):
             os.unlink(temporary)
-
-
-# fsspec's memory filesystem is one dictionary for the process, and looks before it writes.
-_memory = threading.Lock()
-
-
-class FsspecStore:
-    """Files of an fsspec filesystem whose writes are seen whole or not at all, as objects are."""
-
-    def __init__(self, filesystem: AbstractFileSystem, root: str, url: str) -> None:
-        self._fs = filesystem
-        self._root = root
-        self._url = url
-
-    def location(self, path: str) -> str:
-        return f"{self._url}/{path}" if path else self._url
-
-    def _full(self, path: str) -> str:
-        return f"{self._root}/{path}" if path else self._root
-
-    def _relative(self, full: str) -> str:
-        return full[len(self._root) + 1 :]
-
-    def open(self, path: str) -> BinaryIO:
-        # All who open one file of the memory filesystem would share one position in it.
-        return BytesIO(self.read(path))
-
-    def read(self, path: str) -> bytes:
-        return bytes(self._fs.cat_file(self._full(path)))  # pyright: ignore[reportArgumentType]
-
-    def write(self, path: str, content: bytes) -> None:
-        full = self._full(path)
-        with _memory:
-            if self._fs.isdir(full):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            self._fs.pipe_file(full, bytes(content))
-
-    def create(self, path: str, content: bytes) -> bool:
-        full = self._full(path)
-        with _memory:
-            if self._fs.exists(full):
-                return False
-            self._fs.pipe_file(full, bytes(content))
-        return True
-
-    def copy(self, source: str, target: str) -> None:
-        self.write(target, self.read(source))
-
-    def is_file(self, path: str) -> bool:
-        return self._fs.isfile(self._full(path))
-
-    def ls(self, path: str) -> list[str]:
-        try:
-            names = self._fs.ls(self._full(path), detail=False)
-        except FileNotFoundError:
-            return []
-        return [self._relative(name) for name in names]
-
-    def walk(self, path: str) -> Iterator[str]:
-        for name in self._fs.find(self._full(path)):
-            yield self._relative(name)
-
-    def rm(self, path: str, recursive: bool) -> None:
-        full = self._full(path)
-        with _memory:
-            if not self._fs.isdir(full):
-                self._fs.rm_file(full)
-            elif recursive:
-                # One by one: fsspec's own rm would take '*' in a name for a wildcard.
-                for name in self._fs.find(full):
-                    self._fs.rm_file(name)
-            else:
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
