@@ -125,11 +125,13 @@ def as_artifact_filesystem(
     """Make an artifact filesystem of whatever names one.
 
     Args:
-        value: a block, which is returned as it is; an fsspec URL, such as `memory://demo` or
-            `file:///data/artifacts`; a path, relative to the current directory or absolute; the
-            saved block `"artifact-file-system/name"` (any other text with a slash is a path:
-            write `./artifact-file-system/name` for a folder of that name); or `None` for the
-            setting `PREFECT_INTEGRATIONS_OPTUNA_ARTIFACTS`, whose default is the folder
+        value: a block, which is returned as it is; a URL, such as `s3://bucket/prefix`,
+            `gs://bucket/prefix`, `abfs://container/prefix`, `sftp://user@host/path`,
+            `memory://demo` or `file:///data/artifacts`, whose client finds its credentials where
+            it always does; a path, relative to the current directory or absolute; the saved
+            block `"artifact-file-system/name"` (any other text with a slash is a path: write
+            `./artifact-file-system/name` for a folder of that name); or `None` for the setting
+            `PREFECT_INTEGRATIONS_OPTUNA_ARTIFACTS`, whose default is the folder
             `.prefect-optuna/artifacts` below the current directory.
 
     Returns:
@@ -150,8 +152,8 @@ def as_artifact_filesystem(
         return value
     if not isinstance(value, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidLocationError(
-            f"A {type(value).__name__} is no artifact filesystem. Expected a path, an fsspec URL "
-            "such as memory://demo, or a saved block's 'artifact-file-system/name'."
+            f"A {type(value).__name__} is no artifact filesystem. Expected a path, a URL such as "
+            "s3://bucket/prefix or memory://demo, or a saved block's 'artifact-file-system/name'."
         )
     if isinstance(value, str) and (block := _load(value, _FILESYSTEMS)):
         return block

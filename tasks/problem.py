@@ -22,7 +22,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -289,18 +290,24 @@ def _load(name: str) -> ModuleType:
             raise FileNotFoundError(f"no such file: {path}")
         module = importlib.util.module_from_spec(found)
         sys.modules[path.stem] = module  # before execution: dataclasses and pickle look it up
-        sys.path.insert(0, str(path.parent))  # the file's neighbours, as when Python runs it
         try:
-            found.loader.exec_module(module)
+            with _importable(path.parent):  # the file's neighbours, as when Python runs it
+                found.loader.exec_module(module)
         except BaseException:
             sys.modules.pop(path.stem, None)
             raise
-        finally:
-            sys.path.remove(str(path.parent))
         return module
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
+    with _importable(Path.cwd()):
         return importlib.import_module(name)
+
+
+@contextmanager
+def _importable(folder: Path) -> Generator[None]:
+    """Look for modules here first, and afterwards last: process pools pass the path on."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
     finally:
-        sys.path.remove(here)
+        sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))

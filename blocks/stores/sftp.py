@@ -9,7 +9,7 @@ import stat
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from fsspec.asyn import sync
 

@@ -143,6 +143,8 @@ def test_the_settings_say_what_none_means(monkeypatch: pytest.MonkeyPatch) -> No
         ("file:///data/artifacts", "/data/artifacts"),
         ("memory://x", "memory://x"),
         ("memory://", "memory://"),
+        ("s3://bucket/some/prefix", "s3://bucket/some/prefix"),
+        ("sftp://lab@host/data", "sftp://lab@host/data"),
     ],
 )
 def test_every_form_of_an_artifact_filesystem(
@@ -153,7 +155,7 @@ def test_every_form_of_an_artifact_filesystem(
     assert as_artifact_filesystem(artifacts.location()) == artifacts
 
 
-@pytest.mark.parametrize("value", ["", "s3://bucket/x", "memory://a/../b", "a\0b", 3])
+@pytest.mark.parametrize("value", ["", "ftp://host/x", "memory://a/../b", "a\0b", 3])
 def test_what_names_no_artifact_filesystem_is_an_error(value: str) -> None:
     with pytest.raises(InvalidLocationError):
         as_artifact_filesystem(value)
