@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 from prefect.logging import get_logger
@@ -14,6 +13,7 @@ from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.tasks.archive import read_result
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial import RESULT_KEY
+from prefect_optuna.tasks.trial_scope import TrialScope
 
 __all__ = ["BestPicture"]
 
@@ -24,12 +24,10 @@ class BestPicture:
     Args:
         problem: the problem.
         filesystem: where the results are archived.
-        scope: values for the problem's functions.
+        scope: parameters for what the problem's functions call.
     """
 
-    def __init__(
-        self, problem: Problem, filesystem: ArtifactFileSystem, scope: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, problem: Problem, filesystem: ArtifactFileSystem, scope: TrialScope) -> None:
         self._problem = problem
         self._filesystem = filesystem
         self._scope = scope
@@ -62,7 +60,10 @@ class BestPicture:
             result = read_result(self._filesystem, best.user_attrs[RESULT_KEY])
             if self._problem.plot is None:
                 return series_plot(result, self._problem.axes)
-            figure = self._problem.call("plot", result, params=best.params, scope=self._scope)
+            with self._scope.around(best.number, best.params):
+                figure = self._problem.call(
+                    "plot", result, params=best.params, scope=self._scope.values
+                )
             return figure_png(figure)
         except Exception:  # noqa: BLE001 - a user's plot must not end a study
             if not self._failing:

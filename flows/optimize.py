@@ -55,6 +55,7 @@ from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.tasks.archive import Capture, OptunaArchive
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.trial import TrialRunner
+from prefect_optuna.tasks.trial_scope import TrialScope
 
 __all__ = ["optimize"]
 
@@ -119,7 +120,9 @@ def optimize(
         pruner: A pruner by name, or with options, or an Optuna pruner.
         seed: Seeds the sampler. With one job, a study and its seed give the same trials again.
         directions: `minimize` or `maximize` for each value; by default the problem's.
-        scope: Values that the problem's functions get by naming a parameter `scope`.
+        scope: Parameters for `auto_param` functions and `param_scope` in whatever the problem
+            calls, over those of the scope in which this is called. The problem's functions also
+            get them by naming a parameter `scope`.
         n_jobs: How many trials run at once; -1 for the number of processors.
         task_runner: Where trials run: `threads`, `processes`, or a Prefect task runner.
         catch: Exceptions that fail a trial and not the study.
@@ -148,8 +151,8 @@ def optimize(
     """
     the_problem = Problem.of(problem, directions=directions)
     _check(n_trials, timeout, n_jobs, retries, seed)
-    scope = dict(scope or {})
-    _rehearse(the_problem, scope)
+    trial_scope = TrialScope(scope)
+    _rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
     storage_block = as_study_storage(storage)
     filesystem = as_artifact_filesystem(artifacts)
@@ -169,8 +172,8 @@ def optimize(
         make_pruner(pruner),
     )
     archive = OptunaArchive(study, artifacts=filesystem)
-    archive.save_problem(capture, scope=scope)
-    picture = BestPicture(the_problem, filesystem, scope)
+    archive.save_problem(capture, scope=trial_scope.values)
+    picture = BestPicture(the_problem, filesystem, trial_scope)
     watch = StudyWatch(study, the_problem, archive, n_trials, storage_block, picture)
 
     logger = get_run_logger()
@@ -188,7 +191,7 @@ def optimize(
         live_trials = not isinstance(runner, ThreadPoolTaskRunner)
         if live_trials and the_problem.needs_trial:
             _check_reachable(storage_block)
-        trial_runner = TrialRunner(the_problem, archive.writer(), scope, retries)
+        trial_runner = TrialRunner(the_problem, archive.writer(), trial_scope, retries)
         dispatcher: Here | Lanes | Batches
         if not isinstance(runner, ThreadPoolTaskRunner):
             dispatcher = Batches(runner, trial_runner, n_jobs)
@@ -209,7 +212,7 @@ def optimize(
             logger=logger,
             n_trials=n_trials,
             timeout=timeout,
-            scope=scope,
+            scope=trial_scope,
             catch=(catch,) if isinstance(catch, type) else tuple(catch),
             callbacks=[lambda _, trial: bar.update(trial), *callbacks],
             live_trials=live_trials,
@@ -242,7 +245,7 @@ def _check(
         raise InvalidSettingError(f"`seed` is 0 or more, found {seed}.")
 
 
-def _rehearse(problem: Problem, scope: Mapping[str, Any]) -> None:
+def _rehearse(problem: Problem, scope: TrialScope) -> None:
     """Call `suggest` once on a study that nobody keeps: its mistakes show before any trial."""
     if problem.suggest is None:
         return

@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -40,6 +40,7 @@ from prefect_optuna.flows.wording import (
     format_value,
     shorten,
 )
+from prefect_optuna.tasks.trial import SCOPE_KEY
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -145,6 +146,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
     parts = [
         f"# {headline}",
         _parameters(ranked) if len(status.directions) == 1 else _extremes(status, ranked),
+        _scope(ranked) if len(status.directions) == 1 else "",
         _progress(status),
         *(f"**Note:** {_escape(note, 500)}" for note in status.notes),
         _image(f"Trial {ranked[0].number}, the best one" if ranked else "Best trial", best),
@@ -392,6 +394,18 @@ def _parameters(ranked: Sequence[FrozenTrial]) -> str:
     if len(items) > 40:
         words.append(f"and {len(items) - 40} more")
     return f"Trial {ranked[0].number}: " + " · ".join(words) if words else ""
+
+
+def _scope(ranked: Sequence[FrozenTrial]) -> str:
+    """What the best trial read of its scope."""
+    read = ranked[0].user_attrs.get(SCOPE_KEY) if ranked else None
+    if not isinstance(read, Mapping) or not read:
+        return ""
+    items = list(read.items())
+    words = [f"{_escape(name)}&nbsp;{_escape(format_value(v))}" for name, v in items[:40]]
+    if len(items) > 40:
+        words.append(f"and {len(items) - 40} more")
+    return "Scope: " + " · ".join(words)
 
 
 def _extremes(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:

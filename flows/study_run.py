@@ -22,7 +22,8 @@ from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, Here
 from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.problem import Problem
-from prefect_optuna.tasks.trial import RESULT_KEY, Assignment, LiveTrial, Outcome
+from prefect_optuna.tasks.trial import RESULT_KEY, SCOPE_KEY, Assignment, LiveTrial, Outcome
+from prefect_optuna.tasks.trial_scope import TrialScope
 
 __all__ = ["StudyRun", "suggest_params"]
 
@@ -46,7 +47,7 @@ class StudyRun:
         logger: the flow run's.
         n_trials: how many finished trials end the study; `None` for no limit.
         timeout: seconds after which no more trials are asked.
-        scope: values for the problem's functions.
+        scope: parameters for what the problem's functions call.
         catch: exceptions that fail a trial and not the study.
         callbacks: called with the study and each trial that ended.
         live_trials: whether trials run in other processes and need the storage there.
@@ -60,7 +61,7 @@ class StudyRun:
     logger: logging.Logger | logging.LoggerAdapter[Any]
     n_trials: int | None
     timeout: float | None = None
-    scope: Mapping[str, Any] = field(default_factory=dict)
+    scope: TrialScope = field(default_factory=TrialScope)
     catch: tuple[type[BaseException], ...] = ()
     callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]] = ()
     live_trials: bool = False
@@ -192,6 +193,8 @@ class StudyRun:
         try:
             if outcome.result is not None:
                 trial.set_user_attr(RESULT_KEY, outcome.result)
+            if outcome.used:
+                trial.set_user_attr(SCOPE_KEY, outcome.used)
             if outcome.state == "failed":
                 trial.set_user_attr("error", outcome.message)
             frozen = self.study.tell(trial, values=outcome.values, state=_STATE[outcome.state])
@@ -257,14 +260,15 @@ class StudyRun:
 
 
 def suggest_params(
-    problem: Problem, trial: optuna.trial.BaseTrial, scope: Mapping[str, Any]
+    problem: Problem, trial: optuna.trial.BaseTrial, scope: TrialScope
 ) -> dict[str, Any]:
     """The parameters of a trial.
 
     Raises:
         InvalidProblemError: `suggest` returns no mapping.
     """
-    params = problem.call("suggest", trial, scope=scope)
+    with scope.around():
+        params = problem.call("suggest", trial, scope=scope.values)
     if not isinstance(params, Mapping):
         raise InvalidProblemError(
             "`suggest` has to return the parameters as a mapping of names to values, such as "

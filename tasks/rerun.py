@@ -128,9 +128,12 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         for _ in range(request["repeats"]):
             trial = optuna.trial.FixedTrial(wanted["params"], number=wanted["number"])
             try:
-                params = (
-                    {} if problem.suggest is None else problem.call("suggest", trial, scope=scope)
-                )
+                with run.scope.around():
+                    params = (
+                        {}
+                        if problem.suggest is None
+                        else problem.call("suggest", trial, scope=scope)
+                    )
             except Exception as failure:  # noqa: BLE001 - it is the answer
                 error = error or f"suggest: {type(failure).__name__}: {failure}"
                 continue

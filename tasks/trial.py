@@ -11,7 +11,7 @@ import math
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
@@ -19,15 +19,19 @@ from optuna.trial import BaseTrial
 
 from prefect_optuna.blocks.errors import InvalidProblemError, PrefectOptunaError
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.trial_scope import TrialScope
 
 if TYPE_CHECKING:
     from prefect_optuna.blocks import StudyStorage
     from prefect_optuna.tasks.archive import ResultWriter
 
-__all__ = ["RESULT_KEY", "Assignment", "LiveTrial", "Outcome", "TrialRunner"]
+__all__ = ["RESULT_KEY", "SCOPE_KEY", "Assignment", "LiveTrial", "Outcome", "TrialRunner"]
 
 RESULT_KEY = "result"
 """The user attribute of a trial that refers to its archived result."""
+
+SCOPE_KEY = "scope"
+"""The user attribute of a trial that says which parameters of the scope it read, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Outcome:
         state: how it ended.
         values: the values, one for each direction; `None` unless complete.
         result: reference to the archived result, for the trial's user attribute `"result"`.
+        used: what the trial read of its scope, for its user attribute `"scope"`.
         error: the exception that failed the trial, or that says why it was pruned.
         message: why it failed, for people.
         seconds: how long it took, in seconds.
@@ -93,6 +98,7 @@ class Outcome:
     state: Literal["complete", "pruned", "failed"]
     values: tuple[float, ...] | None = None
     result: dict[str, Any] | None = None
+    used: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
     message: str = ""
     seconds: float = 0.0
@@ -104,7 +110,9 @@ class TrialRunner:
     Args:
         problem: the problem.
         writer: archives what `run` returns; `None` archives nothing.
-        scope: values that the problem's functions get by naming a parameter `scope`.
+        scope: parameters for what the problem's functions call, in force around `run` and
+            `evaluate` together with the scope in which this is made and the trial's own
+            parameters. The functions themselves also get them by naming a parameter `scope`.
         retries: how many times `run` is called again after an exception.
 
     Example:
@@ -121,21 +129,28 @@ class TrialRunner:
         self,
         problem: Problem,
         writer: ResultWriter | None = None,
-        scope: Mapping[str, Any] | None = None,
+        scope: Mapping[str, Any] | TrialScope | None = None,
         retries: int = 0,
     ) -> None:
         self.problem = problem
         self.writer = writer
-        self.scope: dict[str, Any] = dict(scope or {})
+        self.scope: TrialScope = scope if isinstance(scope, TrialScope) else TrialScope(scope)
         self.retries = retries
 
     def __call__(self, assignment: Assignment) -> Outcome:
         """Run one trial. Exceptions of the problem's functions end up in the outcome."""
         started = time.perf_counter()
+        with self.scope.around(assignment.number, assignment.params) as used:
+            outcome = self._outcome(assignment)
+        return replace(
+            outcome,
+            used=self.scope.attribute(used, assignment.params) if used else {},
+            seconds=time.perf_counter() - started,
+        )
 
+    def _outcome(self, assignment: Assignment) -> Outcome:
         def outcome(state: Literal["complete", "pruned", "failed"], **more: Any) -> Outcome:
-            seconds = time.perf_counter() - started
-            return Outcome(assignment.number, state, seconds=seconds, **more)
+            return Outcome(assignment.number, state, **more)
 
         result, reference = None, None
         try:
@@ -165,7 +180,8 @@ class TrialRunner:
             try:
                 if self.problem.objective is not None:
                     return self.problem.objective(trial)
-                return self.problem.call("run", assignment.params, scope=self.scope, trial=trial)
+                scope = self.scope.values
+                return self.problem.call("run", assignment.params, scope=scope, trial=trial)
             except (optuna.TrialPruned, InvalidProblemError):
                 raise
             except Exception:
@@ -177,7 +193,7 @@ class TrialRunner:
         self, assignment: Assignment, result: Any, trial: BaseTrial | None
     ) -> tuple[float, ...]:
         value = self.problem.call(
-            "evaluate", result, params=assignment.params, scope=self.scope, trial=trial
+            "evaluate", result, params=assignment.params, scope=self.scope.values, trial=trial
         )
         return checked_values(value, self.problem)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from optuna import Study
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, as_artifact_filesystem
-from prefect_optuna.tasks.archive.blobs import blob_path, read_blob, write_blob
+from prefect_optuna.blocks.study_identity import claim_folder, study_uuid
+from prefect_optuna.tasks.archive.blobs import blob_path, read_blob, write_blobs
 from prefect_optuna.tasks.archive.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.environment import Environment
 from prefect_optuna.tasks.archive.manifest import (
@@ -130,12 +132,13 @@ class OptunaArchive:
                 f"{self._manifest.artifacts}, and is not in {self.location}. Name the artifacts "  # pyright: ignore[reportOptionalMemberAccess]
                 "that it was written to: artifacts=... Or take another study name."
             )
-        for content in capture.blobs.values():
-            write_blob(self.artifacts, content)
+        folder = claim_folder(study, self.artifacts)
+        described = _json(environment.to_json())
+        write_blobs(self.artifacts, folder, [*capture.blobs.values(), capture.content, described])
         version = Version(
             first_trial=len(study.get_trials(deepcopy=False)),
-            code_version=write_blob(self.artifacts, capture.content),
-            environment=write_blob(self.artifacts, _json(environment.to_json())),
+            code_version=capture.code_version,
+            environment=hashlib.sha256(described).hexdigest(),
             scope=encoded_scope,
         )
         if last is None or self._differ(last, version, environment):
@@ -145,7 +148,9 @@ class OptunaArchive:
     def _append(self, study: Study, version: Version) -> None:
         """Add a version to the manifest, which another flow may be writing as well."""
         for _ in range(_ATTEMPTS):
-            manifest = read_manifest(study) or Manifest(artifacts=self.location)
+            manifest = read_manifest(study) or Manifest(
+                uuid=study_uuid(study), artifacts=self.location
+            )
             if version in manifest.versions:
                 break
             manifest = manifest.model_copy(update={"versions": [*manifest.versions, version]})

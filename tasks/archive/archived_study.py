@@ -267,6 +267,6 @@ def _read_capture(artifacts: ArtifactFileSystem, version: Version, number: int) 
 
 
 def _name(reference: Any) -> str:
-    if isinstance(reference, dict) and "$ref" in reference:
+    if isinstance(reference, dict) and list(reference) == ["$ref"]:
         return str(reference["$ref"]).replace(":", ".")
     return json.dumps(reference)

@@ -1,12 +1,19 @@
-"""Blobs: files that are named after the SHA-256 digest of what is in them."""
+"""Blobs: files that are named after the SHA-256 digest of what is in them.
+
+Studies of one code share them. A study's folder lists the blobs that it needs, in files below
+`needs/`, so that what nobody needs any more can be told, and removed beside whoever writes.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, ArtifactNotFoundError
+from prefect_optuna.blocks.artifacts.objects import ContentStore
 
-__all__ = ["blob_path", "read_blob", "read_verified", "write_blob"]
+__all__ = ["blob_path", "blob_store", "needed_blobs", "read_blob", "read_verified", "write_blobs"]
 
 
 def blob_path(digest: str) -> str:
@@ -14,11 +21,49 @@ def blob_path(digest: str) -> str:
     return f"blobs/{digest[:2]}/{digest}"
 
 
-def write_blob(artifacts: ArtifactFileSystem, content: bytes) -> str:
-    """Store the content, once however often it is written, and return its digest."""
-    digest = hashlib.sha256(content).hexdigest()
-    artifacts.create(blob_path(digest), content)
-    return digest
+def blob_store(artifacts: ArtifactFileSystem) -> ContentStore:
+    """All blobs, as files that are named after their content."""
+    return ContentStore(artifacts, "", "blobs", "blobs-trash")
+
+
+def write_blobs(artifacts: ArtifactFileSystem, folder: str, contents: Iterable[bytes]) -> None:
+    """Store contents, each once however often it is written, and say which study needs them.
+
+    Args:
+        artifacts: where.
+        folder: of the study.
+        contents: what to store.
+    """
+    blobs = {hashlib.sha256(content).hexdigest(): content for content in contents}
+    _put(artifacts, blobs)
+    needs = json.dumps(sorted(blobs)).encode()
+    artifacts.create(f"{folder}/needs/{hashlib.sha256(needs).hexdigest()[:32]}.json", needs)
+    # One may have been removed as unneeded, before anybody could know that it is needed.
+    _put(artifacts, blobs)
+
+
+def _put(artifacts: ArtifactFileSystem, blobs: Mapping[str, bytes]) -> None:
+    for digest, content in blobs.items():
+        if not artifacts.exists(blob_path(digest)):
+            artifacts.create(blob_path(digest), content)
+
+
+def needed_blobs(artifacts: ArtifactFileSystem, folder: str) -> set[str]:
+    """The digests of the blobs that the study of a folder needs.
+
+    Raises:
+        ArchiveError: a file that says so is damaged.
+    """
+    needed: set[str] = set()
+    for path, content in artifacts.read_many(artifacts.ls(f"{folder}/needs")).items():
+        try:
+            needed |= set(json.loads(content))
+        except (ValueError, TypeError):
+            raise ArchiveError(
+                f"{artifacts.location(path)} is damaged: expected a list of SHA-256 digests. "
+                "Bring it back from a copy."
+            ) from None
+    return needed
 
 
 def read_blob(artifacts: ArtifactFileSystem, digest: str, what: str) -> bytes:
@@ -32,14 +77,24 @@ def read_blob(artifacts: ArtifactFileSystem, digest: str, what: str) -> bytes:
     Raises:
         ArchiveError: it is gone, or holds something else.
     """
-    return read_verified(artifacts, blob_path(digest), digest, what)
+    return _verified(artifacts, blob_path(digest), digest, what, blob_store(artifacts).content)
 
 
 def read_verified(artifacts: ArtifactFileSystem, path: str, digest: str, what: str) -> bytes:
     """Read a file of an archive whose digest is known, and raise `ArchiveError` if it differs."""
+    return _verified(artifacts, path, digest, what, artifacts.read_path)
+
+
+def _verified(
+    artifacts: ArtifactFileSystem,
+    path: str,
+    digest: str,
+    what: str,
+    read: Callable[[str], bytes],
+) -> bytes:
     place = artifacts.location(path)
     try:
-        content = artifacts.read_path(path)
+        content = read(path)
     except ArtifactNotFoundError:
         raise ArchiveError(
             f"The archive is incomplete: {what} is missing. Expected the file {place}. "

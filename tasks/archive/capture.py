@@ -13,10 +13,10 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from prefect_optuna.blocks import CaptureError
+from prefect_optuna.blocks.artifacts.values import encode_value
 from prefect_optuna.tasks.archive.inspection import functions_in
 from prefect_optuna.tasks.archive.reach import Reach
 from prefect_optuna.tasks.archive.refusals import unknown_value
-from prefect_optuna.tasks.archive.values import encode_value
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.problem import Problem

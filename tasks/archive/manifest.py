@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from typing import Any, ClassVar
-from uuid import uuid4
 
 from optuna import Study
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,10 +45,7 @@ class Manifest(BaseModel):
 
     kind: str = "prefect-optuna/archive"
     format: int = MANIFEST_FORMAT
-    uuid: str = Field(
-        default_factory=lambda: str(uuid4()),
-        description="Names the folder of the trials' results; no two studies share one.",
-    )
+    uuid: str = Field(description="Names the study's folder; no two studies share one.")
     artifacts: str = Field(default="", description="Where the archive was written, for people.")
     created: str = Field(default_factory=_now, description="When the archive was made, in UTC.")
     versions: list[Version] = Field(default_factory=list[Version], description="Oldest first.")

@@ -28,6 +28,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from prefect_optuna.blocks import ResultEncodingError
+from prefect_optuna.blocks.artifacts.values import encode_value
 from prefect_optuna.tasks.archive.inspection import (
     absolute_name,
     functions_in,
@@ -57,7 +58,6 @@ from prefect_optuna.tasks.archive.refusals import (
 )
 from prefect_optuna.tasks.archive.results import encode_result
 from prefect_optuna.tasks.archive.tables import table_kind
-from prefect_optuna.tasks.archive.values import encode_value
 from prefect_optuna.tasks.archive.verified_sources import StatementSource, VerifiedSources
 
 __all__ = ["Reach"]
@@ -379,7 +379,7 @@ class Reach:
         encoded = self._value(value, _Place(space, name, f"{space.label}.{name}"))
         if encoded == reference:
             return  # it has been recorded under this name
-        is_import = isinstance(encoded, dict) and "$import" in encoded
+        is_import = isinstance(encoded, dict) and list(encoded) == ["$import"]
         self._emit(space, name, "import" if is_import else "value", value=encoded)
         if isinstance(value, (list, dict, set, np.ndarray)):
             # One object, however many names it has: those who share it go on sharing it.

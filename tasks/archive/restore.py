@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.blocks.artifacts.values import decode_value
 from prefect_optuna.tasks.archive.modules import (
     ARCHIVED_AS,
     ARCHIVED_IMPORTS,
@@ -29,7 +30,6 @@ from prefect_optuna.tasks.archive.modules import (
 )
 from prefect_optuna.tasks.archive.results import decode_result
 from prefect_optuna.tasks.archive.sources import compile_function, compile_statement
-from prefect_optuna.tasks.archive.values import decode_value
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.capture import Capture

@@ -27,8 +27,8 @@ from typing import Any, cast
 import numpy as np
 
 from prefect_optuna.blocks import ArchiveError, ResultEncodingError
+from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
 from prefect_optuna.tasks.archive.tables import from_arrow, table_kind, to_arrow
-from prefect_optuna.tasks.archive.values import decode_value, encode_value
 
 __all__ = ["RESULT_FORMAT", "decode_result", "encode_result", "encode_with_spec"]
 

@@ -81,6 +81,17 @@ def without_pictures(markdown: str) -> str:
     return re.sub(r"\(data:[^)]*\)", "()", markdown)
 
 
+def test_what_the_best_trial_read_of_its_scope_is_told() -> None:
+    study = study_of([2.0])
+    trial = study.ask()
+    trial.set_user_attr("scope", {"simulate.dt": 0.01, "solver|": "<b>"})
+    study.tell(trial, 1.0)
+    text = render_report(status_of(study)).markdown
+    assert "Scope: simulate.dt&nbsp;0.01 · solver" in text
+    assert "<b>" not in text
+    assert "Scope:" not in render_report(status_of(study_of([1.0]))).markdown
+
+
 def test_the_answer_comes_first() -> None:
     study = study_of([3.0, 0.25, 2.0])
     lines = render_report(status_of(study)).markdown.splitlines()

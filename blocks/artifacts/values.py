@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-__all__ = ["decode_value", "encode_value"]
+__all__ = ["EXACT_TYPES", "decode_value", "encode_value"]
 
 Other = Callable[[Any, str], Any]
 OtherTag = Callable[[str, Any], Any]
@@ -72,6 +72,12 @@ _AS_CALL: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]], Callable[..., 
     SimpleNamespace: ("$namespace", lambda n: (n.__dict__,), _namespace),
 }
 
+EXACT_TYPES = frozenset(
+    {*_ATOMS, float, complex, bytes, bytearray, list, dict, timezone}
+    | {*_AS_TEXT, *_AS_ITEMS, *_AS_CALL}
+)
+"""The types whose values have an exact form here, as far as what they hold has one."""
+
 _READ_TEXT = {tag: read for tag, _, read in _AS_TEXT.values()}
 _READ_ITEMS = dict(_AS_ITEMS.values())
 _READ_CALL = {tag: read for tag, _, read in _AS_CALL.values()}
@@ -90,7 +96,7 @@ def encode_value(value: Any, other: Other, path: str = "", _within: tuple[int, .
         JSON: dictionaries with string keys, lists, strings, numbers, booleans and `None`.
 
     Example:
-        >>> from prefect_optuna.tasks.archive.values import decode_value, encode_value
+        >>> from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
         >>> encode_value({"span": (1, 2.5)}, other=lambda value, path: None)
         {'span': {'$tuple': [1, 2.5]}}
     """
@@ -127,7 +133,9 @@ def encode_value(value: Any, other: Other, path: str = "", _within: tuple[int, .
     if kind is list:
         return [encode(item, f"{path}[{i}]") for i, item in enumerate(value)]
     if kind is dict:
-        if all(type(key) is str and not key.startswith("$") for key in value):
+        # Only a key that is alone would be taken for a tag.
+        is_tag = len(value) == 1 and str(next(iter(value))).startswith("$")
+        if all(type(key) is str for key in value) and not is_tag:
             return {key: encode(item, f"{path}[{key!r}]") for key, item in value.items()}
         return {
             "$dict": [
@@ -156,7 +164,7 @@ def decode_value(data: Any, other: OtherTag) -> Any:
         The value.
 
     Example:
-        >>> from prefect_optuna.tasks.archive.values import decode_value
+        >>> from prefect_optuna.blocks.artifacts.values import decode_value
         >>> decode_value({"span": {"$tuple": [1, 2.5]}}, other=lambda tag, data: None)
         {'span': (1, 2.5)}
     """

@@ -1,0 +1,146 @@
+"""What is known about one version of an artifact: a record that never changes.
+
+A record is one small JSON file. What comes later, an expiry and that the content has been removed,
+is in files of its own, the marks.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from prefect_optuna.blocks.errors import CorruptArtifactError
+
+__all__ = [
+    "ArtifactVersion",
+    "Marks",
+    "decode_marks",
+    "decode_record",
+    "encode_marks",
+    "encode_record",
+]
+
+_FORMAT = 1
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment.astimezone(timezone.utc)
+
+
+_Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
+class ArtifactVersion(BaseModel):
+    """One version of an artifact, as an `ArtifactRepository` describes it. It cannot be changed.
+
+    Attributes:
+        name: the name that the artifact was logged under.
+        version: its number: 0, 1, 2 and so on for each name, without gaps.
+        created_at: when it was logged, in UTC, to the microsecond. Later versions of a name have
+            later times, even when the clock was put back.
+        handler: the alias of the handler that has written it.
+        fname: a name for a downloaded copy. Nothing is kept under it.
+        suffix: the ending of its file, without the dot.
+        sha256: the SHA-256 digest of its content, as 64 hexadecimal digits.
+        size: the size of its content, in bytes.
+        environment: what reading it depends on, such as a Python version, as it was then.
+        promoted_from: the place that `promote` has copied it from; `None` if it was logged here.
+        path: where its content is, relative to the root of the filesystem.
+        expiry: from when on it is out of date, in UTC; `None` for never.
+        removed_at: when `gc` has removed its content, in UTC; `None` if it is there.
+
+    Example:
+        >>> from prefect_optuna.blocks import ArtifactRepository
+        >>> logged = ArtifactRepository("memory://docs-record").log("limits", [0, 1])
+        >>> logged.version, logged.handler, logged.size, logged.expiry
+        (0, 'json', 6, None)
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, populate_by_name=True)
+
+    record_format: int = Field(default=_FORMAT, alias="format", repr=False)
+    # Tells two writers apart who log the same content at the same time.
+    writer: str = Field(repr=False)
+    name: str
+    version: int = Field(ge=0)
+    created_at: _Moment
+    handler: str
+    fname: str
+    # The file's path is made of these two, and a record may have been tampered with.
+    suffix: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+    environment: dict[str, Any]
+    promoted_from: str | None = None
+    path: str = Field(default="", exclude=True)
+    expiry: _Moment | None = Field(default=None, exclude=True)
+    removed_at: _Moment | None = Field(default=None, exclude=True)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it has still to be written: never, because `log` writes at once."""
+        return False
+
+
+def encode_record(record: ArtifactVersion) -> bytes:
+    """The content of a record's file."""
+    return record.model_dump_json(by_alias=True).encode()
+
+
+def decode_record(content: bytes, place: str) -> ArtifactVersion:
+    """Read the content of a record's file.
+
+    Raises:
+        CorruptArtifactError: it is none, or of a newer version of this package.
+    """
+    try:
+        record = ArtifactVersion.model_validate_json(content)
+    except ValidationError as error:
+        raise CorruptArtifactError(
+            f"{place} is damaged or cut off: expected the record of a version, found "
+            f"{len(content)} bytes that are none ({_reasons(error)}). Put the file back from a "
+            "copy of the repository."
+        ) from error
+    if record.record_format > _FORMAT:
+        raise CorruptArtifactError(
+            f"{place} is a record of format {record.record_format}, and this version reads up to "
+            f"{_FORMAT}: pip install --upgrade prefect-optuna."
+        )
+    return record
+
+
+class Marks(BaseModel):
+    """What people and `gc` have said about a version after it was logged."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
+
+    expiry: _Moment | None = None
+    removed_at: _Moment | None = None
+
+
+def encode_marks(marks: Marks) -> bytes:
+    """The content of a file of marks."""
+    return marks.model_dump_json().encode()
+
+
+def decode_marks(content: bytes, place: str) -> Marks:
+    """Read the content of a file of marks.
+
+    Raises:
+        CorruptArtifactError: it is none.
+    """
+    try:
+        return Marks.model_validate_json(content)
+    except ValidationError as error:
+        raise CorruptArtifactError(
+            f"{place} is damaged or cut off: expected the times from which on a version is out of "
+            f"date and removed ({_reasons(error)}). Put the file back from a copy of the "
+            "repository, or delete it and set the expiry again."
+        ) from error
+
+
+def _reasons(error: ValidationError) -> str:
+    details = error.errors(include_url=False, include_input=False)
+    return "; ".join(": ".join([*map(str, one["loc"]), one["msg"]]) for one in details[:3])

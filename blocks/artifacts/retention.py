@@ -1,0 +1,88 @@
+"""What is no longer needed: found, and removed beside whoever writes and reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
+from prefect_optuna.blocks.artifacts.index import VersionIndex, directory_of, with_marks
+from prefect_optuna.blocks.artifacts.objects import ContentStore
+from prefect_optuna.blocks.artifacts.records import ArtifactVersion, Marks
+
+__all__ = ["Garbage", "collect"]
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What `ArtifactRepository.gc` has removed, or would remove.
+
+    Attributes:
+        dry_run: whether it has only been looked for.
+        versions: the expired versions whose content goes. Their records stay, and their numbers
+            are not used again.
+        objects: the paths of the contents that nothing refers to any more.
+        leftovers: the paths of what killed writers have left behind, below the root of the
+            filesystem, and of the trash of killed runs of `gc`.
+
+    Example:
+        >>> from prefect_optuna.blocks import ArtifactRepository
+        >>> repository = ArtifactRepository("memory://docs-garbage")
+        >>> _ = repository.log("draft", "all wrong", "text")
+        >>> _ = repository.expire("draft")
+        >>> garbage = repository.gc()
+        >>> garbage.dry_run, [version.name for version in garbage.versions], len(garbage.objects)
+        (True, ['draft'], 1)
+    """
+
+    dry_run: bool
+    versions: tuple[ArtifactVersion, ...]
+    objects: tuple[str, ...]
+    leftovers: tuple[str, ...]
+
+
+def collect(
+    filesystem: ArtifactFileSystem, index: VersionIndex, objects: ContentStore, *, dry_run: bool
+) -> Garbage:
+    """Find what is no longer needed, and unless it is a dry run, remove it.
+
+    Raises:
+        CorruptArtifactError: a record cannot be read, so that nobody knows what it refers to.
+            Nothing has been removed.
+    """
+    now = datetime.now(timezone.utc)
+    expired = [one for one in _live(index) if one.expiry is not None and one.expiry <= now]
+    if not dry_run:
+        expired = [one for one in expired if _retire(index, one, now)]
+    gone = {(one.name, one.version) for one in expired}
+
+    def needed() -> set[str]:
+        return {one.path for one in _live(index) if (one.name, one.version) not in gone}
+
+    unneeded, abandoned = objects.collect(needed, dry_run=dry_run)
+    leftovers = filesystem.sweep(dry_run=dry_run) + abandoned
+    return Garbage(dry_run, tuple(expired), tuple(unneeded), tuple(leftovers))
+
+
+def _live(index: VersionIndex) -> list[ArtifactVersion]:
+    """The versions whose content has not been removed."""
+    found: list[ArtifactVersion] = []
+    for directory in index.directories():
+        numbers = index.numbers(directory)
+        marks = index.marks(directory, numbers)
+        # The record of a version that is gone may be unreadable.
+        there = [number for number in numbers if marks[number].removed_at is None]
+        records = index.records(directory, there)
+        found += [with_marks(records[number], marks[number]) for number in there]
+    return found
+
+
+def _retire(index: VersionIndex, version: ArtifactVersion, now: datetime) -> bool:
+    """Mark the content of a version as removed, unless it has got a later expiry meanwhile."""
+
+    def removed(marks: Marks) -> Marks | None:
+        if marks.removed_at or marks.expiry is None or marks.expiry > now:
+            return None
+        return Marks(expiry=marks.expiry, removed_at=now)
+
+    return index.mark(directory_of(version.name), version.version, removed) is not None

@@ -1,0 +1,317 @@
+"""Tables as files: CSV, Parquet and Arrow, of pandas, polars and pyarrow."""
+
+from __future__ import annotations
+
+from typing import IO, Any, ClassVar, Literal
+
+from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
+from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
+
+__all__ = ["ArrowArtifact", "CSVArtifact", "ParquetArtifact", "TableLibrary", "table_library"]
+
+TableLibrary = Literal["arrow", "pandas", "polars"]
+"""Whose table to give back: a `pyarrow.Table`, a `pandas.DataFrame` or a `polars.DataFrame`."""
+
+_LIBRARIES: dict[tuple[str, str], TableLibrary] = {
+    ("pyarrow", "Table"): "arrow",
+    ("pandas", "DataFrame"): "pandas",
+    ("polars", "DataFrame"): "polars",
+}
+_KEY = b"prefect_optuna.library"
+
+
+class ParquetArtifact(Artifact):
+    """Writes a table of pandas, polars or pyarrow as a Parquet file. The default for tables.
+
+    The table comes back as one of the library that it was of, which the file says. A file of
+    somebody else comes back as a `pyarrow.Table`. Columns have Arrow's types: a pandas index and
+    categories are kept, and lists in a pandas column come back as arrays.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from prefect_optuna.blocks.artifacts import ParquetArtifact, decode, encode
+        >>> decode(ParquetArtifact, encode(ParquetArtifact, pa.table({"x": [1, 2]}))).to_pydict()
+        {'x': [1, 2]}
+    """
+
+    __slots__ = ()
+    alias: ClassVar[str] = "parquet"
+    suffix: ClassVar[str] = "parquet"
+    binary: ClassVar[bool] = True
+
+    @classmethod
+    def takes(cls, value: Any) -> bool:
+        """Take tables of pandas, polars and pyarrow."""
+        return table_library(value) is not None
+
+    @classmethod
+    def write(cls, obj: Any, buf: IO[bytes], **writer_kwargs: Any) -> None:
+        """Write a table.
+
+        Args:
+            obj: a `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table`.
+            buf: a binary file.
+            **writer_kwargs: arguments of `pyarrow.parquet.write_table`, such as `compression`.
+
+        Raises:
+            ArtifactLogError: it is no such table, or a column has values of several types.
+        """
+        import pyarrow.parquet as pq
+
+        pq.write_table(_marked(obj, cls.alias), buf, **writer_kwargs)
+
+    @classmethod
+    def read(cls, buf: IO[bytes], *, as_: TableLibrary | None = None, **reader_kwargs: Any) -> Any:
+        """Read a table.
+
+        Args:
+            buf: a binary file.
+            as_: whose table to give back; by default that of the library that it was of.
+            **reader_kwargs: arguments of `pyarrow.parquet.read_table`, such as `columns`.
+
+        Returns:
+            The table.
+
+        Raises:
+            ArtifactLoadError: the library is not installed.
+        """
+        import pyarrow.parquet as pq
+
+        return _unmarked(pq.read_table(buf, **reader_kwargs), as_)
+
+
+class ArrowArtifact(Artifact):
+    """Writes a table of pandas, polars or pyarrow as an Arrow IPC file, also called Feather.
+
+    Such a file is larger than a Parquet file, and is read without being decoded. What comes back
+    is as for `ParquetArtifact`.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from prefect_optuna.blocks.artifacts import ArrowArtifact, decode, encode
+        >>> content = encode(ArrowArtifact, pa.table({"x": [1, 2]}), compression="zstd")
+        >>> decode(ArrowArtifact, content, as_="pandas").x.sum().item()
+        3
+    """
+
+    __slots__ = ()
+    alias: ClassVar[str] = "arrow"
+    suffix: ClassVar[str] = "arrow"
+    binary: ClassVar[bool] = True
+
+    @classmethod
+    def write(
+        cls,
+        obj: Any,
+        buf: IO[bytes],
+        *,
+        compression: Literal["lz4", "zstd"] | None = None,
+        **writer_kwargs: Any,
+    ) -> None:
+        """Write a table.
+
+        Args:
+            obj: a `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table`.
+            buf: a binary file.
+            compression: how to compress the columns; by default not at all.
+            **writer_kwargs: there are no others.
+
+        Raises:
+            ArtifactLogError: it is no such table, or a column has values of several types.
+        """
+        import pyarrow as pa
+
+        refuse_options(writer_kwargs)
+        table = _marked(obj, cls.alias)
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with pa.ipc.new_file(buf, table.schema, options=options) as writer:
+            writer.write_table(table)
+
+    @classmethod
+    def read(cls, buf: IO[bytes], *, as_: TableLibrary | None = None, **reader_kwargs: Any) -> Any:
+        """Read a table.
+
+        Args:
+            buf: a binary file.
+            as_: whose table to give back; by default that of the library that it was of.
+            **reader_kwargs: there are no others.
+
+        Returns:
+            The table.
+
+        Raises:
+            ArtifactLoadError: the library is not installed.
+        """
+        import pyarrow as pa
+
+        refuse_options(reader_kwargs)
+        return _unmarked(pa.ipc.open_file(pa.py_buffer(buf.read())).read_all(), as_)
+
+
+class CSVArtifact(Artifact):
+    r"""Writes a table of pandas, polars or pyarrow as CSV, for other programs.
+
+    CSV has no types, so reading guesses them, and gives back a `pyarrow.Table` unless asked for
+    another. A pandas index becomes a column, unless it only counts the rows. Prefer Parquet for
+    what this project reads again.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from prefect_optuna.blocks.artifacts import CSVArtifact, encode
+        >>> encode(CSVArtifact, pa.table({"x": [1, 2], "name": ["a", None]}))
+        b'"x","name"\n1,"a"\n2,\n'
+    """
+
+    __slots__ = ()
+    alias: ClassVar[str] = "csv"
+    suffix: ClassVar[str] = "csv"
+    binary: ClassVar[bool] = False
+
+    @classmethod
+    def write(cls, obj: Any, buf: IO[str], *, delimiter: str = ",", **writer_kwargs: Any) -> None:
+        """Write a table.
+
+        Args:
+            obj: a `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table`.
+            buf: a text file.
+            delimiter: what stands between two values.
+            **writer_kwargs: arguments of `pyarrow.csv.WriteOptions`, such as `include_header`.
+
+        Raises:
+            ArtifactLogError: it is no such table, or has a column of lists or other structures.
+        """
+        import pyarrow as pa
+        from pyarrow import csv
+
+        table = _as_arrow(obj, cls.alias)
+        sink = pa.BufferOutputStream()
+        try:
+            csv.write_csv(table, sink, csv.WriteOptions(delimiter=delimiter, **writer_kwargs))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ArtifactLogError(
+                f"CSV cannot hold this table: {error}. Flatten the column, or use the artifact "
+                "handler 'parquet'."
+            ) from error
+        buf.write(sink.getvalue().to_pybytes().decode())
+
+    @classmethod
+    def read(
+        cls,
+        buf: IO[str],
+        *,
+        as_: TableLibrary = "arrow",
+        delimiter: str = ",",
+        **reader_kwargs: Any,
+    ) -> Any:
+        """Read a table.
+
+        Args:
+            buf: a text file.
+            as_: whose table to give back.
+            delimiter: what stands between two values.
+            **reader_kwargs: arguments of `pyarrow.csv.ConvertOptions`, such as `column_types`; of
+                `pandas.read_csv` or `polars.read_csv` where those give the table.
+
+        Returns:
+            The table.
+        """
+        if as_ == "pandas":
+            import pandas as pd
+
+            return pd.read_csv(buf, sep=delimiter, **reader_kwargs)
+        content = buf.read().encode()
+        if as_ == "polars":
+            import polars as pl
+
+            return pl.read_csv(content, separator=delimiter, **reader_kwargs)
+        if as_ != "arrow":
+            raise _unknown_library(as_)
+        import pyarrow as pa
+        from pyarrow import csv
+
+        return csv.read_csv(
+            pa.BufferReader(content),
+            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=csv.ConvertOptions(**reader_kwargs),
+        )
+
+    def reread_kwargs(self) -> dict[str, Any]:
+        """The delimiter that was written."""
+        return {k: v for k, v in self.writer_kwargs.items() if k == "delimiter"}
+
+
+def table_library(value: Any) -> TableLibrary | None:
+    """The library that a value is a table of, without importing it; `None` for no table.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> table_library(pa.table({"x": [1]})), table_library({"x": [1]})
+        ('arrow', None)
+    """
+    kind = type(value)
+    return _LIBRARIES.get((kind.__module__.partition(".")[0], kind.__name__))
+
+
+def _as_arrow(value: Any, alias: str) -> Any:
+    import pyarrow as pa
+
+    match table_library(value):
+        case "arrow":
+            return value
+        case "polars":
+            import polars as pl
+
+            # Without the newest types of Arrow, which older readers do not know.
+            return value.to_arrow(compat_level=pl.CompatLevel.oldest())
+        case "pandas":
+            try:
+                return pa.Table.from_pandas(value)
+            except (pa.ArrowException, ValueError) as error:
+                raise ArtifactLogError(
+                    f"Arrow cannot hold this pandas.DataFrame: {error}. Give each column one type "
+                    "and a name of its own."
+                ) from error
+        case _:
+            raise ArtifactLogError(
+                f"The artifact handler {alias!r} expects a pandas.DataFrame, a polars.DataFrame or "
+                f"a pyarrow.Table, and found {type_name(value)}. pandas.DataFrame(...) makes a "
+                "table of most things."
+            )
+
+
+def _marked(value: Any, alias: str) -> Any:
+    """The table in Arrow, which says of what library it was."""
+    table = _as_arrow(value, alias)
+    mark = {_KEY: str(table_library(value)).encode()}
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **mark})
+
+
+def _unmarked(table: Any, wanted: str | None) -> Any:
+    metadata = dict(table.schema.metadata or {})
+    library = wanted or metadata.get(_KEY, b"arrow").decode()
+    metadata.pop(_KEY, None)
+    table = table.replace_schema_metadata(metadata or None)
+    try:
+        match library:
+            case "arrow":
+                return table
+            case "pandas":
+                return table.to_pandas()
+            case "polars":
+                import polars as pl
+
+                return pl.from_arrow(table)
+            case _:
+                raise _unknown_library(library)
+    except ImportError as error:
+        raise ArtifactLoadError(
+            f"Expected to give back a table of {library}, which is not installed: pip install "
+            f'{library}, or pass as_="arrow".'
+        ) from error
+
+
+def _unknown_library(name: str) -> ArtifactLoadError:
+    return ArtifactLoadError(
+        f'`as_` is "arrow", "pandas" or "polars", and not {name!r}: it says whose table to give '
+        "back."
+    )

@@ -1,0 +1,74 @@
+"""The scope around a trial: what its functions can read there, and what they did read."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from prefect_optuna.blocks.artifacts.values import encode_value
+from prefect_optuna.tasks.scope import capture, param_scope, recording, restore
+
+__all__ = ["TrialScope"]
+
+_MAX_READS, _MAX_LETTERS = 100, 200  # an attribute of a trial stays small
+
+
+class TrialScope:
+    """The parameters of a study, for whichever thread or process runs its trials.
+
+    It takes the scope that is in force where it is made. It can be pickled if the values can.
+
+    Args:
+        given: further parameters, which win.
+
+    Example:
+        >>> from prefect_optuna.tasks import param_scope
+        >>> from prefect_optuna.tasks.trial_scope import TrialScope
+        >>> with param_scope(**{"simulate.dt": 0.1, "seed": 1}):
+        ...     scope = TrialScope({"seed": 7})
+        >>> with scope.around(3, {"x": 0.5}) as used:
+        ...     param_scope.seed(0), param_scope.simulate.dt(1.0), param_scope.x(0.0)
+        (7, 0.1, 0.5)
+        >>> scope.attribute(used, {"x": 0.5})
+        {'seed': 7, 'simulate.dt': 0.1}
+    """
+
+    def __init__(self, given: Mapping[str, Any] | None = None) -> None:
+        self.values: dict[str, Any] = {**capture().values(), **(given or {})}
+        """The parameters, for functions that name `scope`, and for the archive."""
+        with param_scope.labelled(given or {}, origin="the scope of the study"):
+            self._snapshot = capture()
+
+    @contextmanager
+    def around(
+        self, number: int | None = None, params: Mapping[str, Any] | None = None
+    ) -> Generator[dict[str, Any]]:
+        """Put the parameters in force, together with those of a trial.
+
+        Args:
+            number: of the trial.
+            params: of the trial.
+
+        Returns:
+            A context manager that gives a dictionary, which takes down what is read.
+        """
+        # Whatever `suggest` returns is a mapping, and no more is known of it.
+        named = {str(name): value for name, value in (params or {}).items()}
+        own = param_scope.labelled(named, origin=f"trial {number}")
+        with restore(self._snapshot), own, recording() as used:
+            yield used
+
+    def attribute(self, used: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        """What was read, as an attribute of the trial: JSON, and without its own parameters."""
+
+        def short(value: Any, _: str) -> str:
+            return repr(value)[:_MAX_LETTERS]
+
+        names = [name for name in used if name not in params][:_MAX_READS]
+        return {name: _cut(encode_value(used[name], short, name)) for name in names}
+
+
+def _cut(value: Any) -> Any:
+    text = str(value)
+    return value if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "…"
