@@ -26,7 +26,7 @@ ui: .venv/installed ## open Prefect's UI on what the demo has left
 .PHONY: test
 test: .venv/installed-test chromium ## run the tests; ARGS="-k name" goes to pytest
 	$(BIN)/python tests/servers.py
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 .PHONY: lint
 lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types and that floors import downwards only

@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,19 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.usefixtures("prefect_server")
+@pytest.fixture
+def handlers_as_they_were() -> Generator[None]:
+    """An example registers a handler, for the rest of the process."""
+    from prefect_optuna.blocks.artifacts import registry
+
+    own, asked = dict(registry._own), list(registry._asked)
+    yield
+    registry._own.clear()
+    registry._own.update(own)
+    registry._asked[:] = asked
+
+
+@pytest.mark.usefixtures("prefect_server", "handlers_as_they_were")
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_the_examples_in_the_docstrings_of_a_module_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -55,9 +55,9 @@ def refusal(run: Any, **rest: Any) -> str:
 
 def test_a_function_from_exec_has_no_source() -> None:
     namespace: dict[str, Any] = {"__name__": "study"}
-    exec("def run(params): return 1", namespace)
+    exec(compile("def run(params): return 1", "<made>", "exec"), namespace)
     message = refusal(namespace["run"])
-    assert "study.run (<string>:1)" in message
+    assert "study.run (<made>:1)" in message
     assert "as a function with def" in message
 
 
