@@ -6,7 +6,6 @@ threads, and may open windows. Matplotlib is imported when the first picture is 
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections import Counter
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from PIL import Image
 
-__all__ = ["data_uri", "figure_png", "history_plot", "pareto_plot", "series_plot", "thumbnail"]
+__all__ = ["figure_png", "history_plot", "pareto_plot", "series_plot", "thumbnail"]
 
 # The colours of Okabe and Ito, which people tell apart whatever colours they see.
 _BLUE, _SKY, _ORANGE, _VERMILION, _GREEN, _PURPLE = (
@@ -222,16 +221,6 @@ def thumbnail(picture: bytes, width: int = 280, max_bytes: int = 10_000) -> byte
         if len(png) <= max_bytes or width <= 16:
             return png
         width = int(min(width, full.width) * 0.8)
-
-
-def data_uri(png: bytes) -> str:
-    """A PNG picture as an address that needs no server.
-
-    Example:
-        >>> data_uri(b"abc")
-        'data:image/png;base64,YWJj'
-    """
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _draw(figure: Figure, dpi: float) -> Image.Image:

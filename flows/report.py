@@ -28,6 +28,7 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape
 from prefect_optuna.flows import plots
 from prefect_optuna.flows.ranking import best_first
 from prefect_optuna.flows.time_share import TimeShare
@@ -447,7 +448,7 @@ def _overview(status: StudyStatus) -> bytes:
 
 
 def _image(text: str, png: bytes | None) -> str:
-    return f"![{text}]({plots.data_uri(png)})" if png else ""
+    return f"![{text}]({data_uri(png)})" if png else ""
 
 
 def _table(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
@@ -497,23 +498,14 @@ def _whereabouts(status: StudyStatus) -> str:
             f"study = storage.load_study({status.study_name!r})",
             "```",
             "",
-            f"The study is in {_code(storage)}, its archive in {_code(artifacts)}.",
+            f"The study is in {code(storage)}, its archive in {code(artifacts)}.",
         )
     )
 
 
 def _escape(text: str, length: int = MAX_CELL) -> str:
     """Text of the user's, which shall look as it is and not as Markdown or HTML."""
-    text = shorten(text, length)
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$:-])", r"\\\1", text)
-
-
-def _code(text: str) -> str:
-    """The same for a place or a name that somebody will copy."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence} {text} {fence}" if "`" in text else f"`{text or ' '}`"
+    return escape(shorten(text, length))
 
 
 def _without_password(location: str) -> str:

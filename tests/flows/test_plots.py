@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import subprocess
@@ -20,7 +19,6 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from prefect_optuna.flows.plots import (
-    data_uri,
     figure_png,
     history_plot,
     pareto_plot,
@@ -282,11 +280,6 @@ def test_a_thumbnail_is_smaller_and_never_larger_than_the_picture() -> None:
     assert pixels(small).shape[1] <= 280
     assert len(small) <= 10_000
     assert pixels(thumbnail(small)).shape == pixels(small).shape
-
-
-def test_a_data_uri_holds_the_picture() -> None:
-    uri = data_uri(b"\x89PNG...")
-    assert base64.b64decode(uri.removeprefix("data:image/png;base64,")) == b"\x89PNG..."
 
 
 def test_pictures_are_drawn_in_several_threads_at_once() -> None:
