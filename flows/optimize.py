@@ -151,7 +151,7 @@ def optimize(
     """
     the_problem = Problem.of(problem, directions=directions)
     _check(n_trials, timeout, n_jobs, retries, seed)
-    trial_scope = TrialScope(scope)
+    trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
     _rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
     storage_block = as_study_storage(storage)

@@ -4,6 +4,8 @@ from prefect_optuna.tasks.archive import ArchivedStudy, Environment, OptunaArchi
 from prefect_optuna.tasks.archive.garbage import DeletedStudy, StudyGarbage, collect_garbage
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.scope import (
+    SCOPE,
+    SCOPE_ARGUMENT,
     AutoParameter,
     ConfigFileError,
     ConfigFileNotFoundError,
@@ -13,6 +15,8 @@ from prefect_optuna.tasks.scope import (
     MissingParameterError,
     ParameterNotPicklableError,
     ParamScope,
+    ScopeCachePolicy,
+    ScopedTask,
     ScopeSnapshot,
     UnreadParameterWarning,
     add_scope_arguments,
@@ -22,9 +26,12 @@ from prefect_optuna.tasks.scope import (
     param_scope,
     restore,
     scope_from_arguments,
+    scoped_task,
 )
 
 __all__ = [
+    "SCOPE",
+    "SCOPE_ARGUMENT",
     "ArchivedStudy",
     "AutoParameter",
     "ConfigFileError",
@@ -40,7 +47,9 @@ __all__ = [
     "ParamScope",
     "ParameterNotPicklableError",
     "Problem",
+    "ScopeCachePolicy",
     "ScopeSnapshot",
+    "ScopedTask",
     "StudyGarbage",
     "UnreadParameterWarning",
     "add_scope_arguments",
@@ -51,4 +60,5 @@ __all__ = [
     "param_scope",
     "restore",
     "scope_from_arguments",
+    "scoped_task",
 ]

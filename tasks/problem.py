@@ -146,6 +146,11 @@ class Problem:
             return True
         return any("trial" in self._named.get(part, ()) for part in ("run", "evaluate"))
 
+    @property
+    def names_scope(self) -> bool:
+        """Whether a part gets the parameters of the scope by naming a parameter `scope`."""
+        return any("scope" in names for names in self._named.values())
+
     def call(self, part: str, first: Any, **available: Any) -> Any:
         """Call a part of the problem with its first argument and whatever else it names.
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from prefect_optuna.blocks.artifacts.values import encode_value
 from prefect_optuna.tasks.scope import capture, param_scope, recording, restore
+from prefect_optuna.tasks.scope.frames import get
+from prefect_optuna.tasks.scope.unread import may_be_read_elsewhere
 
 __all__ = ["TrialScope"]
 
@@ -21,6 +23,8 @@ class TrialScope:
 
     Args:
         given: further parameters, which win.
+        handed_out: whether functions get the parameters as a mapping, so that nobody can say which
+            of them are read.
 
     Example:
         >>> from prefect_optuna.tasks import param_scope
@@ -34,9 +38,11 @@ class TrialScope:
         {'seed': 7, 'simulate.dt': 0.1}
     """
 
-    def __init__(self, given: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, given: Mapping[str, Any] | None = None, *, handed_out: bool = False) -> None:
         self.values: dict[str, Any] = {**capture().values(), **(given or {})}
         """The parameters, for functions that name `scope`, and for the archive."""
+        if handed_out:
+            may_be_read_elsewhere(get())
         with param_scope.labelled(given or {}, origin="the scope of the study"):
             self._snapshot = capture()
 

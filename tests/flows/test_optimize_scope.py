@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import CaptureError
 from prefect_optuna.flows import optimize, reevaluate
-from prefect_optuna.tasks import ArchivedStudy, Problem, param_scope
+from prefect_optuna.tasks import ArchivedStudy, Problem, UnreadParameterWarning, param_scope
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -142,6 +142,14 @@ def test_a_value_that_cannot_be_archived_is_named(where: dict[str, Any]) -> None
         pytest.raises(CaptureError, match=r"simulate\.hook"),
     ):
         optimize(lambda trial: 0.0, n_trials=1, **where)
+
+
+def test_a_misspelt_parameter_around_a_study_is_told(problem: str, where: dict[str, Any]) -> None:
+    with (
+        pytest.warns(UnreadParameterWarning, match=r"simulat\.dt was .*mean simulate\.dt\?"),
+        param_scope(**{"simulat.dt": 0.5, "seed": 3}),
+    ):
+        optimize(problem, study_name="misspelt", n_trials=1, **where)
 
 
 def test_the_scope_of_one_study_does_not_reach_the_next(where: dict[str, Any]) -> None:

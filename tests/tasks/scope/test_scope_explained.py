@@ -106,6 +106,9 @@ def test_the_nearest_name_may_be_one_that_was_asked_for() -> None:
     expected = r"^modle\.depth was set and never read; did you mean model\.depth\? "
     with pytest.warns(UnreadParameterWarning, match=expected), param_scope(modle={"depth": 3}):
         param_scope.model.depth(1)
+    expected = r"^steps was set and never read; did you mean simulate\.steps\? "
+    with pytest.warns(UnreadParameterWarning, match=expected), param_scope(steps=3):
+        simulate()
     expected = r"^zzz was set and never read \(scope at"
     with pytest.warns(UnreadParameterWarning, match=expected), param_scope(zzz=3):
         pass
@@ -116,7 +119,37 @@ def test_a_place_warns_once() -> None:
         for value in range(5):
             with param_scope(one=value, two=value):
                 pass
-    assert sorted(str(warning.message)[:3] for warning in caught) == ["one", "two"]
+    assert len(caught) == 1
+    assert [line[:3] for line in str(caught[0].message).splitlines()] == ["one", "two"]
+
+
+def test_one_warning_names_a_few_keys_and_first_those_that_may_be_misspelt() -> None:
+    keys = {**{f"key-{'x' * n}": n for n in range(20)}, "simulat.dt": 1}
+    with pytest.warns(UnreadParameterWarning) as caught, param_scope(**keys):
+        pass
+    (warning,) = caught
+    first, *_, last = str(warning.message).splitlines()
+    assert first.startswith("simulat.dt was set and never read; did you mean simulate.dt? (")
+    assert last == "... and 16 more keys"
+
+
+def test_what_a_coroutine_or_a_generator_reads_later_is_read() -> None:
+    @auto_param
+    async def later() -> None:
+        param_scope.a(0)
+
+    @auto_param
+    def generate() -> Generator[Any]:
+        yield param_scope.b(0)
+
+    with param_scope(a=1, b=2):
+        called, iterator = later(), generate()
+    asyncio.run(called)
+    list(iterator)
+    with pytest.warns(UnreadParameterWarning, match="^c "), param_scope(b=2, c=3):
+        list(generate())
+    with pytest.warns(UnreadParameterWarning, match="^c "), param_scope(a=1, c=3):
+        asyncio.run(later())
 
 
 def test_what_is_read_does_not_warn_however_it_is_read() -> None:
@@ -164,6 +197,8 @@ def test_reads_in_tasks_threads_and_other_processes_count() -> None:
         snapshot = capture()
     with pytest.warns(UnreadParameterWarning, match="^d "), param_scope(d=1):
         work(capture())
+    with pytest.warns(UnreadParameterWarning, match="^e "), param_scope(e=1):
+        capture().values()
     work(snapshot)
 
 

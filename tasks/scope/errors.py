@@ -1,0 +1,47 @@
+"""What can go wrong with a scope: each error names the key."""
+
+from __future__ import annotations
+
+from prefect_optuna.blocks.errors import PrefectOptunaError
+
+__all__ = [
+    "ConfigFileError",
+    "ConfigFileNotFoundError",
+    "InvalidAssignmentError",
+    "InvalidParameterError",
+    "MissingParameterError",
+    "ParameterNotPicklableError",
+    "UnreadParameterWarning",
+]
+
+
+class InvalidParameterError(PrefectOptunaError, TypeError):
+    """What was given is no parameter: its key is no text, or it is used in place of its value."""
+
+
+class InvalidAssignmentError(PrefectOptunaError, ValueError):
+    """A text that should be `key=value` has no equals sign."""
+
+
+class MissingParameterError(PrefectOptunaError, KeyError):
+    """A parameter that has no default is in no scope."""
+
+    def __str__(self) -> str:
+        """The message as it is: `KeyError` would show it in quotes."""
+        return str(self.args[0])
+
+
+class ParameterNotPicklableError(PrefectOptunaError, TypeError):
+    """The value of a parameter cannot travel to another process."""
+
+
+class ConfigFileError(PrefectOptunaError, ValueError):
+    """A file of parameters cannot be read, or refers to itself."""
+
+
+class ConfigFileNotFoundError(ConfigFileError, FileNotFoundError):
+    """A file of parameters is not there."""
+
+
+class UnreadParameterWarning(UserWarning):
+    """A parameter was set and never read: perhaps its name is misspelt."""

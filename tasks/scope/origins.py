@@ -1,0 +1,45 @@
+"""Where a value came from: kept as cheaply as possible, put into words when somebody asks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import CodeType
+from typing import TypeAlias
+
+__all__ = ["Origin", "caller", "describe"]
+
+Origin: TypeAlias = "str | tuple[CodeType, int]"
+"""Words, or a place in the code: the code object and the offset of the instruction in it."""
+
+
+def caller(depth: int) -> Origin:
+    """The place in the code from which a function was called.
+
+    Args:
+        depth: 1 is the caller of the function that asks, 2 the caller of that one, and so on.
+    """
+    frame = sys._getframe(depth + 1)  # pyright: ignore[reportPrivateUsage]
+    return frame.f_code, frame.f_lasti
+
+
+def describe(origin: Origin) -> str:
+    """Put an origin into words.
+
+    Example:
+        >>> from prefect_optuna.tasks.scope.origins import describe
+        >>> describe("trial 17")
+        'trial 17'
+    """
+    if isinstance(origin, str):
+        return origin
+    code, offset = origin
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= offset < end:
+            line = number or line
+            break
+    path = Path(code.co_filename)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f"scope at {path}:{line}"
