@@ -72,7 +72,7 @@ _AS_CALL: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]], Callable[..., 
     SimpleNamespace: ("$namespace", lambda n: (n.__dict__,), _namespace),
 }
 
-EXACT_TYPES = frozenset(
+EXACT_TYPES: frozenset[type] = frozenset(
     {*_ATOMS, float, complex, bytes, bytearray, list, dict, timezone}
     | {*_AS_TEXT, *_AS_ITEMS, *_AS_CALL}
 )

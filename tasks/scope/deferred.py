@@ -42,9 +42,9 @@ class DeferredFunction:
         inner = without_partial(function)
         functools.update_wrapper(self, inner)
         self.__wrapped__: Any = function
-        self.__code__ = inner.__code__
-        self.__defaults__ = inner.__defaults__
-        self.__kwdefaults__ = inner.__kwdefaults__
+        self.__code__: Any = inner.__code__
+        self.__defaults__: Any = inner.__defaults__
+        self.__kwdefaults__: Any = inner.__kwdefaults__
         self.__auto_param__ = plan
         self._call = bind(function, plan, "return CALL, §before")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from os import PathLike
 from typing import Any, Final
 
 from prefect_optuna.tasks.scope.accessor import Accessor
@@ -254,8 +255,29 @@ class ScopeFacade:
         """
         return restore(snapshot)
 
-    from_files = staticmethod(from_files)
+    def from_files(
+        self,
+        *paths: str | PathLike[str],
+        define: Iterable[str] = (),
+        warn_unread: bool = True,
+    ) -> ParamScope:
+        """Make a scope of files, merged in order, and of assignments; see `from_files`.
+
+        Args:
+            paths: JSON, YAML or TOML files, each with a mapping.
+            define: texts `key=value`, which win.
+            warn_unread: whether a key that is never read is worth a warning.
+
+        Example:
+            >>> from pathlib import Path
+            >>> from prefect_optuna.tasks.scope import param_scope
+            >>> _ = Path("lab.json").write_text('{"simulate": {"dt": 0.1}}')
+            >>> with param_scope.from_files("lab.json", define=["seed=7"]):
+            ...     param_scope.simulate.dt(1.0), param_scope.seed(0)
+            (0.1, 7)
+        """
+        return from_files(*paths, define=define, warn_unread=warn_unread)
 
 
-param_scope = ScopeFacade()
+param_scope: ScopeFacade = ScopeFacade()
 """Makes scopes, and reads and writes the one that is in force."""

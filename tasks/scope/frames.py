@@ -14,8 +14,8 @@ it uses, and a `ContextVar` cannot be pickled, so wrappers refer to this module 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar, Token
 from typing import Any, TypeAlias
 
 from prefect_optuna.tasks.scope.origins import Origin
@@ -103,8 +103,8 @@ bare: Frame | None = ROOT
 """The frame in which there is nothing to read: the root, unless something has been frozen."""
 
 _frame: ContextVar[Frame] = ContextVar("prefect_optuna.param_scope", default=ROOT)
-get = _frame.get
-put = _frame.set
+get: Callable[[], Frame] = _frame.get
+put: Callable[[Frame], Token[Frame]] = _frame.set
 
 
 def chain(frame: Frame | None) -> Iterator[Frame]:

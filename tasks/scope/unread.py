@@ -18,7 +18,7 @@ from prefect_optuna.tasks.scope.origins import Origin, describe
 
 __all__ = ["may_be_read_elsewhere", "nearest", "switch", "warn"]
 
-enabled = True
+enabled: bool = True
 
 _LINES = 5
 
