@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from prefect import Task, unmapped
 from prefect.cache_policies import STABLE_TRANSFORMS, CachePolicy
 from prefect.context import TaskRunContext
-from prefect.tasks import TaskOptions
+from prefect.tasks import Task, TaskOptions
+from prefect.utilities.annotations import unmapped
 from prefect.utilities.hashing import hash_objects
 from typing_extensions import Self, Unpack
 
