@@ -1,0 +1,292 @@
+"""`persistence_class`: a class whose objects know the name of their file."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable
+from copy import copy
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar, overload
+
+from pydantic import BaseModel
+from typing_extensions import dataclass_transform
+
+from prefect_optuna.tasks.persistence.errors import (
+    FieldOrderError,
+    InvalidPersistenceClassError,
+)
+from prefect_optuna.tasks.persistence.fields import (
+    PersistentField,
+    autoinc_field,
+    field,
+    missing,
+    type_text,
+)
+from prefect_optuna.tasks.persistence.generated import generate
+from prefect_optuna.tasks.persistence.info import CLASSES, INFO, Migration, PersistentClass
+from prefect_optuna.tasks.persistence.names import leads_elsewhere
+
+__all__ = ["auto_generated_content", "persistence_class"]
+
+T = TypeVar("T")
+
+_CLASS_VARIABLE = re.compile(r"\s*(\w+\s*\.)?\s*ClassVar\b")
+
+
+@overload
+@dataclass_transform(eq_default=False, field_specifiers=(field, autoinc_field))
+def persistence_class(cls: type[T], /) -> type[T]: ...
+
+
+@overload
+@dataclass_transform(eq_default=False, field_specifiers=(field, autoinc_field))
+def persistence_class(
+    cls: None = None,
+    /,
+    *,
+    name: str | None = None,
+    filename_field_splitter: str = "-",
+    eq: bool = False,
+    version: int = 1,
+    migrate: Migration | None = None,
+    formerly: tuple[str, ...] = (),
+) -> Callable[[type[T]], type[T]]: ...
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(field, autoinc_field))
+def persistence_class(
+    cls: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    filename_field_splitter: str = "-",
+    eq: bool = False,
+    version: int = 1,
+    migrate: Migration | None = None,
+    formerly: tuple[str, ...] = (),
+) -> Any:
+    """Make a class whose objects know the name of their file, and what belongs into it.
+
+    Attributes with `field` are the keys: arguments of `__init__`, and what file names are made
+    of. All other annotated attributes are data. They are set later or given to `__init__` by
+    keyword, and have to be set when the object is saved, unless the class has a value for them.
+    Fields of base classes come first, as in a dataclass.
+
+    Of `__init__`, `__str__` and `__repr__`, those that the class does not define are made;
+    `_replace` is made in place of one that it defines, with `auto_generated_content()` inside.
+
+    A pydantic model can be one: its keys are `Annotated[str, field(filename=True)]`, all else
+    that it declares is data, and what is read is validated by it.
+
+    Type checkers see `__init__` as that of a dataclass (PEP 681), with data as arguments. For
+    data that is assigned later, write `power: np.ndarray = field(init=False)`.
+
+    Args:
+        cls: the class.
+        name: takes the place of the class's name in file names.
+        filename_field_splitter: what stands between the parts of a file name.
+        eq: whether objects with the same values are equal; arrays are compared item by item.
+            By default, an object is equal to itself only.
+        version: of the fields. Count it up when they change, and say how to `migrate`.
+        migrate: `migrate(values, version)` turns the values of an older version into those of
+            this one. Where files do not keep the version, which are pickles, it is 0.
+        formerly: where the class was before, such as `old_module:Spectrum`, if it has moved.
+
+    Returns:
+        The class itself, or a decorator.
+
+    Raises:
+        InvalidPersistenceClassError: a field cannot be one: says which, and why.
+        FieldOrderError: a field without a default follows one with a default.
+
+    Example:
+        >>> from prefect_optuna.tasks.persistence import autoinc_field, field, persistence_class
+        >>> @persistence_class
+        ... class Spectrum:
+        ...     animal: str = field(validator=True, filename=True)
+        ...     date: str = field(validator=True, filename=True)
+        ...     run: int = autoinc_field()
+        ...     power: list[float]
+        >>> spectrum = Spectrum("lynx", "2026-01-02", power=[0.5, 0.25])
+        >>> spectrum
+        Spectrum{animal=lynx, date=2026-01-02, run=None}
+        >>> str(spectrum)
+        'cache-Spectrum-lynx-2026-01-02-None'
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        return _made(
+            cls,
+            name or cls.__name__,
+            eq,
+            splitter=filename_field_splitter,
+            version=version,
+            migrate=migrate,
+            formerly=formerly,
+        )
+
+    return decorate if cls is None else decorate(cls)
+
+
+def auto_generated_content(**values: Any) -> Any:
+    """Stand in for the body of a method that `persistence_class` makes.
+
+    Args:
+        values: anything, so that a linter sees the arguments used.
+
+    Raises:
+        RuntimeError: always, for the body is never run.
+
+    Example:
+        >>> from prefect_optuna.tasks.persistence import auto_generated_content
+        >>> from prefect_optuna.tasks.persistence import field, persistence_class
+        >>> @persistence_class
+        ... class Session:
+        ...     animal: str = field(filename=True)
+        ...     def _replace(self, *, animal: str = ...) -> "Session":
+        ...         return auto_generated_content(animal=animal)
+        >>> Session("lynx")._replace(animal="hare")
+        Session{animal=hare}
+    """
+    raise RuntimeError("It is auto generated content")
+
+
+def _made(cls: type[T], name: str, eq: bool, **options: Any) -> type[T]:
+    if broken := leads_elsewhere(name) or leads_elsewhere(options["splitter"]):
+        raise InvalidPersistenceClassError(
+            f"The name {name!r} of a persistence class and its splitter are parts of file names, "
+            f"and one of them cannot be: {broken}."
+        )
+    if re.search(r'[/\\*?\[\]:"<>|\x00-\x1f]', options["splitter"]):
+        raise InvalidPersistenceClassError(
+            f"{name}: filename_field_splitter={options['splitter']!r} has characters that a file "
+            "name cannot have on every system. Take '-' or '_'."
+        )
+    is_model = issubclass(cls, BaseModel)
+    own = _model_fields(cls, name) if is_model else _own_fields(cls, name)
+    fields: dict[str, PersistentField] = {}
+    for base in reversed(cls.__mro__[1:]):
+        info: PersistentClass[Any] | None = vars(base).get(INFO)
+        if info is not None:
+            fields.update({one.field_name: one for one in info.fields})
+    fields.update(own)
+    _check(name, list(fields.values()), in_order=not is_model)
+    for one in own.values():
+        _leave_in_class(cls, one)
+    info = PersistentClass(cls, name, list(fields.values()), home=_home(cls), **options)
+    setattr(cls, INFO, info)
+    CLASSES[info.home] = cls
+    generate(info, eq)
+    return cls
+
+
+def _own_fields(cls: type, name: str) -> dict[str, PersistentField]:
+    annotations = inspect.get_annotations(cls)
+    for attribute, value in vars(cls).items():
+        if isinstance(value, PersistentField) and attribute not in annotations:
+            raise InvalidPersistenceClassError(
+                f"{name}.{attribute} is a field without a type. Write {attribute}: str = field(...)"
+            )
+    fields: dict[str, PersistentField] = {}
+    for attribute, annotation in annotations.items():
+        if _is_class_variable(annotation):
+            continue
+        value = vars(cls).get(attribute, missing)
+        one = value
+        if not isinstance(value, PersistentField):
+            one = PersistentField(init=False, optional=value is not missing and value is not None)
+        elif one.field_name:
+            raise InvalidPersistenceClassError(
+                f"{name}.{attribute} and {one.field_name} share one field(): make one for each."
+            )
+        one.field_name, one.owner, one.annotation = attribute, cls, annotation
+        if one.autoinc and not _is_int(annotation, cls):
+            raise InvalidPersistenceClassError(
+                f"type of autoinc field {attribute} should be int, but {type_text(annotation)} was "
+                f"found in {name}. Write {attribute}: int = autoinc_field()."
+            )
+        fields[attribute] = one
+    return fields
+
+
+def _model_fields(cls: type[BaseModel], name: str) -> dict[str, PersistentField]:
+    """The fields of a pydantic model; those with `Annotated[..., field(...)]` are the keys."""
+    fields: dict[str, PersistentField] = {}
+    for attribute, info in cls.model_fields.items():
+        found = [copy(one) for one in info.metadata if isinstance(one, PersistentField)]
+        one = found[0] if found else PersistentField()
+        if one.autoinc and cls.model_config.get("frozen"):
+            raise InvalidPersistenceClassError(
+                f"{name}.{attribute} is to be numbered when it is saved, and the model is frozen. "
+                "Leave out frozen=True, or the autoinc_field()."
+            )
+        if not info.is_required():
+            one.default, one.default_factory = info.default, None
+        one.field_name, one.owner, one.annotation = attribute, cls, info.annotation
+        fields[attribute] = one
+    return fields
+
+
+def _leave_in_class(cls: type, one: PersistentField) -> None:
+    """What is left of a declaration: the default of data, or nothing."""
+    if not isinstance(vars(cls).get(one.field_name), PersistentField):
+        return
+    if not one.init and one.default is not missing:
+        setattr(cls, one.field_name, one.default)
+        one.optional = one.default is not None
+    else:
+        delattr(cls, one.field_name)
+
+
+def _check(name: str, fields: list[PersistentField], *, in_order: bool) -> None:
+    counters = [one.field_name for one in fields if one.autoinc]
+    if len(counters) > 1:
+        raise InvalidPersistenceClassError(
+            f"duplicated auto_inc_field: {name} has {' and '.join(counters)}, and a file has one "
+            "number. Keep one of them."
+        )
+    before = None
+    for one in fields:
+        if not one.init or not in_order:
+            continue
+        if one.has_default:
+            before = one.field_name
+        elif before is not None:
+            raise FieldOrderError(
+                f"{name}: field {one.field_name!r}, which has no default, follows {before!r}, "
+                "which has one or counts. Put it first, or give it a default."
+            )
+
+
+def _is_class_variable(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return _CLASS_VARIABLE.match(annotation) is not None
+    return annotation is ClassVar or typing.get_origin(annotation) is ClassVar
+
+
+def _is_int(annotation: Any, cls: type) -> bool:
+    if isinstance(annotation, str):
+        names = {**vars(typing), **getattr(sys.modules.get(cls.__module__), "__dict__", {})}
+        try:
+            annotation = eval(annotation, names)  # noqa: S307 - it is the user's own annotation
+        except Exception:  # noqa: BLE001 - a name that only type checkers see
+            return False
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    return annotation is int
+
+
+def _home(cls: type) -> str:
+    """Where the class is defined, by a name that does not depend on how the file is run."""
+    module = sys.modules.get(cls.__module__)
+    spec = getattr(module, "__spec__", None)
+    file = getattr(module, "__file__", None)
+    if file is not None:
+        path = Path(file)
+        stem = path.parent.name if path.stem in ("__init__", "__main__") else path.stem
+    else:
+        stem = (spec.name if spec else cls.__module__).rpartition(".")[2]
+    return f"{stem}:{cls.__qualname__}"
