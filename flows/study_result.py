@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from prefect_optuna.blocks import StudyStorage, as_study_storage
 from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.tasks.persistence import field, persistence_class
 
 __all__ = ["BestTrial", "NoCompleteTrialError", "StudyResult"]
 
@@ -28,6 +29,7 @@ class BestTrial(BaseModel):
     params: dict[str, Any] = Field(description="Its parameters.")
 
 
+@persistence_class
 class StudyResult(BaseModel):
     """What a study came to, when `optimize` returned.
 
@@ -52,11 +54,20 @@ class StudyResult(BaseModel):
           trials      9 complete, 1 failed
           study       memory://
           archive     memory://
+
+        It is a persistence class: `save` keeps it in a file, `load` brings it back.
+
+        >>> from prefect_optuna.tasks import load, save
+        >>> _ = save(result, "memory://docs-result/demo.arrow")
+        >>> load(StudyResult, "memory://docs-result/demo.arrow") == result
+        True
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
-    study_name: str = Field(description="The name under which the study goes on, or is loaded.")
+    study_name: Annotated[str, field(validator=True, filename=True)] = Field(
+        description="The name under which the study goes on, or is loaded."
+    )
     directions: tuple[str, ...] = Field(description="`minimize` or `maximize` for each value.")
     best_trials: list[BestTrial] = Field(
         description="The best trial; with several directions, all that are Pareto-best."

@@ -23,6 +23,7 @@ from prefect_optuna.tasks.archive.environment import Environment
 from prefect_optuna.tasks.archive.manifest import Manifest, Version, read_manifest
 from prefect_optuna.tasks.archive.restore import restore_problem, restore_value, source_text
 from prefect_optuna.tasks.archive.writer import read_result
+from prefect_optuna.tasks.persistence.conversion import from_dict
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial import RESULT_KEY
 
@@ -168,11 +169,19 @@ class ArchivedStudy:
         """
         return source_text(self.capture(version))
 
-    def result(self, trial_number: int) -> Any:
+    def result(self, trial_number: int, data_cls: type | None = None) -> Any:
         """What `run` returned in a trial, verified and decoded.
+
+        Args:
+            trial_number: the trial's number.
+            data_cls: the persistence class that `run` returned an object of, to have one again.
+                Without it, such an object is a mapping of its fields: the archive holds data, and
+                imports nothing.
 
         Raises:
             ArchiveError: there is no such trial or no result, or its file is gone or damaged.
+            MissingKeyError: the result has no value for a key of the class.
+            NotPersistenceClassError: `data_cls` is none.
         """
         trials = self.study.get_trials(deepcopy=False)
         if not 0 <= trial_number < len(trials):
@@ -189,7 +198,8 @@ class ArchivedStudy:
                 f"Trial {trial_number} ({trial.state.name}) has no archived result: its `run` "
                 "returned numbers only, which are the trial's values, or did not end."
             )
-        return read_result(self._artifacts, reference)
+        result = read_result(self._artifacts, reference)
+        return result if data_cls is None else from_dict(data_cls, result)
 
     def describe(self) -> str:
         """Say what is in the archive, and which code would run."""

@@ -29,6 +29,8 @@ import numpy as np
 from prefect_optuna.blocks import ArchiveError, ResultEncodingError
 from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
 from prefect_optuna.tasks.archive.tables import from_arrow, table_kind, to_arrow
+from prefect_optuna.tasks.persistence.conversion import as_dict
+from prefect_optuna.tasks.persistence.info import INFO
 
 __all__ = ["RESULT_FORMAT", "decode_result", "encode_result", "encode_with_spec"]
 
@@ -359,6 +361,8 @@ def _one_length(series: list[_Series]) -> bool:
 def _as_mapping(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, Mapping):
         return value
+    if INFO in vars(type(value)):
+        return as_dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

@@ -191,7 +191,7 @@ class ZstdHandler(ArrowHandler[T]):
         1000
     """
 
-    compression = "zstd"
+    compression: ClassVar[str | None] = "zstd"
 
     def __init__(
         self,
