@@ -37,7 +37,7 @@ lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types an
 	$(BIN)/python tests/lint/verify_types.py
 
 .PHONY: bench
-bench: .venv/installed-bench ## run the benchmarks; ratios within one run
+bench: .venv/installed-bench .cache/neuralib/installed ## run the benchmarks; ratios within one run
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
 .PHONY: clean
@@ -61,6 +61,12 @@ clean: ## remove everything that make has made, the environment included
 .venv/installed-bench: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@ .venv/installed-test .venv/installed
+
+# It brings a gigabyte along, and versions of its own.
+.cache/neuralib/installed: | .venv/bin/python
+	$(PYTHON) -m venv .cache/neuralib
+	.cache/neuralib/bin/pip install --quiet "neura-library>=0.6"
+	touch $@
 
 # A type checker does not see the mapping of an editable install, so the package gets a folder
 # of its own name: this repository.

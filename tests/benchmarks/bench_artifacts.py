@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lazyscribe
-from bench_handlers import handler_rows
+from handler_lookups import handler_rows
 from rich.console import Console
 from rich.table import Table
 

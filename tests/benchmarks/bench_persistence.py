@@ -8,8 +8,9 @@ also for when others save into the folder, which then is listed each time. Each 
 a name of its own; ratios are medians of interleaved rounds. The second load also sums the array,
 for ours is mapped and is read when it is looked at.
 
-`neuralib` is PyPI's `neura-library`, which brings a hundred megabytes of other things along. It
-is measured in the interpreter that is named, and left out without one:
+`neuralib` is PyPI's `neura-library`, which brings a gigabyte of other things along, and so has an
+environment of its own, `.cache/neuralib`, which `make bench` makes. Without it, or another
+interpreter that is named here, it is left out:
 
     python tests/benchmarks/bench_persistence.py [python-with-neuralib]
 """
@@ -39,6 +40,7 @@ from prefect_optuna.tasks.persistence import (
     persistence_class,
 )
 
+NEURALIB_PYTHON = Path(__file__).parents[2] / ".cache" / "neuralib" / "bin" / "python"
 ROUNDS = 25
 SIZE = 10**6
 FILES = 1000
@@ -278,6 +280,8 @@ def counting(folder: Path) -> Generator[list[str]]:
 def main() -> None:
     """Measure, and print the table."""
     python = sys.argv[1] if len(sys.argv) > 1 else None
+    if python is None and NEURALIB_PYTHON.exists():
+        python = str(NEURALIB_PYTHON)
     table = Table(title=f"bench_persistence: medians of {ROUNDS} interleaved rounds")
     for column in ("what", "way", "ms", "MB", "ratio"):
         table.add_column(column, justify="right" if column in ("ms", "MB") else "left")

@@ -2,7 +2,7 @@
 
 Aim: less than 5 microseconds, by alias and by the type of a value. Medians of interleaved rounds.
 
-    python tests/benchmarks/bench_handlers.py
+    python tests/benchmarks/handler_lookups.py
 """
 
 import statistics
@@ -73,7 +73,7 @@ def handler_rows() -> list[tuple[str, str, str, str]]:
 
 def main() -> None:
     """Print the table."""
-    table = Table(title=f"bench_handlers: look-up, medians of {ROUNDS} interleaved rounds")
+    table = Table(title=f"handler_lookups: look-up, medians of {ROUNDS} interleaved rounds")
     for column in ("way", "µs", "times faster", "aim"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for row in handler_rows():
