@@ -32,7 +32,7 @@ class PersistenceCachePolicy(CachePolicy):
 
     Args:
         data_cls: the persistence class that the task returns.
-        compression: a level from 1 to 22 to compress the files, or `None`.
+        compression: a level of zstd, such as -1 or 3, to compress the files, or `None`.
         lazy: whether arrays of a file that is used again are read when they are asked for.
         code: whether the source of the task has to be the same.
         dependencies: distributions whose versions have to be the same, such as `("numpy",)`.

@@ -54,7 +54,8 @@ def persisted(
         code: whether a file is used only if the task had the same source code.
         dependencies: distributions, such as `("numpy",)`, of which it must have had the same
             versions.
-        compression: a level from 1 to 22 to compress the files; by default they are not.
+        compression: a level of zstd, such as -1 or 3, to compress the files; by default they
+            are not.
         lazy: whether arrays of a file that is used again are read when they are asked for.
 
     Returns:

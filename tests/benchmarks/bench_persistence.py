@@ -165,7 +165,7 @@ def arrays(python: str | None, folder: Path, kind: str, power: np.ndarray) -> Ge
     spectrum = Spectrum("lynx", power=power)
     np.save(folder / "data.npy", power)
     arrow, zstd = ArrowHandler(Spectrum, folder), ZstdHandler(Spectrum, folder)
-    fast = ZstdHandler(Spectrum, folder, compression=-1)
+    small = ZstdHandler(Spectrum, folder, compression=3)
     numbers = itertools.count()
     last: dict[str, Path] = {}
 
@@ -224,8 +224,8 @@ def arrays(python: str | None, folder: Path, kind: str, power: np.ndarray) -> Ge
             "prefect_optuna ZstdHandler": saving(
                 "zstd", lambda path: zstd.save_persistence(spectrum, path)
             ),
-            "prefect_optuna ZstdHandler, level -1": saving(
-                "fast", lambda path: fast.save_persistence(spectrum, path)
+            "prefect_optuna ZstdHandler, level 3": saving(
+                "small", lambda path: small.save_persistence(spectrum, path)
             ),
         }
         if other is not None:
@@ -233,7 +233,7 @@ def arrays(python: str | None, folder: Path, kind: str, power: np.ndarray) -> Ge
         measured = rounds(packed, 5)
         sizes = {
             "prefect_optuna ZstdHandler": last["zstd"].stat().st_size,
-            "prefect_optuna ZstdHandler, level -1": last["fast"].stat().st_size,
+            "prefect_optuna ZstdHandler, level 3": last["small"].stat().st_size,
         }
         if other is not None:
             sizes["neuralib GzipHandler"] = last["gzip"].stat().st_size
