@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.cache_policies import TASK_SOURCE, CachePolicy
 
-from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.blocks import ArtifactFileSystem, InvalidSettingError
 from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler, ZstdHandler
 from prefect_optuna.tasks.persistence.errors import NotPersistenceClassError, UnsetFieldError
 from prefect_optuna.tasks.persistence.fields import missing
@@ -93,6 +93,18 @@ class PersistenceCachePolicy(CachePolicy):
             lifetime=task_ctx.task.cache_expiration,
         )
         return name
+
+    def __add__(self, other: CachePolicy) -> CachePolicy:
+        """Refuse: the name of the file is the key, and has no room for another one.
+
+        Raises:
+            InvalidSettingError: always.
+        """
+        raise InvalidSettingError(
+            f"{type(self).__name__} cannot be combined with {type(other).__name__}: the key of a "
+            "persisted result is the name of its file. Make what has to differ a field of the "
+            "class, or use code=True and dependencies=(...)."
+        )
 
     def _asked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The value of each key: a parameter of the task, a default, or any."""

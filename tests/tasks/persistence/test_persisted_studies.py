@@ -8,8 +8,9 @@ from uuid import uuid4
 import numpy as np
 import optuna
 import pytest
+from prefect.cache_policies import INPUTS
 
-from prefect_optuna.blocks import as_study_storage
+from prefect_optuna.blocks import InvalidSettingError, as_study_storage
 from prefect_optuna.flows import StudyResult
 from prefect_optuna.tasks import (
     ArchivedStudy,
@@ -17,6 +18,7 @@ from prefect_optuna.tasks import (
     MissingKeyError,
     NotPersistenceClassError,
     OptunaArchive,
+    PersistenceCachePolicy,
     Problem,
     field,
     load,
@@ -85,3 +87,8 @@ def test_what_a_study_came_to_is_kept_in_a_file_of_its_name(tmp_path: Path) -> N
     assert again.best_trials[0].params == {"x": 2.0}
     with pytest.raises((FileOfOthersError, TypeError)):
         load(Spectrum, tmp_path / "result.arrow")
+
+
+def test_the_policy_of_a_persisted_task_cannot_be_combined() -> None:
+    with pytest.raises(InvalidSettingError, match="the name of its file"):
+        PersistenceCachePolicy(data_cls=Spectrum) + INPUTS
