@@ -112,6 +112,13 @@ class ArtifactFileSystem(WritableFileSystem):
             )
         if not path or "\0" in path:
             raise ValueError("expected the path of a folder, and found none.")
+        scheme, colon, rest = url.partition(":")
+        if protocol is None and colon and scheme.lower() in {*REMOTE, *_LOCAL, "memory"}:
+            # Or a slip of the finger would make a folder called `s3:`.
+            raise ValueError(
+                f"expected two slashes after the colon: {scheme.lower()}://{rest.lstrip('/')}. "
+                f"A folder of this name is ./{url}."
+            )
         return str(Path(path).expanduser().absolute())
 
     @model_validator(mode="after")

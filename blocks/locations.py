@@ -85,7 +85,7 @@ def as_study_storage(value: StudyStorage | str | Path | None = None) -> StudySto
     try:
         return _from_url(scheme.lower(), rest, value)
     except ValidationError as error:
-        reasons = "; ".join(detail["msg"] for detail in error.errors(include_input=False))
+        reasons = _reasons(error)
         raise InvalidLocationError(f"This {scheme}:// URL is not valid: {reasons}") from None
 
 
@@ -160,8 +160,13 @@ def as_artifact_filesystem(
     try:
         return ArtifactFileSystem(url=str(value))
     except ValidationError as error:
-        reasons = "; ".join(detail["msg"] for detail in error.errors(include_input=False))
+        reasons = _reasons(error)
         raise InvalidLocationError(f"This is no artifact filesystem: {reasons}") from None
+
+
+def _reasons(error: ValidationError) -> str:
+    details = error.errors(include_input=False)
+    return "; ".join(detail["msg"].removeprefix("Value error, ") for detail in details)
 
 
 def _load(value: str, blocks: dict[str, type[B]]) -> B | None:

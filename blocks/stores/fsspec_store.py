@@ -46,6 +46,8 @@ class FsspecStore:
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
         # In threads and not by the filesystem's `cat`, which takes '*' in a name for a wildcard.
         paths = list(paths)
+        if len(paths) < 2:
+            return {path: self.read(path) for path in paths}
         with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
             return dict(zip(paths, pool.map(self.read, paths), strict=True))
 

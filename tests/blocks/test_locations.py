@@ -159,3 +159,10 @@ def test_every_form_of_an_artifact_filesystem(
 def test_what_names_no_artifact_filesystem_is_an_error(value: str) -> None:
     with pytest.raises(InvalidLocationError):
         as_artifact_filesystem(value)
+
+
+@pytest.mark.parametrize("slip", ["s3:/bucket/x", "s3:bucket/x", "S3:/bucket/x", "memory:x"])
+def test_a_slip_of_the_finger_makes_no_folder(slip: str, folder: Path) -> None:
+    with pytest.raises(InvalidLocationError, match=r"two slashes after the colon: (s3|memory)://"):
+        as_artifact_filesystem(slip)
+    assert as_artifact_filesystem(f"./{slip}").location() == str(folder / slip)
