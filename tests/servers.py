@@ -188,12 +188,20 @@ class FaultyNetwork:
         port: of the server.
         cut_requests: of so many connections the request is cut off in the middle.
         cut_replies: of so many connections the request arrives whole, and the reply is lost.
+        of: what a request whose reply is lost begins with, such as `b"DELETE"`.
         after: how many bytes of a request still get through when it is cut.
     """
 
     def __init__(
-        self, port: int, *, cut_requests: int = 0, cut_replies: int = 0, after: int = 1000
+        self,
+        port: int,
+        *,
+        cut_requests: int = 0,
+        cut_replies: int = 0,
+        of: bytes = b"",
+        after: int = 1000,
     ) -> None:
+        self.of = of
         self.cut_requests, self.cut_replies, self.after = cut_requests, cut_replies, after
         self.connections = 0
         self._target = port
@@ -221,7 +229,7 @@ class FaultyNetwork:
 
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self._target)) as server:
-            arrived = 0
+            arrived, request = 0, b""
             while readable := select.select([client, server], [], [], 30)[0]:
                 for source in readable:
                     try:
@@ -235,9 +243,14 @@ class FaultyNetwork:
                         if self.cut_requests and arrived > self.after:
                             self.cut_requests -= 1
                             return
+                        request = data
                         server.sendall(data)
                     # `100 Continue` is the server's word before it has read the request.
-                    elif self.cut_replies and not data.startswith(b"HTTP/1.1 100"):
+                    elif (
+                        self.cut_replies
+                        and request.startswith(self.of)
+                        and not data.startswith(b"HTTP/1.1 100")
+                    ):
                         self.cut_replies -= 1
                         return
                     else:

@@ -33,6 +33,8 @@ from prefect_optuna.blocks import (
     StorageUnavailableError,
     as_artifact_filesystem,
 )
+from prefect_optuna.blocks.stores.local import LocalStore
+from prefect_optuna.blocks.stores.retrying import RetryingStore
 
 
 def port_of(url: str) -> int:
@@ -106,13 +108,35 @@ def test_a_creation_whose_reply_is_lost_is_recognized(
 
 def test_a_removal_whose_reply_is_lost_is_done(s3: ArtifactFileSystem, s3_server: str) -> None:
     s3.write_path("a", b"")
-    with FaultyNetwork(port_of(s3_server)) as network:
-        far = through(network, s3)
-        assert far.exists("a")
-        network.cut_replies = 1
-        far.rm("a")
+    with FaultyNetwork(port_of(s3_server), cut_replies=1, of=b"DELETE") as network:
+        through(network, s3).rm("a")
         assert network.cut_replies == 0
     assert not s3.exists("a")
+
+
+class LosesTheFirstReply(LocalStore):
+    """A disk behind a network that fails once, after the work is done: S3's client hides this."""
+
+    lost = False
+
+    def rm(self, path: str, recursive: bool) -> None:
+        super().rm(path, recursive)
+        if not self.lost:
+            self.lost = True
+            raise ConnectionResetError
+
+
+def test_a_repeated_removal_that_finds_nothing_is_done_and_a_first_one_is_an_error(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").touch()
+    connected = LosesTheFirstReply(str(tmp_path))
+    store = RetryingStore("sftp://host/x", lambda: connected)
+    store.rm("a", False)
+    assert connected.lost
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(FileNotFoundError):
+        store.rm("a", False)
 
 
 def test_a_server_that_is_gone_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,13 +74,13 @@ def trial_of(study_name: str, where: dict[str, Any]) -> FrozenTrial:
 def test_trials_see_the_scope_wherever_they_run(
     task_runner: Any, n_jobs: int, problem: str, where: dict[str, Any]
 ) -> None:
-    with param_scope(**{"simulate.dt": "0.5", "offset": 10, "seed": 3, "limit": 0.25}):
+    with param_scope(**{"simulate.dt": "0.5", "offset": 10, "seed": 3}):
         optimize(
             problem,
             study_name="scoped",
             n_trials=2,
             seed=1,
-            scope={"seed": 7, "model": {"solver": {"order": 2}}},
+            scope={"seed": 7, "limit": 0.25, "model": {"solver": {"order": 2}}},
             task_runner=task_runner,
             n_jobs=n_jobs,
             **where,
