@@ -7,30 +7,49 @@ Every message says what was expected, what was found, and what to do next.
 
 __all__ = [
     "ArchiveError",
+    "ArchiveSignatureError",
     "ArtifactError",
     "ArtifactExistsError",
     "ArtifactLoadError",
     "ArtifactLogError",
     "ArtifactNotFoundError",
     "ArtifactPathError",
+    "AxisError",
     "CaptureError",
     "CorruptArtifactError",
+    "DamagedStorageError",
+    "DeploymentExistsError",
     "EnvironmentMismatchError",
+    "HostilePickleError",
+    "IncompleteArchiveError",
     "InvalidLocationError",
+    "InvalidNameError",
     "InvalidProblemError",
     "InvalidSettingError",
     "InvalidVersionError",
+    "LegacyDataError",
+    "MissingReferenceError",
     "PrefectOptunaError",
     "ReadOnlyError",
     "ResultEncodingError",
+    "SeriesError",
+    "ServerUnavailableError",
+    "StorageFormatError",
+    "StorageFullError",
     "StorageNotFoundError",
     "StoragePermissionError",
+    "StorageReadOnlyError",
     "StorageUnavailableError",
     "StudyMismatchError",
     "StudyNotFoundError",
     "UnknownHandlerError",
+    "UnknownNameError",
+    "UnsavedBlockError",
     "UntrustedArchiveError",
     "VersionNotFoundError",
+    "WorkPoolNotFoundError",
+    "WorkerFailedError",
+    "WorkersLostError",
 ]
 
 
@@ -132,3 +151,90 @@ class ResultEncodingError(ArchiveError, TypeError):
 
 class UntrustedArchiveError(ArchiveError, PermissionError):
     """Archived code was asked to run, and nobody has said that it is trusted."""
+
+
+class ArchiveSignatureError(UntrustedArchiveError):
+    """An archive is not signed with the key that is configured, or was changed after that."""
+
+
+class IncompleteArchiveError(ArchiveError):
+    """An archive lacks something that its study could not be run again without."""
+
+
+class AxisError(ArchiveError):
+    """The values of an axis are no coordinates, or the axis has others already."""
+
+
+class SeriesError(ArchiveError):
+    """A time series does not fit its axes, its columns, or the same series of other trials."""
+
+
+class InvalidNameError(PrefectOptunaError, ValueError):
+    """A name cannot be used: it is no identifier, or it is kept for the archive itself."""
+
+
+class UnknownNameError(PrefectOptunaError, KeyError):
+    """Nothing has been archived under that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # KeyError would show its repr
+
+
+class LegacyDataError(PrefectOptunaError, ValueError):
+    """What Optuna's former `RedisStorage` has left behind is incomplete or damaged."""
+
+
+class HostilePickleError(LegacyDataError, PermissionError):
+    """A stored pickle asks for code that has no place in a study; it was not run."""
+
+
+class StorageReadOnlyError(StoragePermissionError):
+    """The server of a study storage takes no writes: it is a replica, or its disk has failed."""
+
+
+class StorageFullError(StorageUnavailableError):
+    """The server of a study storage has no memory left for what was to be written."""
+
+
+class UnsupportedServerError(StorageUnavailableError):
+    """The server of a study storage cannot do what the storage needs."""
+
+
+class StorageFormatError(PrefectOptunaError, ValueError):
+    """What is in a storage is something else, or was written by a newer version."""
+
+
+class DamagedStorageError(PrefectOptunaError, ValueError):
+    """A part of a study storage is missing, or holds what this package has not written."""
+
+
+class AttributeEncodingError(PrefectOptunaError, TypeError):
+    """An attribute or a parameter's choice cannot be kept: it is nothing that JSON has."""
+
+
+class ServerUnavailableError(PrefectOptunaError, ConnectionError):
+    """No Prefect server is configured, or it does not answer."""
+
+
+class WorkPoolNotFoundError(PrefectOptunaError, LookupError):
+    """The Prefect server has no such work pool, or nobody has said which one is meant."""
+
+
+class DeploymentExistsError(PrefectOptunaError, FileExistsError):
+    """A deployment of that name exists, and is another one than the one asked for."""
+
+
+class UnsavedBlockError(InvalidLocationError):
+    """A deployment would have to hold a place with its secrets, because no saved block does."""
+
+
+class WorkerFailedError(PrefectOptunaError, RuntimeError):
+    """A worker of a distributed study has failed in a way that would befall every other one."""
+
+
+class WorkersLostError(PrefectOptunaError, RuntimeError):
+    """A distributed study has no workers any more, and starting others does not help."""
+
+
+class MissingReferenceError(PrefectOptunaError, LookupError):
+    """The Prefect server has no deployment or block of the name that an automation shall use."""

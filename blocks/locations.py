@@ -14,6 +14,7 @@ from prefect_optuna.blocks.errors import InvalidLocationError, StorageUnavailabl
 from prefect_optuna.blocks.grpc_study_storage import GrpcStudyStorage
 from prefect_optuna.blocks.in_memory_study_storage import InMemoryStudyStorage
 from prefect_optuna.blocks.journal_study_storage import JournalStudyStorage
+from prefect_optuna.blocks.redis_study_storage import RedisStudyStorage
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.sql_study_storage import SQLStudyStorage
 from prefect_optuna.blocks.study_storage import StudyStorage
@@ -26,7 +27,13 @@ _DEFAULT_JOURNAL = Path(".prefect-optuna", "studies.journal")
 
 _STORAGES: dict[str, type[StudyStorage]] = {
     block.get_block_type_slug(): block
-    for block in (SQLStudyStorage, JournalStudyStorage, InMemoryStudyStorage, GrpcStudyStorage)
+    for block in (
+        SQLStudyStorage,
+        JournalStudyStorage,
+        InMemoryStudyStorage,
+        GrpcStudyStorage,
+        RedisStudyStorage,
+    )
 }
 _FILESYSTEMS: dict[str, type[ArtifactFileSystem]] = {
     ArtifactFileSystem.get_block_type_slug(): ArtifactFileSystem
@@ -35,6 +42,7 @@ _FILESYSTEMS: dict[str, type[ArtifactFileSystem]] = {
 _FORMS = """Expected one of:
   sqlite:///study.db                     (sqlite:////absolute/study.db)
   postgresql://user:password@host/name   (or mysql://)
+  redis://user:password@host:6379/0      (or rediss://, redis+sentinel://, redis+cluster://)
   journal:///studies.journal             (journal:////absolute/studies.journal)
   memory://name                          (or memory://)
   grpc://host:port
@@ -99,11 +107,8 @@ def _from_url(scheme: str, rest: str, url: str) -> StudyStorage:
         return InMemoryStudyStorage(name=rest) if rest else InMemoryStudyStorage()
     if scheme == "grpc":
         return _grpc(url)
-    if scheme in ("redis", "rediss", "redis+socket", "unix"):
-        raise InvalidLocationError(
-            "The Redis storage is not part of this version yet. Use a journal file on one "
-            "machine, or PostgreSQL for many."
-        )
+    if dialect in ("redis", "rediss", "unix"):
+        return RedisStudyStorage(url=SecretStr(url))
     # Only the scheme is quoted, as the rest may hold a password.
     raise InvalidLocationError(f"A {scheme}:// URL of this form is no study storage. {_FORMS}")
 

@@ -21,6 +21,16 @@ class OptunaSettings(PrefectBaseSettings):
         storage: where studies are kept: whatever `as_study_storage` accepts. Secret, because it
             may be a URL with a password. Without it, a journal file below the current directory.
         artifacts: where artifacts are kept: whatever `as_artifact_filesystem` accepts.
+        archive_key: signs the archives that are written here. With a key, archives that are not
+            signed with it do not run. Several keys, with commas between them, all verify, and the
+            first one signs.
+        archive_key_block: the name of the Prefect `Secret` block that holds the key, in place of
+            the key itself.
+        archive_sources: whether an archive also keeps the script that was started, and the
+            changes to tracked files that git has not committed. Both may hold more than the
+            problem does.
+        dashboard_url: where people open optuna-dashboard on these studies: `http://lab:8080`.
+            Reports then link to it.
 
     Example:
         >>> from prefect_optuna.blocks import OptunaSettings
@@ -37,4 +47,17 @@ class OptunaSettings(PrefectBaseSettings):
     artifacts: str = Field(
         default=".prefect-optuna/artifacts",
         description="Where artifacts are kept, as a path, a URL or a saved block's 'slug/name'.",
+    )
+    archive_key: SecretStr | None = Field(
+        default=None, description="Signs the archives that are written, and verifies those read."
+    )
+    archive_key_block: str | None = Field(
+        default=None, description="The Secret block that holds the key, by its name."
+    )
+    archive_sources: bool = Field(
+        default=True,
+        description="Whether archives keep the script and the changes that git has not committed.",
+    )
+    dashboard_url: str | None = Field(
+        default=None, description="Where optuna-dashboard is; the reports of studies link to it."
     )

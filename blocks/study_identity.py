@@ -15,12 +15,14 @@ from optuna.storages import BaseStorage
 
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 
-__all__ = ["OWNERS", "claim_folder", "storage_identity", "study_uuid", "uuid_of"]
+__all__ = ["OWNERS", "UUID_ATTRIBUTE", "claim_folder", "storage_identity", "study_uuid", "uuid_of"]
 
 OWNERS = "owners"
 """The directory in a study's folder that says which study of which storage it belongs to."""
 
-_UUID = "prefect_optuna:uuid"  # a system attribute of the study
+UUID_ATTRIBUTE = "prefect_optuna:uuid"
+"""The system attribute of a study that holds its UUID; copies of a study have the same."""
+
 _ARCHIVE = "backupContext"  # the user attribute that is the manifest of the study's archive
 _HERE = ("localhost", "127.0.0.1", "::1", "")
 
@@ -40,9 +42,9 @@ def study_uuid(study: Study) -> str:
     storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
     study_id = storage.get_study_id_from_name(study.study_name)
     if (found := uuid_of(storage, study_id)) is None:
-        storage.set_study_system_attr(study_id, _UUID, str(uuid4()))
+        storage.set_study_system_attr(study_id, UUID_ATTRIBUTE, str(uuid4()))
         # Another process may have done so at the same time, and the last one holds.
-        found = str(storage.get_study_system_attrs(study_id)[_UUID])
+        found = str(storage.get_study_system_attrs(study_id)[UUID_ATTRIBUTE])
     return found
 
 
@@ -51,7 +53,7 @@ def uuid_of(storage: BaseStorage, study_id: int) -> str | None:
     manifest = storage.get_study_user_attrs(study_id).get(_ARCHIVE)
     if isinstance(manifest, Mapping) and isinstance(manifest.get("uuid"), str):
         return manifest["uuid"]
-    return storage.get_study_system_attrs(study_id).get(_UUID)
+    return storage.get_study_system_attrs(study_id).get(UUID_ATTRIBUTE)
 
 
 def claim_folder(study: Study, artifacts: ArtifactFileSystem) -> str:

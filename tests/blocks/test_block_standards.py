@@ -21,6 +21,7 @@ from prefect_optuna.blocks import (
     GrpcStudyStorage,
     InMemoryStudyStorage,
     JournalStudyStorage,
+    RedisStudyStorage,
     SQLStudyStorage,
     as_artifact_filesystem,
     as_study_storage,
@@ -31,6 +32,7 @@ BLOCKS = [
     GrpcStudyStorage,
     InMemoryStudyStorage,
     JournalStudyStorage,
+    RedisStudyStorage,
     SQLStudyStorage,
 ]
 SLUGS = {
@@ -38,6 +40,7 @@ SLUGS = {
     "grpc-study-storage",
     "in-memory-study-storage",
     "journal-study-storage",
+    "redis-study-storage",
     "sql-study-storage",
 }
 
@@ -93,7 +96,7 @@ class TestThroughAServer:
         command = ["-m", "prefect", "block", "register", "-m", "prefect_optuna.blocks"]
         result = subprocess.run([sys.executable, *command], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
-        assert "Successfully registered 5 blocks" in result.stdout
+        assert "Successfully registered 6 blocks" in result.stdout
 
     @pytest.mark.parametrize(
         "block",
@@ -106,6 +109,14 @@ class TestThroughAServer:
             JournalStudyStorage(path="studies.journal", lock="open"),
             InMemoryStudyStorage(name="shared"),
             GrpcStudyStorage(host="proxy.example.org", port=1234, timeout=2.5),
+            RedisStudyStorage(
+                url="rediss://redis.example.org/2",
+                username="lab",
+                password="hunter2",
+                write_mode="fast",
+                heartbeat_interval=60,
+                tls_ca_file="ca.pem",
+            ),
         ],
         ids=lambda block: type(block).__name__,
     )
@@ -122,16 +133,31 @@ class TestThroughAServer:
         loaded = as_artifact_filesystem("artifact-file-system/round-trip")
         assert loaded.model_dump() == block.model_dump()
 
-    def test_the_server_masks_what_is_secret(self) -> None:
-        block = SQLStudyStorage(
-            url="postgresql://me:hunter2@host/db", engine_options={"connect_args": {"p": "s3cr3t"}}
-        )
+    @pytest.mark.parametrize(
+        "block",
+        [
+            SQLStudyStorage(
+                url="postgresql://me:hunter2@host/db",
+                engine_options={"connect_args": {"p": "s3cr3t"}},
+            ),
+            RedisStudyStorage(url="redis://me:hunter2@host"),
+            RedisStudyStorage(
+                url="rediss+sentinel://host/lab",
+                username="me",
+                password="hunter2",
+                tls_key_password="s3cr3t",
+                sentinel_password="s3cr3t",
+            ),
+        ],
+        ids=["SQL", "a Redis URL", "Redis"],
+    )
+    def test_the_server_masks_what_is_secret(self, block: Block) -> None:
         block.save("masked", overwrite=True)
         from prefect.client.orchestration import get_client
 
         with get_client(sync_client=True) as client:
             document = client.read_block_document_by_name(
-                "masked", "sql-study-storage", include_secrets=False
+                "masked", block.get_block_type_slug(), include_secrets=False
             )
         assert "hunter2" not in str(document.data)
         assert "s3cr3t" not in str(document.data)
@@ -193,6 +219,9 @@ class TestThroughAServer:
         JournalStudyStorage(path="studies.journal"),
         InMemoryStudyStorage(name="shared"),
         GrpcStudyStorage(port=1234),
+        RedisStudyStorage(
+            url=SecretStr("redis+sentinel://host/lab"), sentinel_password=SecretStr("hunter2")
+        ),
         ArtifactFileSystem(url="memory://x", options={"some": "thing"}),
     ],
     ids=lambda block: type(block).__name__,

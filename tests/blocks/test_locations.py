@@ -18,6 +18,7 @@ from prefect_optuna.blocks import (
     JournalStudyStorage,
     OptunaSettings,
     PrefectOptunaError,
+    RedisStudyStorage,
     SQLStudyStorage,
     StudyStorage,
     as_artifact_filesystem,
@@ -54,6 +55,11 @@ def test_a_block_is_returned_as_it_is() -> None:
         ("memory://name", InMemoryStudyStorage, "memory://name"),
         ("grpc://host:13000", GrpcStudyStorage, "grpc://host:13000"),
         ("grpc://[::1]:13000", GrpcStudyStorage, "grpc://[::1]:13000"),
+        ("redis://host", RedisStudyStorage, "redis://host"),
+        (f"rediss://me:{SECRET}@host:1/2?timeout=3", RedisStudyStorage, "rediss://host:1/2"),
+        ("unix:///run/redis.sock", RedisStudyStorage, "unix:///run/redis.sock"),
+        ("redis+sentinel://a:1,b/lab/0", RedisStudyStorage, "redis+sentinel://a:1,b/lab/0"),
+        ("redis+cluster://host:7000", RedisStudyStorage, "redis+cluster://host:7000"),
         (None, JournalStudyStorage, "journal:///{cwd}/.prefect-optuna/studies.journal"),
     ],
 )
@@ -66,7 +72,8 @@ def test_every_form_of_a_storage(
 
 
 def test_a_location_without_password_names_the_same_storage_again() -> None:
-    for value in ("sqlite:///s.db", "journal:///s.log", "memory://name", "grpc://[::1]:1", None):
+    urls = "sqlite:///s.db journal:///s.log memory://name grpc://[::1]:1 redis://h:1/2"
+    for value in (*urls.split(), None):
         storage = as_study_storage(value)
         assert as_study_storage(storage.location) == storage
 
@@ -91,7 +98,8 @@ def test_a_location_without_password_names_the_same_storage_again() -> None:
 def test_what_names_no_storage_is_an_error_that_lists_the_forms(value: str) -> None:
     with pytest.raises(InvalidLocationError) as caught:
         as_study_storage(value)
-    for form in ("sqlite:///", "postgresql://", "journal:///", "memory://", "grpc://", "slug/name"):
+    forms = "sqlite:/// postgresql:// redis:// journal:/// memory:// grpc:// slug/name"
+    for form in forms.split():
         assert form in str(caught.value)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
@@ -102,14 +110,15 @@ def test_a_grpc_url_needs_a_host_and_a_port(value: str) -> None:
         as_study_storage(value)
 
 
-@pytest.mark.parametrize("value", [f"redis://u:{SECRET}@host", f"rediss://u:{SECRET}@host/1"])
-def test_redis_is_said_to_come_later(value: str) -> None:
-    with pytest.raises(InvalidLocationError, match="not part of this version yet") as caught:
-        as_study_storage(value)
-    assert SECRET not in str(caught.value)
-
-
-@pytest.mark.parametrize("value", [f"postgresql://me:{SECRET}@host:x/db", "sqlite://"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"postgresql://me:{SECRET}@host:x/db",
+        "sqlite://",
+        f"redis+socket://me:{SECRET}@host",
+        f"redis://me:{SECRET}@host:x/0",
+    ],
+)
 def test_a_bad_url_is_one_error_of_ours(value: str) -> None:
     with pytest.raises(InvalidLocationError, match="is not valid") as caught:
         as_study_storage(value)

@@ -14,6 +14,7 @@ SLUGS = {
     "grpc-study-storage",
     "in-memory-study-storage",
     "journal-study-storage",
+    "redis-study-storage",
     "sql-study-storage",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -47,9 +48,10 @@ def handlers_as_they_were() -> Generator[None]:
 @pytest.mark.usefixtures("prefect_server", "handlers_as_they_were")
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_the_examples_in_the_docstrings_of_a_module_run(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", redis_server)
     parts = path.relative_to(ROOT).with_suffix("").parts
     module = importlib.import_module(".".join(["prefect_optuna", *parts]).removesuffix(".__init__"))
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -63,7 +65,7 @@ def test_the_examples_in_the_docstrings_of_a_module_run(
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("path", READMES, ids=name_of)
 def test_the_python_of_a_readme_is_a_program_that_prints_what_the_readme_says(
-    path: Path, tmp_path: Path
+    path: Path, tmp_path: Path, redis_server: str
 ) -> None:
     text = path.read_text()
     program, expected = "", ""
@@ -74,7 +76,11 @@ def test_the_python_of_a_readme_is_a_program_that_prints_what_the_readme_says(
         expected += ".*" + re.escape(block["output"] or "").replace(r"\.\.\.", ".*")
     (tmp_path / "readme.py").write_text(program)
     result = subprocess.run(
-        [sys.executable, "readme.py"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "readme.py"],
+        cwd=tmp_path,
+        env={**os.environ, "REDIS_URL": redis_server},
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(expected + ".*", result.stdout, re.S), result.stdout

@@ -1,0 +1,482 @@
+"""Values, distributions, times and trials as JSON text, and back.
+
+JSON by the standard library, which keeps NaN, infinity and every digit of a float.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from prefect_optuna.blocks.errors import AttributeEncodingError
+
+__all__ = [
+    "LETTERS",
+    "STATES",
+    "Parts",
+    "StoredDistribution",
+    "attribute_field",
+    "decode_time",
+    "encode",
+    "encode_fields",
+    "encode_number",
+    "encode_time",
+    "encode_values",
+    "parameter_field",
+    "plain",
+    "stored_distribution",
+]
+
+LETTERS: dict[TrialState, str] = {state: state.name[0] for state in TrialState}
+"""The letter that stands for a state."""
+
+STATES: dict[str, TrialState] = {letter: state for state, letter in LETTERS.items()}
+"""The state that a letter stands for."""
+
+_SIMPLE = frozenset({str, int, float, bool, type(None)})
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 (Optuna's times are on the writer's wall clock)
+_MICROSECOND = timedelta(microseconds=1)
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def encode(value: object, name: str = "") -> str:
+    """Turn an attribute's value into JSON.
+
+    Args:
+        value: what Python's json module can write; NaN and infinity included.
+        name: of the attribute, for the error.
+
+    Returns:
+        The text, on one line, in ASCII.
+
+    Raises:
+        AttributeEncodingError: the value is nothing that JSON has.
+
+    Example:
+        >>> from prefect_optuna.blocks.redis_storage.encoding import encode
+        >>> encode({"lr": (0.1, float("inf"))})
+        '{"lr":[0.1,Infinity]}'
+    """
+    try:
+        return _to_json(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AttributeEncodingError(
+            f"Expected a value of {name!r} that is JSON: numbers, text, None, lists, and mappings "
+            f"with text as keys. Found a {type(value).__qualname__}: {error}. Convert it first."
+        ) from error
+
+
+def plain(value: Any, text: str) -> Any:
+    """What a reader will get for a value, which has become this text.
+
+    Args:
+        value: as it was given.
+        text: as `encode` returned it.
+
+    Returns:
+        The value itself, if nobody can change it, or else a copy without tuples and the like.
+
+    Example:
+        >>> from prefect_optuna.blocks.redis_storage.encoding import encode, plain
+        >>> plain((1, 2), encode((1, 2)))
+        [1, 2]
+    """
+    return value if type(value) in _SIMPLE else json.loads(text)
+
+
+def encode_number(value: float) -> str:
+    """Turn a number, also one of NumPy, into JSON.
+
+    Args:
+        value: anything that `float` takes.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> from prefect_optuna.blocks.redis_storage.encoding import encode_number
+        >>> encode_number(0.1), encode_number(float("nan"))
+        ('0.1', 'NaN')
+    """
+    number = float(value)
+    return repr(number) if math.isfinite(number) else _to_json(number)
+
+
+def encode_values(values: Iterable[float] | None) -> str:
+    """Turn the values of a trial's objectives into JSON.
+
+    Args:
+        values: one for each objective, or None.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> from prefect_optuna.blocks.redis_storage.encoding import encode_values
+        >>> encode_values([1, 0.5]), encode_values(None)
+        ('[1.0,0.5]', 'null')
+    """
+    return "null" if values is None else f"[{','.join(map(encode_number, values))}]"
+
+
+def encode_time(moment: datetime | None) -> str:
+    """Turn a time into JSON.
+
+    Args:
+        moment: with or without a time zone, or None.
+
+    Returns:
+        Microseconds since 1970 on the wall clock, or ISO 8601 if there is a time zone.
+
+    Example:
+        >>> from datetime import datetime
+        >>> from prefect_optuna.blocks.redis_storage.encoding import decode_time, encode_time
+        >>> encode_time(datetime(2026, 1, 2, 3, 4, 5))
+        '1767323045000000'
+    """
+    if moment is None:
+        return "null"
+    if moment.tzinfo is not None:
+        return _to_json(moment.isoformat())
+    return str((moment - _EPOCH) // _MICROSECOND)
+
+
+def decode_time(stored: int | str | None) -> datetime | None:
+    """Give back a time.
+
+    Args:
+        stored: what was in the JSON.
+
+    Returns:
+        The time.
+
+    Example:
+        >>> from prefect_optuna.blocks.redis_storage.encoding import decode_time
+        >>> decode_time(1767323045000000)
+        datetime.datetime(2026, 1, 2, 3, 4, 5)
+    """
+    if stored is None:
+        return None
+    if isinstance(stored, str):
+        return datetime.fromisoformat(stored)
+    return _EPOCH + timedelta(microseconds=stored)
+
+
+@lru_cache(4096)
+def parameter_field(name: str) -> str:
+    """The field in which a parameter is kept.
+
+    Args:
+        name: of the parameter.
+
+    Returns:
+        The field, which is JSON.
+
+    Example:
+        >>> from prefect_optuna.blocks.redis_storage.encoding import parameter_field
+        >>> parameter_field("lr")
+        '"plr"'
+    """
+    return _to_json("p" + name)
+
+
+@lru_cache(4096)
+def attribute_field(which: str, name: str) -> str:
+    """The field in which an attribute of a trial is kept.
+
+    Args:
+        which: `"u"` for the user's, `"s"` for Optuna's.
+        name: of the attribute.
+
+    Returns:
+        The field, which is JSON.
+
+    Example:
+        >>> from prefect_optuna.blocks.redis_storage.encoding import attribute_field
+        >>> attribute_field("u", "note")
+        '"unote"'
+    """
+    return _to_json(which + name)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDistribution:
+    """A distribution as the server keeps it, once for all trials.
+
+    Args:
+        key: its short id, made of its content.
+        text: Optuna's JSON of it.
+        kind: equal for two distributions that may follow each other for one parameter.
+    """
+
+    key: str
+    text: str
+    kind: str
+
+
+def _digest(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:6]).decode()
+
+
+@lru_cache(4096)
+def _stored(distribution: BaseDistribution, _identity: object) -> StoredDistribution:
+    text = distribution_to_json(distribution)
+    if isinstance(distribution, CategoricalDistribution):
+        kind = "C" + _digest(encode(distribution.choices))
+    else:
+        kind = type(distribution).__name__[0] + str(int(getattr(distribution, "log", False)))
+    return StoredDistribution(_digest(text), text, kind)
+
+
+def _identity(distribution: BaseDistribution) -> object:
+    # `1 == True`, and so are the distributions over them; what is stored must not be.
+    if isinstance(distribution, CategoricalDistribution):
+        return repr(distribution.choices)
+    return None
+
+
+_by_bounds: dict[tuple[object, ...], StoredDistribution] = {}
+
+
+def stored_distribution(distribution: BaseDistribution) -> StoredDistribution:
+    """What the server keeps of a distribution; equal ones are worked out once.
+
+    Args:
+        distribution: any of Optuna's.
+
+    Returns:
+        Its stored form.
+
+    Raises:
+        AttributeEncodingError: it has choices that are nothing JSON has.
+
+    Example:
+        >>> from optuna.distributions import FloatDistribution
+        >>> from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
+        >>> stored_distribution(FloatDistribution(1e-5, 1.0, log=True)).kind
+        'F1'
+    """
+    kind = type(distribution)
+    if kind is FloatDistribution or kind is IntDistribution:
+        bounds: Any = distribution
+        key = (kind, bounds.low, bounds.high, bounds.step, bounds.log)
+        found = _by_bounds.get(key)
+        if found is None:
+            if len(_by_bounds) >= 4096:
+                _by_bounds.clear()
+            found = _by_bounds[key] = _stored(distribution, None)
+        return found
+    try:
+        return _stored(distribution, _identity(distribution))
+    except TypeError as error:
+        raise AttributeEncodingError(
+            f"Expected choices that are JSON: numbers, text, True, False and None. Found "
+            f"{distribution}: {error}. Choose among names, and look up what they stand for."
+        ) from error
+
+
+class Parts:
+    """The parts of a trial, gathered field by field.
+
+    Args:
+        distribution: finds a distribution by its short id.
+
+    Example:
+        >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
+        >>> parts = Parts({}.__getitem__)
+        >>> parts.set("unote", "good")
+        >>> parts.user
+        {'note': 'good'}
+    """
+
+    __slots__ = (
+        "distributions",
+        "find",
+        "intermediate",
+        "params",
+        "system",
+        "user",
+        "values",
+    )
+
+    def __init__(self, distribution: Callable[[str], BaseDistribution]) -> None:
+        self.find: Callable[[str], BaseDistribution] = distribution
+        self.params: dict[str, Any] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+        self.user: dict[str, Any] = {}
+        self.system: dict[str, Any] = {}
+        self.intermediate: dict[int, float] = {}
+        self.values: list[float] | None = None
+
+    def set(self, field: str, value: Any) -> None:
+        """Set one field.
+
+        Args:
+            field: its name, decoded.
+            value: its value, decoded.
+
+        Example:
+            >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
+            >>> parts = Parts({}.__getitem__)
+            >>> parts.set("i3", 0.5)
+            >>> parts.intermediate
+            {3: 0.5}
+        """
+        kind, name = field[0], field[1:]
+        if kind == "p":
+            distribution = self.find(value[0])
+            self.distributions[name] = distribution
+            self.params[name] = distribution.to_external_repr(value[1])
+        elif kind == "u":
+            self.user[name] = value
+        elif kind == "s":
+            self.system[name] = value
+        elif kind == "i":
+            self.intermediate[int(name)] = value
+        elif kind == "v":
+            self.values = value
+        else:
+            raise ValueError(f"unknown field {field!r}")
+
+    def update(self, fields: dict[str, Any]) -> None:
+        """Set many fields.
+
+        Args:
+            fields: values by name, decoded.
+
+        Example:
+            >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
+            >>> parts = Parts({}.__getitem__)
+            >>> parts.update({"ua": 1, "ub": 2})
+            >>> parts.user
+            {'a': 1, 'b': 2}
+        """
+        params, distributions, find = self.params, self.distributions, self.find
+        for field, value in fields.items():
+            if field[0] == "p":  # most are, and there may be many thousands
+                name = field[1:]
+                distribution = distributions[name] = find(value[0])
+                params[name] = distribution.to_external_repr(value[1])
+            else:
+                self.set(field, value)
+
+    def frozen(
+        self,
+        number: int,
+        trial_id: int,
+        state: TrialState,
+        started: datetime | None,
+        completed: datetime | None,
+    ) -> FrozenTrial:
+        """A trial of Optuna's, which takes these parts over.
+
+        Args:
+            number: of the trial.
+            trial_id: its id.
+            state: its state.
+            started: when it was started.
+            completed: when it was finished.
+
+        Returns:
+            The trial.
+
+        Example:
+            >>> from optuna.trial import TrialState
+            >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
+            >>> parts = Parts({}.__getitem__)
+            >>> parts.frozen(0, 2, TrialState.WAITING, None, None).state.name
+            'WAITING'
+        """
+        return FrozenTrial(
+            number,
+            state,
+            None,
+            started,
+            completed,
+            self.params,
+            self.distributions,
+            self.user,
+            self.system,
+            self.intermediate,
+            trial_id,
+            values=self.values,
+        )
+
+    def copy(self) -> Parts:
+        """Parts that can be changed on their own.
+
+        Returns:
+            The copy.
+
+        Example:
+            >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
+            >>> Parts({}.__getitem__).copy().user
+            {}
+        """
+        other = Parts(self.find)
+        other.params = self.params.copy()
+        other.distributions = self.distributions.copy()
+        other.user = self.user.copy()
+        other.system = self.system.copy()
+        other.intermediate = self.intermediate.copy()
+        other.values = self.values
+        return other
+
+
+def encode_fields(trial: FrozenTrial) -> tuple[str, list[StoredDistribution]]:
+    """Turn what was set on a trial into the fields of its head or record.
+
+    Args:
+        trial: any trial.
+
+    Returns:
+        A JSON object, and the distributions that it names.
+
+    Raises:
+        AttributeEncodingError: an attribute is nothing that JSON has.
+
+    Example:
+        >>> from optuna.trial import create_trial
+        >>> from prefect_optuna.blocks.redis_storage.encoding import encode_fields
+        >>> encode_fields(create_trial(value=1.0, user_attrs={"note": "good"}))[0]
+        '{"unote":"good"}'
+    """
+    fields: list[str] = []
+    distributions: list[StoredDistribution] = []
+    for name, value in trial.params.items():
+        distribution = trial.distributions[name]
+        stored = stored_distribution(distribution)
+        distributions.append(stored)
+        internal = encode_number(distribution.to_internal_repr(value))
+        fields.append(f'{parameter_field(name)}:["{stored.key}",{internal}]')
+    for which, attributes in (("u", trial.user_attrs), ("s", trial.system_attrs)):
+        fields += [
+            f"{attribute_field(which, name)}:{encode(value, name)}"
+            for name, value in attributes.items()
+        ]
+    fields += [
+        f'"i{step}":{encode_number(value)}' for step, value in trial.intermediate_values.items()
+    ]
+    if trial.values is not None and not trial.state.is_finished():
+        fields.append(f'"v":{encode_values(trial.values)}')
+    return f"{{{','.join(fields)}}}", distributions
+
+
+decode_distribution: Callable[[str], BaseDistribution] = lru_cache(4096)(json_to_distribution)

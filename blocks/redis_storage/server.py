@@ -1,0 +1,271 @@
+"""The way to a server: one server, a Sentinel's primary, or a cluster; and trying again.
+
+redis-py's own retries are off. They would send a script twice without saying so, and what is
+sent again has to be marked.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+import hiredis
+import redis
+import redis.exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from prefect_optuna.blocks.errors import InvalidLocationError
+from prefect_optuna.blocks.redis_storage.failures import is_passing, translated
+from prefect_optuna.blocks.redis_storage.scripts import Script
+from prefect_optuna.blocks.redis_storage.urls import location_of, split_url
+
+__all__ = ["Server"]
+
+_T = TypeVar("_T")
+_Client = Any  # redis.Redis or RedisCluster, whose types do not know each other
+
+_FIRST_DELAY, _LAST_DELAY = 0.005, 0.5
+
+
+class Server:
+    """Sends commands and scripts, and tries again when the way to the server fails.
+
+    Args:
+        target: a URL, or a client of redis-py, whose settings are taken over.
+        namespace: for the errors.
+        timeout: seconds to wait for a connection and for each reply.
+        retry_limit: seconds for which a call is tried again.
+        options: more settings for redis-py's connections.
+        sentinel_options: the same for the connections to Sentinels.
+
+    Raises:
+        InvalidLocationError: the URL is none that this storage knows.
+    """
+
+    def __init__(
+        self,
+        target: str | _Client,
+        *,
+        namespace: str,
+        timeout: float,
+        retry_limit: float,
+        options: dict[str, Any],
+        sentinel_options: dict[str, Any],
+    ) -> None:
+        self.location: str = location_of(target)
+        self.where: str = f"{self.location}, namespace {namespace!r},"
+        self.retry_limit: float = retry_limit
+        self._idle: list[Any] = []
+        settings: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "health_check_interval": 0,
+            **options,
+            "retry": Retry(NoBackoff(), 0),
+            "decode_responses": False,
+        }
+        self.client: _Client = (
+            _from_url(target, settings, sentinel_options)
+            if isinstance(target, str)
+            else _like(target, settings)
+        )
+        self._is_cluster = isinstance(self.client, RedisCluster)
+
+    def run(
+        self, script: Script, keys: Sequence[str], arguments: list[Any], *, again: int | None = None
+    ) -> Any:
+        """Run a script.
+
+        Args:
+            script: to run.
+            keys: all that it touches.
+            arguments: for it.
+            again: the index of the argument that is set to 1 when it is sent once more.
+
+        Returns:
+            What the script returns.
+
+        Raises:
+            StorageUnavailableError: the server cannot be reached, or refuses.
+        """
+
+        def once(attempt: int) -> Any:
+            if attempt and again is not None:
+                arguments[again] = "1"
+            try:
+                return self._send([("EVALSHA", script.digest, len(keys), *keys, *arguments)])[0]
+            except redis_errors.NoScriptError:
+                return self._send([("EVAL", script.source, len(keys), *keys, *arguments)])[0]
+
+        return self._insist(once)
+
+    def read(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands that may be sent twice, all at once.
+
+        Args:
+            commands: each with its arguments; in a cluster, of one slot.
+
+        Returns:
+            Their replies.
+
+        Raises:
+            StorageUnavailableError: the server cannot be reached, or refuses.
+        """
+        return self._insist(lambda _: self._send(commands)) if commands else []
+
+    def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if self._is_cluster:
+            if len(commands) == 1:
+                return [self.client.execute_command(*commands[0])]
+            with self.client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return pipeline.execute()
+        # A client of redis-py takes half as long again as all the rest of a trial. Its
+        # connections are what is needed: they log in, check certificates and ask Sentinels.
+        pool = self.client.connection_pool
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = pool.get_connection()
+        try:
+            packed = [hiredis.pack_command(command) for command in commands]
+            connection.send_packed_command(packed, check_health=False)
+            replies = [_reply(connection) for _ in commands]
+        except BaseException:
+            # Nobody knows which reply would come next.
+            connection.disconnect()
+            pool.release(connection)
+            raise
+        self._idle.append(connection)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def _insist(self, once: Callable[[int], _T]) -> _T:
+        attempt, started, deadline = 0, 0.0, 0.0
+        while True:
+            try:
+                return once(attempt)
+            except (redis.RedisError, OSError) as error:
+                now = time.monotonic()
+                if attempt == 0:
+                    started, deadline = now, now + self.retry_limit
+                delay = min(_FIRST_DELAY * 2**attempt, _LAST_DELAY) * random.uniform(0.5, 1.0)  # noqa: S311
+                if not is_passing(error) or now + delay > deadline:
+                    raise translated(error, self.where, now - started) from error
+                # The others are no better, or the address belongs to another server by now.
+                self.disconnect()
+                time.sleep(delay)
+                attempt += 1
+
+    def disconnect(self) -> None:
+        """Close the connections that are not in use; the next call opens new ones."""
+        while self._idle:
+            connection = self._idle.pop()
+            connection.disconnect()
+            self.client.connection_pool.release(connection)
+        if self._is_cluster:
+            self.client.disconnect_connection_pools()
+        else:
+            self.client.connection_pool.disconnect(inuse_connections=False)
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self.disconnect()
+        self.client.close()
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis_errors.ResponseError as error:
+        return error  # others follow
+
+
+def _from_url(url: str, settings: dict[str, Any], sentinel_options: dict[str, Any]) -> _Client:
+    parts = split_url(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    if not kind:
+        return redis.Redis.from_url(url, **settings)
+    login, _, hosts = parts.netloc.rpartition("@")
+    query = dict(parse_qsl(parts.query))
+    sentinel_login = {
+        name.removeprefix("sentinel_"): query.pop(name)
+        for name in ("sentinel_username", "sentinel_password")
+        if name in query
+    }
+    # redis-py reads the rest of the URL as it would for one server.
+    single = (
+        f"{scheme}://{login}@localhost/?{urlencode(query)}"
+        if login
+        else (f"{scheme}://localhost/?{urlencode(query)}")
+    )
+    pool = redis.ConnectionPool.from_url(single, **settings)
+    settings = {k: v for k, v in pool.connection_kwargs.items() if k not in ("host", "port", "db")}
+    secure = scheme == "rediss"
+    default_port = 26379 if kind == "sentinel" else 6379
+    addresses = [_address(host, default_port) for host in hosts.split(",")]
+    if kind == "cluster":
+        if parts.path not in ("", "/", "/0"):
+            raise InvalidLocationError(
+                f"a Redis Cluster has database 0 only, and found {parts.path[1:]!r}. Leave it out."
+            )
+        return _cluster(addresses, {**settings, "ssl": secure})
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service or not (database or "0").isdigit():
+        raise InvalidLocationError(
+            "expected redis+sentinel://host:26379,host2/service/0, with the name that the "
+            f"Sentinel has for its primary, and found {parts.path!r} as service and database."
+        )
+    timeouts = {k: settings[k] for k in ("socket_timeout", "socket_connect_timeout")}
+    sentinel = Sentinel(
+        addresses,
+        sentinel_kwargs={
+            **timeouts,
+            **sentinel_login,
+            **sentinel_options,
+            "retry": settings["retry"],
+        },
+    )
+    return sentinel.master_for(
+        unquote(service), db=int(database or 0), **({"ssl": True} if secure else {}), **settings
+    )
+
+
+def _address(host: str, default_port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{host}")
+    return parts.hostname or "localhost", parts.port or default_port
+
+
+def _cluster(addresses: list[tuple[str, int]], settings: dict[str, Any]) -> RedisCluster:
+    nodes = [ClusterNode(host, port) for host, port in addresses]
+    return RedisCluster(startup_nodes=nodes, **settings)
+
+
+def _like(client: _Client, settings: dict[str, Any]) -> _Client:
+    """A client with the settings of another, and without its retries."""
+    own = {name: settings[name] for name in ("retry", "decode_responses")}
+    if isinstance(client, RedisCluster):
+        manager: Any = client.nodes_manager
+        nodes = [(node.host, node.port) for node in manager.startup_nodes.values()]
+        return _cluster(nodes, {**manager.connection_kwargs, **own})
+    pool = client.connection_pool
+    timeouts = {
+        name: settings[name]
+        for name in ("socket_timeout", "socket_connect_timeout")
+        if pool.connection_kwargs.get(name) is None
+    }
+    kwargs = {**pool.connection_kwargs, **timeouts, **own}
+    if (service := getattr(pool, "service_name", None)) is not None:
+        kwargs.pop("connection_pool", None)
+        return pool.sentinel_manager.master_for(service, **kwargs)
+    copy = redis.ConnectionPool(connection_class=pool.connection_class, **kwargs)
+    return redis.Redis.from_pool(copy)

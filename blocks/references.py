@@ -1,0 +1,142 @@
+"""What a deployment stores of a place: a saved block's name, or a URL without secrets.
+
+A deployment's parameters are shown to everybody who may open Prefect's UI, and are copied to each
+of its flow runs. So a password stays in the block, which the worker loads by its name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from prefect.blocks.core import Block
+
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    InMemoryStudyStorage,
+    InvalidLocationError,
+    JournalStudyStorage,
+    SQLStudyStorage,
+    StudyStorage,
+    as_artifact_filesystem,
+    as_study_storage,
+)
+from prefect_optuna.blocks.errors import UnsavedBlockError
+from prefect_optuna.blocks.settings import OptunaSettings
+
+__all__ = ["Artifacts", "Storage", "artifacts_reference", "storage_reference"]
+
+Storage: TypeAlias = StudyStorage | str | Path | None
+"""Where studies are kept: a saved block or its `"slug/name"`, a URL without secrets, a path of a
+journal, or `None` for the default of whoever deploys."""
+
+Artifacts: TypeAlias = ArtifactFileSystem | str | Path | None
+"""Where archives are kept: a saved block or its `"slug/name"`, a URL without secrets, a path, or
+`None` for the default of whoever deploys."""
+
+
+def storage_reference(storage: Storage) -> str:
+    """The text by which a worker finds a study storage.
+
+    Relative paths become absolute, as the worker's directory is another one.
+
+    Args:
+        storage: where studies are kept.
+
+    Returns:
+        A saved block's `"slug/name"`, or a URL without secrets.
+
+    Raises:
+        UnsavedBlockError: a block is not saved, or a URL holds a secret.
+        InvalidLocationError: nothing that another process could reach.
+        StorageUnavailableError: no block of that name is saved.
+
+    Example:
+        >>> from prefect_optuna.blocks.references import storage_reference
+        >>> storage_reference("postgresql://db.example.org/studies")
+        'postgresql://db.example.org/studies'
+    """
+    if storage is None and (setting := OptunaSettings().storage):
+        storage = setting.get_secret_value()
+    block = as_study_storage(storage)
+    if isinstance(block, InMemoryStudyStorage):
+        raise InvalidLocationError(
+            "A study in memory is seen by one process only, and a worker is another one. Name a "
+            "storage that both reach: a saved block, a database, or a file on this machine."
+        )
+    if saved := _saved_name(block):
+        return saved
+    if isinstance(storage, StudyStorage):
+        raise _unsaved(block, "storage")
+    if isinstance(block, (JournalStudyStorage, SQLStudyStorage)) and _is_file(block):
+        return block.location
+    return _without_secrets(str(storage), block)
+
+
+def artifacts_reference(artifacts: Artifacts) -> str:
+    """The text by which a worker finds an artifact filesystem.
+
+    Args:
+        artifacts: where archives are kept.
+
+    Returns:
+        A saved block's `"slug/name"`, an absolute path, or a URL without secrets.
+
+    Raises:
+        UnsavedBlockError: a block is not saved, or a URL holds a secret.
+        InvalidLocationError: nothing that another process could reach.
+        StorageUnavailableError: no block of that name is saved.
+
+    Example:
+        >>> from prefect_optuna.blocks.references import artifacts_reference
+        >>> artifacts_reference("s3://lab/studies")
+        's3://lab/studies'
+    """
+    block = as_artifact_filesystem(artifacts)
+    if saved := _saved_name(block):
+        return saved
+    if isinstance(artifacts, ArtifactFileSystem):
+        raise _unsaved(block, "artifacts")
+    if block.url.startswith("memory://"):
+        raise InvalidLocationError(
+            "Artifacts in memory are seen by one process only, and a worker is another one. Name "
+            "a place that both reach: a saved block, s3://bucket/prefix, or a folder."
+        )
+    return _without_secrets(block.url, block)
+
+
+def _saved_name(block: Block) -> str | None:
+    name = block._block_document_name  # pyright: ignore[reportPrivateUsage]
+    return f"{block.get_block_type_slug()}/{name}" if name else None
+
+
+def _is_file(block: StudyStorage) -> bool:
+    return isinstance(block, JournalStudyStorage) or (
+        block.location.startswith("sqlite") and "?" not in block.location
+    )
+
+
+def _without_secrets(url: str, block: Block) -> str:
+    """The URL itself, where nothing in it could be a secret; options could."""
+    parts = urlsplit(url) if "://" in url else None
+    if parts is None or not (parts.password or parts.query):
+        return url
+    raise UnsavedBlockError(
+        f"A {parts.scheme}:// URL with a password or with options would be readable for everybody "
+        f"who sees the deployment. {_how_to_save(block)}"
+    )
+
+
+def _unsaved(block: Block, argument: str) -> UnsavedBlockError:
+    return UnsavedBlockError(
+        f"`{argument}` is a {type(block).__name__} that is not saved, and a worker loads it from "
+        f"Prefect by its name. {_how_to_save(block)}"
+    )
+
+
+def _how_to_save(block: Block) -> str:
+    return (
+        f'Save it once, {type(block).__name__}(...).save("lab"), and name it '
+        f'"{block.get_block_type_slug()}/lab".'
+    )
