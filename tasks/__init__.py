@@ -1,7 +1,16 @@
 """One step of a study: a problem, its trials, and the archive that keeps both."""
 
-from prefect_optuna.tasks.archive import ArchivedStudy, Environment, OptunaArchive
+from prefect_optuna.tasks.archive import (
+    ArchivedStudy,
+    ArchiveReport,
+    Environment,
+    OptunaArchive,
+)
+from prefect_optuna.tasks.archive.carry import copy_study
+from prefect_optuna.tasks.archive.comparison import StudyDiff, diff
 from prefect_optuna.tasks.archive.garbage import DeletedStudy, StudyGarbage, collect_garbage
+from prefect_optuna.tasks.archive.restore import OtherPythonWarning
+from prefect_optuna.tasks.archive.verification import SignatureCheck
 from prefect_optuna.tasks.persistence import (
     ArrowHandler,
     AutoIncFieldNotResolvedError,
@@ -85,6 +94,7 @@ from prefect_optuna.tasks.scope import (
 __all__ = [
     "SCOPE",
     "SCOPE_ARGUMENT",
+    "ArchiveReport",
     "ArchivedStudy",
     "ArrowHandler",
     "AutoIncFieldNotResolvedError",
@@ -111,6 +121,7 @@ __all__ = [
     "NameCollisionError",
     "NotPersistenceClassError",
     "OptunaArchive",
+    "OtherPythonWarning",
     "ParamScope",
     "ParameterNotPicklableError",
     "PersistedOptions",
@@ -132,7 +143,9 @@ __all__ = [
     "ScopeCachePolicy",
     "ScopeSnapshot",
     "ScopedTask",
+    "SignatureCheck",
     "SkippedFileWarning",
+    "StudyDiff",
     "StudyGarbage",
     "UndeclaredAttributeWarning",
     "UnreadParameterWarning",
@@ -149,7 +162,9 @@ __all__ = [
     "autoinc_field",
     "capture",
     "collect_garbage",
+    "copy_study",
     "create_date_validate",
+    "diff",
     "ensure_persistence_class",
     "field",
     "filename",

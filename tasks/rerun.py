@@ -1,36 +1,114 @@
 """Archived trials again, in a process that starts empty: no script, no modules of the user's.
 
 The archive travels to that process as data, through a pipe; the process knows neither the study's
-storage nor any secret. What the archived code prints goes to standard error.
+storage nor the key that signs archives. What the archived code prints goes to standard error.
 """
 
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from prefect_optuna.blocks.errors import ArchiveError
 from prefect_optuna.tasks.archive.capture import Capture, encode_scope
+from prefect_optuna.tasks.archive.environment import Environment
 from prefect_optuna.tasks.archive.restore import restore_problem, restore_value
+from prefect_optuna.tasks.files_read import files_read
+from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial import Assignment, TrialRunner
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive import ArchivedStudy
 
-__all__ = ["Rerun", "rerun_trials"]
+__all__ = ["ArchivedTrial", "Rerun", "RerunAnswer", "RerunRequest", "rerun"]
 
 # Not `-m`: that would put the current directory, and with it the user's modules, on the path.
 _START = "import sys; del sys.path[0]; from prefect_optuna.tasks.rerun import main; main()"
+
+
+@dataclass(frozen=True)
+class ArchivedTrial:
+    """What it takes to run a trial again.
+
+    Args:
+        number: the trial's number.
+        params: its parameters, as the study keeps them.
+        pruned_at: the step after which it was pruned; `None` if it was not.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    pruned_at: int | None = None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> ArchivedTrial:
+        """Take it from a finished trial."""
+        pruned = trial.state == TrialState.PRUNED
+        return cls(trial.number, trial.params, trial.last_step if pruned else None)
+
+
+@dataclass(frozen=True)
+class RerunRequest:
+    """Trials of one version of an archive, to be run again: data, and picklable.
+
+    Args:
+        capture: the archived problem.
+        environment: what the trials ran in.
+        trials: the trials.
+        repeats: how many times each is run.
+        scope: the scope that they ran with, and what replaces parts of it.
+    """
+
+    capture: Capture
+    environment: Environment
+    trials: Sequence[ArchivedTrial]
+    repeats: int = 1
+    scope: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        archived: ArchivedStudy,
+        trials: Sequence[FrozenTrial],
+        *,
+        repeats: int = 1,
+        scope: Mapping[str, Any] | None = None,
+        parts: int = 1,
+    ) -> list[RerunRequest]:
+        """Requests for trials of a study, by the version that they ran with.
+
+        Args:
+            archived: the study's archive.
+            trials: trials of the study.
+            repeats: how many times each is run.
+            scope: values that replace some of the archived scope.
+            parts: into how many requests the trials of a version are divided, for several
+                processes.
+        """
+        versions: dict[int, list[ArchivedTrial]] = {}
+        for trial in trials:
+            versions.setdefault(archived.version_of(trial.number), []).append(
+                ArchivedTrial.of(trial)
+            )
+        return [
+            cls(
+                archived.capture(version),
+                archived.environment_of(version),
+                group[part::parts],
+                repeats,
+                {**archived.scope(version), **(scope or {})},
+            )
+            for version, group in sorted(versions.items())
+            for part in range(min(parts, len(group)))
+        ]
 
 
 @dataclass(frozen=True)
@@ -38,57 +116,60 @@ class Rerun:
     """What a trial gave when it was run again.
 
     Args:
-        values: the values of each repetition that gave some.
+        number: the trial's number.
+        values: the values of each repetition that gave some; of one that was pruned where the
+            archived trial was, the last value that it had reported.
         error: why one gave none; empty where all did.
+        files: the files that its code has read, other than Python's and its packages'.
     """
 
+    number: int
     values: tuple[tuple[float, ...], ...]
     error: str = ""
+    files: tuple[str, ...] = ()
 
 
-def rerun_trials(
-    archived: ArchivedStudy,
-    trials: Sequence[FrozenTrial],
-    *,
-    repeats: int = 1,
-    scope: Mapping[str, Any] | None = None,
-) -> list[Rerun]:
-    """Run trials again with the code that they ran with. This executes archived code.
+@dataclass(frozen=True)
+class RerunAnswer:
+    """What trials gave, and where.
 
     Args:
-        archived: the archive.
-        trials: trials of its study.
-        repeats: how many times each is run.
-        scope: values that replace some of the archived scope.
+        reruns: one for each trial of the request.
+        environment: what they ran in this time.
+    """
+
+    reruns: Sequence[Rerun]
+    environment: Environment
+
+
+def rerun(request: RerunRequest) -> RerunAnswer:
+    """Run archived trials again, in a fresh process. This executes archived code.
+
+    Args:
+        request: which ones, and their code.
 
     Returns:
-        One for each trial, in the same order.
+        What they gave.
 
     Raises:
         ArchiveError: the code cannot be brought to life, or its process died.
     """
-    found: dict[int, Rerun] = {}
-    for version, group in itertools.groupby(
-        sorted(trials, key=lambda t: t.number), key=lambda t: archived.version_of(t.number)
-    ):
-        capture = archived.capture(version)
-        request = {
-            "document": capture.document,
-            "blobs": {d: base64.b64encode(b).decode() for d, b in capture.blobs.items()},
-            "trials": [{"number": t.number, "params": t.params} for t in group],
-            "repeats": repeats,
-            "scope": encode_scope({**archived.scope(version), **(scope or {})}),
-        }
-        for number, rerun in _in_a_fresh_process(request).items():
-            found[int(number)] = Rerun(tuple(map(tuple, rerun["values"])), rerun["error"])
-    return [found[trial.number] for trial in trials]
+    from prefect_optuna.tasks.archive.signing import KEY_VARIABLES
 
-
-def _in_a_fresh_process(request: dict[str, Any]) -> dict[str, Any]:
+    capture = request.capture
+    message = {
+        "document": capture.document,
+        "blobs": {d: base64.b64encode(b).decode() for d, b in capture.blobs.items()},
+        "environment": request.environment.to_json(),
+        "trials": [vars(trial) for trial in request.trials],
+        "repeats": request.repeats,
+        "scope": encode_scope(request.scope),
+    }
     process = subprocess.run(  # noqa: S603 - our own interpreter, and whoever calls trusts the code
         [sys.executable, "-c", _START],
-        input=json.dumps(request).encode(),
+        input=json.dumps(message).encode(),
         stdout=subprocess.PIPE,
+        env={name: text for name, text in os.environ.items() if name not in KEY_VARIABLES},
         check=False,
     )
     try:
@@ -100,47 +181,93 @@ def _in_a_fresh_process(request: dict[str, Any]) -> dict[str, Any]:
         ) from None
     if "error" in answer:
         raise ArchiveError(answer["error"])
-    trials: dict[str, Any] = answer["trials"]
-    return trials
+    return RerunAnswer(
+        [
+            Rerun(
+                number=one["number"],
+                values=tuple(map(tuple, one["values"])),
+                error=one["error"],
+                files=tuple(one["files"]),
+            )
+            for one in answer["reruns"]
+        ],
+        Environment.from_json(answer["environment"]),
+    )
 
 
 def main() -> None:
     """The fresh process: a request on standard input, an answer on standard output."""
     answer_to = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # archived code may print
-    request = json.load(sys.stdin)
+    message = json.load(sys.stdin)
     try:
-        answer = _answer(request)
+        answer = _answer(message)
     except ArchiveError as error:
         answer = {"error": str(error)}
     answer_to.write(json.dumps(answer).encode())
     answer_to.close()
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    blobs = {digest: base64.b64decode(blob) for digest, blob in request["blobs"].items()}
-    problem = restore_problem(Capture(request["document"], blobs))
-    scope = restore_value(request["scope"])
-    run = TrialRunner(problem, scope=scope)
-    trials = {}
-    for wanted in request["trials"]:
-        values, error = [], ""
-        for _ in range(request["repeats"]):
-            trial = optuna.trial.FixedTrial(wanted["params"], number=wanted["number"])
-            try:
-                with run.scope.around():
-                    params = (
-                        {}
-                        if problem.suggest is None
-                        else problem.call("suggest", trial, scope=scope)
-                    )
-            except Exception as failure:  # noqa: BLE001 - it is the answer
-                error = error or f"suggest: {type(failure).__name__}: {failure}"
-                continue
-            outcome = run(Assignment(wanted["number"], params, trial))
-            if outcome.values is None:
-                error = error or f"{outcome.state}: {outcome.message}"
-            else:
-                values.append(outcome.values)
-        trials[wanted["number"]] = {"values": values, "error": error}
-    return {"trials": trials}
+def _answer(message: dict[str, Any]) -> dict[str, Any]:
+    blobs = {digest: base64.b64decode(blob) for digest, blob in message["blobs"].items()}
+    then = Environment.from_json(message["environment"])
+    with files_read() as read_at_import:
+        problem = restore_problem(Capture(message["document"], blobs), then)
+    runner = TrialRunner(problem, scope=restore_value(message["scope"]))
+    reruns: list[dict[str, Any]] = []
+    for data in message["trials"]:
+        trial = ArchivedTrial(**data)
+        values: list[tuple[float, ...]] = []
+        errors: list[str] = []
+        with files_read() as read:
+            for _ in range(message["repeats"]):
+                once, error = _run_once(problem, runner, trial)
+                values += [] if once is None else [once]
+                errors += [error] if error else []
+        files = sorted({*read_at_import, *read})
+        reruns.append(
+            {
+                "number": trial.number,
+                "values": values,
+                "error": next(iter(errors), ""),
+                "files": files,
+            }
+        )
+    return {"reruns": reruns, "environment": Environment.capture().to_json()}
+
+
+def _run_once(
+    problem: Problem, runner: TrialRunner, archived: ArchivedTrial
+) -> tuple[tuple[float, ...] | None, str]:
+    """The values of one more run, or why there are none."""
+    trial = _ReplayedTrial(archived)
+    try:
+        with runner.scope.around():
+            params = (
+                {}
+                if problem.suggest is None
+                else problem.call("suggest", trial, scope=runner.scope.values)
+            )
+    except Exception as failure:  # noqa: BLE001 - it is the answer
+        return None, f"suggest: {type(failure).__name__}: {failure}"
+    outcome = runner(Assignment(archived.number, params, trial))
+    if outcome.values is not None:
+        return outcome.values, ""
+    if outcome.state == "pruned" and archived.pruned_at is not None and trial.reported:
+        return (trial.reported[max(trial.reported)],), ""
+    return None, f"{outcome.state}: {outcome.message}"
+
+
+class _ReplayedTrial(FixedTrial):
+    """A trial with fixed parameters, pruned where the archived one was and nowhere else."""
+
+    def __init__(self, archived: ArchivedTrial) -> None:
+        super().__init__(dict(archived.params), number=archived.number)
+        self._pruned_at = archived.pruned_at
+        self.reported: dict[int, float] = {}
+
+    def report(self, value: float, step: int) -> None:
+        self.reported.setdefault(int(step), float(value))  # the first one counts, as in Optuna
+
+    def should_prune(self) -> bool:
+        return self._pruned_at is not None and max(self.reported, default=-1) >= self._pruned_at

@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna import Study
+from optuna.trial import FrozenTrial
+from pydantic import SecretStr
 
 from prefect_optuna.blocks import (
     ArchiveError,
+    ArchiveSignatureError,
     ArtifactFileSystem,
     StudyStorage,
     UntrustedArchiveError,
     as_artifact_filesystem,
     as_study_storage,
 )
+from prefect_optuna.tasks.archive.axes import Axis, axis_names, problem_axes, read_axis
 from prefect_optuna.tasks.archive.blobs import read_blob
 from prefect_optuna.tasks.archive.capture import CAPTURE_FORMAT, CAPTURE_KIND, Capture
-from prefect_optuna.tasks.archive.environment import Environment
+from prefect_optuna.tasks.archive.environment import Environment, requirements_text
+from prefect_optuna.tasks.archive.history import read_history, record
 from prefect_optuna.tasks.archive.manifest import Manifest, Version, read_manifest
+from prefect_optuna.tasks.archive.parcel import pack, unpack
+from prefect_optuna.tasks.archive.portable import read_parcel, write_parcel
 from prefect_optuna.tasks.archive.restore import restore_problem, restore_value, source_text
+from prefect_optuna.tasks.archive.series_table import (
+    SeriesKind,
+    SeriesReader,
+    as_kind,
+    series_keys,
+)
+from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.archive.verification import (
+    SignatureCheck,
+    check_signatures,
+    version_of,
+)
 from prefect_optuna.tasks.archive.writer import read_result
 from prefect_optuna.tasks.persistence.conversion import from_dict
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.selection import Selection
 from prefect_optuna.tasks.trial import RESULT_KEY
+
+if TYPE_CHECKING:
+    from prefect_optuna.tasks.reevaluation import Reevaluation
 
 __all__ = ["ArchivedStudy"]
 
@@ -38,6 +62,7 @@ class ArchivedStudy:
     Attributes:
         study: the Optuna study.
         manifest: what the study says of its archive.
+        signatures: who signed it, and whether that holds.
 
     Example:
         >>> import optuna
@@ -61,11 +86,15 @@ class ArchivedStudy:
         manifest: Manifest,
         captures: dict[str, Capture],
         environments: dict[str, Environment],
+        keys: SigningKeys | None = None,
     ) -> None:
         self.study = study
         self.manifest = manifest
+        self._keys = keys
+        self.signatures: SignatureCheck = check_signatures(study, manifest, keys)
         self._artifacts = artifacts
         self._captures = captures
+        self._axes: dict[str, dict[str, Axis]] = {}
         self._environments = environments
 
     @classmethod
@@ -75,8 +104,9 @@ class ArchivedStudy:
         *,
         storage: StudyStorage | str | Path | None = None,
         artifacts: ArtifactFileSystem | str | Path | None = None,
+        signing_key: SecretStr | None = None,
     ) -> ArchivedStudy:
-        """Load a study and its archive, and verify the digest of every blob.
+        """Load a study and its archive, and verify every signature and the digest of every blob.
 
         The results of trials are verified when they are read.
 
@@ -84,6 +114,7 @@ class ArchivedStudy:
             study_name: the study.
             storage: where the study is; what `optimize` takes, with its default.
             artifacts: where the archive is; what `optimize` takes, with its default.
+            signing_key: what to check the signatures with, in place of the key of the settings.
 
         Raises:
             StudyNotFoundError: the storage has no such study.
@@ -107,7 +138,144 @@ class ArchivedStudy:
                     filesystem, version.environment, f"the environment of version {number}"
                 )
                 environments[version.environment] = Environment.from_json(json.loads(content))
-        return cls(study, filesystem, manifest, captures, environments)
+        keys = SigningKeys.configured(signing_key)
+        return cls(study, filesystem, manifest, captures, environments, keys)
+
+    @classmethod
+    def import_(
+        cls,
+        path: str | Path,
+        *,
+        storage: StudyStorage | str | Path | None = None,
+        artifacts: ArtifactFileSystem | str | Path | None = None,
+        study_name: str | None = None,
+        signing_key: SecretStr | None = None,
+    ) -> ArchivedStudy:
+        """Bring a study with its archive in from a file that `export` has written.
+
+        The file may come from anybody: nothing of it is executed, all of it is looked through
+        before anything is written, and either all of the study is there afterwards, or nothing.
+
+        Args:
+            path: the file.
+            storage: where the study goes; what `optimize` takes, with its default.
+            artifacts: where its archive goes; what `optimize` takes, with its default.
+            study_name: its name there; by default the one that it had.
+            signing_key: what to check the signatures with, in place of the key of the settings.
+
+        Returns:
+            The study, as `load` returns it.
+
+        Raises:
+            StudyMismatchError: there is a study of that name.
+            ArchiveError: the file is missing, cut short, damaged, or none of this kind.
+            StorageUnavailableError: the storage or the filesystem failed.
+        """
+        block, filesystem = as_study_storage(storage), as_artifact_filesystem(artifacts)
+        with read_parcel(Path(path)) as parcel:
+            name = study_name or parcel.name
+            unpack(parcel, block, filesystem, name)
+        return cls.load(name, storage=block, artifacts=filesystem, signing_key=signing_key)
+
+    def export(self, path: str | Path) -> Path:
+        """Write the study with its archive to one file, which `import_` reads anywhere.
+
+        It holds all trials with their states, values, parameters, distributions, attributes,
+        intermediate values and times, and all files: code, values, results, what was logged. It
+        is a ZIP file, whose layout is described in the README of this package.
+
+        Args:
+            path: the file, which is replaced if it is there.
+
+        Returns:
+            The path.
+
+        Raises:
+            ArchiveError: a file of the archive is missing or damaged, or nothing can be written
+                there. Nothing is left then.
+
+        Example:
+            >>> import optuna
+            >>> from prefect_optuna.blocks import InMemoryStudyStorage
+            >>> from prefect_optuna.flows.examples.lynx_hare import problem
+            >>> from prefect_optuna.tasks import ArchivedStudy, OptunaArchive
+            >>> storage = InMemoryStudyStorage(name="docs-export")
+            >>> study = storage.create_study("lynx-hare", load_if_exists=True)
+            >>> _ = OptunaArchive(study, artifacts="memory://docs-export").save_problem(problem)
+            >>> archived = ArchivedStudy.load(
+            ...     "lynx-hare", storage=storage, artifacts="memory://docs-export"
+            ... )
+            >>> file = archived.export("lynx-hare.study.zip")
+            >>> imported = ArchivedStudy.import_(
+            ...     file, storage="memory://docs-imported", artifacts="memory://docs-imported"
+            ... )
+            >>> imported.versions == archived.versions
+            True
+        """
+        target = Path(path)
+        write_parcel(pack(self.study, self._artifacts), target)
+        return target
+
+    def requirements(self, version: int | None = None, *, only_needed: bool = False) -> str:
+        """What was installed where the study ran, for `pip install -r`.
+
+        Args:
+            version: which of `versions`; by default the last one.
+            only_needed: only what the archived code imports, and this project; pip then chooses
+                the versions of what those need.
+
+        Returns:
+            A line for each distribution, with its version. What was installed from a folder is a
+            comment.
+
+        Example:
+            >>> from prefect_optuna.blocks import InMemoryStudyStorage
+            >>> from prefect_optuna.flows.examples.lynx_hare import problem
+            >>> from prefect_optuna.tasks import ArchivedStudy, OptunaArchive
+            >>> storage = InMemoryStudyStorage(name="docs-needs")
+            >>> study = storage.create_study("lynx-hare", load_if_exists=True)
+            >>> _ = OptunaArchive(study, artifacts="memory://docs-needs").save_problem(problem)
+            >>> archived = ArchivedStudy.load(
+            ...     "lynx-hare", storage=storage, artifacts="memory://docs-needs"
+            ... )
+            >>> "optuna==" in archived.requirements()
+            True
+        """
+        only = None
+        if only_needed:
+            only = {"prefect-optuna", *self.capture(version).document["distributions"].values()}
+        return requirements_text(self._environments[self._version(version).environment], only)
+
+    def git_diff(self, version: int | None = None) -> str:
+        """The changes to tracked files that git had not committed; empty if none are archived.
+
+        `git apply` takes them, on the commit that `environment.git` names.
+
+        Args:
+            version: which of `versions`; by default the last one.
+
+        Raises:
+            ArchiveError: the file is missing or damaged.
+        """
+        git = self._environments[self._version(version).environment].git
+        return self._text(git.diff if git else "", "the uncommitted changes")
+
+    def script(self, version: int | None = None) -> str:
+        """The script that Python was started with; empty if none is archived.
+
+        Args:
+            version: which of `versions`; by default the last one.
+
+        Raises:
+            ArchiveError: the file is missing or damaged.
+        """
+        environment = self._environments[self._version(version).environment]
+        return self._text(environment.script_source, "the script")
+
+    def _text(self, digest: str, what: str) -> str:
+        if not digest:
+            return ""
+        return read_blob(self._artifacts, digest, what).decode(errors="replace")
 
     @property
     def versions(self) -> list[Version]:
@@ -119,6 +287,14 @@ class ArchivedStudy:
         """What the study ran in, when it was last continued."""
         return self._environments[self._version(None).environment]
 
+    def environment_of(self, version: int) -> Environment:
+        """What a version of the study ran in.
+
+        Args:
+            version: which of `versions`.
+        """
+        return self._environments[self._version(version).environment]
+
     def problem(self, trusted: bool = False, version: int | None = None) -> Problem:
         """Bring the problem's functions back to life, in modules of their own.
 
@@ -126,28 +302,71 @@ class ArchivedStudy:
         when they are called.
 
         Args:
-            trusted: whether to do that. Look at `source()` first.
+            trusted: whether to do that. Look at `source()` first. An archive whose signatures
+                hold needs no trust; where there is a key, one whose signatures do not hold is
+                refused, trusted or not.
             version: which of `versions`; by default the last one.
 
         Raises:
-            UntrustedArchiveError: `trusted` is false.
+            UntrustedArchiveError: `trusted` is false, and no signature vouches for the archive.
+            ArchiveSignatureError: there is a key, and the archive is not signed with it, or has
+                been changed since.
             ArchiveError: a package that the code needs is not installed, or the code fails.
         """
         chosen = self._version(version)
         capture = self._captures[chosen.code_version]
-        if not trusted:
-            raise UntrustedArchiveError(
-                f"The archive of the study {self.study.study_name!r} holds code, and nobody has "
-                "said that it may run here. Look at it with .describe() and .source(); if you "
-                "trust those who wrote it, call .problem(trusted=True)."
-            )
+        self.require_trust(trusted)
         return restore_problem(capture, self._environments[chosen.environment])
+
+    def require_trust(self, trusted: bool = False) -> None:
+        """Refuse unless the archived code may run here.
+
+        Args:
+            trusted: whether somebody has said so.
+
+        Raises:
+            UntrustedArchiveError: nobody has, and no signature vouches for the archive.
+            ArchiveSignatureError: there is a key, and the archive is not signed with it, or has
+                been changed since.
+        """
+        self._require_no_problems(self.signatures)
+        name = self.study.study_name
+        if not trusted and not self.signatures.holds:
+            raise UntrustedArchiveError(
+                f"The archive of the study {name!r} holds code, and nobody has said that it may "
+                "run here. Look at it with .describe() and .source(); if you trust those who "
+                "wrote it, pass trusted=True."
+            )
+
+    def verify_trials(self, trials: Sequence[FrozenTrial]) -> None:
+        """Refuse unless these trials are signed, where there is a key; without one, do nothing.
+
+        `load` has verified all trials that had ended; this is for those that are about to run
+        again, just before they do.
+
+        Args:
+            trials: trials of the study.
+
+        Raises:
+            ArchiveSignatureError: one is not signed with the key, or has been changed since.
+        """
+        if self._keys is not None:
+            checked = check_signatures(self.study, self.manifest, self._keys, trials)
+            self._require_no_problems(checked)
+
+    def _require_no_problems(self, checked: SignatureCheck) -> None:
+        if checked.problems:
+            raise ArchiveSignatureError(
+                f"The archive of the study {self.study.study_name!r} does not run, trusted or not, "
+                "because a key for signing is configured here and the archive does not hold "
+                f"against it: {' '.join(checked.problems)} Bring it back from a copy. If it was "
+                "written without that key and you trust every part of it, sign it: "
+                "OptunaArchive(study).sign()."
+            )
 
     def version_of(self, trial_number: int) -> int:
         """The number of the version that a trial ran with."""
-        versions = self.manifest.versions
-        started = [n for n, version in enumerate(versions) if version.first_trial <= trial_number]
-        return started[-1] if started else 0
+        return version_of(self.manifest, self._trial(trial_number))
 
     def capture(self, version: int | None = None) -> Capture:
         """The archived problem as data; nothing is executed.
@@ -183,31 +402,119 @@ class ArchivedStudy:
             MissingKeyError: the result has no value for a key of the class.
             NotPersistenceClassError: `data_cls` is none.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        if not 0 <= trial_number < len(trials):
-            raise ArchiveError(
-                f"The study {self.study.study_name!r} has the trials 0 to {len(trials) - 1}, and "
-                f"no trial {trial_number}."
-                if trials
-                else f"The study {self.study.study_name!r} has no trials."
-            )
-        trial = trials[trial_number]
+        trial = self._trial(trial_number)
         reference = trial.user_attrs.get(RESULT_KEY)
         if reference is None:
             raise ArchiveError(
                 f"Trial {trial_number} ({trial.state.name}) has no archived result: its `run` "
                 "returned numbers only, which are the trial's values, or did not end."
             )
+        folder = f"studies/{self.manifest.uuid}/"
+        if isinstance(reference, dict) and not str(reference.get("path")).startswith(folder):
+            raise ArchiveError(
+                f"Trial {trial_number} refers to the result {reference.get('path')!r}, which is "
+                f"not of this study: expected a path below {folder}. Bring the study back from a "
+                "copy."
+            )
         result = read_result(self._artifacts, reference)
         return result if data_cls is None else from_dict(data_cls, result)
+
+    def reevaluations(self) -> list[Reevaluation]:
+        """What the study's re-evaluations came to, oldest first.
+
+        Raises:
+            ArchiveError: a record is damaged.
+        """
+        return read_history(self._artifacts, self.manifest.uuid)
+
+    def record_reevaluation(self, reevaluation: Reevaluation) -> None:
+        """Keep a re-evaluation beside the archive. `reevaluate` does it by itself."""
+        record(self._artifacts, self.manifest.uuid, reevaluation)
+
+    def timeseries(
+        self, key: str, trials: Selection | None = None, kind: SeriesKind = "arrow"
+    ) -> Any:
+        """One table of a series across trials, verified.
+
+        A series is what `OptunaArchive.trial_add_timeseries` has kept, or what of the results of
+        `run` has that name. Only the files of the trials that are asked for are read.
+
+        Args:
+            key: of the series.
+            trials: which ones: `"best:20"`, `"pareto"`, `"pruned"`, a number, several numbers, a
+                function of a trial; `None` for all that have the series.
+            kind: `"arrow"` for a `pyarrow.Table`, `"pandas"` for a data frame, both with the
+                columns `trial`, the axes and the values; `"xarray"` for a dataset with the
+                dimensions `trial` and the axes.
+
+        Raises:
+            ArchiveError: no trial has the series, or one that was named has not; a file is gone
+                or damaged; or the library of that kind is not installed.
+            InvalidSettingError: there is no such selection or kind.
+
+        Example:
+            >>> import optuna
+            >>> from prefect_optuna.flows.examples.lynx_hare import problem
+            >>> from prefect_optuna.tasks import ArchivedStudy, OptunaArchive
+            >>> from prefect_optuna.blocks import InMemoryStudyStorage
+            >>> storage = InMemoryStudyStorage(name="docs-timeseries")
+            >>> study = storage.create_study("tuning", load_if_exists=True)
+            >>> archive = OptunaArchive(study, artifacts="memory://docs-timeseries")
+            >>> _ = archive.save_problem(problem)
+            >>> archive.study_add_axis("epoch", [1, 2])
+            >>> for start in (4.0, 3.0):
+            ...     trial = study.ask()
+            ...     archive.trial_add_timeseries(trial, "loss", [start, start / 2], ["epoch"])
+            ...     _ = study.tell(trial, start / 2)
+            >>> artifacts = archive.artifacts
+            >>> archived = ArchivedStudy.load("tuning", storage=storage, artifacts=artifacts)
+            >>> archived.timeseries("loss", trials="best:1").to_pydict()
+            {'trial': [1, 1], 'epoch': [1, 2], 'value': [3.0, 1.5]}
+        """
+        reader = SeriesReader(self.study, self._artifacts, key, self._axes_of)
+        table, spec = reader.table(trials)
+        return as_kind(table, spec, kind, key)
+
+    @property
+    def series(self) -> list[str]:
+        """The keys of all series that there are."""
+        return series_keys(self.study, self.study.get_trials(deepcopy=False))
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The axes of the study and of its problem, by name, as NumPy arrays."""
+        axes = {**self._problem_axes(self._version(None)), **self._study_axes}
+        return {name: axis.values for name, axis in axes.items()}
+
+    @cached_property
+    def _study_axes(self) -> dict[str, Axis]:
+        found = (
+            read_axis(self.study, self._artifacts, name)
+            for name in axis_names(self.study.user_attrs)
+        )
+        return {axis.name: axis for axis in found if axis is not None}
+
+    def _axes_of(self, trial: FrozenTrial) -> dict[str, Axis]:
+        version = self._version(version_of(self.manifest, trial))
+        return {**self._problem_axes(version), **self._study_axes}
+
+    def _problem_axes(self, version: Version) -> dict[str, Axis]:
+        if version.code_version not in self._axes:
+            capture = self._captures[version.code_version]
+            found = problem_axes(capture.document, capture.blobs.__getitem__)
+            self._axes[version.code_version] = found
+        return self._axes[version.code_version]
 
     def describe(self) -> str:
         """Say what is in the archive, and which code would run."""
         lines = [f"Study {self.study.study_name!r}, archived {self.manifest.created}"]
         lines.append(f"  Files in {self._artifacts.location()}")
+        lines.append(f"  {self.signatures}")
         trials = self.study.get_trials(deepcopy=False)
         with_result = sum(RESULT_KEY in trial.user_attrs for trial in trials)
         lines.append(f"  Trials: {len(trials)}, with an archived result: {with_result}")
+        if series := series_keys(self.study, trials):
+            lines.append(f"  Series: {', '.join(series)}")
         for number, version in enumerate(self.manifest.versions):
             lines.extend(self._describe_version(number, version))
         return "\n".join(lines)
@@ -241,9 +548,22 @@ class ArchivedStudy:
             lines.append(f"  Needs {', '.join(listed)}")
         if document["context"]:
             lines.append(f"  Context: {', '.join(document['context'])}")
+        if pickled := document.get("pickled"):
+            lines.append(f"  Would unpickle: {', '.join(pickled)}")
         if document["axes"]:
             lines.append(f"  Axes: {', '.join(document['axes'])}")
         return lines
+
+    def _trial(self, number: int) -> FrozenTrial:
+        trials = self.study.get_trials(deepcopy=False)
+        if not 0 <= number < len(trials):
+            raise ArchiveError(
+                f"The study {self.study.study_name!r} has the trials 0 to {len(trials) - 1}, and "
+                f"no trial {number}."
+                if trials
+                else f"The study {self.study.study_name!r} has no trials."
+            )
+        return trials[number]
 
     def _version(self, number: int | None) -> Version:
         versions = self.manifest.versions

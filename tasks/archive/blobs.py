@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, ArtifactNotFoundError
 from prefect_optuna.blocks.artifacts.objects import ContentStore
 
-__all__ = ["blob_path", "blob_store", "needed_blobs", "read_blob", "read_verified", "write_blobs"]
+__all__ = [
+    "beside_path",
+    "blob_path",
+    "blob_store",
+    "needed_blobs",
+    "read_blob",
+    "read_verified",
+    "write_blobs",
+]
 
 
 def blob_path(digest: str) -> str:
@@ -82,7 +90,26 @@ def read_blob(artifacts: ArtifactFileSystem, digest: str, what: str) -> bytes:
 
 def read_verified(artifacts: ArtifactFileSystem, path: str, digest: str, what: str) -> bytes:
     """Read a file of an archive whose digest is known, and raise `ArchiveError` if it differs."""
-    return _verified(artifacts, path, digest, what, artifacts.read_path)
+    try:
+        return _verified(artifacts, path, digest, what, artifacts.read_path)
+    except ArchiveError:
+        # Two copies of one study share a folder; what the second one has goes beside the first.
+        beside = beside_path(path, digest)
+        if not artifacts.exists(beside):
+            raise
+        return _verified(artifacts, beside, digest, what, artifacts.read_path)
+
+
+def beside_path(path: str, digest: str) -> str:
+    """Where a file goes whose place is taken by another content: `000003-<16 digits>.arrow`.
+
+    Example:
+        >>> from prefect_optuna.tasks.archive.blobs import beside_path
+        >>> beside_path("trials/000003.arrow", "e3b0c44298fc1c149afbf4c8996fb924")
+        'trials/000003-e3b0c44298fc1c14.arrow'
+    """
+    stem, dot, suffix = path.rpartition(".")
+    return f"{stem}-{digest[:16]}{dot}{suffix}" if dot else f"{path}-{digest[:16]}"
 
 
 def _verified(

@@ -54,18 +54,20 @@ class Capture:
     folder: Path | None = None
 
     @classmethod
-    def of(cls, problem: Problem) -> Capture:
+    def of(cls, problem: Problem, *, allow_pickle: bool = False) -> Capture:
         """Capture a problem's functions, context and axes. None of them is called.
 
         Args:
             problem: what to capture.
+            allow_pickle: whether objects that have no exact form otherwise are pickled. They come
+                back with the same versions of Python and of their packages only.
 
         Raises:
             CaptureError: something cannot be captured; the message lists everything, and says
                 for each what to do.
         """
         functions = {part: f for part in _PARTS if (f := getattr(problem, part)) is not None}
-        reach = Reach(own=map(_globals_of, functions.values()))
+        reach = Reach(own=map(_globals_of, functions.values()), allow_pickle=allow_pickle)
         entrypoints = {part: reach.value(f, f"`{part}`") for part, f in functions.items()}
         context = {
             key: reach.value(value, f"context[{key!r}]") for key, value in problem.context.items()
@@ -80,7 +82,7 @@ class Capture:
                 f"The problem {problem.name!r} cannot be archived, and so could not be run again "
                 f"from its study alone:\n{listed}"
             )
-        document = {
+        document: dict[str, Any] = {
             "format": CAPTURE_FORMAT,
             "kind": CAPTURE_KIND,
             "entrypoints": entrypoints,
@@ -91,6 +93,8 @@ class Capture:
             "distributions": dict(sorted(reach.distributions.items())),
             "blobs": {digest: len(content) for digest, content in sorted(reach.blobs.items())},
         }
+        if reach.pickled:
+            document["pickled"] = reach.pickled
         return cls(document, reach.blobs, problem.axes, _folder(functions.values()))
 
     @cached_property

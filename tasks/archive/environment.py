@@ -1,20 +1,49 @@
-"""What a study ran in: Python, the machine, installed distributions, the state of the code."""
+"""What a study ran in: Python, the machine, installed distributions, the state of the code.
+
+Beside that it keeps what a digest names: the script that Python was started with, and the changes
+to tracked files that git has not committed. Files that git does not track are left out, since that
+is where secrets are. The setting `archive_sources` leaves out both.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["Environment", "GitState"]
+from prefect_optuna.blocks.settings import OptunaSettings
+
+__all__ = ["MAX_SOURCE_BYTES", "Environment", "GitState", "requirements_text"]
+
+MAX_SOURCE_BYTES = 1 << 20
+"""A script or a diff that is larger is left out of the archive, and only its size is said."""
 
 _GIT_SECONDS = 3.0
+
+# What changes results without a change of code: the order of sets, and of sums across threads.
+_VARIABLES = (
+    "PYTHONHASHSEED",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "MKL_CBWR",
+    "NUMBA_NUM_THREADS",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "XLA_FLAGS",
+)
+
+# What a former version did not take down says nothing about what it was.
+_SINCE_FORMAT_1 = ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -25,16 +54,21 @@ class GitState:
         commit: the commit that is checked out; empty before the first one.
         branch: its branch; empty if the head is detached.
         dirty: whether tracked files differ from the commit.
+        diff: SHA-256 digest of the blob that holds the differences; empty where there are none,
+            where they are larger than 1 MiB, or where `archive_sources` is off.
+        diff_bytes: how large they are, in bytes; 0 if that was not looked at.
     """
 
     commit: str
     branch: str
     dirty: bool
+    diff: str = ""
+    diff_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a study ran in. No environment variables, and no names of machines or people.
+    """What a study ran in. No names of machines or people.
 
     Attributes:
         python: version of Python, such as `"3.11.7"`.
@@ -45,6 +79,15 @@ class Environment:
         distributions: version by name of every installed distribution.
         git: state of the folder that the problem's source lies in; `None` outside a repository.
         script: name of the script that Python was started with, without its folder.
+        cpu: the model of the processor; `None` if that is unknown.
+        sources: of distributions that no index has, by name: a URL that pip accepts, or
+            `"a folder"` for one that was installed from this machine's disk.
+        variables: environment variables that change numbers, such as `PYTHONHASHSEED` and
+            `OMP_NUM_THREADS`, where they are set. No others.
+        seed: of the sampler, where it is known.
+        script_source: SHA-256 digest of the blob that holds the script; empty if there is none,
+            if it is larger than 1 MiB, or where `archive_sources` is off.
+        files: the bytes that the digests here name, when it has just been captured.
     """
 
     python: str
@@ -55,38 +98,77 @@ class Environment:
     distributions: dict[str, str] = field(default_factory=dict)
     git: GitState | None = None
     script: str | None = None
+    cpu: str | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    script_source: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def capture(cls, folder: str | Path | None = None) -> Environment:
+    def capture(cls, folder: str | Path | None = None, *, seed: int | None = None) -> Environment:
         """Describe this process. The distributions are listed once per process.
 
         Args:
             folder: where the problem's source lies, for the state of its git repository.
+            seed: of the sampler.
 
         Example:
             >>> from prefect_optuna.tasks import Environment
             >>> Environment.capture().implementation in ("CPython", "PyPy")
             True
         """
-        return replace(_here(), git=_git_state(folder) if folder else None)
+        keep = OptunaSettings().archive_sources
+        files: dict[str, bytes] = {}
+        git = _git_state(folder) if folder else None
+        if git is not None and git.dirty and folder and keep:
+            diff = (
+                _git("diff", "--binary", "--no-color", "--no-ext-diff", "HEAD", cwd=folder) or b""
+            )
+            git = replace(git, diff=_keep(diff, files), diff_bytes=len(diff))
+        return replace(
+            _here(),
+            git=git,
+            variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+            seed=seed,
+            script_source=_keep(_script_bytes(), files) if keep else "",
+            files=files,
+        )
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Environment:
         """Read what `to_json` returned; fields of newer versions are left out."""
-        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        if known.get("git"):
-            known["git"] = GitState(**known["git"])
+        names = cls.__dataclass_fields__.keys() - {"files"}
+        known = {name: data[name] for name in names if name in data}
+        if git := known.get("git"):
+            fields = GitState.__dataclass_fields__
+            known["git"] = GitState(**{name: git[name] for name in fields if name in git})
         return cls(**known)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON."""
-        return asdict(self)
+        """Return the fields as JSON, without the bytes of the files."""
+        fields = asdict(replace(self, files={}))
+        del fields["files"]
+        return fields
+
+    @property
+    def surroundings(self) -> Environment:
+        """The same without git's state, the script and the seed, which go with a single study.
+
+        Example:
+            >>> from prefect_optuna.tasks import Environment
+            >>> Environment.capture(seed=7).surroundings == Environment.capture().surroundings
+            True
+        """
+        return replace(self, git=None, script=None, seed=None, script_source="", files={})
 
     def diff(self, other: Environment | None = None) -> dict[str, tuple[Any, Any]]:
         """Say what differs between two environments.
 
         Args:
-            other: the other one; by default that of this process.
+            other: the other one; by default that of this process, of which neither a git
+                repository, nor the script and the seed, are compared. With a repository at hand:
+                `environment.diff(Environment.capture("path/to/it"))`.
 
         Returns:
             For each difference its name and the two values, this environment's first; `None`
@@ -99,11 +181,13 @@ class Environment:
             {}
         """
         if other is None:
-            other = Environment.capture()
+            return self.surroundings.diff(Environment.capture().surroundings)
         mine, its = _flat(self), _flat(other)
+        names = mine.keys() | its.keys()
+        names -= {name for name in _SINCE_FORMAT_1 if name not in mine or name not in its}
         return {
             name: (mine.get(name), its.get(name))
-            for name in sorted(mine.keys() | its.keys())
+            for name in sorted(names)
             if mine.get(name) != its.get(name)
         }
 
@@ -114,9 +198,59 @@ def _flat(environment: Environment) -> dict[str, Any]:
     for name, value in fields.items():
         if isinstance(value, dict):
             flat.update({f"{name}.{key}": inner for key, inner in value.items()})
-        elif value is not None:
+        elif value is not None and value != "":
             flat[name] = value
+    # With a digest, the size says nothing more.
+    flat.pop("git.diff_bytes", None)
+    if not flat.get("git.diff"):
+        flat.pop("git.diff", None)
     return flat
+
+
+def requirements_text(environment: Environment, only: Iterable[str] | None = None) -> str:
+    """The distributions of an environment as `pip install -r` takes them.
+
+    Args:
+        environment: which had them installed.
+        only: the names of those that are wanted; by default all but pip.
+
+    Returns:
+        A line for each, pinned. What was installed from a folder is a comment, as nobody else has
+        that folder; of a version with a local part (`2.1.0+cu118`), which only another index
+        than PyPI has, the public part is pinned.
+
+    Example:
+        >>> from prefect_optuna.tasks.archive import Environment
+        >>> from prefect_optuna.tasks.archive.environment import requirements_text
+        >>> here = Environment.capture()
+        >>> "optuna==" in requirements_text(here, only=["optuna"])
+        True
+    """
+    from packaging.utils import canonicalize_name
+
+    wanted = None if only is None else {canonicalize_name(name) for name in only}
+    lines = [f"# Python {environment.python}, {environment.platform}"]
+    for name, version in environment.distributions.items():
+        plain = canonicalize_name(name)
+        if plain in wanted if wanted is not None else plain != "pip":
+            lines.append(_requirement(name, version, environment.sources.get(name)))
+    return "\n".join([*lines, ""])
+
+
+def _requirement(name: str, version: str, source: str | None) -> str:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        parsed = Version(version)
+    except InvalidVersion:
+        return f"# {name} {version}: this is no version that pip accepts"
+    if source == _FOLDER:
+        return f"# {name}=={version}: it was installed from a folder of the machine"
+    if source:
+        return f"{name} @ {source}"
+    if parsed.local:
+        return f"{name}=={parsed.public}  # it was {version}, which an index of its own has"
+    return f"{name}=={version}"
 
 
 @functools.cache
@@ -129,8 +263,77 @@ def _here() -> Environment:
         machine=platform.machine(),
         cpu_count=os.cpu_count() or 1,
         distributions=_distributions(),
+        cpu=_cpu(),
+        sources=_sources(),
         script=Path(script).name if script else None,
     )
+
+
+def _cpu() -> str | None:
+    """The model of the processor: `platform` knows its architecture only."""
+    try:
+        if sys.platform == "linux":
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                key, _, value = line.partition(":")
+                if key.strip() == "model name":
+                    return value.strip()
+        elif sys.platform == "darwin":
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            answer = subprocess.run(command, capture_output=True, timeout=3, check=True)  # noqa: S603
+            return answer.stdout.decode().strip()
+    except (OSError, ValueError, subprocess.SubprocessError):
+        pass
+    return platform.processor() or None
+
+
+_FOLDER = "a folder"
+
+
+def _sources() -> dict[str, str]:
+    """Where distributions came from that were not taken from an index, as PEP 610 records it."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        text = distribution.read_text("direct_url.json")
+        if text:
+            name = _name_and_version(distribution)[0]
+            try:
+                found.setdefault(name, _source(json.loads(text)))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
+    return dict(sorted(found.items()))
+
+
+def _source(record: dict[str, Any]) -> str:
+    url = urlsplit(str(record["url"]))
+    if "dir_info" in record or url.scheme == "file":
+        return _FOLDER
+    # What is before the @ may be a token; only the user of ssh is part of the address.
+    netloc = url.netloc if url.scheme == "ssh" else url.netloc.rpartition("@")[2]
+    plain = str(urlunsplit(url._replace(netloc=netloc, fragment="")))
+    subdirectory = record.get("subdirectory")
+    fragments = [f"subdirectory={subdirectory}"] if subdirectory else []
+    if vcs := record.get("vcs_info"):
+        plain = f"{vcs['vcs']}+{plain}@{vcs['commit_id']}"
+    elif digest := (record.get("archive_info") or {}).get("hashes", {}).get("sha256"):
+        fragments.append(f"sha256={digest}")
+    return f"{plain}#{'&'.join(fragments)}" if fragments else plain
+
+
+def _script_bytes() -> bytes:
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    try:
+        path = Path(script or "")
+        return path.read_bytes() if script and path.suffix == ".py" else b""
+    except OSError:
+        return b""
+
+
+def _keep(content: bytes, files: dict[str, bytes]) -> str:
+    if not content or len(content) > MAX_SOURCE_BYTES:
+        return ""
+    digest = hashlib.sha256(content).hexdigest()
+    files[digest] = content
+    return digest
 
 
 def _distributions() -> dict[str, str]:
@@ -159,21 +362,26 @@ def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[st
     return name, version
 
 
-def _git_state(folder: str | Path) -> GitState | None:
+def _git(*arguments: str, cwd: str | Path) -> bytes | None:
     try:
-        output = subprocess.run(
-            ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],  # noqa: S607
-            cwd=folder,
+        return subprocess.run(  # noqa: S603 - git, which is looked for where it always is
+            ["git", *arguments],  # noqa: S607
+            cwd=cwd,
             # Or git would write to the index of a repository that others are working in.
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
             capture_output=True,
-            text=True,
             timeout=_GIT_SECONDS,
             check=True,
         ).stdout
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+    except (OSError, subprocess.SubprocessError):
         return None
-    lines = output.splitlines()
+
+
+def _git_state(folder: str | Path) -> GitState | None:
+    output = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no", cwd=folder)
+    if output is None:
+        return None
+    lines = output.decode(errors="replace").splitlines()
     heads = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# branch."))
     commit, branch = heads.get("branch.oid", ""), heads.get("branch.head", "")
     return GitState(

@@ -3,7 +3,7 @@
 It starts at the problem's functions and follows what they refer to: helpers, classes, constants,
 closures' variables, decorators, modules. What is the user's own is recorded as source or as a
 value, in a namespace for each module it came from; what is installed is recorded as an import.
-None of it is called, and nothing is pickled.
+None of it is called, and nothing is pickled unless that is asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import importlib.util
 import logging
+import platform
 import sys
 import types
 from collections import deque
@@ -114,15 +115,21 @@ class Reach:
     Args:
         own: globals of modules that are the user's own, wherever they lie: those that define the
             problem, as the examples of this project do.
+        allow_pickle: whether an object that has no exact form otherwise is pickled.
 
     Attributes:
         symbols: what has been captured, each after what it needs when it is restored.
         blobs: bytes of arrays and tables by their SHA-256 digest.
         distributions: what to `pip install`, by the name of the module that needs it.
         refusals: what cannot be captured, and why.
+        pickled: what has been pickled.
     """
 
-    def __init__(self, own: Iterable[dict[str, Any]] = ()) -> None:
+    def __init__(
+        self, own: Iterable[dict[str, Any]] = (), *, allow_pickle: bool = False
+    ) -> None:
+        self.pickled: list[str] = []
+        self._allow_pickle = allow_pickle
         self.symbols: list[dict[str, Json]] = []
         self.blobs: dict[str, bytes] = {}
         self.distributions: dict[str, str] = {}
@@ -276,7 +283,7 @@ class Reach:
         if state is None and _is_pydantic_model(value):
             state, tag = value.__getstate__(), "$pydantic"
         if state is None:
-            raise RefusedError(unknown_value(value, place.path))
+            return self._pickle(value, place.path)
         owner = self._value(kind, inside)
         name = place.name or place.space.unused(f"{kind.__name__}()")
         reference = {"$ref": f"{place.space.label}:{name}"}
@@ -289,6 +296,23 @@ class Reach:
         }
         self._emit(place.space, name, "value", value={tag: [owner, encoded]})
         return reference
+
+    def _pickle(self, value: Any, path: str) -> Json:
+        if not self._allow_pickle:
+            raise RefusedError(unknown_value(value, path))
+        import cloudpickle
+
+        try:
+            content = cloudpickle.dumps(value)
+        except Exception as error:  # noqa: BLE001 - objects may raise anything there
+            raise RefusedError(
+                f"{unknown_value(value, path)} It cannot be pickled either: {error}"
+            ) from None
+        if len(content) > _MAX_BLOB:
+            raise RefusedError(too_large(path, len(content), _MAX_BLOB))
+        self.pickled.append(path)
+        self._needs("cloudpickle")
+        return {"$pickle": [platform.python_version(), self._binary(content)]}
 
     def _single_dispatch(self, function: Any, place: _Place) -> Json:
         registry = dict(function.registry)

@@ -12,8 +12,11 @@ import importlib
 import json
 import linecache
 import logging
+import pickle
+import platform
 import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from io import BytesIO
 from types import CellType, FunctionType, ModuleType
@@ -36,10 +39,22 @@ if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.environment import Environment
     from prefect_optuna.tasks.problem import Problem
 
-__all__ = ["restore_problem", "restore_value", "source_text"]
+__all__ = ["OtherPythonWarning", "restore_problem", "restore_value", "source_text"]
 
 _SHOWN = 80  # letters of a value in the source text
+_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _PACKAGE = "prefect_optuna_archive_"
+
+
+class OtherPythonWarning(UserWarning):
+    """Archived code runs in another version of Python than the one that it ran in.
+
+    Example:
+        >>> from prefect_optuna.tasks import OtherPythonWarning
+        >>> issubclass(OtherPythonWarning, UserWarning)
+        True
+    """
+
 
 _lock = threading.RLock()
 _restored: dict[str, _Restorer] = {}
@@ -55,7 +70,11 @@ def restore_problem(capture: Capture, environment: Environment | None = None) ->
         environment: where it was captured, for the versions of packages that are missing.
 
     Raises:
-        ArchiveError: a package that the code needs is not installed, or the code fails.
+        ArchiveError: a package that the code needs is not installed, the code fails, or it is
+            for another version of Python.
+
+    Warns:
+        OtherPythonWarning: it is for another version of Python, in which it also compiles.
     """
     from prefect_optuna.tasks.problem import Problem
 
@@ -64,6 +83,13 @@ def restore_problem(capture: Capture, environment: Environment | None = None) ->
         if restorer is None:
             restorer = _Restorer(capture, environment)
             restorer.restore()
+            if restorer.python != _PYTHON:
+                warnings.warn(
+                    f"The archived code ran in Python {restorer.python}, and this is {_PYTHON}. "
+                    "Results may differ.",
+                    OtherPythonWarning,
+                    stacklevel=3,
+                )
             _restored[capture.code_version] = restorer
     document = capture.document
     return Problem(
@@ -72,6 +98,10 @@ def restore_problem(capture: Capture, environment: Environment | None = None) ->
         axes={name: restorer.value(data) for name, data in document["axes"].items()},
         directions=tuple(document["directions"]),
     )
+
+
+def _minor(python: str) -> str:
+    return ".".join(python.split(".")[:2])
 
 
 def restore_value(data: Any) -> Any:
@@ -150,6 +180,7 @@ class _Restorer:
     def __init__(self, capture: Capture, environment: Environment | None) -> None:
         self._capture = capture
         self._versions = environment.distributions if environment is not None else {}
+        self.python = _minor(environment.python) if environment is not None else _PYTHON
         self.package = _PACKAGE + capture.code_version[:12]
         self._symbols = {
             f"{symbol['module']}:{symbol['name']}": symbol for symbol in capture.document["symbols"]
@@ -261,6 +292,12 @@ class _Restorer:
                 value = self._load_statement(symbol, module)
         except ArchiveError:
             raise
+        except SyntaxError as error:
+            raise ArchiveError(
+                f"The archived {reference.replace(':', '.')} ran in Python {self.python}, and this "
+                f"is {_PYTHON}, where it does not compile: {error}. Run it with Python "
+                f"{self.python}."
+            ) from error
         except Exception as error:
             raise ArchiveError(
                 f"The archived {reference.replace(':', '.')} could not be restored: "
@@ -363,6 +400,8 @@ class _Restorer:
                 return functools.partial(function, *arguments, **keywords)
             case "$npy":
                 return np.lib.format.read_array(BytesIO(self._binary(held)), allow_pickle=False)
+            case "$pickle":
+                return self._unpickle(*held)
             case "$table":
                 return decode_result(self._binary(held))
             case "$make":
@@ -381,6 +420,18 @@ class _Restorer:
                 return logging.getLogger(held)
             case _:
                 raise ArchiveError(f"The archive holds {tag!r}, which this version does not know.")
+
+    def _unpickle(self, python: str, held: Any) -> Any:
+        try:
+            return pickle.loads(self._binary(held))  # noqa: S301 - what `trusted=True` is about
+        except Exception as error:
+            here = platform.python_version()
+            raise ArchiveError(
+                f"The archive holds an object that Python {python} has pickled, and Python {here} "
+                f"cannot read it: {type(error).__name__}: {error}. "
+                + ("Use that version of Python, and the" if here != python else "Use the")
+                + " packages that ArchivedStudy.environment names."
+            ) from error
 
     def _binary(self, held: Any) -> bytes:
         if "sha256" in held:
@@ -416,8 +467,8 @@ class _Restorer:
         if distribution is None:
             return (
                 f"The archived code imports {path.replace(':', '.')}, which Python "
-                f"{sys.version.split()[0]} does not have: {error}. Use the version of Python that "
-                "ArchivedStudy.environment names."
+                f"{sys.version.split()[0]} does not have: {error}. It ran in Python "
+                f"{self.python}."
             )
         version = self._versions.get(distribution)
         pinned = f"{distribution}=={version}" if version else distribution

@@ -32,7 +32,15 @@ from prefect_optuna.tasks.archive.tables import from_arrow, table_kind, to_arrow
 from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.info import INFO
 
-__all__ = ["RESULT_FORMAT", "decode_result", "encode_result", "encode_with_spec"]
+__all__ = [
+    "RESULT_FORMAT",
+    "decode_result",
+    "decode_series",
+    "encode_result",
+    "encode_with_spec",
+    "open_arrow",
+    "write_arrow",
+]
 
 RESULT_FORMAT = 1
 
@@ -78,7 +86,7 @@ def encode_with_spec(
         spec = {
             field.name: {"dtype": str(field.type), "shape": [len(table)]} for field in table.schema
         }
-        content = _write(table, {"layout": "table", "kind": kind})
+        content = write_arrow(table, {"layout": "table", "kind": kind})
         return content, {"layout": "table", "series": spec}
 
     series: list[_Series] = []
@@ -115,7 +123,7 @@ def encode_with_spec(
         name: {"dtype": one.dtype, "shape": list(one.shape)}
         for name, one in zip(names, series, strict=True)
     }
-    return _write(batch, metadata), {"layout": metadata["layout"], "series": spec}
+    return write_arrow(batch, metadata), {"layout": metadata["layout"], "series": spec}
 
 
 def decode_result(content: Any) -> Any:
@@ -135,22 +143,7 @@ def decode_result(content: Any) -> Any:
         >>> decode_result(encode_result([0.5, 0.25]))
         [0.5, 0.25]
     """
-    import pyarrow as pa
-
-    try:
-        table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
-        found = (table.schema.metadata or {})[_KEY]
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
-        raise ArchiveError(
-            "Expected the Arrow file of an archived result, found something else: "
-            f"{type(error).__name__}: {error}."
-        ) from error
-    metadata = json.loads(found)
-    if metadata["format"] > RESULT_FORMAT:
-        raise ArchiveError(
-            f"The result has the format {metadata['format']}, and this version reads up to "
-            f"{RESULT_FORMAT}: pip install --upgrade prefect-optuna."
-        )
+    table, metadata = open_arrow(content)
     if metadata["layout"] == "table":
         own = {k: v for k, v in table.schema.metadata.items() if k != _KEY}
         return from_arrow(table.replace_schema_metadata(own or None), metadata["kind"])
@@ -175,6 +168,75 @@ def decode_result(content: Any) -> Any:
                 return _unknown(tag, held)
 
     return decode_value(metadata["structure"], other)
+
+
+def decode_series(
+    content: Any, key: str, axes: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Decode the series of one name, and nothing else of what `run` returned.
+
+    Args:
+        content: the bytes of the file.
+        key: the name of a series, or what the names of several start with, before a dot.
+        axes: the names of columns that are axes, if the result is a table.
+
+    Returns:
+        The axes in the file, and the series by name: Arrow columns, or arrays of more dimensions.
+        Both are empty if there is no series of that name.
+
+    Raises:
+        ArchiveError: this is no such file, or the series is a table.
+    """
+    table, metadata = open_arrow(content)
+    is_table = metadata["layout"] == "table"
+    inside = [n for n in axes if n in table.column_names] if is_table else metadata["axes"]
+    names = [name for name in table.column_names if name not in inside]
+    chosen = [name for name in names if name == key or name.startswith(f"{key}.")]
+    if metadata["layout"] != "packed":
+        coordinates = {n: _copied(table.column(n)) for n in inside if chosen}
+        return coordinates, {n: _copied(table.column(n)) for n in chosen}
+    specs = dict(zip(names, metadata["series"], strict=True))
+    arrays: dict[str, Any] = {}
+    for name in chosen:
+        spec = specs[name]
+        if spec["dtype"] == "table":
+            raise ArchiveError(
+                f"{name!r} is a table inside of the result, and no series: read it by "
+                "ArchivedStudy.result(number)."
+            )
+        arrays[name] = _read(table.column(name), {**spec, "as": "array"}, packed=True)
+    return {}, arrays
+
+
+def open_arrow(content: Any) -> tuple[Any, dict[str, Any]]:
+    """Open an Arrow IPC file of this project, without copying what is in it.
+
+    Args:
+        content: the bytes of the file, or a `pyarrow.Buffer` of them.
+
+    Returns:
+        The `pyarrow.Table`, and the metadata that `write_arrow` was given.
+
+    Raises:
+        ArchiveError: this is no such file, or a newer version of the project has written it.
+    """
+    import pyarrow as pa
+
+    try:
+        table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
+        found = (table.schema.metadata or {})[_KEY]
+    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+        raise ArchiveError(
+            "Expected the Arrow file of an archived result, found something else: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    metadata = json.loads(found)
+    if metadata["format"] > RESULT_FORMAT:
+        raise ArchiveError(
+            f"The result has the format {metadata['format']}, and this version reads up to "
+            f"{RESULT_FORMAT}: pip install --upgrade prefect-optuna."
+        )
+    return table, metadata
 
 
 @dataclass
@@ -223,7 +285,13 @@ class _Series:
             ) from error
 
 
-def _write(table: Any, metadata: dict[str, Any]) -> bytes:
+def write_arrow(table: Any, metadata: dict[str, Any]) -> bytes:
+    """Write a table or batch as an Arrow IPC file of this project.
+
+    Args:
+        table: what to write.
+        metadata: JSON, for the key `prefect_optuna` of its schema.
+    """
     import pyarrow as pa
 
     text = json.dumps({"format": RESULT_FORMAT, **metadata}, separators=(",", ":"))
@@ -425,6 +493,14 @@ def _joined_chunks(column: Any) -> Any:
     if column.num_chunks == 0:
         return pa.array([], column.type)
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _copied(column: Any) -> Any:
+    """The column without the rest of its file, which it would keep in memory."""
+    import pyarrow as pa
+
+    chunks = [*column.chunks, pa.array([], column.type)]
+    return pa.concat_arrays(chunks)
 
 
 def _one_row(values: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
-from prefect_optuna.tasks.archive.blobs import read_verified
+from prefect_optuna.tasks.archive.blobs import beside_path, read_verified
 from prefect_optuna.tasks.archive.results import decode_result, encode_with_spec
 
 __all__ = ["ResultWriter", "read_result"]
@@ -27,6 +27,7 @@ class ResultWriter:
         artifacts: where results are written.
         uuid: of the study's archive.
         axes: the coordinates of the results' series.
+        version: the id of the archive's version that the trials run with, for their references.
 
     Example:
         >>> from prefect_optuna.blocks import ArtifactFileSystem
@@ -42,6 +43,7 @@ class ResultWriter:
     artifacts: ArtifactFileSystem
     uuid: str
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    version: str = ""
 
     def write(
         self, trial_number: int, result: Any, *, numbers: bool = False
@@ -71,7 +73,7 @@ class ResultWriter:
         path = f"studies/{self.uuid}/trials/{trial_number:06d}.arrow"
         if not self.artifacts.create(path, content) and self.artifacts.sha256(path) != digest:
             # Another attempt of this trial, or a copy of the study that went its own way.
-            path = f"studies/{self.uuid}/trials/{trial_number:06d}-{digest[:16]}.arrow"
+            path = beside_path(path, digest)
             self.artifacts.create(path, content)
         series = spec["series"]
         listed = dict(list(series.items())[:_MAX_LISTED])
@@ -82,6 +84,8 @@ class ResultWriter:
             "layout": spec["layout"],
             "series": listed,
         }
+        if self.version:
+            reference["version"] = self.version
         if len(listed) < len(series):
             reference["more_series"] = len(series) - len(listed)
         return reference

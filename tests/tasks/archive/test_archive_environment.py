@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -13,9 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from pip._internal.network.session import PipSession
+from pip._internal.req import parse_requirements
 
-from prefect_optuna.tasks import Environment
+from prefect_optuna.blocks import InMemoryStudyStorage
+from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import GitState
+from prefect_optuna.tasks.archive import environment as environment_module
+from prefect_optuna.tasks.archive.environment import requirements_text
+
+SOURCES = "PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_SOURCES"
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -42,9 +56,6 @@ def test_python_the_machine_and_the_distributions_are_described() -> None:
 
 
 def test_every_installed_distribution_is_listed_once() -> None:
-    def canonical(name: str) -> str:
-        return re.sub(r"[-_.]+", "-", name).lower()
-
     expected = {canonical(d.metadata["Name"]) for d in importlib.metadata.distributions()}
     assert {canonical(name) for name in Environment.capture().distributions} == expected
 
@@ -56,11 +67,14 @@ def test_it_comes_back_from_json(repository: Path) -> None:
     assert Environment.from_json(data) == environment
 
 
-def test_neither_environment_variables_nor_the_host_s_name_are_in_it(
+def test_neither_other_environment_variables_nor_the_host_s_name_are_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DATABASE_PASSWORD", "correct horse battery staple")
-    text = json.dumps(Environment.capture().to_json())
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    environment = Environment.capture()
+    assert environment.variables["PYTHONHASHSEED"] == "7"  # it changes results
+    text = json.dumps(environment.to_json())
     assert "correct horse" not in text
     assert platform.node() not in text
 
@@ -79,6 +93,43 @@ def test_a_changed_file_makes_it_dirty(repository: Path) -> None:
     state = Environment.capture(repository).git
     assert state is not None
     assert state.dirty
+
+
+def test_the_changes_that_git_has_not_committed_are_kept(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(repository, "commit", "-m", "first")
+    (repository / "study.py").write_text("N = 2\n")
+    (repository / "secrets.env").write_text("PASSWORD=hunter2\n")
+    folder = repository / "below"
+    folder.mkdir()
+    environment = Environment.capture(folder)
+    assert environment.git is not None
+    content = environment.files[environment.git.diff]
+    assert hashlib.sha256(content).hexdigest() == environment.git.diff
+    assert environment.git.diff_bytes == len(content)
+    assert b"-N = 1\n+N = 2\n" in content
+    assert b"hunter2" not in content  # git does not track it
+    git(repository, "checkout", "study.py")
+    subprocess.run(["git", "apply"], input=content, cwd=repository, check=True)
+    assert (repository / "study.py").read_text() == "N = 2\n"
+    monkeypatch.setenv(SOURCES, "false")
+    environment = Environment.capture(folder)
+    assert environment.git is not None
+    assert (environment.git.dirty, environment.git.diff) == (True, "")
+    assert not environment.files
+
+
+def test_changes_that_are_too_large_leave_their_size(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment_module, "MAX_SOURCE_BYTES", 20)
+    git(repository, "commit", "-m", "first")
+    (repository / "study.py").write_text("N = 2\n")
+    state = Environment.capture(repository).git
+    assert state is not None
+    assert state.diff == ""
+    assert state.diff_bytes > 20
 
 
 def test_a_repository_before_its_first_commit(repository: Path) -> None:
@@ -125,12 +176,160 @@ def test_a_difference_has_a_name_and_both_values() -> None:
     assert here.diff() == {}
 
 
+def test_what_a_former_version_did_not_take_down_is_no_difference() -> None:
+    here = Environment.capture()
+    data = here.to_json()
+    for name in ("cpu", "sources", "variables", "seed", "script_source"):
+        del data[name]
+    data["git"] = {"commit": "c0ffee", "branch": "main", "dirty": False}
+    before = Environment.from_json(data)
+    assert before.git == GitState("c0ffee", "main", dirty=False)
+    assert not any(name.startswith(("cpu", "git", "seed", "script")) for name in before.diff())
+
+
+def test_the_seed_of_the_sampler_is_kept() -> None:
+    assert Environment.capture(seed=7).seed == 7
+    assert Environment.capture(seed=7).diff(Environment.capture(seed=8)) == {"seed": (7, 8)}
+
+
+# -- requirements --------------------------------------------------------------------------------
+
+
+def installed(*lines: str, sources: dict[str, str] | None = None) -> Environment:
+    distributions = dict(line.split("==") for line in lines)
+    return replace(Environment.capture(), distributions=distributions, sources=sources or {})
+
+
+def test_every_distribution_is_pinned_for_pip() -> None:
+    lines = requirements_text(Environment.capture()).splitlines()
+    assert lines[0].startswith(f"# Python {platform.python_version()}")
+    requirements = [Requirement(line.partition(" # ")[0]) for line in lines if line[0] != "#"]
+    pinned = {canonical(one.name): str(one.specifier) for one in requirements if not one.url}
+    assert pinned["numpy"] == f"=={importlib.metadata.version('numpy')}"
+    assert "pip" not in pinned
+    assert len(pinned) > 20
+
+
+def test_pip_reads_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "requirements.txt"
+    environment = installed(
+        "numpy==1.26.4",
+        "torch==2.1.0+cu118",
+        "mine==1.0",
+        "odd==not-a-version",
+        "fork==0.1",
+        "wheel-of-mine==2.0",
+        sources={
+            "mine": "a folder",
+            "fork": "git+https://example.org/fork.git@c0ffee#subdirectory=python",
+            "wheel-of-mine": "https://example.org/wheel_of_mine-2.0.whl#sha256=00",
+        },
+    )
+    file.write_text(requirements_text(environment))
+    read = list(parse_requirements(str(file), session=PipSession()))
+    assert [one.requirement for one in read] == [
+        "numpy==1.26.4",
+        "torch==2.1.0",
+        "fork @ git+https://example.org/fork.git@c0ffee#subdirectory=python",
+        "wheel-of-mine @ https://example.org/wheel_of_mine-2.0.whl#sha256=00",
+    ]
+    text = file.read_text()
+    assert "# mine==1.0: it was installed from a folder" in text
+    assert "# odd not-a-version" in text
+    assert "torch==2.1.0  # it was 2.1.0+cu118" in text
+
+
+def test_only_what_is_wanted_is_listed() -> None:
+    environment = installed("numpy==1.26.4", "PyYAML==6.0", "scipy==1.11.0")
+    text = requirements_text(environment, only=["pyyaml", "numpy", "not-there"])
+    assert text.splitlines()[1:] == ["numpy==1.26.4", "PyYAML==6.0"]
+
+
+@pytest.mark.parametrize(
+    ("record", "source"),
+    [
+        ({"url": "file:///home/me/mine", "dir_info": {"editable": True}}, "a folder"),
+        (
+            {
+                "url": "https://me:secret@example.org/fork.git",
+                "vcs_info": {"vcs": "git", "commit_id": "c0ffee", "requested_revision": "main"},
+                "subdirectory": "python",
+            },
+            "git+https://example.org/fork.git@c0ffee#subdirectory=python",
+        ),
+        (
+            {
+                "url": "ssh://git@example.org/fork.git",
+                "vcs_info": {"vcs": "git", "commit_id": "c0ffee"},
+            },
+            "git+ssh://git@example.org/fork.git@c0ffee",
+        ),
+        (
+            {
+                "url": "https://example.org/a.whl",
+                "archive_info": {"hashes": {"sha256": "00"}},
+            },
+            "https://example.org/a.whl#sha256=00",
+        ),
+    ],
+)
+def test_where_a_distribution_came_from_holds_no_secret_and_no_folder(
+    record: dict[str, object], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "mine-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (metadata / "direct_url.json").write_text(json.dumps(record))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    environment_module._here.cache_clear()
+    try:
+        assert Environment.capture().sources["mine"] == source
+    finally:
+        environment_module._here.cache_clear()
+
+
+# -- the script ----------------------------------------------------------------------------------
+
+
 def test_the_script_is_named_without_its_folder(tmp_path: Path) -> None:
     script = tmp_path / "my_study.py"
     script.write_text(
-        "from prefect_optuna.tasks import Environment\nprint(Environment.capture().script)\n"
+        "from prefect_optuna.tasks import Environment\n"
+        "here = Environment.capture()\n"
+        "print(here.script, here.files[here.script_source].decode().count('here'))\n"
     )
     output = subprocess.run(
         [sys.executable, str(script)], check=True, capture_output=True, text=True
     ).stdout
-    assert output.strip() == "my_study.py"
+    assert output.split() == ["my_study.py", "5"]
+
+
+def test_an_archive_gives_requirements_diff_and_script_back(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "my_model.py").write_text(
+        "import numpy as np\n"
+        "def suggest(trial): return {}\n"
+        "def run(params): return float(np.sum([1.0]))\n"
+    )
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "first")
+    (repository / "study.py").write_text("N = 2\n")
+    monkeypatch.syspath_prepend(str(repository))
+    importlib.invalidate_caches()
+    model = importlib.import_module("my_model")
+    monkeypatch.delitem(sys.modules, "my_model")
+    storage = InMemoryStudyStorage(name=repository.name)
+    study, artifacts = storage.create_study("hares"), f"memory://{repository.name}"
+    problem = Problem(suggest=model.suggest, run=model.run)
+    OptunaArchive(study, artifacts=artifacts).save_problem(problem, seed=7)
+    archived = ArchivedStudy.load("hares", storage=storage, artifacts=artifacts)
+    assert archived.environment.seed == 7
+    assert archived.environment.diff() == {}
+    assert "+N = 2" in archived.git_diff()
+    assert archived.script() == Path(str(sys.modules["__main__"].__file__)).read_text()
+    assert f"numpy=={importlib.metadata.version('numpy')}\n" in archived.requirements()
+    needed = archived.requirements(only_needed=True).splitlines()
+    names = {re.split("[= ]", line.removeprefix("# "))[0] for line in needed[1:]}
+    assert names == {"numpy", "prefect-optuna"}

@@ -34,6 +34,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import BACKUP_CONTEXT, ResultWriter, read_result
 from prefect_optuna.tasks.archive.blobs import blob_path
+from prefect_optuna.tasks.archive.manifest import Version, write_version
 
 SCALE = np.linspace(0.0, 1.0, 500)
 DAYS = [1, 2, 3]
@@ -75,6 +76,18 @@ def artifacts(tmp_path: Path) -> ArtifactFileSystem:
 @pytest.fixture
 def study(storage: StudyStorage) -> optuna.Study:
     return storage.create_study("hares")
+
+
+@pytest.fixture(autouse=True)
+def without_script_and_diff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files here are counted; what a study keeps of its script has tests of its own."""
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_SOURCES", "false")
+
+
+def first_version(study: optuna.Study) -> tuple[str, dict[str, Any]]:
+    """The study's attribute that holds the first version of its archive, and its name."""
+    found = [(k, v) for k, v in study.user_attrs.items() if k.startswith(f"{BACKUP_CONTEXT}:")]
+    return min(found, key=lambda item: item[1]["first_trial"])
 
 
 @pytest.fixture(autouse=True)
@@ -127,13 +140,13 @@ def test_the_manifest_is_small_and_everything_large_is_a_file(
 
 def test_saving_twice_is_saving_once(study: optuna.Study, artifacts: ArtifactFileSystem) -> None:
     version = OptunaArchive(study, artifacts=artifacts).save_problem(PROBLEM)
-    manifest, files = study.user_attrs[BACKUP_CONTEXT], artifacts.glob("**")
-    manifest["versions"][0]["created"] = "2020-01-01T00:00:00+00:00"
-    study.set_user_attr(BACKUP_CONTEXT, manifest)
+    name, first = first_version(study)
+    study.set_user_attr(name, {**first, "created": "2020-01-01T00:00:00+00:00"})
+    attributes, files = study.user_attrs, artifacts.glob("**")
     again = OptunaArchive(study, artifacts=artifacts)
     assert again.code_version == version
     assert again.save_problem(PROBLEM) == version
-    assert study.user_attrs[BACKUP_CONTEXT] == manifest
+    assert study.user_attrs == attributes
     assert artifacts.glob("**") == files
     assert again.notes == ()
 
@@ -169,9 +182,9 @@ def test_studies_of_one_problem_share_its_files(
 ) -> None:
     for name in ("one", "two"):
         OptunaArchive(storage.create_study(name), artifacts=artifacts).save_problem(PROBLEM)
-    one, two = (storage.load_study(name).user_attrs[BACKUP_CONTEXT] for name in ("one", "two"))
-    assert one["uuid"] != two["uuid"]
-    assert one["versions"][0]["code_version"] == two["versions"][0]["code_version"]
+    one, two = (storage.load_study(name) for name in ("one", "two"))
+    assert one.user_attrs[BACKUP_CONTEXT]["uuid"] != two.user_attrs[BACKUP_CONTEXT]["uuid"]
+    assert first_version(one)[1]["code_version"] == first_version(two)[1]["code_version"]
     assert len(artifacts.glob("blobs/*/*")) == 3  # code, array, environment
 
 
@@ -334,7 +347,7 @@ def test_a_damaged_part_is_named_with_its_file(
     artifacts: ArtifactFileSystem,
 ) -> None:
     OptunaArchive(study, artifacts=artifacts).save_problem(PROBLEM)
-    version = study.user_attrs[BACKUP_CONTEXT]["versions"][0]
+    _, version = first_version(study)
     digest = {"the code": version["code_version"], "the environment": version["environment"]}.get(
         part
     )
@@ -376,10 +389,12 @@ def test_a_blob_of_another_kind_is_no_code(
     study: optuna.Study, storage: StudyStorage, artifacts: ArtifactFileSystem
 ) -> None:
     OptunaArchive(study, artifacts=artifacts).save_problem(PROBLEM)
-    manifest = study.user_attrs[BACKUP_CONTEXT]
-    manifest["versions"][0]["code_version"] = manifest["versions"][0]["environment"]
-    study.set_user_attr(BACKUP_CONTEXT, manifest)
-    with pytest.raises(ArchiveError, match=r"the code of version 0 .* is no captured problem"):
+    _, version = first_version(study)
+    wrong = Version(
+        first_trial=1, code_version=version["environment"], environment=version["environment"]
+    )
+    write_version(study, wrong, uuid="", artifacts="")
+    with pytest.raises(ArchiveError, match=r"the code of version 1 .* is no captured problem"):
         ArchivedStudy.load("hares", storage=storage, artifacts=artifacts)
 
 

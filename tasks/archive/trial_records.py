@@ -1,0 +1,153 @@
+"""What is signed of a trial: its number, state, values, parameters, attributes and version.
+
+A trial is signed by the process that tells its values, just before it does, since a storage
+changes nothing in a trial that has ended. The signature is part of an attribute that the trial
+gets anyway: its reference to the archived result, or else the attribute `signature`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import distribution_to_json
+from optuna.trial import FrozenTrial, TrialState
+
+from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.trial import RESULT_KEY
+
+__all__ = ["SIGNATURE", "TrialSigner", "trial_content", "trial_signature", "trial_version"]
+
+SIGNATURE = "signature"
+"""The user attribute of a trial that holds its signature, where it has no archived result."""
+
+
+class TrialSigner:
+    """Signs the trials that one flow tells.
+
+    Args:
+        keys: what to sign with.
+        study: the study.
+        uuid: of its archive.
+        version: the id of the version of the archive that the trials run with.
+    """
+
+    def __init__(self, keys: SigningKeys, study: Study, uuid: str, version: str) -> None:
+        self._keys = keys
+        self._uuid = uuid
+        self._version = version
+        self._directions = [direction.name for direction in study.directions]
+
+    def signed(
+        self,
+        trial: FrozenTrial,
+        attributes: Mapping[str, Any],
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> dict[str, Any]:
+        """Add the signature of a trial to the attributes that it is about to get.
+
+        Args:
+            trial: the trial as it is stored now.
+            attributes: what it is about to get.
+            state: what it is about to be told as.
+            values: what it is about to be told.
+
+        Returns:
+            The attributes, with the signature in one of them.
+        """
+        attributes = dict(attributes)
+        content = trial_content(
+            trial,
+            directions=self._directions,
+            version=self._version,
+            attributes={**trial.user_attrs, **attributes},
+            state=state,
+            values=self._told(trial, state, values),
+        )
+        signature = self._keys.sign("trial", self._uuid, content)
+        signature["version"] = self._version
+        if isinstance(result := attributes.get(RESULT_KEY), dict):
+            attributes[RESULT_KEY] = {**result, SIGNATURE: signature}
+        else:
+            attributes[SIGNATURE] = signature
+        return attributes
+
+    def _told(
+        self, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> Sequence[float] | None:
+        """The values that a trial will have: of a pruned one, Optuna takes the last it reported."""
+        if state != TrialState.PRUNED or trial.last_step is None or len(self._directions) > 1:
+            return values
+        last = trial.intermediate_values[trial.last_step]
+        return None if math.isnan(last) else [last]
+
+
+def trial_content(
+    trial: FrozenTrial,
+    *,
+    directions: Sequence[str],
+    version: str,
+    attributes: Mapping[str, Any] | None = None,
+    state: TrialState | None = None,
+    values: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """What is signed of a trial, as JSON.
+
+    Args:
+        trial: the trial.
+        directions: those of its study, by name.
+        version: the id of the version of the archive that it ran with.
+        attributes: its user attributes, in place of those that it has.
+        state: its state, in place of the one that it has; `values` go with it.
+        values: its values.
+    """
+    attributes = dict(trial.user_attrs if attributes is None else attributes)
+    attributes.pop(SIGNATURE, None)
+    if isinstance(result := attributes.get(RESULT_KEY), Mapping):
+        attributes[RESULT_KEY] = {k: v for k, v in result.items() if k != SIGNATURE}
+    if state is None:
+        state, values = trial.state, trial.values
+    return {
+        "number": trial.number,
+        "state": state.name,
+        "values": None if values is None else [_number(value) for value in values],
+        "directions": list(directions),
+        "version": version,
+        # As Optuna stores them: a category is its place in the list of choices.
+        "params": {
+            name: _number(trial.distributions[name].to_internal_repr(value))
+            for name, value in trial.params.items()
+        },
+        "distributions": {
+            name: distribution_to_json(distribution)
+            for name, distribution in trial.distributions.items()
+        },
+        "intermediate_values": {
+            str(step): _number(value) for step, value in trial.intermediate_values.items()
+        },
+        "attributes": attributes,
+    }
+
+
+def trial_signature(trial: FrozenTrial) -> Any:
+    """The signature of a trial; `None` if it has none."""
+    result = trial.user_attrs.get(RESULT_KEY)
+    if isinstance(result, Mapping) and SIGNATURE in result:
+        return result[SIGNATURE]
+    return trial.user_attrs.get(SIGNATURE)
+
+
+def trial_version(trial: FrozenTrial) -> str | None:
+    """The id of the version that a trial says it ran with; `None` if it does not say."""
+    for record in (trial_signature(trial), trial.user_attrs.get(RESULT_KEY)):
+        version = record.get("version") if isinstance(record, Mapping) else None
+        if isinstance(version, str):
+            return version
+    return None
+
+
+def _number(value: float) -> float:
+    return float(value) + 0.0  # SQLite has no negative zero

@@ -1,0 +1,120 @@
+"""Why a trial did not give its archived value again: what differs, the likeliest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from prefect_optuna.tasks.rerun import Rerun, RerunAnswer, RerunRequest
+
+__all__ = ["likely_cause"]
+
+_MACHINE = {
+    "python": "Python",
+    "implementation": "Python's implementation",
+    "machine": "the processor's architecture",
+    "platform": "the platform",
+    "cpu": "the processor",
+}
+_MAX_LISTED = 5
+
+
+def likely_cause(
+    trial: FrozenTrial,
+    rerun: Rerun,
+    request: RerunRequest,
+    answer: RerunAnswer,
+    scope: Mapping[str, Any] | None = None,
+) -> str:
+    """Say what may have made a trial drift.
+
+    The archived code is what runs, so it is the same; what can differ is chance, the scope, the
+    packages, the machine, and the files that the code reads.
+
+    Args:
+        trial: the archived trial.
+        rerun: what it gave now.
+        request: how it was run again.
+        answer: where it was run again.
+        scope: what replaced parts of the archived scope.
+
+    Returns:
+        The differences, separated by semicolons; that there is none, where there is none.
+    """
+    found: list[str] = []
+    if len(set(rerun.values)) > 1:
+        found.append("its repetitions differ from one another: random numbers without a seed")
+    if scope:
+        found.append("the scope was changed: " + _few(f"{k}={v!r}" for k, v in scope.items()))
+    if trial.state != TrialState.COMPLETE and rerun.values and not rerun.error:
+        word = "failed" if trial.state == TrialState.FAIL else "was pruned"
+        if trial.values is None:
+            found.append(f"it {word} then, and gives a value now")
+    found += _surroundings(request, answer)
+    found += _data(trial, rerun)
+    if not found and len(rerun.values) == 1:
+        found.append(
+            "nothing that the archive knows of differs; repeats=3 would tell whether it is chance"
+        )
+    return "; ".join(found) or "nothing that the archive knows of differs"
+
+
+def _surroundings(request: RerunRequest, answer: RerunAnswer) -> list[str]:
+    found: list[str] = []
+    changes = request.environment.surroundings.diff(answer.environment.surroundings)
+    needed = sorted(set(request.capture.document["distributions"].values()))
+    versions = {n: change for n in needed if (change := changes.get(f"distributions.{n}"))}
+    if versions:
+        found.append("packages: " + _few(f"{n} {_was(*c)}" for n, c in versions.items()))
+    sources = {n: change for n in needed if (change := changes.get(f"sources.{n}"))}
+    if sources:
+        found.append("code: " + _few(f"{n} from {_was(*c)}" for n, c in sources.items()))
+    elif local := [n for n in needed if answer.environment.sources.get(n) == "a folder"]:
+        found.append(
+            f"code: {_few(local)} {'is' if len(local) == 1 else 'are'} installed from a folder, "
+            "so the same version may be other code"
+        )
+    found += [f"{_MACHINE[name]} {_was(*changes[name])}" for name in _MACHINE if name in changes]
+    found += [
+        f"{name.partition('.')[2]} {_was(*change, none='not set')}"
+        for name, change in changes.items()
+        if name.startswith("variables.")
+    ]
+    others = sum(name.startswith("distributions.") for name in changes) - len(versions)
+    if others and not versions:
+        noun = "package" if others == 1 else "packages"
+        found.append(f"{others} {noun} that the code does not import itself")
+    return found
+
+
+def _data(trial: FrozenTrial, rerun: Rerun) -> list[str]:
+    """Files that were changed after the trial had ended."""
+    ended = trial.datetime_complete
+    newer = [
+        f"{path} (changed {changed:%Y-%m-%d %H:%M})"
+        for path in rerun.files
+        if ended is not None and (changed := _changed(path)) is not None and changed > ended
+    ]
+    return [f"data: {_few(newer)}"] if newer else []
+
+
+def _changed(path: str) -> datetime | None:
+    try:
+        # Optuna's times are local and have no zone.
+        return datetime.fromtimestamp(Path(path).stat().st_mtime)  # noqa: DTZ006
+    except OSError:
+        return None
+
+
+def _was(then: Any, now: Any, none: str = "not installed") -> str:
+    return f"{now or none}, was {then or none}"
+
+
+def _few(items: Iterable[str]) -> str:
+    every = list(items)
+    more = f" and {len(every) - _MAX_LISTED} more" if len(every) > _MAX_LISTED else ""
+    return ", ".join(every[:_MAX_LISTED]) + more

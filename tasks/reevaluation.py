@@ -1,0 +1,179 @@
+"""What archived trials gave when they were run again, beside what they had given."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from math import isfinite
+from typing import Any, ClassVar, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_optuna.tasks.rerun import Rerun
+
+__all__ = ["REEVALUATION_FORMAT", "ReevaluatedTrial", "Reevaluation", "compare"]
+
+REEVALUATION_FORMAT = 1
+
+Verdict = Literal["reproduced", "drifted", "failed"]
+Value = float | tuple[float, ...]
+
+
+class ReevaluatedTrial(BaseModel):
+    """An archived trial and what it gave when it was run again."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    number: int = Field(description="The trial's number in the study.")
+    verdict: Verdict = Field(
+        description="`reproduced` where every new value is within the tolerance, `drifted` where "
+        "one is not, `failed` where a run gave none."
+    )
+    archived: Value | None = Field(
+        description="The archived value; with several directions, a tuple. Of a pruned trial the "
+        "last value that it had reported; `None` where there is none."
+    )
+    values: list[Value] = Field(description="The new value of each repetition.")
+    difference: float | None = Field(
+        description="The largest difference to the archived value; `None` where there is none."
+    )
+    params: dict[str, Any] = Field(description="The trial's parameters.")
+    cause: str = Field(default="", description="Why it did not give the archived value, likely.")
+    message: str = Field(default="", description="Why it failed.")
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The mean of the new values, one for each direction; empty where there is none."""
+        return tuple(statistics.fmean(column) for column in self._columns())
+
+    @property
+    def spread(self) -> tuple[float, ...]:
+        """The standard deviation of the new values; empty where there are fewer than two."""
+        if len(self.values) < 2:
+            return ()
+        return tuple(map(_deviation, self._columns()))
+
+    def _columns(self) -> list[tuple[float, ...]]:
+        return list(zip(*map(as_tuple, self.values), strict=True))
+
+
+class Reevaluation(BaseModel):
+    """What came of running archived trials again."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    format: int = Field(default=REEVALUATION_FORMAT, description="The format of the record.")
+    study_name: str = Field(description="The study.")
+    created: str = Field(
+        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        description="When it ended, in UTC.",
+    )
+    trials: list[ReevaluatedTrial] = Field(description="The trials, in the order asked for.")
+    repeats: int = Field(default=1, description="How many times each trial was run.")
+    rtol: Value = Field(description="The relative tolerance, or one for each direction.")
+    atol: Value = Field(description="The absolute tolerance, or one for each direction.")
+    scope: dict[str, str] = Field(
+        default_factory=dict, description="What replaced parts of the archived scope, as text."
+    )
+    changes: dict[str, tuple[Any, Any]] = Field(
+        default_factory=dict,
+        description="How the environment differs from the archived one: then and now, as "
+        "`Environment.diff` gives it.",
+    )
+    flow_run_id: str | None = Field(default=None, description="The flow run that did it.")
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether every trial gave its archived value again."""
+        return all(trial.verdict == "reproduced" for trial in self.trials)
+
+    @property
+    def headline(self) -> str:
+        """How many trials were reproduced, in a line."""
+        count = sum(trial.verdict == "reproduced" for trial in self.trials)
+        return f"{count} of {len(self.trials)} reproduced"
+
+    def __repr__(self) -> str:
+        rows = [
+            f"  trial {t.number}: {t.verdict}, archived {_text(t.archived)}, "
+            f"now {', '.join(map(_text, t.values)) or t.message}"
+            + (f" ({t.cause})" if t.cause else "")
+            for t in self.trials
+        ]
+        return "\n".join([f"Reevaluation of {self.study_name!r}: {self.headline}", *rows])
+
+    __str__ = __repr__
+
+
+def compare(
+    trial: FrozenTrial, rerun: Rerun, rtol: Sequence[float], atol: Sequence[float], cause: str = ""
+) -> ReevaluatedTrial:
+    """Compare a trial with what it gave when it was run again.
+
+    Args:
+        trial: the archived trial.
+        rerun: what it gave now.
+        rtol: the relative tolerance of each direction.
+        atol: the absolute tolerance of each direction.
+        cause: why it may differ, if it does.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.tasks.reevaluation import compare
+        >>> from prefect_optuna.tasks.rerun import Rerun
+        >>> trial = optuna.trial.create_trial(value=2.0)
+        >>> compare(trial, Rerun(0, values=((2.0,), (2.25,))), [0.1], [0.0]).verdict
+        'drifted'
+    """
+    archived = None if trial.values is None else tuple(trial.values)
+    differences: list[float] = []
+    within = archived is not None and trial.state != TrialState.FAIL
+    for values in rerun.values if archived is not None else ():
+        for old, new, relative, absolute in zip(archived or (), values, rtol, atol, strict=False):
+            # Equality first: infinities are equal, and their difference is no number.
+            difference = 0.0 if old == new else abs(new - old)
+            differences.append(difference)
+            # Of an infinite value every tolerance would be infinite, too.
+            within = within and difference <= absolute + (
+                relative * abs(old) if isfinite(old) else 0
+            )
+    verdict: Verdict = "failed" if rerun.error else "reproduced" if within else "drifted"
+    return ReevaluatedTrial(
+        number=trial.number,
+        verdict=verdict,
+        archived=None if archived is None else _value(archived),
+        values=[_value(values) for values in rerun.values],
+        difference=max(differences, default=None),
+        params=trial.params,
+        cause="" if verdict == "reproduced" else cause,
+        message=rerun.error,
+    )
+
+
+def as_tuple(value: Value) -> tuple[float, ...]:
+    """A value as one number for each direction."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def scope_as_text(scope: Mapping[str, Any] | None) -> dict[str, str]:
+    """Values of a scope as people read them, short."""
+    return {name: repr(value)[:200] for name, value in (scope or {}).items()}
+
+
+def _value(values: Sequence[float]) -> Value:
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _deviation(column: Sequence[float]) -> float:
+    try:
+        return statistics.stdev(column)
+    except (AttributeError, ValueError, OverflowError):  # infinities have none
+        return float("nan")
+
+
+def _text(value: Value | None) -> str:
+    if value is None:
+        return "no value"
+    return ", ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
