@@ -17,11 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import task
 
 from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
 
 if TYPE_CHECKING:
@@ -82,16 +84,33 @@ def run_trials(
     """
     outcomes: list[Outcome] = []
     counts = {"complete": 0, "pruned": 0, "failed": 0}
+    best: tuple[float, ...] | None = None
+    outcome: Outcome | None = None
+    directions = runner.problem.directions
     for assignment in assignments:
         outcome = runner(assignment)
         counts[outcome.state] += 1
+        if outcome.values is not None and len(directions) == 1:
+            pick = min if directions[0] == "minimize" else max
+            best = outcome.values if best is None else pick(best, outcome.values)
         if report is None:
             outcomes.append(outcome)
         else:
             report(outcome)
     total = sum(counts.values())
+    if outcome is not None and (context := TaskRunContext.get()) is not None:
+        # Its last event tells the server the name anew.
+        context.task_run.name = _name(first, outcome, total, best)
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return Completed(message=f"{total} trial{'' if total == 1 else 's'}: {words}", data=outcomes)
+
+
+def _name(first: int, last: Outcome, total: int, best: tuple[float, ...] | None) -> str:
+    """What a task run is called when its trials have ended."""
+    if total == 1:
+        values = ", ".join(map(format_value, last.values or ()))
+        return f"trial {last.number}: {values or last.state}"
+    return f"trials {first} to {last.number}" + (f": best {format_value(best[0])}" if best else "")
 
 
 class Dispatcher(Protocol):

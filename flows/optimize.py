@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as current_flow_run
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
 from prefect_optuna.blocks import (
@@ -28,19 +27,22 @@ from prefect_optuna.blocks import (
     GrpcStudyStorage,
     InMemoryStudyStorage,
     JournalStudyStorage,
+    RedisStudyStorage,
     SQLStudyStorage,
     StudyStorage,
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks.errors import InvalidProblemError, InvalidSettingError
+from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.blocks.study_identity import study_uuid
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.dispatch import Batches, Here, Lanes
+from prefect_optuna.flows.events import StudyEvents
+from prefect_optuna.flows.opening import check_settings, open_study, rehearse
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.study import (
-    FlowStudy,
     Pruner,
     PrunerName,
     Sampler,
@@ -50,8 +52,9 @@ from prefect_optuna.flows.study import (
 )
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_result import StudyResult
-from prefect_optuna.flows.study_run import StudyRun, suggest_params
+from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.study_watch import StudyWatch
+from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import Capture, OptunaArchive
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.trial import TrialRunner
@@ -65,11 +68,11 @@ Storage = (
     | JournalStudyStorage
     | InMemoryStudyStorage
     | GrpcStudyStorage
+    | RedisStudyStorage
     | StudyStorage
     | str
     | Path
 )
-RunnerName = Literal["threads", "processes"]
 
 
 def _flow_run_name() -> str:
@@ -150,15 +153,15 @@ def optimize(
         20
     """
     the_problem = Problem.of(problem, directions=directions)
-    _check(n_trials, timeout, n_jobs, retries, seed)
+    check_settings(n_trials, timeout, n_jobs, retries, seed)
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
-    _rehearse(the_problem, trial_scope)
+    rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
     storage_block = as_study_storage(storage)
     filesystem = as_artifact_filesystem(artifacts)
     filesystem.check()
     n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
-    study = _open_study(
+    study = open_study(
         storage_block,
         study_name or f"{the_problem.name}-{current_flow_run.name}",
         the_problem,
@@ -172,9 +175,11 @@ def optimize(
         make_pruner(pruner),
     )
     archive = OptunaArchive(study, artifacts=filesystem)
-    archive.save_problem(capture, scope=trial_scope.values)
+    archive.save_problem(capture, scope=trial_scope.values, seed=seed)
     picture = BestPicture(the_problem, filesystem, trial_scope)
-    watch = StudyWatch(study, the_problem, archive, n_trials, storage_block, picture)
+    before = study.get_trials(deepcopy=False)
+    events = StudyEvents(study_uuid(study), the_problem.directions, before=before)
+    watch = StudyWatch(study, the_problem, archive, n_trials, storage_block, picture, events)
 
     logger = get_run_logger()
     logger.info(
@@ -187,7 +192,7 @@ def optimize(
         logger.warning(note)
 
     with contextlib.ExitStack() as stack:
-        runner = stack.enter_context(_task_runner(task_runner, n_jobs))
+        runner = stack.enter_context(open_task_runner(task_runner, n_jobs))
         live_trials = not isinstance(runner, ThreadPoolTaskRunner)
         if live_trials and the_problem.needs_trial:
             _check_reachable(storage_block)
@@ -216,66 +221,13 @@ def optimize(
             catch=(catch,) if isinstance(catch, type) else tuple(catch),
             callbacks=[lambda _, trial: bar.update(trial), *callbacks],
             live_trials=live_trials,
+            signer=archive.signer(),
         )
         with watch.running():
             run.run()
     result = watch.result(n_task_runs=dispatcher.task_runs)
     logger.info("%s", result)
     return result
-
-
-def _check(
-    n_trials: int | None, timeout: float | None, n_jobs: int, retries: int, seed: int | None
-) -> None:
-    if n_trials is not None and n_trials < 1:
-        raise InvalidSettingError(
-            f"`n_trials` is the number of finished trials to reach, 1 or more; found {n_trials}."
-        )
-    if timeout is not None and not timeout > 0:
-        raise InvalidSettingError(f"`timeout` is in seconds, more than 0; found {timeout}.")
-    if n_trials is None and timeout is None:
-        raise InvalidSettingError("Give `n_trials`, `timeout` or both: else the study never ends.")
-    if n_jobs == 0 or n_jobs < -1:
-        raise InvalidSettingError(
-            f"`n_jobs` is 1 or more, or -1 for the number of processors; found {n_jobs}."
-        )
-    if retries < 0:
-        raise InvalidSettingError(f"`retries` is 0 or more, found {retries}.")
-    if seed is not None and seed < 0:
-        raise InvalidSettingError(f"`seed` is 0 or more, found {seed}.")
-
-
-def _rehearse(problem: Problem, scope: TrialScope) -> None:
-    """Call `suggest` once on a study that nobody keeps: its mistakes show before any trial."""
-    if problem.suggest is None:
-        return
-    storage = optuna.storages.InMemoryStorage()
-    name = f"a rehearsal of {problem.name}"  # Optuna logs it
-    storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], study_name=name)
-    study = optuna.Study(name, storage, optuna.samplers.RandomSampler(seed=0))
-    try:
-        suggest_params(problem, study.ask(), scope)
-    except (InvalidProblemError, optuna.TrialPruned):
-        raise
-    except Exception as error:
-        raise InvalidProblemError(
-            f"`suggest` does not work: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _open_study(
-    block: StudyStorage,
-    name: str,
-    problem: Problem,
-    sampler_for: Callable[[int], BaseSampler],
-    pruner: BasePruner,
-) -> FlowStudy:
-    """Create the study, or go on with it."""
-    sampler = sampler_for(0)  # before anything is created: an option may be wrong
-    plain = block.create_study(name, directions=list(problem.directions), load_if_exists=True)
-    if n_existing := len(plain.get_trials(deepcopy=False)):
-        sampler = sampler_for(n_existing)
-    return FlowStudy.open(name, block.get_storage(), sampler, pruner)
 
 
 def _check_reachable(block: StudyStorage) -> None:
@@ -285,23 +237,3 @@ def _check_reachable(block: StudyStorage) -> None:
             "run. A study in memory cannot be reached from other processes: use a file "
             "(the default storage) or a database, threads, or a Problem with `run(params)`."
         )
-
-
-@contextlib.contextmanager
-def _task_runner(wanted: str | TaskRunner[Any] | None, n_jobs: int) -> Generator[TaskRunner[Any]]:
-    if wanted is None:
-        context = FlowRunContext.get()
-        assert context is not None  # noqa: S101 - this is the flow
-        yield context.task_runner
-        return
-    if wanted == "threads":
-        # A lane ends while the next one begins.
-        wanted = ThreadPoolTaskRunner(max_workers=2 * n_jobs)
-    elif wanted == "processes":
-        wanted = ProcessPoolTaskRunner(max_workers=n_jobs)
-    elif not isinstance(wanted, TaskRunner):
-        raise InvalidSettingError(
-            f"`task_runner` is `threads`, `processes` or a Prefect task runner; found {wanted!r}."
-        )
-    with wanted.duplicate() as runner:
-        yield runner

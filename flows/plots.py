@@ -1,47 +1,47 @@
-"""The pictures of a report: small, plain, and cheap enough to be drawn while a study runs.
-
-Everything is drawn on Matplotlib's `Figure` objects. Pyplot keeps global state, is not safe in
-threads, and may open windows. Matplotlib is imported when the first picture is drawn.
-"""
+"""The pictures of a report: small, plain, and cheap enough to be drawn while a study runs."""
 
 from __future__ import annotations
 
-import io
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.flows.ranking import best_first, is_feasible
+from prefect_optuna.flows.plot_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    Range,
+    add_legend,
+    figure_png,
+    new_figure,
+    scale,
+    style,
+    thumbnail,
+    whole_numbers,
+)
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import format_value, shorten
+from prefect_optuna.tasks.ranking import best_first, is_feasible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from PIL import Image
 
 __all__ = ["figure_png", "history_plot", "pareto_plot", "series_plot", "thumbnail"]
 
-# The colours of Okabe and Ito, which people tell apart whatever colours they see.
-_BLUE, _SKY, _ORANGE, _VERMILION, _GREEN, _PURPLE = (
-    "#0072B2",
-    "#56B4E9",
-    "#E69F00",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-)
-_INK, _GREY, _PALE = "#24292f", "#6e7781", "#afb8c1"
-_SERIES_COLOURS = (_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _SKY, _INK, _GREY)
-
-_HUGE = 1e100  # larger numbers are shown as infinite ones are; arithmetic on them overflows
-_WIDTH = 7.0  # inches
-_MAX_PIXELS = 1400  # across: sharp where a page shows 700 px on a display of double density
+_HUGE = 1e100
+_LEAST_ENSEMBLE = 8  # trials; fewer have no quantiles to speak of
+_SERIES_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, INK, GREY)
 
 
 def history_plot(
@@ -73,15 +73,15 @@ def history_plot(
         b'\x89PNG'
     """
     targets = list(range(len(directions)))[:4] if target is None else [target]
-    figure = _new_figure(2.9 if len(targets) == 1 else 0.6 + 1.7 * len(targets))
+    figure = new_figure(2.9 if len(targets) == 1 else 0.6 + 1.7 * len(targets))
     panels = figure.subplots(len(targets), 1, sharex=True, squeeze=False)[:, 0]
     trials = [trial for trial in trials if not is_lost(trial)]
     for axes, index in zip(panels, targets, strict=True):
-        _style(axes)
+        style(axes)
         _draw_history(axes, trials, directions[index], index)
         axes.set_ylabel("value" if len(directions) == 1 else f"value {index}")
     panels[-1].set_xlabel("trial")
-    _legend(panels[0])
+    add_legend(panels[0])
     return figure_png(figure, max_bytes)
 
 
@@ -102,32 +102,41 @@ def pareto_plot(
     values = np.array([trial.values for trial in complete], dtype=float).reshape(-1, 2)
     best = sorted(tuple(trial.values) for trial in best_first(trials, directions))
     front = np.array(best, dtype=float).reshape(-1, 2)
-    figure = _new_figure(3.6)
+    figure = new_figure(3.6)
     axes = figure.subplots()
-    _style(axes)
-    limits = [_Range(values[:, i], directions[i], keep=front[:, i]) for i in (0, 1)]
+    style(axes)
+    limits = [Range(values[:, i], directions[i], keep=front[:, i]) for i in (0, 1)]
     shown = np.column_stack([limits[i].clip(values[:, i]) for i in (0, 1)])
-    axes.plot(*shown.T, "o", color=_SKY, markersize=3.5, markeredgewidth=0, label="trials")
+    axes.plot(*shown.T, "o", color=SKY, markersize=3.5, markeredgewidth=0, label="trials")
     if len(front):
         line = np.column_stack([limits[i].clip(front[:, i]) for i in (0, 1)])
         # The steps bound what the front is known to beat, and so turn on the worse side.
         where = "post" if directions[0] == "minimize" else "pre"
-        axes.plot(*line.T, color=_BLUE, linewidth=1, alpha=0.5, drawstyle=f"steps-{where}")
-        axes.plot(*line.T, "o", color=_BLUE, markersize=5, label=f"{len(front)} Pareto-best")
+        axes.plot(*line.T, color=BLUE, linewidth=1, alpha=0.5, drawstyle=f"steps-{where}")
+        axes.plot(*line.T, "o", color=BLUE, markersize=5, label=f"{len(front)} Pareto-best")
     for i, name in enumerate("xy"):
-        _scale(axes, name, limits[i])
+        scale(axes, name, limits[i])
         axes.set(**{f"{name}label": f"value {i} ({directions[i]})"})
-    _legend(axes)
+    add_legend(axes)
     return figure_png(figure, max_bytes)
 
 
-def series_plot(result: Any, axes: Mapping[str, Sequence[Any]] | None = None) -> bytes | None:
-    r"""Draw the series that a trial has returned over their axis.
+def series_plot(
+    result: Any,
+    axes: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    others: Sequence[Any] = (),
+    max_bytes: int = 100_000,
+) -> bytes | None:
+    r"""Draw the series that a trial has returned over their axis, before those of other trials.
 
     Args:
         result: a mapping of names to one-dimensional series, a data frame or Arrow table, or one
             series. What is no series of numbers is left out.
         axes: the coordinates. The first axis that is as long as a series belongs to it.
+        others: what other trials have returned. Half of them are within the darker band, nine
+            of ten within the paler one.
+        max_bytes: how large the picture may be.
 
     Returns:
         A PNG picture, or `None` where nothing can be drawn.
@@ -150,200 +159,32 @@ def series_plot(result: Any, axes: Mapping[str, Sequence[Any]] | None = None) ->
         if len(values) == length and (name != axis_name or len(series) == 1)
     }
     shown = dict(list(shown.items())[: len(_SERIES_COLOURS)])
+    ensemble = [_series_of(other) for other in others]
+    bands = {name: _bands(ensemble, name, length) for name in shown}
     panels_of = [[name] for name in shown][:4] if _differ_in_size(shown) else [list(shown)]
-    figure = _new_figure(3.2 if len(panels_of) == 1 else 0.6 + 1.5 * len(panels_of))
+    figure = new_figure(3.2 if len(panels_of) == 1 else 0.6 + 1.5 * len(panels_of))
     panels = figure.subplots(len(panels_of), 1, sharex=True, squeeze=False)[:, 0]
     colours = dict(zip(shown, _SERIES_COLOURS, strict=False))
     for panel, names in zip(panels, panels_of, strict=True):
-        _style(panel)
+        style(panel)
         for name in names:
+            for low, high, alpha in bands.get(name, ()):
+                panel.fill_between(axis, low, high, color=colours[name], alpha=alpha, linewidth=0)
             panel.plot(axis, shown[name], color=colours[name], linewidth=1.6)
         panel.margins(x=0.02)
         lines = {name: shown[name] for name in names}
         _label_lines(panel, figure.get_figheight(), axis, lines, colours)
     if np.issubdtype(axis.dtype, np.number) and not (axis % 1).any():
-        _integers(panels[-1])
+        whole_numbers(panels[-1])
     panels[-1].set_xlabel(shorten(axis_name), parse_math=False)
-    return figure_png(figure)
-
-
-def figure_png(figure: Figure, max_bytes: int = 100_000) -> bytes:
-    """Turn a Matplotlib figure into a PNG picture of limited size.
-
-    Args:
-        figure: any figure; it is drawn and not changed.
-        max_bytes: the limit. The resolution is lowered until the picture fits.
-
-    Returns:
-        The picture, at most 1400 pixels wide, with a palette of at most 256 colours.
-
-    Raises:
-        ValueError: `max_bytes` is too small for any picture of this figure.
-
-    Example:
-        >>> from matplotlib.figure import Figure
-        >>> figure = Figure()
-        >>> _ = figure.subplots().plot([1, 2, 3])
-        >>> len(figure_png(figure, max_bytes=5_000)) <= 5_000
-        True
-    """
-    dpi = min(200.0, _MAX_PIXELS / figure.get_figwidth())
-    while dpi >= 5:
-        png = _palette_png(_draw(figure, dpi))
-        if len(png) <= max_bytes:
-            return png
-        dpi *= min(0.8, math.sqrt(max_bytes / len(png)))
-    raise ValueError(
-        f"expected a limit that a picture can keep, found max_bytes={max_bytes}. "
-        "Some 20,000 bytes do for most figures."
-    )
-
-
-def thumbnail(picture: bytes, width: int = 280, max_bytes: int = 10_000) -> bytes:
-    """Make a small copy of a PNG picture, for a card.
-
-    Args:
-        picture: a PNG picture.
-        width: of the copy, in pixels; a picture that is smaller is not enlarged.
-        max_bytes: the limit, kept by making the copy smaller still.
-
-    Returns:
-        A PNG picture.
-    """
-    from PIL import Image
-
-    with Image.open(io.BytesIO(picture)) as image:
-        full = image.convert("RGBA")
-    while True:
-        size = (width, max(1, round(full.height * width / full.width)))
-        small = full.resize(size, Image.Resampling.LANCZOS) if width < full.width else full
-        png = _palette_png(small, colours=64)
-        if len(png) <= max_bytes or width <= 16:
-            return png
-        width = int(min(width, full.width) * 0.8)
-
-
-def _draw(figure: Figure, dpi: float) -> Image.Image:
-    """Draw as `figure.savefig` does, in two thirds of the time: no second pass, no file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    canvas_before, dpi_before = figure.canvas, figure.dpi
-    canvas = FigureCanvasAgg(figure)  # first, so that no window is resized
-    try:
-        figure.dpi = dpi
-        canvas.draw()
-        return Image.fromarray(np.asarray(canvas.buffer_rgba()))
-    finally:
-        figure.dpi = dpi_before
-        figure.set_canvas(canvas_before)
-
-
-def _palette_png(image: Image.Image, colours: int = 128) -> bytes:
-    """Plots have few colours: a palette makes the file a third as large."""
-    from PIL import Image
-
-    if image.getchannel("A").getextrema() == (255, 255):
-        image = image.convert("RGB")
-    palette = image.quantize(colours, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    palette.save(buffer, format="PNG", optimize=False, compress_level=6)
-    return buffer.getvalue()
-
-
-def _new_figure(height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(_WIDTH, height), facecolor="white", layout="constrained")
-
-
-def _style(axes: Axes) -> None:
-    axes.set_facecolor("white")
-    axes.grid(color="#d0d7de", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_PALE)
-    axes.tick_params(colors=_GREY, labelsize=8.5, length=0)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=_GREY, fontsize=9)
-
-
-def _legend(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
-        return
-    unique = dict(zip(labels, handles, strict=True))
-    legend = axes.legend(
-        unique.values(),
-        unique.keys(),
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=len(unique),
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=_GREY,
-        handletextpad=0.3,
-        columnspacing=1.2,
-        borderaxespad=0.2,
-    )
-    for handle in legend.legend_handles:
-        # Every handle here is a line.
-        cast("Line2D", handle).set(
-            markersize=5, alpha=1
-        )  # as large as can be told apart, however small the dots
-
-
-class _Range:
-    """The part of an axis that is worth showing, and how values outside of it are shown.
-
-    Args:
-        values: what is to be shown; infinities and NaN may be among them.
-        direction: the far side of the worse values may be cut off, the better side never.
-        keep: values that have to be inside, however bad.
-    """
-
-    def __init__(
-        self, values: np.ndarray, direction: str, keep: np.ndarray | tuple[()] = ()
-    ) -> None:
-        self.log, self.limits = False, (-0.05, 1.05)
-        sign = 1.0 if direction == "minimize" else -1.0
-        losses = np.sort(sign * values[np.abs(values) < _HUGE])
-        if not len(losses):
-            return
-        best, worst = float(losses[0]), float(losses[-1])
-        usual = float(losses[int(0.9 * (len(losses) - 1))])
-        kept = sign * np.asarray(keep, dtype=float)
-        usual = max([usual, *kept[np.abs(kept) < _HUGE].tolist()])
-        # Losses over several decades are told apart on a logarithmic axis only. Where more is
-        # better, the interesting end is the large one, and a linear axis does.
-        if sign > 0 and best > 1 / _HUGE and usual / best > 100:
-            self.log, self.limits = True, (best / (worst / best) ** 0.05, worst * 1.2)
-            return
-        if worst - best > 2.5 * (usual - best) > 0:
-            worst = best + 1.3 * (usual - best)
-        margin = 0.06 * (worst - best) or 0.05 * abs(best) or 0.05
-        ends = sign * (best - margin), sign * (worst + margin)
-        self.limits = min(ends), max(ends)
-
-    def clip(self, values: np.ndarray) -> np.ndarray:
-        """The values, with those outside put on the edge."""
-        return np.clip(values, *self.limits)
-
-
-def _scale(axes: Axes, name: str, shown: _Range) -> None:
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    if shown.log:
-        axes.set(**{f"{name}scale": "log"})
-        axis = getattr(axes, f"{name}axis")
-        axis.set_minor_locator(NullLocator())
-        # Plain digits: setting powers of ten as formulas takes longer than all the rest.
-        axis.set_major_formatter(FuncFormatter(_plain_digits))
-    axes.set(**{f"{name}lim": shown.limits})
-
-
-def _plain_digits(value: float, _position: int) -> str:
-    return f"{value:g}"
+    if any(bands.values()):
+        panels[0].set_title(
+            f"the best trial as a line, half of {len(others)} trials and nine of ten as bands",
+            loc="left",
+            color=GREY,
+            fontsize=9,
+        )
+    return figure_png(figure, max_bytes)
 
 
 def _draw_history(axes: Axes, trials: Sequence[FrozenTrial], direction: str, index: int) -> None:
@@ -356,23 +197,23 @@ def _draw_history(axes: Axes, trials: Sequence[FrozenTrial], direction: str, ind
     scaled_by = next((points[1] for points in (good, infeasible, pruned) if len(points[1])), None)
     if scaled_by is None:
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", color=_GREY)
-        shown = _Range(good[1], direction)
+        axes.text(0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", color=GREY)
+        shown = Range(good[1], direction)
     else:
-        shown = _Range(scaled_by, direction)
-        _scale(axes, "y", shown)
+        shown = Range(scaled_by, direction)
+        scale(axes, "y", shown)
     many = len(trials) > 300
     size = 4.5 if not many else 3 if len(trials) <= 2000 else 2
     alpha = 0.6 if many else 0.9
-    _dots(axes, shown, *pruned, "pruned", color=_PALE, markersize=size)
-    _dots(axes, shown, *infeasible, "infeasible", color=_PURPLE, markersize=size)
-    _dots(axes, shown, *good, "complete", color=_SKY, markersize=size, alpha=alpha)
+    _dots(axes, shown, *pruned, "pruned", color=PALE, markersize=size)
+    _dots(axes, shown, *infeasible, "infeasible", color=PURPLE, markersize=size)
+    _dots(axes, shown, *good, "complete", color=SKY, markersize=size, alpha=alpha)
     if failed:
         axes.plot(
             failed,
             np.full(len(failed), 0.015),
             "x",
-            color=_VERMILION,
+            color=VERMILION,
             markersize=4,
             markeredgewidth=1.1,
             alpha=1 if len(failed) < 200 else 0.3,
@@ -384,7 +225,7 @@ def _draw_history(axes: Axes, trials: Sequence[FrozenTrial], direction: str, ind
     if len(good[0]):
         _draw_best(axes, shown, *good, direction, last)
     axes.set_xlim(-0.02 * last - 0.5, max(last, 1) * 1.02 + 0.5)
-    _integers(axes)
+    whole_numbers(axes)
 
 
 def _points(trials: Sequence[FrozenTrial], index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -399,9 +240,7 @@ def _points(trials: Sequence[FrozenTrial], index: int) -> tuple[np.ndarray, np.n
     return points[:, 0], points[:, 1]
 
 
-def _dots(
-    axes: Axes, shown: _Range, x: np.ndarray, y: np.ndarray, label: str, **style: Any
-) -> None:
+def _dots(axes: Axes, shown: Range, x: np.ndarray, y: np.ndarray, label: str, **style: Any) -> None:
     low, high = shown.limits
     inside = (low <= y) & (y <= high)
     if inside.any():
@@ -421,7 +260,7 @@ def _dots(
 
 
 def _draw_best(
-    axes: Axes, shown: _Range, numbers: np.ndarray, values: np.ndarray, direction: str, last: int
+    axes: Axes, shown: Range, numbers: np.ndarray, values: np.ndarray, direction: str, last: int
 ) -> None:
     minimize = direction == "minimize"
     so_far = (np.minimum if minimize else np.maximum).accumulate(values)
@@ -431,24 +270,32 @@ def _draw_best(
         np.append(numbers, last),
         np.append(line, line[-1]),
         where="post",
-        color=_BLUE,
+        color=BLUE,
         linewidth=1.6,
     )
-    axes.plot(numbers[best], line[best], "o", color=_BLUE, markersize=6, clip_on=False)
+    axes.plot(numbers[best], line[best], "o", color=BLUE, markersize=6, clip_on=False)
     axes.set_title(
         f"best {format_value(float(values[best]))} in trial {numbers[best]:.0f}",
         loc="left",
-        color=_BLUE,
+        color=BLUE,
         fontsize=9.5,
         fontweight="bold",
     )
 
 
-def _integers(axes: Axes) -> None:
-    """No trial 2.5, no year 1902.5."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=[1, 2, 5, 10]))
+def _bands(
+    ensemble: Sequence[Mapping[str, np.ndarray]], name: str, length: int
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Within which many trials are: nine of ten, and half of them."""
+    rows = [one[name] for one in ensemble if name in one and len(one[name]) == length]
+    if len(rows) < _LEAST_ENSEMBLE:
+        return []
+    values = np.array(rows)
+    values[~(np.abs(values) < _HUGE)] = np.nan
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="All-NaN slice")
+        wide, low, high, top = np.nanquantile(values, [0.05, 0.25, 0.75, 0.95], axis=0)
+    return [(wide, top, 0.13), (low, high, 0.22)]
 
 
 def _series_of(result: Any) -> dict[str, np.ndarray]:

@@ -29,7 +29,6 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.theme import Theme
 
-from prefect_optuna.flows.ranking import best_first
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
     column_width,
@@ -38,6 +37,7 @@ from prefect_optuna.flows.wording import (
     format_value,
     shorten,
 )
+from prefect_optuna.tasks.ranking import best_first
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -2,129 +2,119 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
-from prefect.artifacts import create_markdown_artifact
+from optuna.trial import FrozenTrial
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run as current_flow_run
+from prefect.task_runners import TaskRunner
 from prefect.tasks import task
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.errors import InvalidSettingError, UntrustedArchiveError
+from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
+from prefect_optuna.flows.events import emit_drifted
 from prefect_optuna.flows.optimize import Storage
-from prefect_optuna.flows.ranking import best_first
-from prefect_optuna.flows.report import report_key
+from prefect_optuna.flows.reevaluation_report import publish_reevaluation
 from prefect_optuna.flows.study_flow import study_flow
-from prefect_optuna.flows.wording import format_value
+from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
-from prefect_optuna.tasks.rerun import Rerun, rerun_trials
+from prefect_optuna.tasks.drift import likely_cause
+from prefect_optuna.tasks.reevaluation import (
+    ReevaluatedTrial,
+    Reevaluation,
+    compare,
+    scope_as_text,
+)
+from prefect_optuna.tasks.rerun import RerunAnswer, RerunRequest, rerun
+from prefect_optuna.tasks.selection import select_trials
 
-__all__ = ["ReevaluatedTrial", "Reevaluation", "reevaluate"]
-
-Verdict = Literal["reproduced", "drifted", "failed"]
-Value = float | tuple[float, ...]
-
-
-class ReevaluatedTrial(BaseModel):
-    """An archived trial and what it gave when it was run again."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
-
-    number: int = Field(description="The trial's number in the study.")
-    verdict: Verdict = Field(
-        description="`reproduced` where every new value is within the tolerance, `drifted` where "
-        "one is not, `failed` where a run gave none."
-    )
-    archived: Value = Field(description="The archived value; with several directions, a tuple.")
-    values: list[Value] = Field(description="The new value of each repetition.")
-    difference: float | None = Field(
-        description="The largest difference to the archived value; `None` where there is none."
-    )
-    params: dict[str, Any] = Field(description="The trial's parameters.")
-    message: str = Field(default="", description="Why it failed.")
+__all__ = ["DriftError", "ReevaluatedTrial", "Reevaluation", "reevaluate"]
 
 
-class Reevaluation(BaseModel):
-    """What came of running archived trials again."""
+class DriftError(PrefectOptunaError, RuntimeError):
+    """Archived trials did not give their values again.
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
+    Attributes:
+        result: what they gave.
+    """
 
-    study_name: str = Field(description="The study.")
-    trials: list[ReevaluatedTrial] = Field(description="The trials, in the order asked for.")
-    rtol: float = Field(description="The relative tolerance.")
-    atol: float = Field(description="The absolute tolerance.")
+    def __init__(self, message: str, result: Reevaluation) -> None:
+        super().__init__(message)
+        self.result = result
 
-    @property
-    def reproduced(self) -> bool:
-        """Whether every trial gave its archived value again."""
-        return all(trial.verdict == "reproduced" for trial in self.trials)
-
-    def __repr__(self) -> str:
-        rows = [
-            f"  trial {t.number}: {t.verdict}, archived {_text(t.archived)}, "
-            f"now {', '.join(_text(v) for v in t.values) or t.message}"
-            for t in self.trials
-        ]
-        count = sum(t.verdict == "reproduced" for t in self.trials)
-        title = f"Reevaluation of {self.study_name!r}: {count} of {len(rows)} reproduced"
-        return "\n".join([title, *rows])
-
-    __str__ = __repr__
+    def __reduce__(self) -> tuple[type[DriftError], tuple[str, Reevaluation]]:
+        return type(self), (str(self), self.result)
 
 
 @task(name="run-archived-trials", cache_policy=NO_CACHE, persist_result=False)
-def _rerun(
-    archived: ArchivedStudy,
-    trials: Sequence[FrozenTrial],
-    repeats: int,
-    scope: Mapping[str, Any] | None,
-) -> list[Rerun]:
-    return rerun_trials(archived, trials, repeats=repeats, scope=scope)
+def run_archived_trials(request: RerunRequest) -> RerunAnswer:
+    """Run archived trials again, in a fresh process on whichever machine this task runs.
+
+    Args:
+        request: which ones, and their code.
+    """
+    return rerun(request)
 
 
 @study_flow(name="reevaluate", flow_run_name="{study_name}-again")
 def reevaluate(
     study_name: str,
     *,
-    trials: str | int | Sequence[int] = "best:1",
+    trials: str | int | Sequence[int] | Callable[[FrozenTrial], bool] = "best:1",
     repeats: Annotated[int, Field(json_schema_extra={"minimum": 1})] = 1,
     storage: Storage | None = None,
     artifacts: ArtifactFileSystem | str | Path | None = None,
     trusted: bool = False,
     scope: Mapping[str, Any] | None = None,
-    rtol: Annotated[float, Field(json_schema_extra={"minimum": 0})] = 1e-9,
-    atol: Annotated[float, Field(json_schema_extra={"minimum": 0})] = 0.0,
+    rtol: float | Sequence[float] = 1e-9,
+    atol: float | Sequence[float] = 0.0,
+    n_jobs: Annotated[int, Field(json_schema_extra={"minimum": -1})] = 1,
+    task_runner: RunnerName | TaskRunner[Any] | None = None,
+    fail_on_drift: bool = False,
 ) -> Reevaluation:
     """Run archived trials again, in a fresh process, and compare.
 
-    The code is the archived one, which the present code, if there is any, cannot influence.
+    The code is the archived one, which the present code, if there is any, cannot influence. A
+    pruned trial is pruned again after the same step, and compared by the last value it reported.
+    What came of it is kept beside the archive, where `ArchivedStudy.reevaluations()` reads it, and
+    shown as a Prefect artifact. For each trial that is not reproduced there is a Prefect event,
+    `prefect-optuna.trial.drifted`.
 
     Args:
         study_name: The study.
-        trials: Which ones: `best:K`, `pareto`, a number, or several numbers.
+        trials: Which ones: `best:K`, `pareto`, `complete`, `pruned`, `failed`, `all`, a number,
+            several numbers, or a function of a trial.
         repeats: How many times each is run.
         storage: Where the study is kept, as `optimize` takes it.
         artifacts: Where its archive is kept, as `optimize` takes it.
         trusted: Whether the archived code may run. Look at it first with
-            `ArchivedStudy.load(study_name).describe()`.
+            `ArchivedStudy.load(study_name).describe()`. Not needed where a key for archives is
+            configured and the archive's signature holds.
         scope: Values that replace some of the archived scope.
-        rtol: How far a value may differ, relative to the archived one.
-        atol: How far a value may differ, absolutely.
+        rtol: How far a value may differ, relative to the archived one; with several directions,
+            perhaps one for each.
+        atol: How far a value may differ, absolutely; with several directions, perhaps one for
+            each.
+        n_jobs: In how many processes they run at once; -1 for the number of processors.
+        task_runner: Where those processes are started: `threads` (of this one), `processes`, or a
+            Prefect task runner.
+        fail_on_drift: Whether the flow run fails where a trial is not reproduced.
 
     Returns:
         The archived and the new values of each trial, with a verdict.
 
     Raises:
-        UntrustedArchiveError: Nobody has said that the archived code may run.
+        UntrustedArchiveError: Nobody has said that the archived code may run, or its signature
+            does not hold.
         ArchiveError: The study has no archive, or it is incomplete or damaged.
         StudyNotFoundError: There is no such study.
         InvalidSettingError: `trials` or another argument cannot work.
+        DriftError: `fail_on_drift`, and a trial was not reproduced.
 
     Example:
         >>> from prefect_optuna.flows import optimize, reevaluate
@@ -141,147 +131,80 @@ def reevaluate(
     """
     if repeats < 1:
         raise InvalidSettingError(f"`repeats` is 1 or more; found {repeats}.")
-    archived = ArchivedStudy.load(study_name, storage=storage, artifacts=artifacts)
-    if not trusted:
-        raise UntrustedArchiveError(
-            f"`reevaluate` runs code from the archive of study {study_name!r}. Look at it with "
-            f"ArchivedStudy.load({study_name!r}).describe(), and if you trust it, pass "
-            "trusted=True."
+    if n_jobs == 0 or n_jobs < -1:
+        raise InvalidSettingError(
+            f"`n_jobs` is 1 or more, or -1 for the number of processors; found {n_jobs}."
         )
+    archived = ArchivedStudy.load(study_name, storage=storage, artifacts=artifacts)
+    n_values = len(archived.study.directions)
+    relative = _for_each("rtol", rtol, n_values)
+    absolute = _for_each("atol", atol, n_values)
+    archived.require_trust(trusted)
     chosen = select_trials(archived.study, trials)
-    reruns = _rerun(archived, chosen, repeats=repeats, scope=scope)
+    archived.verify_trials(chosen)
+    n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
+    requests = RerunRequest.of(archived, chosen, repeats=repeats, scope=scope, parts=n_jobs)
+    answers = _run(requests, n_jobs, task_runner)
+    compared = {
+        again.number: compare(
+            trial := archived.study.get_trials(deepcopy=False)[again.number],
+            again,
+            relative,
+            absolute,
+            likely_cause(trial, again, request, answer, scope),
+        )
+        for request, answer in zip(requests, answers, strict=True)
+        for again in answer.reruns
+    }
     result = Reevaluation(
         study_name=study_name,
-        trials=[
-            _compare(trial, rerun, rtol, atol) for trial, rerun in zip(chosen, reruns, strict=True)
-        ],
-        rtol=rtol,
-        atol=atol,
+        trials=[compared[trial.number] for trial in chosen],
+        repeats=repeats,
+        rtol=rtol if isinstance(rtol, (int, float)) else tuple(rtol),
+        atol=atol if isinstance(atol, (int, float)) else tuple(atol),
+        scope=scope_as_text(scope),
+        changes=requests[-1].environment.surroundings.diff(answers[-1].environment.surroundings),
+        flow_run_id=str(current_flow_run.id),
     )
-    for trial in result.trials:
-        if trial.verdict != "reproduced":
-            get_run_logger().warning("Trial %d %s. %s", trial.number, trial.verdict, trial.message)
-    create_markdown_artifact(
-        _markdown(result),
-        key="reevaluation-" + report_key(study_name).removeprefix("study-"),
-        description=repr(result).splitlines()[0],
-    )
+    archived.record_reevaluation(result)
+    _tell(archived, result)
+    publish_reevaluation(result, archived.reevaluations())
+    if fail_on_drift and not result.reproduced:
+        raise DriftError(f"{result}", result)
     return result
 
 
-def select_trials(study: optuna.Study, trials: str | int | Sequence[int]) -> list[FrozenTrial]:
-    """The trials of a study that a selection means.
-
-    Args:
-        study: the study.
-        trials: `"best:K"`, `"pareto"`, a number, or several numbers.
-
-    Returns:
-        Complete trials.
-
-    Raises:
-        InvalidSettingError: there is no such selection, or no such complete trial.
-
-    Example:
-        >>> import optuna
-        >>> from prefect_optuna.flows.reevaluate import select_trials
-        >>> study = optuna.create_study()
-        >>> study.optimize(lambda trial: trial.suggest_int("x", 0, 9), n_trials=5)
-        >>> [trial.number for trial in select_trials(study, [3, 1])]
-        [3, 1]
-        >>> select_trials(study, "best:1")[0].number == study.best_trial.number
-        True
-    """
-    every = study.get_trials(deepcopy=False)
-    if isinstance(trials, str):
-        ranked = best_first(every, [d.name.lower() for d in study.directions])
-        word, colon, count = trials.partition(":")
-        if trials == "pareto":
-            chosen = ranked
-        elif word == "best" and colon and count.isdigit() and int(count) > 0:
-            chosen = ranked[: int(count)]
-        else:
-            raise InvalidSettingError(
-                f'`trials` is "best:K", "pareto", a number or several numbers; found {trials!r}.'
-            )
-        if not chosen:
-            raise InvalidSettingError(f"No trial of study {study.study_name!r} is complete.")
-        return chosen
-    numbers = [trials] if isinstance(trials, int) else list(trials)
-    if not numbers:
-        raise InvalidSettingError("`trials` names no trial.")
-    for number in numbers:
-        if not 0 <= number < len(every):
-            raise InvalidSettingError(
-                f"Study {study.study_name!r} has no trial {number}; it has {len(every)}, "
-                "numbered from 0."
-            )
-        if every[number].state != TrialState.COMPLETE:
-            raise InvalidSettingError(
-                f"Trial {number} is {every[number].state.name} and has no value to compare with."
-            )
-    return [every[number] for number in numbers]
+def _run(
+    requests: Sequence[RerunRequest], n_jobs: int, task_runner: RunnerName | TaskRunner[Any] | None
+) -> list[RerunAnswer]:
+    if n_jobs == 1 and task_runner is None:
+        return [run_archived_trials(request) for request in requests]
+    with open_task_runner(task_runner, n_jobs) as runner:
+        futures = [
+            runner.submit(run_archived_trials, parameters={"request": request})
+            for request in requests
+        ]
+        return [future.result() for future in futures]
 
 
-def _compare(trial: FrozenTrial, rerun: Rerun, rtol: float, atol: float) -> ReevaluatedTrial:
-    archived = tuple(trial.values)
-    pairs = [
-        (old, new) for values in rerun.values for old, new in zip(archived, values, strict=True)
-    ]
-    # Equality first: infinities are equal, and their difference is no number.
-    differences = [0.0 if old == new else abs(new - old) for old, new in pairs]
-    within = [
-        difference <= atol + rtol * abs(old)
-        for (old, _), difference in zip(pairs, differences, strict=True)
-    ]
-    verdict: Verdict = "reproduced" if all(within) else "drifted"
-    return ReevaluatedTrial(
-        number=trial.number,
-        verdict="failed" if rerun.error else verdict,
-        archived=_value(archived),
-        values=[_value(values) for values in rerun.values],
-        difference=max(differences, default=None),
-        params=trial.params,
-        message=rerun.error,
-    )
-
-
-def _value(values: Sequence[float]) -> Value:
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def _text(value: Value) -> str:
-    return ", ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
-
-
-def _markdown(result: Reevaluation) -> str:
-    count = sum(trial.verdict == "reproduced" for trial in result.trials)
-    lines = [
-        f"# {count} of {len(result.trials)} trials reproduced",
-        "",
-        f"Tolerance: {result.rtol:g} relative, {result.atol:g} absolute.",
-        "",
-        "| trial | archived | now | spread | difference | verdict |",
-        "|---:|---:|---:|---:|---:|---|",
-    ]
-    for trial in result.trials:
-        mark = {"reproduced": "✅", "drifted": "⚠️", "failed": "❌"}[trial.verdict]
-        now, spread = _now(trial)
-        difference = "" if trial.difference is None else f"{trial.difference:.3g}"
-        archived = trial.archived if isinstance(trial.archived, tuple) else (trial.archived,)
-        lines.append(
-            f"| {trial.number} | {', '.join(map(format_value, archived))} | {now} | {spread} "
-            f"| {difference} | {mark} {trial.verdict} |"
+def _for_each(name: str, tolerance: float | Sequence[float], n_values: int) -> list[float]:
+    """A tolerance for each direction."""
+    several = not isinstance(tolerance, (int, float))
+    given = [float(t) for t in (tolerance if several else [tolerance] * n_values)]
+    if len(given) != n_values or not all(number >= 0 for number in given):
+        raise InvalidSettingError(
+            f"`{name}` is a number, 0 or more, or one for each of the study's directions "
+            f"({n_values}); found {tolerance!r}."
         )
-    failures = [t for t in result.trials if t.message]
-    lines += ["", *(f"- Trial {t.number}: `{t.message.replace('`', ' ')}`" for t in failures)]
-    return "\n".join(lines)
+    return given
 
 
-def _now(trial: ReevaluatedTrial) -> tuple[str, str]:
-    """The mean of the new values, and their standard deviation."""
-    columns = list(zip(*(v if isinstance(v, tuple) else (v,) for v in trial.values), strict=True))
-    means = ", ".join(format_value(statistics.fmean(column)) for column in columns)
-    if len(trial.values) < 2:
-        return means, ""
-    return means, ", ".join(f"{statistics.stdev(column):.2g}" for column in columns)
+def _tell(archived: ArchivedStudy, result: Reevaluation) -> None:
+    """Say which trials were not reproduced: to people in the log, to automations by events."""
+    for trial in result.trials:
+        if trial.verdict == "reproduced":
+            continue
+        get_run_logger().warning(
+            "Trial %d %s. %s", trial.number, trial.verdict, trial.message or trial.cause
+        )
+        emit_drifted(archived.manifest.uuid, result.study_name, trial)

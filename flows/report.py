@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextvars
 import hashlib
-import importlib
 import logging
+import math
 import re
+import shlex
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 from uuid import UUID
 
 from optuna.trial import FrozenTrial
@@ -28,9 +30,11 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape
 from prefect_optuna.flows import plots
-from prefect_optuna.flows.ranking import best_first
+from prefect_optuna.flows.gallery import PICTURES, Gallery, draw_gallery
+from prefect_optuna.flows.study_status import StudyState, StudyStatus
 from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.wording import (
     MAX_CELL,
@@ -41,6 +45,7 @@ from prefect_optuna.flows.wording import (
     format_value,
     shorten,
 )
+from prefect_optuna.tasks.ranking import best_first
 from prefect_optuna.tasks.trial import SCOPE_KEY
 
 if TYPE_CHECKING:
@@ -62,46 +67,16 @@ __all__ = [
 
 _logger = get_logger(__name__)
 
-StudyState = Literal["running", "completed", "interrupted", "failed", "stopped"]
-
 _TABLE_LETTERS = 76  # what fits beside the page's margin on a common screen
 _PICTURE_BYTES = 100_000
-_HISTORY_BYTES = 70_000  # as text in the page each picture is a third larger
+_PAGE_BYTES = 170_000  # of all pictures; as text in the page they are a third larger
+_LAST_SECONDS, _LAST_SHARE = 0.25, 0.05  # what the last pictures may take, beside the study's time
+_IN_ADDRESSES = ":/?&=%@;,+-._~"
+_LEFT_OUT = (
+    "This study was too short for more pictures. `prefect-optuna report {}` draws all of them."
+)
 _TIMEOUT = 10.0  # seconds for a request
 _LAST_REPORT_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class StudyStatus:
-    """How a study stands: what its report is made of.
-
-    Args:
-        study_name: The study.
-        directions: `"minimize"` or `"maximize"` for each value.
-        trials: All of its trials, in any state.
-        n_trials: How many trials are to be finished; `None` where only a timeout ends the study.
-        state: What the study is doing, or how it ended.
-        elapsed: Seconds since this run of the study began.
-        storage: Where the study is, for people.
-        artifacts: Where its archive is, for people.
-        best_figure: A picture of the best trial, as PNG.
-        notes: What somebody should know who trusts these results.
-        lost: How many trials were lost to a crash and repeated.
-        history: A picture of the values, as PNG, where there is one already.
-    """
-
-    study_name: str
-    directions: tuple[str, ...]
-    trials: Sequence[FrozenTrial]
-    n_trials: int | None
-    state: StudyState
-    elapsed: float
-    storage: str
-    artifacts: str
-    best_figure: bytes | None = None
-    notes: tuple[str, ...] = ()
-    lost: int = 0
-    history: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -138,24 +113,31 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
     """
     ranked = best_first(status.trials, status.directions)
     headline = _headline(status, ranked)
-    best = status.best_figure
-    if best and len(best) > _PICTURE_BYTES:
-        best = plots.thumbnail(best, width=1400, max_bytes=_PICTURE_BYTES)
-    history = status.history
-    if history is None and pictures and status.trials:
-        history = _overview(status)
+    gallery = status.gallery
+    if gallery is None:
+        gallery = draw_gallery(status) if pictures else Gallery()
+    drawn = gallery.pictures
+    best = _fitting(status.best_figure, _PAGE_BYTES - _size(*drawn.values(), status.ensemble))
+    one = len(status.directions) == 1
     parts = [
         f"# {headline}",
-        _parameters(ranked) if len(status.directions) == 1 else _extremes(status, ranked),
-        _scope(ranked) if len(status.directions) == 1 else "",
+        _parameters(ranked) if one else _extremes(status, ranked),
+        _scope(ranked) if one else "",
         _progress(status),
         *(f"**Note:** {_escape(note, 500)}" for note in status.notes),
+        _dashboard(status),
         _image(f"Trial {ranked[0].number}, the best one" if ranked else "Best trial", best),
-        _image("Values of the trials", history),
+        *(_image(PICTURES[name], drawn.get(name)) for name in ("pareto", "history")),
         _table(status, ranked),
+        _section(
+            "What matters", *(_image(PICTURES[n], drawn.get(n)) for n in ("importances", "slices"))
+        ),
+        _section("The best trial among others", _image("Series of trials", status.ensemble)),
+        _section("Who ran what", _image(PICTURES["timeline"], drawn.get("timeline"))),
+        _LEFT_OUT.format(shlex.quote(shorten(status.study_name, 80))) if gallery.left_out else "",
         _whereabouts(status),
     ]
-    cover = best or history
+    cover = best or next(iter(drawn.values()), None)
     thumbnail = plots.thumbnail(cover) if cover else None
     card = (f"**{headline}**", _short_progress(status), _image("", thumbnail))
     return Report(_paragraphs(parts), _paragraphs(card))
@@ -312,8 +294,8 @@ class ReportThread:
         self._status = status
         self._publisher = publisher
         self._interval = interval
-        self._drawing = TimeShare(share=share)
-        self._history: bytes | None = None
+        self._drawing = TimeShare(share=share, estimate=0.6)
+        self._gallery = Gallery()
         self._closing = threading.Event()
         self._published: object = None
         self._failing = False
@@ -351,19 +333,21 @@ class ReportThread:
     def _update(self, *, draw: bool) -> None:
         try:
             status = self._status()
-            if draw and status.trials:
-                # Once, and no part of what drawing costs.
-                importlib.import_module("matplotlib.backends.backend_agg")
+            if draw:
+                # The end of a short study should not wait for pictures that take as long as it.
+                final = status.state != "running"
+                seconds = _LAST_SECONDS + _LAST_SHARE * status.elapsed if final else math.inf
                 with self._drawing.spend():
-                    self._history = _overview(status)
-            status = replace(status, history=self._history)
+                    self._gallery = draw_gallery(status, seconds=seconds)
+            status = replace(status, gallery=self._gallery)
             news = (
                 status.state,
                 status.notes,
                 status.lost,
                 status.best_figure,
+                status.ensemble,
                 count_states(status.trials),
-                status.history,
+                status.gallery,
             )
             if news != self._published and self._publisher.publish(
                 render_report(status, pictures=False)
@@ -442,9 +426,33 @@ def _done(status: StudyStatus) -> str:
     return f"{done}" if status.n_trials is None else f"{done} of {status.n_trials}"
 
 
-def _overview(status: StudyStatus) -> bytes:
-    draw = plots.pareto_plot if len(status.directions) == 2 else plots.history_plot
-    return draw(status.trials, status.directions, max_bytes=_HISTORY_BYTES)
+def _size(*pictures: bytes | None) -> int:
+    return sum(len(picture) for picture in pictures if picture)
+
+
+def _fitting(picture: bytes | None, room: int) -> bytes | None:
+    """The picture, made smaller where the page has no room for it as it is."""
+    room = min(_PICTURE_BYTES, room)
+    if picture is None or len(picture) <= room:
+        return picture
+    return plots.thumbnail(picture, width=1400, max_bytes=room)
+
+
+def _section(heading: str, *parts: str) -> str:
+    """A heading with what is below it, or nothing where there is nothing."""
+    there = [part for part in parts if part]
+    return "\n\n".join((f"## {heading}", *there)) if there else ""
+
+
+def _dashboard(status: StudyStatus) -> str:
+    """A link to optuna-dashboard, where the settings say that there is one."""
+    url = OptunaSettings().dashboard_url
+    if url is None:
+        return ""
+    page = "" if status.study_id is None else f"/studies/{status.study_id}"
+    return (
+        f"[Open in optuna-dashboard]({quote(url.rstrip('/'), safe=_IN_ADDRESSES)}/dashboard{page})"
+    )
 
 
 def _image(text: str, png: bytes | None) -> str:

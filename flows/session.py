@@ -1,10 +1,10 @@
 """Who runs which trial: the sessions of a study, and the trials that dead ones left behind.
 
 Optuna's storages know that a trial is RUNNING, and most of them do not know whether anybody still
-runs it. Each `optimize` therefore opens a session, a small record among the study's system
-attributes, and marks its trials with it. A session whose process is gone is dead: its trials are
-failed and asked again, each exactly once. This uses nothing but Optuna's public storage interface
-and so works on every storage.
+runs it. Each `optimize`, and each worker of `distribute`, therefore opens a session, a small
+record among the study's system attributes, and marks its trials with it. A session whose process
+is gone is dead: its trials are failed and asked again, each exactly once. This uses nothing but
+Optuna's public storage interface and so works on every storage.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import socket
 import threading
 import time
 import uuid
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,18 +31,29 @@ if TYPE_CHECKING:
 
     from prefect_optuna.flows.study import FlowStudy
 
-__all__ = ["LEASE_SECONDS", "MAX_REPETITIONS", "Session", "is_lost", "lost_trials"]
+__all__ = [
+    "LEASE_SECONDS",
+    "MAX_REPETITIONS",
+    "Session",
+    "is_lost",
+    "lost_trials",
+    "owner_of",
+]
 
 LEASE_SECONDS = 180.0
 """A session on another machine is dead when it has not renewed its record for so long."""
 
 RENEW_SECONDS = 15.0
 
+CLAIM_SECONDS = 10.0
+"""A trial that was taken from the queue bears the mark of its session at the latest after this."""
+
 MAX_REPETITIONS = 3
 """A trial that took its process down so often, counting its repetitions, counts as failed."""
 
 _SESSION = "prefect_optuna:session"  # on a trial: the session's id; on a study: its record
 _LOST = "prefect_optuna:lost"  # on a trial: who gave it up, and why
+_RELEASED = "prefect_optuna:released"  # on a trial: whose workers may take it from the queue
 
 # The repetition is marked as Optuna's own retry callback marks it, so that
 # `RetryHeartbeatStaleTrialCallback.retry_history` and the dashboard understand it.
@@ -71,16 +81,34 @@ def lost_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if is_lost(trial)]
 
 
+def owner_of(trial: FrozenTrial) -> str | None:
+    """The id of the session that has marked a trial; `None` if none has.
+
+    Example:
+        >>> import optuna
+        >>> owner_of(optuna.trial.create_trial(value=1.0)) is None
+        True
+    """
+    return trial.system_attrs.get(_SESSION)
+
+
 class Session:
-    """One run of `optimize` on one study, from `open` to `close`.
+    """One run of `optimize`, or one worker, on one study, from `open` to `close`.
 
     Args:
         study: the study; its storage is asked and written through Optuna's storage interface.
         storage: the study's storage.
+        details: what else the record says of this session, as JSON.
     """
 
-    def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         self.id: str = uuid.uuid4().hex
+        self._details = dict(details or {})
         self._study = study
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
@@ -91,45 +119,95 @@ class Session:
         )
 
     def open(self) -> None:
-        """Write the record, and keep renewing it."""
+        """Write the record, and keep renewing it. Opening it twice is once."""
+        if self.id in _alive_here:
+            return
         _alive_here.add(self.id)
         self._write(closed=False)
         self._renewer.start()
 
-    def close(self, *, clean: bool = True) -> None:
+    def say(self, **details: Any) -> None:
+        """Have the record say something more, as JSON."""
+        self._details.update(details)
+        self._write(closed=False)
+
+    def close(self, *, clean: bool = True, **details: Any) -> None:
         """Say that this session runs no trials any more.
 
         Args:
             clean: whether it surely has none; an interrupted one may have asked for a trial that
                 it never got to know of.
+            details: what else the record is to say from now on.
         """
         if self._closed.is_set():
             return
+        self._details.update(details)
         self._closed.set()
         self._renewer.join()
         _alive_here.discard(self.id)
         self._write(closed=True, clean=clean)
 
     def ask(self, study: FlowStudy) -> optuna.Trial:
-        """Ask for a trial that is this session's.
-
-        It is created with its mark. Only one that waited in the queue is marked afterwards.
-        """
-        study = study.for_one_trial()
-        if self._storage.get_all_trials(
-            self._study_id, deepcopy=False, states=(TrialState.WAITING,)
-        ):
-            with warnings.catch_warnings():
-                # Sessions do for this flow what Optuna's heartbeat does for `Study.optimize`.
-                warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
-                trial = study.ask()
-            self.claim(trial)
+        """Ask for a trial that is this session's: from the queue, or a new one."""
+        if (trial := self.take(study)) is not None:
             return trial
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING, system_attrs={_SESSION: self.id}
         )
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
-        return optuna.Trial(study, trial_id)
+        return optuna.Trial(study.for_one_trial(), trial_id)
+
+    def take(self, study: FlowStudy, *, released_by: str | None = None) -> optuna.Trial | None:
+        """Take a trial from the queue; `None` where nothing waits there.
+
+        It can be marked only when it is taken. `Study.ask` would make a new one without any mark
+        where another process is quicker.
+
+        Args:
+            study: the study; its sampler suggests.
+            released_by: takes only what that session has released.
+        """
+        for trial in self._waiting():
+            if released_by is not None and not _is_released(trial, released_by):
+                continue
+            trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
+            # Somebody else was quicker, or took this process for dead before the mark was there.
+            with contextlib.suppress(UpdateFinishedTrialError):
+                if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                    self._storage.set_trial_system_attr(trial_id, _SESSION, self.id)
+                    return optuna.Trial(study.for_one_trial(), trial_id)
+        return None
+
+    def release(self, count: int) -> None:
+        """Let this session's workers take so many more trials.
+
+        What waits in the queue already goes first. The parameters of the others are suggested by
+        whoever takes them.
+        """
+        for trial in self._waiting():
+            if count > 0 and not _is_released(trial, self.id):
+                trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
+                with contextlib.suppress(UpdateFinishedTrialError):
+                    self._storage.set_trial_system_attr(trial_id, _RELEASED, self.id)
+                    count -= 1
+        template = optuna.trial.create_trial(
+            state=TrialState.WAITING, system_attrs={_RELEASED: self.id}
+        )
+        for _ in range(count):
+            self._storage.create_new_trial(self._study_id, template_trial=template)
+
+    def under_way(self, trials: Iterable[FrozenTrial]) -> tuple[int, int]:
+        """How many of these trials somebody runs, and how many wait for this session's workers."""
+        running = waiting = 0
+        for trial in trials:
+            running += trial.state == TrialState.RUNNING and _is_ours(trial)
+            waiting += trial.state == TrialState.WAITING and _is_released(trial, self.id)
+        return running, waiting
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return self._storage.get_all_trials(
+            self._study_id, deepcopy=False, states=(TrialState.WAITING,)
+        )
 
     def claim(self, trial: optuna.Trial) -> None:
         """Mark a trial as run by this session."""
@@ -178,7 +256,7 @@ class Session:
             if trial.state != TrialState.RUNNING:
                 continue
             owner = trial.system_attrs.get(_SESSION)
-            dead = owner not in alive if owner else _is_unclaimed(trial, records, alive)
+            dead = owner not in alive if owner else _is_unclaimed(trial, records, alive - {self.id})
             if dead:
                 self.give_up(trial.number, "the process that ran it is gone")
                 given_up.append(trial.number)
@@ -188,6 +266,18 @@ class Session:
             if trial.number not in repeated and trial.system_attrs[_LOST]["session"] not in alive:
                 self._repeat(trial)
         return given_up
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What each session of the study says of itself, by its id, and whether it is `"alive"`."""
+        return {
+            key: {**record, "alive": self._is_alive(key, record)}
+            for key, record in self._records().items()
+        }
+
+    def declare_dead(self, session: str) -> None:
+        """Say of another session that it has ended, where somebody knows it for sure."""
+        record = {**self._records()[session], "closed": True, "clean": False}
+        self._storage.set_study_system_attr(self._study_id, f"{_SESSION}:{session}", record)
 
     def others_running(self, trials: Iterable[FrozenTrial]) -> int:
         """How many of these trials are being run by other live sessions."""
@@ -234,6 +324,7 @@ class Session:
             "renewed": time.time(),
             "closed": closed,
             "clean": clean,
+            **self._details,
         }
         self._storage.set_study_system_attr(self._study_id, f"{_SESSION}:{self.id}", record)
 
@@ -259,6 +350,15 @@ class Session:
             return False
 
 
+def _is_released(trial: FrozenTrial, session: str) -> bool:
+    return trial.system_attrs.get(_RELEASED) == session
+
+
+def _is_ours(trial: FrozenTrial) -> bool:
+    """Whether a session has made the trial, and not somebody with Optuna alone."""
+    return not trial.system_attrs.keys().isdisjoint({_SESSION, _RELEASED, _HISTORY})
+
+
 def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive: set[str]) -> bool:
     """Whether a dead session was killed between taking a trial from the queue and marking it.
 
@@ -268,6 +368,8 @@ def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive:
     if trial.params or trial.intermediate_values or trial.datetime_start is None:
         return False
     created = trial.datetime_start.timestamp()
+    if alive and time.time() - created < CLAIM_SECONDS:
+        return False  # one that lives may be about to mark it
     return any(
         record["opened"] - 1 <= created <= record["renewed"] + 2 * RENEW_SECONDS
         for key, record in records.items()

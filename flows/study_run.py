@@ -21,6 +21,7 @@ from prefect_optuna.blocks.errors import (
 from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, Here
 from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.tasks.archive.trial_records import TrialSigner
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial import RESULT_KEY, SCOPE_KEY, Assignment, LiveTrial, Outcome
 from prefect_optuna.tasks.trial_scope import TrialScope
@@ -51,6 +52,7 @@ class StudyRun:
         catch: exceptions that fail a trial and not the study.
         callbacks: called with the study and each trial that ended.
         live_trials: whether trials run in other processes and need the storage there.
+        signer: signs each trial before it is told; `None` where there is no key.
     """
 
     problem: Problem
@@ -65,10 +67,12 @@ class StudyRun:
     catch: tuple[type[BaseException], ...] = ()
     callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]] = ()
     live_trials: bool = False
+    signer: TrialSigner | None = None
 
     def __post_init__(self) -> None:
         self._in_flight: dict[int, optuna.Trial] = {}
         self._error: BaseException | None = None
+        self._idle_seconds = 1.0  # between two looks for more to do
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
         self._recovered = self._refreshed = 0.0
         self._finished = self._others = self._complete = 0
@@ -99,7 +103,10 @@ class StudyRun:
         finally:
             if not isinstance(self.dispatcher, Here):
                 self.dispatcher.close()
-            self.session.close(clean=clean)
+            self._close(clean)
+
+    def _close(self, clean: bool) -> None:
+        self.session.close(clean=clean)
 
     def _run_elsewhere(self, dispatcher: Dispatcher) -> None:
         while True:
@@ -107,7 +114,7 @@ class StudyRun:
                 dispatcher.put([a for _ in range(room) if (a := self._ask_one()) is not None])
             if not self._in_flight and not self._wait_for_others():
                 return
-            for outcome in dispatcher.get(timeout=1.0):
+            for outcome in dispatcher.get(timeout=self._idle_seconds):
                 self._tell(outcome)
             self._recover_now_and_then()
 
@@ -118,7 +125,7 @@ class StudyRun:
             elif not self._wait_for_others():
                 return
             else:
-                time.sleep(1.0)
+                time.sleep(self._idle_seconds)
             self._recover_now_and_then()
 
     def _lane(self, assignment: Assignment | None) -> Iterator[Assignment]:
@@ -139,7 +146,9 @@ class StudyRun:
         return None
 
     def _ask_one(self) -> Assignment | None:
-        trial = self.session.ask(self.study)
+        trial = self._next_trial()
+        if trial is None:
+            return None
         self._in_flight[trial.number] = trial
         params: dict[str, Any] = {}
         if self.problem.suggest is not None:
@@ -156,6 +165,9 @@ class StudyRun:
         if self.problem.needs_trial:
             live = self._live(trial) if self.live_trials else trial
         return Assignment(trial.number, params, live)
+
+    def _next_trial(self) -> optuna.Trial | None:
+        return self.session.ask(self.study)
 
     def _live(self, trial: optuna.Trial) -> LiveTrial:
         return LiveTrial(
@@ -191,12 +203,8 @@ class StudyRun:
     def _tell(self, outcome: Outcome) -> None:
         trial = self._in_flight[outcome.number]
         try:
-            if outcome.result is not None:
-                trial.set_user_attr(RESULT_KEY, outcome.result)
-            if outcome.used:
-                trial.set_user_attr(SCOPE_KEY, outcome.used)
-            if outcome.state == "failed":
-                trial.set_user_attr("error", outcome.message)
+            for name, value in self._attributes(trial, outcome).items():
+                trial.set_user_attr(name, value)
             frozen = self.study.tell(trial, values=outcome.values, state=_STATE[outcome.state])
         except (UpdateFinishedTrialError, ValueError):
             if not self._is_finished(outcome.number):
@@ -216,14 +224,32 @@ class StudyRun:
         for callback in self.callbacks:
             callback(self.study, frozen)
 
+    def _attributes(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any]:
+        """What is told of a trial beside its values, signed where there is a key."""
+        attributes: dict[str, Any] = {}
+        if outcome.used:
+            attributes[SCOPE_KEY] = outcome.used
+        if outcome.state == "failed":
+            attributes["error"] = outcome.message
+        if outcome.result is not None:
+            attributes[RESULT_KEY] = outcome.result
+        if self.signer is None:
+            return attributes
+        # As it is stored now: a worker may have suggested, reported and set attributes.
+        stored = self.storage_block.get_storage().get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
+        return self.signer.signed(stored, attributes, _STATE[outcome.state], outcome.values)
+
     def _failed(self, outcome: Outcome) -> None:
         self.logger.warning("Trial %d failed: %s", outcome.number, outcome.message)
         if outcome.error is None or self._error is not None:
             return
         # A problem that has never worked is wrong, whatever `catch` says.
         wrong = isinstance(outcome.error, PrefectOptunaError) and not self._complete
-        if wrong or not isinstance(outcome.error, self.catch):
+        if wrong or not self._catches(outcome.error):
             self._error = outcome.error
+
+    def _catches(self, error: BaseException) -> bool:
+        return isinstance(error, self.catch)
 
     def _is_finished(self, number: int) -> bool:
         return self.study.get_trials(deepcopy=False)[number].state.is_finished()

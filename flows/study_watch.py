@@ -11,14 +11,15 @@ from prefect.runtime import flow_run
 
 from prefect_optuna.blocks import StudyStorage
 from prefect_optuna.flows.best_picture import BestPicture
-from prefect_optuna.flows.ranking import best_first
-from prefect_optuna.flows.report import StudyState, StudyStatus
+from prefect_optuna.flows.events import StudyEvents
 from prefect_optuna.flows.session import lost_trials
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_result import BestTrial, StudyResult
+from prefect_optuna.flows.study_status import StudyState, StudyStatus
 from prefect_optuna.flows.wording import count_states
 from prefect_optuna.tasks.archive import OptunaArchive
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.ranking import best_first
 
 __all__ = ["StudyWatch"]
 
@@ -33,6 +34,8 @@ class StudyWatch:
         n_trials: how many finished trials end it; `None` for no limit.
         storage_block: the block of its storage.
         picture: draws the best trial.
+        events: tells automations what happens; it looks whenever somebody asks how the study
+            stands.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class StudyWatch:
         n_trials: int | None,
         storage_block: StudyStorage,
         picture: BestPicture,
+        events: StudyEvents | None = None,
     ) -> None:
         self._study = study
         self._problem = problem
@@ -50,6 +54,7 @@ class StudyWatch:
         self._n_trials = n_trials
         self._storage_block = storage_block
         self._picture = picture
+        self._events = events
         self._started = time.monotonic()
         self._state: StudyState = "running"
 
@@ -74,7 +79,7 @@ class StudyWatch:
     def status(self) -> StudyStatus:
         """How the study stands now."""
         trials = self.trials()
-        return StudyStatus(
+        status = StudyStatus(
             study_name=self._study.study_name,
             directions=tuple(self._problem.directions),
             trials=trials,
@@ -84,9 +89,14 @@ class StudyWatch:
             storage=self._storage_block.location,
             artifacts=self._archive.location,
             best_figure=self._picture.png(trials, final=self._state != "running"),
+            ensemble=self._picture.ensemble,
             notes=self._archive.notes,
             lost=len(lost_trials(trials)),
+            study_id=self._study._study_id,  # pyright: ignore[reportPrivateUsage]
         )
+        if self._events is not None:
+            self._events.look(status)
+        return status
 
     def result(self, n_task_runs: int) -> StudyResult:
         """What the study came to; the best trial's picture is archived."""

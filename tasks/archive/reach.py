@@ -125,9 +125,7 @@ class Reach:
         pickled: what has been pickled.
     """
 
-    def __init__(
-        self, own: Iterable[dict[str, Any]] = (), *, allow_pickle: bool = False
-    ) -> None:
+    def __init__(self, own: Iterable[dict[str, Any]] = (), *, allow_pickle: bool = False) -> None:
         self.pickled: list[str] = []
         self._allow_pickle = allow_pickle
         self.symbols: list[dict[str, Json]] = []

@@ -73,11 +73,12 @@ class VerifiedSources:
         code = function.__code__
         file = self._file(code.co_filename, function.__globals__)
         where = f"{titled(function)} ({code.co_filename}:{code.co_firstlineno})"
+        no_source = RefusedError(
+            f"{where} has no source: it was made by exec, typed at a prompt, or its file is "
+            "gone. Write it in a file or in a notebook cell, as a function with def."
+        )
         if not file.text:
-            raise RefusedError(
-                f"{where} has no source: it was made by exec, typed at a prompt, or its file is "
-                "gone. Write it in a file or in a notebook cell, as a function with def."
-            )
+            raise no_source
         futures = ("annotations",) if code.co_flags & FUTURE_ANNOTATIONS else ()
         for candidate in file.candidates(code):
             node: Any = candidate.node
@@ -97,6 +98,8 @@ class VerifiedSources:
                 continue
             if same_code(compiled, code):
                 return FunctionSource(source.text, qualname, futures, compiled)
+        if code.co_filename == "<string>":  # whatever was given to exec last has this name
+            raise no_source
         raise RefusedError(f"{where}: its source does not match the running code. {_START_AGAIN}")
 
     def class_statement(self, cls: type, module_globals: dict[str, Any]) -> StatementSource | None:

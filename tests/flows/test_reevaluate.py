@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import optuna
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from servers import wait_until
 
 from prefect_optuna.blocks import ArchiveError, StudyNotFoundError, as_study_storage
 from prefect_optuna.blocks.errors import InvalidSettingError, UntrustedArchiveError
-from prefect_optuna.flows import Problem, optimize, reevaluate
-from prefect_optuna.tasks import ArchivedStudy
+from prefect_optuna.flows import DriftError, Problem, optimize, reevaluate
+from prefect_optuna.tasks import ArchivedStudy, param_scope
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -154,18 +159,160 @@ def test_nothing_runs_unless_somebody_trusts_it() -> None:
         reevaluate("untrusted")
 
 
+def test_several_processes_and_task_runners_give_the_same(tmp_path: Path) -> None:
+    optimize(Problem(suggest=suggest, run=square), study_name="many", n_trials=5, seed=1)
+    (tmp_path / "elsewhere").mkdir()
+    alone = reevaluate("many", trials="all", trusted=True)
+    assert alone.reproduced
+    for options in ({"n_jobs": 3}, {"task_runner": "processes", "n_jobs": 2}):
+        again = reevaluate("many", trials=[4, 0, 2, 1, 3], repeats=2, trusted=True, **options)
+        assert [trial.number for trial in again.trials] == [4, 0, 2, 1, 3]
+        assert again.reproduced
+        assert all(len(trial.values) == 2 for trial in again.trials)
+
+
+def test_dask_runs_them_as_well() -> None:
+    from prefect_dask import DaskTaskRunner
+
+    optimize(Problem(suggest=suggest, run=square), study_name="dask-again", n_trials=4)
+    runner = DaskTaskRunner(
+        cluster_kwargs={"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    )
+    again = reevaluate("dask-again", trials="all", trusted=True, n_jobs=2, task_runner=runner)
+    assert again.reproduced
+
+
+def test_pruned_and_failed_trials_run_again_too() -> None:
+    def descend(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -1, 1)
+        for step in range(4):
+            trial.report(x + step, step)
+            if trial.number == 1 and step == 2:
+                raise optuna.TrialPruned
+        if trial.number == 2:
+            raise ValueError("as bad as ever")
+        return x
+
+    optimize(descend, study_name="ends", n_trials=4, catch=ValueError)
+    pruned, failed = reevaluate("ends", trials=[1, 2], trusted=True).trials
+    study = as_study_storage(None).load_study("ends")
+    assert pruned.verdict == "reproduced"
+    assert pruned.archived == study.trials[1].params["x"] + 2
+    assert failed.verdict == "failed"
+    assert failed.archived is None
+    assert "as bad as ever" in failed.message
+    assert reevaluate("ends", trials="pruned", trusted=True).reproduced
+
+
+def test_each_direction_may_have_a_tolerance_of_its_own() -> None:
+    def two(trial: optuna.Trial) -> tuple[float, float]:
+        x = trial.suggest_float("x", 1, 2)
+        return x, x + float(param_scope.offset(0.0))
+
+    optimize(two, study_name="tolerance", n_trials=2, directions=["minimize", "minimize"])
+    options: dict[str, Any] = {"trials": [0], "trusted": True, "scope": {"offset": 0.5}}
+    assert reevaluate("tolerance", atol=[0.0, 0.6], **options).reproduced
+    assert not reevaluate("tolerance", atol=[0.6, 0.0], **options).reproduced
+    for bad in ([0.1], [0.1, -1.0], -0.1, [0.1, float("nan")]):
+        with pytest.raises(InvalidSettingError, match="`atol` is a number, 0 or more"):
+            reevaluate("tolerance", atol=bad, **options)
+
+
+def test_chance_is_found_out_by_repetition() -> None:
+    def noisy(params: dict[str, float]) -> float:
+        import random
+
+        return params["x"] + random.random()
+
+    optimize(Problem(suggest=suggest, run=noisy), study_name="noisy", n_trials=1)
+    [trial] = reevaluate("noisy", repeats=3, trusted=True).trials
+    assert trial.verdict == "drifted"
+    assert "random numbers without a seed" in trial.cause
+    assert trial.spread[0] > 0
+    assert "repeats=3 would tell" in reevaluate("noisy", trusted=True).trials[0].cause
+
+
+def test_a_data_file_that_has_changed_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "gain.csv"
+    path.write_text("2.0")
+
+    def scaled(params: dict[str, float]) -> float:
+        return params["x"] * float(path.read_text())
+
+    optimize(Problem(suggest=suggest, run=scaled), study_name="data", n_trials=1)
+    assert reevaluate("data", trusted=True).reproduced
+    time.sleep(0.05)  # file times are no finer on some systems
+    path.write_text("3.0")
+    [trial] = reevaluate("data", trusted=True).trials
+    assert trial.verdict == "drifted"
+    assert f"data: {path}" in trial.cause
+
+
+def test_every_reevaluation_is_kept_beside_the_archive() -> None:
+    def shifted(params: dict[str, float]) -> float:
+        return params["x"] + float(param_scope.offset(0.0))
+
+    optimize(Problem(suggest=suggest, run=shifted), study_name="kept", n_trials=3)
+    first = reevaluate("kept", trials="best:2", trusted=True)
+    second = reevaluate("kept", trials=2, trusted=True, scope={"offset": float("inf")})
+    archived = ArchivedStudy.load("kept")
+    assert archived.reevaluations() == [first, second]
+    assert second.scope == {"offset": "inf"}
+    assert second.trials[0].values == [float("inf")]
+    with get_client(sync_client=True) as client:
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["reevaluation-kept"]))
+        )
+    pages = sorted((str(a.data) for a in artifacts), key=len)
+    assert len(pages) == 2, "one version of the page for each re-evaluation"
+    assert "## History" not in pages[0]
+    assert "## History" in pages[1]
+
+
+def test_a_drift_is_an_event_and_on_request_a_failed_flow_run(prefect_server: Any) -> None:
+    def moved(params: dict[str, float]) -> float:
+        return params["x"] + float(param_scope.offset(0.0))
+
+    optimize(Problem(suggest=suggest, run=moved), study_name="moved", n_trials=2)
+    options: dict[str, Any] = {"trials": [1, 0], "trusted": True, "scope": {"offset": 1.0}}
+    state = reevaluate("moved", **options, return_state=True)
+    assert state.is_completed()
+    assert not reevaluate("moved", trials=0, trusted=True, fail_on_drift=True).trials[0].cause
+    with pytest.raises(DriftError, match="trial 1: drifted") as failure:
+        reevaluate("moved", **options, fail_on_drift=True)
+    assert [trial.number for trial in failure.value.result.trials] == [1, 0]
+    assert pickle.loads(pickle.dumps(failure.value)).result == failure.value.result
+
+    uuid = ArchivedStudy.load("moved").manifest.uuid
+    wanted = {
+        "filter": {
+            "event": {"name": ["prefect-optuna.trial.drifted"]},
+            "related": {"id": [f"prefect-optuna.study.{uuid}"]},
+        }
+    }
+
+    def arrived() -> bool:
+        nonlocal events
+        answer = httpx.post(f"{prefect_server.api_url}/events/filter", json=wanted)
+        events = answer.raise_for_status().json()["events"]
+        return len(events) == 4
+
+    events: list[Any] = []
+    wait_until(arrived, what="two events of each of the two runs that drifted")
+    assert {event["resource"]["prefect.resource.id"] for event in events} == {
+        f"prefect-optuna.study.{uuid}.trial.{number}" for number in (0, 1)
+    }
+    assert events[0]["payload"]["study_name"] == "moved"
+    roles = {related["prefect.resource.role"] for related in events[0]["related"]}
+    assert {"study", "flow-run", "flow"} <= roles
+
+
 def test_bad_input_is_told() -> None:
     optimize(Problem(suggest=suggest, run=square), study_name="known", n_trials=2)
-    for trials, message in {
-        "worst:2": "best:K",
-        "best:0": "best:K",
-        "best:x": "best:K",
-        7: "has no trial 7; it has 2",
-        -1: "has no trial -1",
-        (): "names no trial",
-    }.items():
-        with pytest.raises(InvalidSettingError, match=message):
-            reevaluate("known", trials=trials, trusted=True)
+    with pytest.raises(InvalidSettingError, match="best:K"):
+        reevaluate("known", trials="worst:2", trusted=True)
+    with pytest.raises(InvalidSettingError, match="n_jobs"):
+        reevaluate("known", n_jobs=0, trusted=True)
     with pytest.raises(InvalidSettingError, match="repeats"):
         reevaluate("known", repeats=0, trusted=True)
     with pytest.raises(StudyNotFoundError, match="known"):
@@ -173,14 +320,3 @@ def test_bad_input_is_told() -> None:
     as_study_storage(None).create_study("bare")
     with pytest.raises(ArchiveError, match="has no archive"):
         reevaluate("bare", trusted=True)
-
-
-def test_a_failed_trial_has_no_value_to_compare_with() -> None:
-    def fails(trial: optuna.Trial) -> float:
-        if trial.number == 1:
-            raise ValueError
-        return trial.suggest_float("x", 0, 1)
-
-    optimize(fails, study_name="fails", n_trials=3, catch=(ValueError,))
-    with pytest.raises(InvalidSettingError, match="Trial 1 is FAIL"):
-        reevaluate("fails", trials=[0, 1], trusted=True)

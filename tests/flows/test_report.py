@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import logging
 import math
 import re
@@ -230,15 +231,57 @@ def test_names_cannot_break_the_page(name: str, choice: str) -> None:
 def test_a_report_stays_small_with_large_pictures_and_many_trials() -> None:
     study = optuna.create_study()
     rng = np.random.default_rng(0)
-    study.add_trials([optuna.trial.create_trial(value=float(v)) for v in rng.normal(size=5000)])
+    uniform = optuna.distributions.FloatDistribution(0, 1)
+    start = dt.datetime(2026, 1, 1)  # noqa: DTZ001 - as Optuna has them
+    trials = []
+    for number, value in enumerate(rng.normal(size=5000)):
+        trial = optuna.trial.create_trial(
+            value=float(value),
+            params={f"p{i}": rng.random() for i in range(12)},
+            distributions={f"p{i}": uniform for i in range(12)},
+            system_attrs={"prefect_optuna:session": f"worker {number % 9}"},
+        )
+        trial.number = number
+        trial.datetime_start = start + dt.timedelta(seconds=number + rng.random() * 9)
+        trial.datetime_complete = trial.datetime_start + dt.timedelta(seconds=9)
+        trials.append(trial)
     picture = noise(400)
     assert len(picture) > 150_000
-    report = render_report(status_of(study, best_figure=picture))
-    assert report.markdown.count("data:image/png;base64,") == 2
+    status = status_of(study, trials=trials, best_figure=picture, ensemble=noise(100)[:35_000])
+    report = render_report(status)
+    assert report.markdown.count("data:image/png;base64,") == 6
     assert len(report.markdown) + len(report.description) < 250_000
     assert len(report.description) < 16_000
     for uri in re.findall(r"base64,([^)]*)\)", report.markdown):
         assert len(uri) * 3 / 4 <= 100_000
+
+
+def test_the_link_to_optuna_dashboard_is_there_where_the_settings_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    status = status_of(study_of([1.0]), study_id=7)
+    assert "dashboard" not in render_report(status, pictures=False).markdown
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_DASHBOARD_URL", "http://lab:8080/)[x](")
+    markdown = render_report(status, pictures=False).markdown
+    assert (
+        "[Open in optuna-dashboard](http://lab:8080/%29%5Bx%5D%28/dashboard/studies/7)" in markdown
+    )
+
+
+def test_a_study_of_a_second_does_not_wait_for_pictures_and_says_who_draws_them() -> None:
+    collector = Collector()
+    study = study_of([1.0 + i for i in range(30)], n_params=3)
+
+    def status() -> StudyStatus:
+        # With so much less than no time for them, only the first picture is drawn.
+        return status_of(study, state="completed", elapsed=-1e6, study_name="it's short")
+
+    with ReportThread(status, collector):
+        pass
+    report = collector.reports[-1].markdown
+    assert report.count("data:image/png;base64,") == 1
+    assert "`prefect-optuna report 'it'\"'\"'s short'`" in report
+    assert "prefect-optuna report" not in render_report(status()).markdown
 
 
 def test_without_pictures_nothing_is_drawn() -> None:

@@ -93,6 +93,7 @@ def test_every_module_is_in_the_wheel_and_can_be_imported_from_it(
 def test_the_type_marker_and_the_example_s_data_are_in_the_wheel(files: set[str]) -> None:
     assert "prefect_optuna/py.typed" in files
     assert "prefect_optuna/flows/examples/lynx_hare.csv" in files
+    assert "prefect_optuna/deployments/prefect.yaml" in files
 
 
 def test_nothing_but_the_package_is_in_the_wheel(files: set[str]) -> None:

@@ -320,6 +320,9 @@ def test_an_archive_gives_requirements_diff_and_script_back(
     importlib.invalidate_caches()
     model = importlib.import_module("my_model")
     monkeypatch.delitem(sys.modules, "my_model")
+    # The processes that run tests side by side are started without a script.
+    script = str(repository / "my_model.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
     storage = InMemoryStudyStorage(name=repository.name)
     study, artifacts = storage.create_study("hares"), f"memory://{repository.name}"
     problem = Problem(suggest=model.suggest, run=model.run)
@@ -328,7 +331,7 @@ def test_an_archive_gives_requirements_diff_and_script_back(
     assert archived.environment.seed == 7
     assert archived.environment.diff() == {}
     assert "+N = 2" in archived.git_diff()
-    assert archived.script() == Path(str(sys.modules["__main__"].__file__)).read_text()
+    assert archived.script() == (repository / "my_model.py").read_text()
     assert f"numpy=={importlib.metadata.version('numpy')}\n" in archived.requirements()
     needed = archived.requirements(only_needed=True).splitlines()
     names = {re.split("[= ]", line.removeprefix("# "))[0] for line in needed[1:]}

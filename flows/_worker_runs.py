@@ -1,0 +1,272 @@
+"""The flow runs of a study's workers: started, watched, replaced when they die, cancelled."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelled, Cancelling, Crashed
+
+from prefect_optuna.blocks.errors import InvalidSettingError, WorkersLostError
+from prefect_optuna.flows.session import MAX_REPETITIONS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    _Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+__all__ = ["WorkerRuns", "pool_of"]
+
+_LOOK_SECONDS = 2.0
+_LATE_SECONDS = 30.0  # a process worker needs ten at most to pick a run up
+_UNANSWERED_LOOKS = 3
+_TIMEOUT = 10.0  # seconds for a request
+_FAILED_STARTS = 3
+_WAITS = (StateType.SCHEDULED, StateType.PENDING)
+
+
+def pool_of(deployment: str) -> str:
+    """The work pool whose workers run a deployment.
+
+    Args:
+        deployment: `"flow/deployment"`.
+
+    Raises:
+        InvalidSettingError: there is no such deployment, or it has no work pool.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_deployment_by_name(deployment)
+        except (ObjectNotFound, ValueError):
+            name = deployment.partition("/")[2]
+            raise InvalidSettingError(
+                f"There is no deployment {deployment!r} on the Prefect server {client.api_url}. "
+                f"Make it: prefect-optuna deploy-worker --pool {name}"
+            ) from None
+    if found.work_pool_name is None:
+        raise InvalidSettingError(
+            f"The deployment {deployment!r} has no work pool, so that no worker ever runs it. "
+            "Deploy it to one: prefect-optuna deploy-worker --pool POOL"
+        )
+    return found.work_pool_name
+
+
+@dataclass
+class _Run:
+    flow_run: FlowRun
+    started: float
+    ended: bool = False
+
+
+class WorkerRuns:
+    """Keeps so many flow runs of a worker deployment alive, from a thread of its own.
+
+    A server that is away stops nothing: that is said once, and the next look is the retry.
+
+    Args:
+        deployment: `"flow/deployment"`.
+        pool: its work pool.
+        name: how the flow runs are called, before their number.
+        parameters: makes the parameters of the flow run with a number.
+        own_id: the flow run that wants them; where it is cancelled, `cancelled` is set.
+        logger: that flow run's.
+    """
+
+    def __init__(
+        self,
+        deployment: str,
+        pool: str,
+        name: str,
+        parameters: Callable[[int], Mapping[str, Any]],
+        own_id: UUID,
+        logger: _Logger,
+    ) -> None:
+        self.wanted: int = 0
+        """How many are to be alive."""
+        self.cancelled: bool = False
+        """Whether somebody has cancelled the flow run that wants them."""
+        self.failure: Exception | None = None
+        """Why there can be no more of them."""
+        self.notes: tuple[str, ...] = ()
+        """What those who read the report should know."""
+        self._deployment = deployment
+        self._pool = pool
+        self._name = name
+        self._parameters = parameters
+        self._own_id = own_id
+        self._logger = logger
+        self._runs: dict[UUID, _Run] = {}
+        self._dead: set[str] = set()
+        self._died = self._refused = self._let_go = 0
+        self._unanswered = 0
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Go to work in the background."""
+        # The flow run, which is the parent of those started, is in a context variable.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._keep_looking,), name="prefect-optuna-workers"
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(self, exc_type: object, *_: object) -> None:
+        """End those that have not begun; after an exception, cancel those that run, too."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            self._attempt(lambda client: self._cancel(client, running=exc_type is not None))
+
+    @property
+    def ended(self) -> set[str]:
+        """The ids of those that have ended, as far as the server knows."""
+        return {str(key) for key, run in list(self._runs.items()) if run.ended}
+
+    def dead(self, flow_run: str) -> None:
+        """Say that the process of a flow run is gone; the server may learn of it much later."""
+        self._dead.add(flow_run)
+
+    def progress(self) -> None:
+        """Say that trials are being finished: that workers die now and then does no harm."""
+        self._died = self._refused = 0
+
+    def _keep_looking(self) -> None:
+        # The next look is the better retry.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            while True:
+                self._attempt(self._look)
+                if self._closing.wait(_LOOK_SECONDS):
+                    return
+
+    def _attempt(self, action: Callable[[SyncPrefectClient], None]) -> None:
+        try:
+            with get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True) as client:
+                action(client)
+        except Exception as error:  # noqa: BLE001 - the study goes on, whatever the server says
+            self._unanswered += 1
+            # A busy server refuses a request now and then.
+            if self._unanswered == _UNANSWERED_LOOKS:
+                self._logger.warning(
+                    "The Prefect server does not answer as expected: %s: %s. The study goes on "
+                    "with the workers that it has.",
+                    type(error).__name__,
+                    error,
+                )
+        else:
+            if self._unanswered >= _UNANSWERED_LOOKS:
+                self._logger.info("The Prefect server answers again.")
+            self._unanswered = 0
+
+    def _look(self, client: SyncPrefectClient) -> None:
+        ids = [self._own_id, *(key for key, run in self._runs.items() if not run.ended)]
+        for flow_run in client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids))
+        ):
+            kind = flow_run.state.type if flow_run.state else None
+            if flow_run.id == self._own_id:
+                self.cancelled = kind in (StateType.CANCELLING, StateType.CANCELLED)
+            else:
+                self._runs[flow_run.id].flow_run = flow_run
+                self._consider(client, self._runs[flow_run.id])
+        self._notice_late()
+        alive = sum(not run.ended for run in self._runs.values())
+        while alive < self.wanted - self._let_go and self.failure is None:
+            self._start()
+            alive += 1
+
+    def _consider(self, client: SyncPrefectClient, run: _Run) -> None:
+        flow_run = run.flow_run
+        state = flow_run.state
+        if state is None:
+            return
+        if not state.is_final():
+            if str(flow_run.id) in self._dead:
+                run.ended = True
+                self._lost(flow_run, "its process is gone")
+                gone = Crashed(message="The process of this worker is gone.")
+                client.set_flow_run_state(flow_run.id, gone, force=True)
+            return
+        run.ended = True
+        if state.type == StateType.CANCELLED:
+            self._let_go += 1  # somebody wants one less
+            if 0 < self.wanted <= self._let_go:
+                self.failure = WorkersLostError(
+                    "All workers of the study were cancelled. Start it again under the same name "
+                    "to go on."
+                )
+        elif state.type != StateType.COMPLETED:
+            self._lost(flow_run, f"{state.name}: {state.message or 'no reason given'}")
+            self._refused += state.type == StateType.FAILED
+
+    def _lost(self, flow_run: FlowRun, why: str) -> None:
+        self._logger.warning("Worker %r is lost: %s", flow_run.name, why)
+        self._died += 1
+        # A trial that takes its process down does so a few times before it counts as failed.
+        if not self.wanted:
+            return
+        if self._died > (MAX_REPETITIONS + 1) * self.wanted or self._refused >= _FAILED_STARTS:
+            self.failure = WorkersLostError(
+                f"{self._died} workers were lost, and none of them has finished a trial; the last "
+                f"one was {flow_run.name!r}: {why}. Look at its log, mend that, and start the "
+                "study again under the same name to go on."
+            )
+
+    def _start(self) -> None:
+        number = len(self._runs)
+        flow_run: FlowRun = run_deployment(  # pyright: ignore[reportAssignmentType]
+            self._deployment,
+            parameters=dict(self._parameters(number)),
+            flow_run_name=f"{self._name}-worker-{number}",
+            idempotency_key=f"{self._own_id}-{self._parameters(number)['parent']}-{number}",
+            timeout=0,
+        )
+        self._runs[flow_run.id] = _Run(flow_run, time.monotonic())
+
+    def _notice_late(self) -> None:
+        now = time.monotonic()
+        left = [
+            run
+            for run in self._runs.values()
+            if not run.ended
+            and run.flow_run.state is not None
+            and run.flow_run.state.type == StateType.SCHEDULED
+            and now - run.started > _LATE_SECONDS
+        ]
+        notes: tuple[str, ...] = ()
+        if left:
+            notes = (
+                f"{len(left)} of the study's workers have been waiting for more than "
+                f"{_LATE_SECONDS:g} seconds: no Prefect worker of the pool {self._pool!r} "
+                f"picks them up. Start one: prefect worker start --pool {self._pool}",
+            )
+            if not self.notes:
+                self._logger.warning("%s", notes[0])
+        self.notes = notes
+
+    def _cancel(self, client: SyncPrefectClient, *, running: bool) -> None:
+        for key, run in self._runs.items():
+            if run.ended:
+                continue
+            state = client.read_flow_run(key).state
+            if state is None or state.is_final():
+                continue
+            message = "The study is over."
+            if state.type in _WAITS:
+                client.set_flow_run_state(key, Cancelled(message=message))
+            elif running:
+                client.set_flow_run_state(key, Cancelling(message=message))

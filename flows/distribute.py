@@ -1,0 +1,461 @@
+"""`distribute`: one study on many flow runs of a worker deployment, on many machines.
+
+The parent fills the study's queue, and the workers empty it. A trial in the queue has no parameters
+yet: whoever takes it suggests them, and so knows of every trial that was told until then. The
+parent never lets more trials out than are missing, which is why there is never one too many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+from uuid import UUID
+
+import optuna
+from optuna.trial import FrozenTrial
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run as current_flow_run
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled
+from pydantic import BaseModel, Field
+
+from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
+from prefect_optuna.blocks.errors import (
+    InvalidSettingError,
+    ServerUnavailableError,
+    StudyNotFoundError,
+    WorkerFailedError,
+)
+from prefect_optuna.blocks.references import artifacts_reference, storage_reference
+from prefect_optuna.blocks.study_identity import study_uuid
+from prefect_optuna.flows._worker_runs import WorkerRuns, pool_of
+from prefect_optuna.flows.best_picture import BestPicture
+from prefect_optuna.flows.events import StudyEvents
+from prefect_optuna.flows.opening import check_settings, open_study, rehearse
+from prefect_optuna.flows.optimize import Callback, Storage
+from prefect_optuna.flows.progress import StudyProgress
+from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
+from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.flows.study import (
+    FlowStudy,
+    Pruner,
+    PrunerName,
+    Sampler,
+    SamplerName,
+    make_pruner,
+    make_sampler,
+)
+from prefect_optuna.flows.study_flow import study_flow
+from prefect_optuna.flows.study_result import StudyResult
+from prefect_optuna.flows.study_watch import StudyWatch
+from prefect_optuna.flows.work import type_names
+from prefect_optuna.tasks.archive import Capture, OptunaArchive
+from prefect_optuna.tasks.problem import Direction, Problem
+from prefect_optuna.tasks.trial_scope import TrialScope
+
+__all__ = ["distribute"]
+
+_LOOK_SECONDS = 0.25
+_SESSIONS_SECONDS = 1.0
+_AHEAD_SECONDS = 2.0
+"""The queue holds what the workers do in this time: longer than a look, and short enough that
+little is left there where the study is stopped."""
+_LEAVE_SECONDS = 20.0  # for workers to end by themselves, or to put their trials back
+
+
+@study_flow(name="distribute", flow_run_name="{study_name}")
+def distribute(
+    problem: Problem | Callable[..., Any] | str,
+    *,
+    study_name: str,
+    workers: Annotated[int, Field(json_schema_extra={"minimum": 1})] = 2,
+    deployment: str = "work/lab",
+    n_trials: Annotated[int | None, Field(json_schema_extra={"minimum": 1})] = 100,
+    timeout: Annotated[float | None, Field(json_schema_extra={"exclusiveMinimum": 0})] = None,
+    storage: Storage | None = None,
+    artifacts: ArtifactFileSystem | str | Path | None = None,
+    sampler: SamplerName | Sampler | None = None,
+    pruner: PrunerName | Pruner | None = None,
+    seed: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
+    directions: Sequence[Direction] | None = None,
+    scope: Mapping[str, Any] | None = None,
+    n_jobs: Annotated[int, Field(json_schema_extra={"minimum": 1})] = 1,
+    catch: Sequence[type[Exception]] | type[Exception] = (),
+    retries: Annotated[int, Field(json_schema_extra={"minimum": 0})] = 0,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
+) -> StudyResult:
+    """Optimize a problem on several workers: one study, shared through its storage.
+
+    The problem is archived, and each worker brings it back from the archive: it needs neither the
+    script nor its modules, only the packages. A worker that dies is replaced, and its trials are
+    asked again. A study of the same name goes on until it has `n_trials` finished trials in total;
+    so does one whose `distribute` was killed, when it is started again.
+
+    Args:
+        problem: What `optimize` takes.
+        study_name: The study, which goes on if it exists.
+        workers: How many flow runs work on it at once.
+        deployment: The deployment of the flow `work` that they are runs of, or just its work
+            pool. `prefect-optuna deploy-worker --pool lab` makes `work/lab`.
+        n_trials: How many trials are to be finished in total, as for `optimize`: exactly so many.
+        timeout: Seconds after which no more trials are begun.
+        storage: Where the study is kept: a saved block or its `"slug/name"`, a URL without
+            secrets, or a file that the workers reach under the same path.
+        artifacts: Where the archive is kept; likewise.
+        sampler: A sampler by name, or with options: each worker makes its own.
+        pruner: A pruner by name, or with options.
+        seed: Seeds the samplers, each differently. Which worker takes which trial is left to
+            chance, and so two studies differ all the same.
+        directions: `minimize` or `maximize` for each value; by default the problem's.
+        scope: Parameters for what the problem calls, as for `optimize`.
+        n_jobs: How many trials each worker runs at once.
+        catch: Exceptions that fail a trial and not the study.
+        retries: How many times `run` is called again after an exception.
+        callbacks: Called here after each trial with the study and the trial, as Optuna calls them.
+        progress: A progress bar in the terminal; by default where there is one.
+
+    Returns:
+        What the study came to.
+
+    Raises:
+        InvalidSettingError: An argument cannot work, or there is no such deployment.
+        ServerUnavailableError: There is no Prefect server that workers could ask for work.
+        UnsavedBlockError: Workers could be told of a storage only together with its password.
+        WorkerFailedError: A trial raised what `catch` does not name, or the problem cannot be
+            brought back on a worker.
+        WorkersLostError: Workers die, and none of them finishes a trial.
+        StudyNotFoundError: The study was deleted while it ran.
+        InvalidProblemError: The problem is none, or breaks its contract.
+        StudyMismatchError: The study exists with other directions.
+        StorageUnavailableError: The storage or the archive cannot be reached or written.
+        CaptureError: The problem cannot be archived as source.
+
+    Example:
+        >>> from prefect_optuna.flows import distribute
+        >>> distribute.name
+        'distribute'
+    """
+    check_settings(n_trials, timeout, n_jobs, retries, seed)
+    _check_here(workers, n_jobs, sampler, pruner)
+    the_problem = Problem.of(problem, directions=directions)
+    trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
+    rehearse(the_problem, trial_scope)
+    capture = Capture.of(the_problem)
+    places = {"storage": storage_reference(storage), "artifacts": artifacts_reference(artifacts)}
+    deployment = deployment if "/" in deployment else f"work/{deployment}"
+    pool = pool_of(deployment)
+    storage_block = as_study_storage(storage)
+    filesystem = as_artifact_filesystem(artifacts)
+    filesystem.check()
+    study = open_study(
+        storage_block,
+        study_name,
+        the_problem,
+        lambda n_existing: make_sampler(
+            sampler,
+            seed=seed,
+            n_existing=n_existing,
+            n_objectives=len(the_problem.directions),
+            parallel=True,
+        ),
+        make_pruner(pruner),
+    )
+    archive = OptunaArchive(study, artifacts=filesystem)
+    code_version = archive.save_problem(capture, scope=trial_scope.values, seed=seed)
+    picture = BestPicture(the_problem, filesystem, trial_scope)
+    before = study.get_trials(deepcopy=False)
+    events = StudyEvents(study_uuid(study), the_problem.directions, before=before)
+    watch = StudyWatch(study, the_problem, archive, n_trials, storage_block, picture, events)
+
+    logger = get_run_logger()
+    logger.info(
+        "Study %r in %s, archived in %s, on %d workers of the pool %r.",
+        study.study_name,
+        storage_block.location,
+        archive.location,
+        workers,
+        pool,
+    )
+    for note in archive.notes:
+        logger.warning(note)
+
+    session = Session(study, storage_block.get_storage(), {"flow_run": str(current_flow_run.id)})
+    caught = (catch,) if isinstance(catch, type) else tuple(catch)
+    manifest = archive.manifest
+    assert manifest is not None  # noqa: S101 - it was written above
+    common: dict[str, Any] = {
+        **places,
+        "study_name": study_name,
+        "parent": session.id,
+        "version": [v.id for v in manifest.versions if v.code_version == code_version][-1],
+        "sampler": _as_parameter(sampler),
+        "pruner": _as_parameter(pruner),
+        "n_jobs": n_jobs,
+        "catch": [next(type_names(kind)) for kind in caught],
+        "retries": retries,
+    }
+    runs = WorkerRuns(
+        deployment,
+        pool,
+        study_name,
+        lambda number: {
+            **common,
+            "number": number,
+            "seed": _seed_of(seed, len(before), number),
+        },
+        UUID(str(current_flow_run.id)),
+        logger,
+    )
+
+    def status() -> StudyStatus:
+        stands = watch.status()
+        return replace(stands, notes=(*stands.notes, *runs.notes))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ReportThread(status, ReportPublisher(study.study_name)))
+        bar = stack.enter_context(
+            StudyProgress(n_trials, the_problem.directions, trials=watch.trials(), enabled=progress)
+        )
+        queue = _Queue(
+            study,
+            session,
+            runs,
+            workers=workers,
+            n_jobs=n_jobs,
+            n_trials=n_trials,
+            timeout=timeout,
+            callbacks=[lambda _, trial: bar.update(trial), *callbacks],
+        )
+        try:
+            with watch.running():
+                queue.run()
+        except _CancelledFromOutsideError:
+            logger.info("Cancelled; its trials are asked again when the study is started again.")
+            return cast("StudyResult", Cancelled(message="The study was cancelled."))
+    result = watch.result(n_task_runs=queue.task_runs)
+    logger.info("%s", result)
+    return result
+
+
+class _CancelledFromOutsideError(BaseException):
+    """Somebody has cancelled this flow run on the server. No `Exception`: it is no failure."""
+
+
+@dataclass
+class _Queue:
+    """The loop of the parent: lets out trials, sees them end, and whoever ran them.
+
+    Args:
+        study: the study.
+        session: the parent's.
+        runs: the workers' flow runs.
+        workers: how many there are to be.
+        n_jobs: how many trials each runs at once.
+        n_trials: how many finished trials end the study; `None` for no limit.
+        timeout: seconds after which no more trials are let out.
+        callbacks: called with the study and each trial that ended.
+    """
+
+    study: FlowStudy
+    session: Session
+    runs: WorkerRuns
+    workers: int
+    n_jobs: int
+    n_trials: int | None
+    timeout: float | None
+    callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]]
+    task_runs: int = 0
+    _error: WorkerFailedError | None = None
+    _rates: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+
+    def __post_init__(self) -> None:
+        now = time.monotonic()
+        self._deadline = math.inf if self.timeout is None else now + self.timeout
+        self._sessions_at = -math.inf
+        self._ended = False
+        self._told: set[int] = set()
+
+    def run(self) -> None:
+        """Go on until enough trials are finished, the time is up, or something is wrong."""
+        self.session.open()
+        clean = False
+        try:
+            self.session.recover()
+            self._told = {t.number for t in self._trials() if t.state.is_finished()}
+            with self.runs:
+                while not self._step():
+                    time.sleep(_LOOK_SECONDS)
+                self._end()
+                self._await_workers()
+            clean = True
+            if (error := self._error or self.runs.failure) is not None:
+                raise error
+        except BaseException as error:
+            if self._is_deleted(error):
+                raise self._deleted() from error
+            # Their flow runs are being cancelled, and they put their trials back.
+            with contextlib.suppress(Exception):
+                self._end()
+                self._await_workers()
+            raise
+        finally:
+            with contextlib.suppress(Exception):
+                self.session.close(clean=clean)
+
+    def _step(self) -> bool:
+        """One look at everything; whether the study is over."""
+        if self.runs.cancelled:
+            raise _CancelledFromOutsideError
+        trials = self._trials()
+        self._tell(trials)
+        finished = sum(t.state.is_finished() and not is_lost(t) for t in trials)
+        running, waiting = self.session.under_way(trials)
+        if time.monotonic() - self._sessions_at > _SESSIONS_SECONDS:
+            self._look_at_sessions()
+        missing = math.inf if self.n_trials is None else self.n_trials - finished
+        if self._must_stop() or missing <= 0:
+            # What has begun is finished, as long as somebody runs it.
+            return not running or self.runs.failure is not None
+        self.runs.wanted = int(min(self.workers, math.ceil(missing / self.n_jobs)))
+        room = min(missing - running - waiting, self._depth(finished) - waiting)
+        if room > 0:
+            self.session.release(int(room))
+        return False
+
+    def _must_stop(self) -> bool:
+        over = (
+            self._error is not None
+            or self.runs.failure is not None
+            or self.study.stopped
+            or time.monotonic() >= self._deadline
+        )
+        if over:
+            self._end()
+        return over
+
+    def _end(self) -> None:
+        """No worker takes a trial any more."""
+        self.runs.wanted = 0
+        if not self._ended:
+            self.session.say(over=True)
+            self._ended = True
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _depth(self, finished: int) -> int:
+        """How many trials are to wait in the queue: what the workers do before the next look."""
+        now = time.monotonic()
+        self._rates = [(at, n) for at, n in self._rates if now - at < _AHEAD_SECONDS]
+        self._rates.append((now, finished))
+        first_at, first = self._rates[0]
+        rate = (finished - first) / max(now - first_at, _LOOK_SECONDS)
+        return self.workers * self.n_jobs + math.ceil(rate * _AHEAD_SECONDS)
+
+    def _tell(self, trials: Sequence[FrozenTrial]) -> None:
+        for trial in trials:
+            if trial.state.is_finished() and trial.number not in self._told:
+                self._told.add(trial.number)
+                if not is_lost(trial):
+                    self.runs.progress()
+                    for callback in self.callbacks:
+                        callback(self.study, trial)
+
+    def _look_at_sessions(self) -> bool:
+        """Recover the trials of dead workers; whether any worker lives."""
+        self._sessions_at = time.monotonic()
+        records = {
+            key: record
+            for key, record in self.session.records().items()
+            if record.get("parent") == self.session.id
+        }
+        ended = self.runs.ended
+        alive = False
+        for key, record in records.items():
+            if record["alive"] and record["flow_run"] in ended:
+                # On another machine; its lease would last for minutes.
+                self.session.declare_dead(key)
+            elif record["alive"]:
+                alive = True
+            elif not record["closed"]:
+                self.runs.dead(record["flow_run"])
+            if record.get("stopped"):
+                self.study.stop()
+            if record.get("error") and self._error is None:
+                self._error = WorkerFailedError(_explained(record))
+        self.task_runs = sum(record.get("task_runs", 0) for record in records.values())
+        self.session.recover()
+        return alive
+
+    def _await_workers(self) -> None:
+        end = time.monotonic() + _LEAVE_SECONDS
+        while self._look_at_sessions() and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+
+    def _is_deleted(self, error: BaseException) -> bool:
+        """Whether that is why: Optuna's storages raise a plain `KeyError`."""
+        if isinstance(error, KeyError):
+            try:
+                self.session.records()
+            except KeyError:
+                return True
+        return False
+
+    def _deleted(self) -> StudyNotFoundError:
+        return StudyNotFoundError(
+            f"The study {self.study.study_name!r} was deleted while it ran. What its trials have "
+            "archived is still there; start it again for a new study of that name."
+        )
+
+
+def _explained(record: Mapping[str, Any]) -> str:
+    why = str(record["error"]).rstrip(".")
+    if record.get("refused"):
+        return f"A worker cannot run the problem: {why}."
+    return (
+        f"A worker has stopped the study: {why}. Name the exception in `catch` to have it fail "
+        "the trial only; start the study again under the same name to go on."
+    )
+
+
+def _check_here(workers: int, n_jobs: int, sampler: object, pruner: object) -> None:
+    if workers < 1:
+        raise InvalidSettingError(f"`workers` is 1 or more; found {workers}.")
+    if n_jobs < 1:
+        raise InvalidSettingError(
+            f"`n_jobs` is how many trials each worker runs at once, 1 or more; found {n_jobs}."
+        )
+    kinds: tuple[tuple[Literal["sampler", "pruner"], object], ...]
+    kinds = (("sampler", sampler), ("pruner", pruner))
+    for name, value in kinds:
+        if value is not None and not isinstance(value, (str, BaseModel)):
+            raise InvalidSettingError(
+                f"Each worker makes its own {name}: name one, such as "
+                f"{'tpe' if name == 'sampler' else 'hyperband'!r}, or give "
+                f"prefect_optuna.flows.{name.title()}(name=..., options=...); found a "
+                f"{type(value).__name__}."
+            )
+    if PREFECT_API_URL.value() is None:
+        raise ServerUnavailableError(
+            "There is no Prefect server that workers could ask for work: PREFECT_API_URL is not "
+            "set. `prefect-optuna serve` starts a server, a pool and a worker on this machine."
+        )
+
+
+def _as_parameter(value: str | BaseModel | None) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _seed_of(seed: int | None, n_existing: int, number: int) -> int | None:
+    """Each worker's own, and another one when the study goes on: none repeats another's trials."""
+    if seed is None:
+        return None
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, n_existing, number]).generate_state(1)[0])

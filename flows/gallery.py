@@ -1,0 +1,94 @@
+"""Which pictures a study's report has, in which order, and how large they may be together."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from prefect_optuna.flows.param_plots import importances_of, importances_plot, slices_plot
+from prefect_optuna.flows.plots import history_plot, pareto_plot
+from prefect_optuna.flows.timeline_plot import timeline_plot
+from prefect_optuna.tasks.ranking import best_first
+
+if TYPE_CHECKING:
+    from prefect_optuna.flows.study_status import StudyStatus
+
+__all__ = ["PICTURES", "Gallery", "draw_gallery"]
+
+PICTURES: Mapping[str, str] = {
+    "pareto": "The values of the trials against each other, and the Pareto-best ones",
+    "history": "Values of the trials, one after the other",
+    "importances": "How much each parameter matters",
+    "slices": "Values of the trials over the parameters that matter most",
+    "timeline": "When each trial ran, and who ran it",
+}
+"""What a report shows, the most telling first, and what each picture is."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of a report.
+
+    Args:
+        pictures: PNG by the names in `PICTURES`.
+        left_out: whether there was no time for some.
+    """
+
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    left_out: bool = False
+
+
+def draw_gallery(status: StudyStatus, *, seconds: float = math.inf) -> Gallery:
+    """Draw what can be drawn of a study. All pictures together take 130 KB at the most.
+
+    Args:
+        status: how the study stands.
+        seconds: of this thread's processor time, after which no other picture is begun. The
+            first one is always drawn.
+
+    Returns:
+        The pictures.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.flows.study_status import StudyStatus
+        >>> study = optuna.create_study()
+        >>> study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=9)
+        >>> status = StudyStatus("demo", ("minimize",), study.trials, 9, "completed", 0.2, "", "")
+        >>> list(draw_gallery(status).pictures)
+        ['history', 'slices', 'timeline']
+    """
+    if not status.trials:
+        return Gallery()
+    # Once, and no part of what drawing costs.
+    importlib.import_module("matplotlib.backends.backend_agg")
+    trials, directions = status.trials, status.directions
+    shares = [importances_of(trials, directions, i) for i in range(min(2, len(directions)))]
+    names = dict.fromkeys(name for one in shares for name in one)
+    mean = {n: sum(one.get(n, 0.0) for one in shares) / len(shares) for n in names}
+    mean = dict(sorted(mean.items(), key=lambda item: -item[1]))
+    best = best_first(trials, directions)[:1] if len(directions) == 1 else []
+    now = time.time() if status.state == "running" else None
+    draw: dict[str, Callable[[], bytes | None]] = {
+        "pareto": lambda: pareto_plot(trials, directions, max_bytes=30_000),
+        "history": lambda: history_plot(trials, directions, max_bytes=35_000),
+        "importances": lambda: importances_plot(shares, max_bytes=12_000),
+        "slices": lambda: slices_plot(trials, directions, mean, max_bytes=32_000),
+        "timeline": lambda: timeline_plot(
+            trials, best=best[0].number if best else None, now=now, max_bytes=21_000
+        ),
+    }
+    if len(directions) == 1:
+        del draw["pareto"]
+    pictures: dict[str, bytes] = {}
+    end = time.thread_time() + seconds
+    for name, picture in draw.items():
+        if pictures and time.thread_time() >= end:
+            return Gallery(pictures, left_out=True)
+        if png := picture():
+            pictures[name] = png
+    return Gallery(pictures)

@@ -1,0 +1,107 @@
+"""The page of a re-evaluation in Prefect's UI; the pages of one study are one timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect.artifacts import create_markdown_artifact
+
+from prefect_optuna.blocks.artifacts.markdown import code, escape
+from prefect_optuna.flows.report import report_key
+from prefect_optuna.flows.wording import format_value
+from prefect_optuna.tasks.reevaluation import ReevaluatedTrial, Reevaluation, as_tuple
+
+__all__ = ["publish_reevaluation", "reevaluation_key", "render_reevaluation"]
+
+_MARKS = {"reproduced": "✅", "drifted": "⚠️", "failed": "❌"}
+_SHOWN = 10  # earlier re-evaluations on the page
+
+
+def reevaluation_key(study_name: str) -> str:
+    """The key of a study's re-evaluations among Prefect's artifacts.
+
+    Example:
+        >>> reevaluation_key("lynx-hare")
+        'reevaluation-lynx-hare'
+    """
+    return "reevaluation-" + report_key(study_name).removeprefix("study-")
+
+
+def publish_reevaluation(result: Reevaluation, history: Sequence[Reevaluation]) -> None:
+    """Show a re-evaluation in Prefect's UI.
+
+    Args:
+        result: the re-evaluation.
+        history: those of its study, oldest first, with this one.
+    """
+    create_markdown_artifact(
+        render_reevaluation(result, history),
+        key=reevaluation_key(result.study_name),
+        description=f"Reevaluation of {result.study_name!r}: {result.headline}",
+    )
+
+
+def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = ()) -> str:
+    """A re-evaluation as Markdown.
+
+    Args:
+        result: the re-evaluation.
+        history: those of its study, oldest first.
+    """
+    count = sum(trial.verdict == "reproduced" for trial in result.trials)
+    lines = [
+        f"# {count} of {len(result.trials)} trials reproduced",
+        "",
+        f"Study {code(result.study_name)}, tolerance {_tolerance(result.rtol)} relative, "
+        f"{_tolerance(result.atol)} absolute"
+        + (f", {result.repeats} repetitions." if result.repeats > 1 else "."),
+        "",
+        "| trial | archived | now | spread | difference | verdict |",
+        "|---:|---:|---:|---:|---:|---|",
+        *map(_row, result.trials),
+    ]
+    causes: dict[str, list[str]] = {}
+    for trial in result.trials:
+        if trial.verdict != "reproduced":
+            causes.setdefault(trial.cause, []).append(str(trial.number))
+    if causes:
+        lines += ["", "## Likely cause", ""]
+        for cause, numbers in causes.items():
+            noun = "Trial" if len(numbers) == 1 else "Trials"
+            lines.append(f"- {noun} {', '.join(numbers)}: {escape(cause)}")
+    if failures := [trial for trial in result.trials if trial.message]:
+        lines += ["", "## Failures", ""]
+        lines += [f"- Trial {t.number}: {code(t.message)}" for t in failures]
+    if result.scope:
+        lines += ["", "## Scope that was changed", "", "| parameter | value |", "|---|---|"]
+        lines += [f"| {code(name)} | {code(value)} |" for name, value in result.scope.items()]
+    if len(history) > 1:
+        lines += ["", "## History", "", "| time (UTC) | reproduced | largest difference |"]
+        lines += ["|---|---|---:|", *map(_past, reversed(history[-_SHOWN:]))]
+    return "\n".join(lines)
+
+
+def _row(trial: ReevaluatedTrial) -> str:
+    archived = "none" if trial.archived is None else _numbers(as_tuple(trial.archived))
+    difference = "" if trial.difference is None else f"{trial.difference:.3g}"
+    spread = ", ".join(f"{value:.2g}" for value in trial.spread)
+    return (
+        f"| {trial.number} | {archived} | {_numbers(trial.mean)} | {spread} | {difference} "
+        f"| {_MARKS[trial.verdict]} {trial.verdict} |"
+    )
+
+
+def _past(result: Reevaluation) -> str:
+    largest = max((t.difference for t in result.trials if t.difference is not None), default=None)
+    time = result.created[:16].replace("T", " ")
+    mark = _MARKS["reproduced" if result.reproduced else "drifted"]
+    shown = "" if largest is None else f"{largest:.3g}"
+    return f"| {time} | {mark} {result.headline.removesuffix(' reproduced')} | {shown} |"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(map(format_value, values))
+
+
+def _tolerance(value: float | tuple[float, ...]) -> str:
+    return ", ".join(f"{number:g}" for number in as_tuple(value))

@@ -1,0 +1,53 @@
+"""How a study stands, as its report and its events see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from optuna.trial import FrozenTrial
+
+if TYPE_CHECKING:
+    from prefect_optuna.flows.gallery import Gallery
+
+__all__ = ["StudyState", "StudyStatus"]
+
+StudyState = Literal["running", "completed", "interrupted", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """How a study stands: what its report is made of.
+
+    Args:
+        study_name: The study.
+        directions: `"minimize"` or `"maximize"` for each value.
+        trials: All of its trials, in any state.
+        n_trials: How many trials are to be finished; `None` where only a timeout ends the study.
+        state: What the study is doing, or how it ended.
+        elapsed: Seconds since this run of the study began.
+        storage: Where the study is, for people.
+        artifacts: Where its archive is, for people.
+        best_figure: A picture of the best trial, as PNG.
+        ensemble: Another one, of its series before those of other trials, as PNG.
+        notes: What somebody should know who trusts these results.
+        lost: How many trials were lost to a crash and repeated.
+        gallery: The pictures of all trials, where they are drawn already.
+        study_id: The number of the study in its storage, for the link to optuna-dashboard.
+    """
+
+    study_name: str
+    directions: tuple[str, ...]
+    trials: Sequence[FrozenTrial]
+    n_trials: int | None
+    state: StudyState
+    elapsed: float
+    storage: str
+    artifacts: str
+    best_figure: bytes | None = None
+    ensemble: bytes | None = None
+    notes: tuple[str, ...] = ()
+    lost: int = 0
+    gallery: Gallery | None = None
+    study_id: int | None = None

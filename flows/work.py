@@ -1,0 +1,241 @@
+"""`work`, the flow of one worker of `distribute`: takes trials from a study's queue and runs them.
+
+It needs neither the user's script nor its modules: the problem comes out of the archive, in the
+very version that the parent has written.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run as current_flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
+from prefect_optuna.blocks.errors import ArchiveError
+from prefect_optuna.flows.dispatch import Here, Lanes
+from prefect_optuna.flows.optimize import Storage
+from prefect_optuna.flows.session import Session
+from prefect_optuna.flows.study import (
+    FlowStudy,
+    Pruner,
+    PrunerName,
+    Sampler,
+    SamplerName,
+    make_pruner,
+    make_sampler,
+)
+from prefect_optuna.flows.study_flow import study_flow
+from prefect_optuna.flows.study_run import StudyRun
+from prefect_optuna.flows.task_runners import open_task_runner
+from prefect_optuna.tasks.archive import ArchivedStudy
+from prefect_optuna.tasks.archive.modules import module_label
+from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.archive.trial_records import TrialSigner
+from prefect_optuna.tasks.archive.writer import ResultWriter
+from prefect_optuna.tasks.trial import Outcome, TrialRunner
+from prefect_optuna.tasks.trial_scope import TrialScope
+
+__all__ = ["type_names", "work"]
+
+_IDLE_SECONDS = 0.05
+_PARENT_SECONDS = 0.5
+
+
+@study_flow(name="work", flow_run_name="{study_name}-worker-{number}")
+def work(
+    study_name: str,
+    *,
+    parent: str,
+    version: str,
+    number: int = 0,
+    storage: Storage | None = None,
+    artifacts: ArtifactFileSystem | str | Path | None = None,
+    sampler: SamplerName | Sampler | None = None,
+    pruner: PrunerName | Pruner | None = None,
+    seed: int | None = None,
+    n_jobs: int = 1,
+    catch: Sequence[str] = (),
+    retries: int = 0,
+) -> int:
+    """Run trials that a `distribute` has put into the queue, until it says that this is the end.
+
+    Started by `distribute`, through a deployment; nobody has to call it. It ends by itself when
+    its parent is gone.
+
+    Args:
+        study_name: The study.
+        parent: The session of the `distribute` whose trials these are.
+        version: The id of the version of the archive to run: this one, and no other.
+        number: Tells this worker from the others, for people.
+        storage: Where the study is kept, as `optimize` takes it.
+        artifacts: Where its archive is kept, as `optimize` takes it.
+        sampler: A sampler by name, or with options.
+        pruner: A pruner by name, or with options.
+        seed: Seeds the sampler of this worker.
+        n_jobs: How many trials run at once.
+        catch: Exceptions that fail a trial and not the study, by `type_names`.
+        retries: How many times `run` is called again after an exception.
+
+    Returns:
+        How many trials this worker has run.
+
+    Raises:
+        ArchiveError: The archive has no such version, or a package that its code needs is not
+            installed here.
+        StudyNotFoundError: There is no such study.
+
+    Example:
+        >>> from prefect_optuna.flows.work import work
+        >>> work.name
+        'work'
+    """
+    logger = get_run_logger()
+    storage_block = as_study_storage(storage)
+    plain = storage_block.load_study(study_name)
+    flow_run = str(current_flow_run.id)
+    session = Session(plain, storage_block.get_storage(), {"parent": parent, "flow_run": flow_run})
+    session.open()
+    try:
+        filesystem = as_artifact_filesystem(artifacts)
+        archived = ArchivedStudy.load(study_name, storage=storage_block, artifacts=filesystem)
+        place = _place_of(version, archived)
+        # Whoever started this flow run has archived that very code, and says so by its digest.
+        problem = archived.problem(trusted=True, version=place)
+        scope = TrialScope(archived.scope(place), handed_out=problem.names_scope)
+        study = FlowStudy.open(
+            study_name,
+            storage_block.get_storage(),
+            make_sampler(
+                sampler,
+                seed=seed,
+                n_existing=0,
+                n_objectives=len(problem.directions),
+                parallel=True,
+            ),
+            make_pruner(pruner),
+        )
+        uuid = archived.manifest.uuid
+        keys = SigningKeys.configured()
+        signer = None if keys is None else TrialSigner(keys, study, uuid, version)
+        runner = TrialRunner(problem, ResultWriter(filesystem, uuid, problem.axes), scope, retries)
+    except Exception as error:
+        session.close(error=f"{type(error).__name__}: {error}", refused=True)
+        raise
+    logger.info("Trials of %r in %s.", study_name, storage_block.location)
+    with open_task_runner(None if n_jobs == 1 else "threads", n_jobs) as task_runner:
+        assert isinstance(task_runner, ThreadPoolTaskRunner)  # noqa: S101 - the flow's own
+        run = _WorkerRun(
+            problem=problem,
+            study=study,
+            storage_block=storage_block,
+            session=session,
+            dispatcher=Here(runner) if n_jobs == 1 else Lanes(task_runner, runner, n_jobs),
+            logger=logger,
+            n_trials=None,
+            scope=scope,
+            signer=signer,
+            parent=parent,
+            caught=frozenset(catch),
+        )
+        run.run()
+    logger.info("%d trials.", run.told)
+    return run.told
+
+
+def type_names(error: type[BaseException]) -> Iterator[str]:
+    """The names of an exception and of its bases, the same for archived code and its original.
+
+    Args:
+        error: the exception's type.
+
+    Example:
+        >>> list(type_names(ZeroDivisionError))[:2]
+        ['builtins.ZeroDivisionError', 'builtins.ArithmeticError']
+    """
+    for base in error.__mro__:
+        module = sys.modules.get(base.__module__)
+        label = base.__module__ if module is None else module_label(vars(module))
+        yield f"{label}.{base.__qualname__}"
+
+
+@dataclass
+class _WorkerRun(StudyRun):
+    """The loop of a worker: it takes what its parent has released, and nothing else.
+
+    Args:
+        parent: the parent's session.
+        caught: the names of exceptions that fail a trial and not the study.
+    """
+
+    parent: str = ""
+    caught: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._idle_seconds = _IDLE_SECONDS
+        self._why = ""
+        self._looked = self._dry_until = 0.0
+        self._goes_on = True
+        self.told: int = 0
+
+    def _next_trial(self) -> optuna.Trial | None:
+        trial = self.session.take(self.study, released_by=self.parent)
+        if trial is None:
+            self._dry_until = time.monotonic() + _IDLE_SECONDS
+        return trial
+
+    def _missing(self) -> int:
+        if self._error is not None or self.study.stopped or not self._parent_goes_on():
+            return 0
+        return 0 if time.monotonic() < self._dry_until else sys.maxsize
+
+    def _wait_for_others(self) -> bool:
+        return self._error is None and not self.study.stopped and self._parent_goes_on()
+
+    def _recover(self) -> None:
+        self._recovered = time.monotonic()  # the parent does it for all
+        self._refresh()
+
+    def _parent_goes_on(self) -> bool:
+        if self._goes_on and time.monotonic() - self._looked > _PARENT_SECONDS:
+            record = self.session.records().get(self.parent, {})
+            self._goes_on = bool(record.get("alive")) and not record.get("over")
+            self._looked = time.monotonic()
+        return self._goes_on
+
+    def _catches(self, error: BaseException) -> bool:
+        return not self.caught.isdisjoint(type_names(type(error)))
+
+    def _tell(self, outcome: Outcome) -> None:
+        super()._tell(outcome)
+        self.told += 1
+
+    def _failed(self, outcome: Outcome) -> None:
+        super()._failed(outcome)
+        if self._error is not None and not self._why:
+            self._why = f"trial {outcome.number} failed: {outcome.message}"
+
+    def _close(self, clean: bool) -> None:
+        self.session.close(
+            clean=clean,
+            error=self._why,
+            stopped=self.study.stopped,
+            task_runs=self.dispatcher.task_runs,
+        )
+
+
+def _place_of(version: str, archived: ArchivedStudy) -> int:
+    for place, one in enumerate(archived.versions):
+        if one.id == version:
+            return place
+    raise ArchiveError(
+        f"The archive of the study {archived.study.study_name!r} has no version {version!r}, which "
+        "this worker was started to run. Start `distribute` again: it archives the problem anew."
+    )

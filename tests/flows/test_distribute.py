@@ -1,0 +1,308 @@
+"""One study on real workers: a server, a process pool, and whoever is killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import servers
+from optuna.trial import TrialState
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import CancelledRun
+from prefect.states import Cancelling
+from pydantic import SecretStr
+
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    JournalStudyStorage,
+    RedisStudyStorage,
+    SQLStudyStorage,
+    StudyStorage,
+)
+from prefect_optuna.deployments import LocalServer, LocalWorker, deploy_worker, make_process_pool
+from prefect_optuna.flows import Problem, distribute
+from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.tasks import ArchivedStudy
+
+# Processes start and import in all of these, which a busy machine takes its time for.
+pytestmark = [pytest.mark.usefixtures("lab"), pytest.mark.timeout(240)]
+
+
+def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 60) -> None:
+    """Not so often that looking takes the workers' time."""
+    servers.wait_until(condition, what=what, timeout=timeout, every=0.2)
+
+
+SCRIPT = """
+    import time
+    from pathlib import Path
+    from prefect_optuna.flows import Problem, distribute
+
+    LOG = {log!r}
+
+    def suggest(trial):
+        return {{"x": trial.suggest_float("x", 0, 1), "number": trial.number}}
+
+    def run(params):
+        with Path(LOG).open("a") as log:
+            print("start", params["number"], file=log, flush=True)
+        time.sleep(0.3)
+        return {{"series": [params["x"]] * 10}}
+
+    def evaluate(result):
+        return result["series"][0]
+
+    if __name__ == "__main__":
+        distribute(Problem(suggest=suggest, run=run, evaluate=evaluate), study_name="hurt",
+                   n_trials=40, workers=2, deployment="distributed", seed=1, progress=False,
+                   storage={storage!r}, artifacts="artifact-file-system/distributed")
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(
+    prefect_server: LocalServer, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[LocalWorker]:
+    """A pool of processes with its worker, and what studies are kept in, saved as blocks."""
+    folder = tmp_path_factory.mktemp("lab")
+    make_process_pool("distributed")
+    deploy_worker("distributed")
+    JournalStudyStorage(path=folder / "studies.journal").save("distributed")
+    SQLStudyStorage(url=f"sqlite:///{folder}/studies.db").save("distributed")
+    ArtifactFileSystem(url=str(folder / "artifacts")).save("distributed")
+    # Not where the tests are: a worker has nothing of the user's.
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with LocalWorker("distributed", folder / "worker.log", query=1.0) as worker:
+            yield worker
+    finally:
+        os.chdir(before)
+
+
+def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    return {"x": trial.suggest_float("x", 0, 1)}
+
+
+def run(params: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(0.1)
+    return {"series": [params["x"]] * 10}
+
+
+def evaluate(result: dict[str, Any]) -> float:
+    return float(result["series"][0])
+
+
+PROBLEM = Problem(suggest=suggest, run=run, evaluate=evaluate)
+
+
+class InBackground:
+    """A call in a thread, and what came of it."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._call()
+        except BaseException as error:  # noqa: BLE001
+            self.error = error
+
+    def wait(self, timeout: float = 60) -> Any:
+        self._thread.join(timeout)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def in_background(name: str, storage: StudyStorage, **more: Any) -> InBackground:
+    return InBackground(
+        lambda: distribute(
+            PROBLEM,
+            study_name=name,
+            storage=storage,
+            artifacts="artifact-file-system/distributed",
+            deployment="distributed",
+            progress=False,
+            **more,
+        )
+    )
+
+
+def sessions(block: StudyStorage, name: str) -> dict[str, dict[str, Any]]:
+    try:
+        return Session(block.load_study(name), block.get_storage()).records()
+    except LookupError:
+        return {}
+
+
+def workers_of(block: StudyStorage, name: str) -> list[dict[str, Any]]:
+    return [r for r in sessions(block, name).values() if "parent" in r and r["alive"]]
+
+
+def finished(block: StudyStorage, name: str) -> list[optuna.trial.FrozenTrial]:
+    try:
+        trials = block.load_study(name).get_trials(deepcopy=False)
+    except LookupError:
+        return []
+    return [t for t in trials if t.state.is_finished() and not is_lost(t)]
+
+
+def flow_runs(name: str) -> list[FlowRun]:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=name))
+        )
+
+
+def report_of(key: str) -> str:
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+        )
+    return str(found[-1].data) if found else ""
+
+
+def test_kill_9_of_a_worker_and_then_of_the_parent_loses_nothing_and_runs_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    log, output = tmp_path / "log.txt", tmp_path / "output.txt"
+    name = "journal-study-storage/distributed"
+    block = JournalStudyStorage.load("distributed")
+    assert isinstance(block, JournalStudyStorage)
+    script = tmp_path / "study.py"
+    script.write_text(textwrap.dedent(SCRIPT).format(log=str(log), storage=name))
+
+    def start() -> subprocess.Popen[bytes]:
+        with output.open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, str(script)], cwd=tmp_path, stdout=out, stderr=out
+            )
+
+    parent = start()
+    try:
+        wait_until(
+            lambda: (
+                parent.poll() is not None
+                or (len(workers_of(block, "hurt")) == 2 and len(finished(block, "hurt")) >= 4)
+            ),
+            what="two workers at work",
+        )
+        assert parent.poll() is None, output.read_text()
+        victim = workers_of(block, "hurt")[0]
+        os.kill(victim["pid"], signal.SIGKILL)
+        wait_until(
+            lambda: any(is_lost(t) for t in block.load_study("hurt").trials),
+            what="the trial of the killed worker is recovered",
+        )
+        [killed] = [r for r in flow_runs("hurt-worker") if str(r.id) == victim["flow_run"]]
+        before = len(finished(block, "hurt"))
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        wait_until(
+            lambda: not workers_of(block, "hurt"), what="workers without a parent end", timeout=30
+        )
+        left = len(finished(block, "hurt"))
+        assert before <= left < 40
+        parent = start()
+        assert parent.wait(90) == 0, output.read_text()
+    finally:
+        parent.kill()
+        parent.wait()
+
+    trials = block.load_study("hurt").trials
+    counted = [t for t in trials if not is_lost(t) and t.state.is_finished()]
+    assert len(counted) == 40
+    assert not [t for t in trials if t.state == TrialState.RUNNING]
+    # Each point was finished once, and the lost ones were asked again with the same parameters.
+    assert len({t.params["x"] for t in counted}) == 40
+    lost = [t for t in trials if is_lost(t)]
+    assert lost
+    for trial in (t for t in lost if t.params):
+        assert [t.params for t in counted].count(trial.params) == 1
+    started = Counter(log.read_text().split()[1::2])
+    assert max(started.values()) == 1
+    # The server knows what became of the killed one.
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(killed.id).state_type == StateType.CRASHED
+    archived = ArchivedStudy.load(
+        "hurt", storage=name, artifacts="artifact-file-system/distributed"
+    )
+    assert archived.result(counted[7].number)["series"] == [counted[7].params["x"]] * 10
+
+
+def test_cancelled_in_the_ui_its_workers_are_cancelled_and_their_trials_wait_again() -> None:
+    block = SQLStudyStorage.load("distributed")
+    assert isinstance(block, SQLStudyStorage)
+    study = in_background("cancelled", block, n_trials=1000)
+    wait_until(lambda: len(finished(block, "cancelled")) > 2, what="some trials")
+    [parent] = [r for r in flow_runs("cancelled") if r.name == "cancelled"]
+
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(parent.id, Cancelling())
+    with pytest.raises(CancelledRun):
+        study.wait()
+
+    trials = block.load_study("cancelled").trials
+    assert not [t for t in trials if t.state == TrialState.RUNNING]
+    for lost in (t for t in trials if is_lost(t)):
+        again = [t for t in trials if t.system_attrs.get("failed_trial") == lost.number]
+        assert [t.state for t in again] == [TrialState.WAITING]
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(parent.id).state_type == StateType.CANCELLED
+    wait_until(
+        lambda: {r.state_type for r in flow_runs("cancelled-worker-")} == {StateType.CANCELLED},
+        what="the flow runs of its workers are cancelled",
+    )
+
+
+def test_a_server_that_is_away_does_not_stop_the_study_and_the_report_catches_up(
+    prefect_server: LocalServer, redis_server: str
+) -> None:
+    block = RedisStudyStorage(url=SecretStr(redis_server), namespace="away")
+    block.save("distributed-away")
+    study = in_background("away", block, n_trials=120, n_jobs=2)
+    wait_until(lambda: len(finished(block, "away")) > 5, what="some trials")
+    assert prefect_server.pid is not None
+    server = psutil.Process(prefect_server.pid)
+    processes = [server, *server.children(recursive=True)]
+    try:
+        for process in processes:
+            process.suspend()
+        reached = len(finished(block, "away"))
+        wait_until(
+            lambda: len(finished(block, "away")) >= min(reached + 60, 120), what="60 more trials"
+        )
+    finally:
+        for process in processes:
+            process.resume()
+
+    result = study.wait()
+
+    assert result.n_trials == 120
+    assert len(finished(block, "away")) == 120
+    wait_until(lambda: "120 of 120" in report_of("study-away"), what="the last report")

@@ -1,0 +1,67 @@
+"""The contract of `task_runner=`: whatever runs the trials, it is the same study."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from prefect_optuna.blocks import as_study_storage
+from prefect_optuna.flows import Problem, optimize
+from prefect_optuna.tasks import ArchivedStudy, param_scope
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def suggest(trial: optuna.Trial) -> dict[str, float]:
+    return {"x": trial.suggest_float("x", 0, 1), "number": trial.number}
+
+
+def run(params: Mapping[str, float]) -> dict[str, Any]:
+    if params["number"] == 3:
+        raise ArithmeticError("three is too much")
+    return {"series": params["x"] * np.arange(3.0), "unit": param_scope.unit(1.0)}
+
+
+def evaluate(result: Mapping[str, Any]) -> float:
+    return float(result["series"][1] * result["unit"])
+
+
+def make_runner(name: str) -> Any:
+    if name == "dask":
+        return importlib.import_module("prefect_dask").DaskTaskRunner(
+            cluster_kwargs={"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+        )
+    if name == "ray":
+        # Half a gigabyte, and no part of the tests' environment: it runs where Ray is installed.
+        return pytest.importorskip("prefect_ray").RayTaskRunner(init_kwargs={"num_cpus": 2})
+    return name
+
+
+@pytest.mark.parametrize("name", ["threads", "processes", "dask", "ray"])
+def test_a_task_runner_runs_every_trial_once_with_its_scope_and_archives_its_result(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = optimize(
+        Problem(suggest=suggest, run=run, evaluate=evaluate),
+        study_name="contract",
+        n_trials=6,
+        n_jobs=2,
+        scope={"unit": 10.0},
+        task_runner=make_runner(name),
+        catch=ArithmeticError,
+    )
+    assert result.states == {"complete": 5, "pruned": 0, "failed": 1}
+    archived = ArchivedStudy.load("contract")
+    trials = as_study_storage().load_study("contract").trials
+    assert "three is too much" in trials[3].user_attrs["error"]
+    for trial in trials[:3] + trials[4:]:
+        assert trial.value == 10.0 * trial.params["x"]
+        assert archived.result(trial.number)["series"][2] == 2 * trial.params["x"]
+        assert trial.user_attrs["scope"] == {"unit": 10.0}

@@ -1,0 +1,341 @@
+"""The pictures of a whole study: importances, slices, timeline, ensemble; and what they cost."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from PIL import Image
+
+from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.flows.best_picture import BestPicture
+from prefect_optuna.flows.gallery import PICTURES, draw_gallery
+from prefect_optuna.flows.param_plots import importances_of, importances_plot, slices_plot
+from prefect_optuna.flows.plots import series_plot
+from prefect_optuna.flows.study_status import StudyStatus
+from prefect_optuna.flows.time_share import TimeShare
+from prefect_optuna.flows.timeline_plot import timeline_plot
+from prefect_optuna.tasks.archive import OptunaArchive
+from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.trial import RESULT_KEY
+from prefect_optuna.tasks.trial_scope import TrialScope
+
+START = dt.datetime(2026, 1, 1)  # noqa: DTZ001 - as Optuna has them
+SPACE = {
+    "x": FloatDistribution(-1, 1),
+    "rate": FloatDistribution(1e-5, 1, log=True),
+    "n": IntDistribution(1, 9),
+    "kind": CategoricalDistribution(["tanh", "$relu$", None]),
+}
+
+
+def random_trials(n: int, directions: Sequence[str] = ("minimize",)) -> list[FrozenTrial]:
+    """Trials in which x matters, and nothing else does."""
+    sign = [1 if direction == "minimize" else -1 for direction in directions]
+    study = optuna.create_study(
+        directions=list(directions), sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    for _ in range(n):
+        trial = study.ask(SPACE)
+        study.tell(trial, [s * trial.params["x"] ** 2 + 0.1 for s in sign])
+    return study.trials
+
+
+def timed(trials: Sequence[FrozenTrial], spans: Sequence[tuple[float, float]]) -> None:
+    for trial, (start, end) in zip(trials, spans, strict=True):
+        trial.datetime_start = START + dt.timedelta(seconds=start)
+        trial.datetime_complete = START + dt.timedelta(seconds=end)
+
+
+def pixels(png: bytes | None) -> np.ndarray:
+    assert png is not None
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def count(png: bytes | None, colour: tuple[int, int, int], within: int = 12) -> int:
+    return int((np.abs(pixels(png) - colour).max(axis=2) < within).sum())
+
+
+# Importances
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_the_parameter_that_matters_is_first_whichever_way_is_better(direction: str) -> None:
+    found = importances_of(random_trials(200, [direction]), [direction])
+    assert next(iter(found)) == "x"
+    assert found["x"] > 0.8
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_each_of_several_values_has_its_own_importances() -> None:
+    directions = ["minimize", "maximize"]
+    trials = random_trials(200, directions)
+    for trial in trials:
+        trial.values = [trial.values[0], trial.params["n"]]
+    first, second = (importances_of(trials, directions, target) for target in (0, 1))
+    assert next(iter(first)) == "x"
+    assert next(iter(second)) == "n"
+    assert [len(trial.values) for trial in trials] == [2] * 200  # they are the study's own
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [],
+        random_trials(5),
+        [create_trial(value=1.0) for _ in range(30)],
+        [create_trial(state=TrialState.FAIL) for _ in range(30)],
+        [create_trial(value=math.inf) for _ in range(30)],
+        [create_trial(value=float(i)) for i in range(30)],
+    ],
+    ids=["none", "few", "all the same", "failed", "infinite", "no parameters"],
+)
+def test_where_nothing_can_be_said_of_parameters_nothing_is(trials: list[FrozenTrial]) -> None:
+    assert importances_of(trials, ["minimize"]) == {}
+    assert importances_plot([{}]) is None
+
+
+def test_bars_are_as_long_as_the_shares_are_large() -> None:
+    png = importances_plot([{"a": 0.75, "b": 0.25}])
+    blue = np.abs(pixels(png) - (38, 136, 191)).max(axis=2) < 25
+    rows = blue.sum(axis=1)
+    middle = len(rows) // 2
+    assert rows[:middle].max() == pytest.approx(3 * rows[middle + 20 :].max(), rel=0.1)
+
+
+def test_many_parameters_with_hostile_names_are_drawn_small() -> None:
+    shares = {f"$\\frac{{{i} a name that is much too long": 1 / (i + 1) for i in range(40)}
+    for several in ([shares], [shares, dict(reversed(shares.items()))]):
+        png = importances_plot(several, max_bytes=15_000)
+        assert png is not None
+        assert len(png) <= 15_000
+
+
+# Slices
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "maximize"]])
+def test_slices_of_every_kind_of_parameter_are_drawn_and_the_best_is_marked(
+    directions: list[str],
+) -> None:
+    trials = random_trials(60, directions)
+    png = slices_plot(trials, directions, importances_of(trials, directions))
+    assert len(png or b"") <= 45_000
+    assert count(png, (230, 159, 0)) > 100
+
+
+def test_slices_show_the_whole_range_that_was_allowed() -> None:
+    def orange_columns(high: float) -> float:
+        space = {"x": FloatDistribution(0, high)}
+        trials = [
+            create_trial(value=v, params={"x": v}, distributions=space) for v in (1.0, 0.9, 0.8)
+        ]
+        for number, trial in enumerate(trials):
+            trial.number = number
+        picture = pixels(slices_plot(trials, ["minimize"]))
+        orange = np.abs(picture - (230, 159, 0)).max(axis=2) < 12
+        return float(np.nonzero(orange[60:].any(axis=0))[0].mean()) / picture.shape[1]
+
+    assert orange_columns(1.0) > 0.7  # near the edge
+    assert orange_columns(10.0) < 0.3
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.floats(allow_nan=False), min_size=3, max_size=6),
+    st.sampled_from(["minimize", "maximize"]),
+    st.sampled_from(
+        [
+            (FloatDistribution(0, 0), 0.0),
+            (FloatDistribution(1e-300, 1e300, log=True), 1.0),
+            (FloatDistribution(-1e300, 1e300), 1.0),
+            (IntDistribution(1, 1), 1),
+            (CategoricalDistribution(list("abcdefghij")), "c"),
+        ]
+    ),
+)
+def test_no_value_and_no_range_breaks_slices(
+    values: list[float], direction: str, parameter: tuple[Any, Any]
+) -> None:
+    space, value = parameter
+    trials = [
+        create_trial(value=v, params={"$p_": value}, distributions={"$p_": space}) for v in values
+    ]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    assert slices_plot(trials, [direction])
+
+
+def test_two_trials_are_no_slices() -> None:
+    assert slices_plot(random_trials(2), ["minimize"]) is None
+    assert slices_plot([], ["minimize"]) is None
+
+
+# Timeline
+
+
+def test_a_timeline_has_a_lane_for_each_trial_that_ran_at_a_time() -> None:
+    trials = random_trials(4)
+    timed(trials, [(0, 10), (10, 20), (20, 30), (30, 40)])
+    one = pixels(timeline_plot(trials))
+    timed(trials, [(0, 10), (0, 10), (0, 10), (10, 20)])
+    three = pixels(timeline_plot(trials))
+    assert len(three) > 1.3 * len(one)
+
+
+def test_a_long_pause_takes_little_room() -> None:
+    trials = random_trials(2)
+    timed(trials, [(0, 10), (86_400, 86_410)])
+    blue = np.abs(pixels(timeline_plot(trials)) - (86, 180, 233)).max(axis=2) < 12
+    columns = blue[len(blue) // 3 : 2 * len(blue) // 3].any(axis=0).mean()
+    assert columns > 0.8
+
+
+def test_a_timeline_marks_failed_trials_and_the_best_one() -> None:
+    trials = random_trials(3)
+    timed(trials, [(0, 10), (10, 20), (20, 30)])
+    plain = timeline_plot(trials)
+    trials[1].state = TrialState.FAIL
+    marked = timeline_plot(trials, best=2)
+    assert count(plain, (213, 94, 0)) == count(plain, (0, 114, 178)) == 0
+    assert count(marked, (213, 94, 0)) > 1000
+    assert count(marked, (0, 114, 178)) > 1000
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 1e7),
+            st.sampled_from([0.0, 1e-4, 1.0, 1e5]),
+            st.sampled_from([None, "a", "b"]),
+        ),
+        min_size=2,
+        max_size=12,
+    )
+)
+def test_no_clock_breaks_a_timeline(spans: list[tuple[float, float, str | None]]) -> None:
+    trials = random_trials(len(spans))
+    timed(trials, [(start, start + length) for start, length, _ in spans])
+    for trial, (_, _, session) in zip(trials, spans, strict=True):
+        trial.system_attrs = {"prefect_optuna:session": session} if session else {}
+    assert timeline_plot(trials)
+
+
+def test_what_has_not_ended_has_no_timeline() -> None:
+    assert timeline_plot([]) is None
+    study = optuna.create_study()
+    study.ask()
+    assert timeline_plot(study.trials) is None
+
+
+# The ensemble
+
+
+def test_the_best_trial_is_drawn_before_the_others() -> None:
+    best = {"hare": np.arange(20.0)}
+    others = [{"hare": np.arange(20.0) + shift} for shift in np.linspace(-9, 9, 40)]
+    alone, before = series_plot(best), series_plot(best, others=others)
+    shade = (215, 230, 241)
+    assert count(alone, shade, 15) < 1000 < 5000 < count(before, shade, 15)
+    assert count(before, (0, 114, 178), 25) > 500
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{}, {"hare": [1.0]}, {"hare": "text"}, {"hare": [math.nan] * 3}, {"hare": [math.inf] * 3}, 3],
+    ids=repr,
+)
+def test_others_without_that_series_are_left_out(other: Any) -> None:
+    assert series_plot({"hare": [1.0, 2.0, 3.0]}, others=[other] * 20)
+
+
+class Archived:
+    """A study with archived series, and its picture."""
+
+    def __init__(self, folder: Path, n: int, *, plot: Any = None) -> None:
+        self.problem = Problem(suggest=lambda t: {}, run=dict, evaluate=sum, plot=plot)
+        self.filesystem = ArtifactFileSystem(url=str(folder))
+        self.study = optuna.create_study()
+        archive = OptunaArchive(self.study, artifacts=self.filesystem)
+        archive.save_problem(Problem(suggest=suggest, run=run, evaluate=evaluate))
+        for number in range(n):
+            trial = self.study.ask()
+            result = {"series": np.arange(10.0) + number}
+            trial.set_user_attr(RESULT_KEY, archive.writer().write(trial.number, result))
+            self.study.tell(trial, float(number))
+        self.picture = BestPicture(
+            self.problem, self.filesystem, TrialScope(), comparing=TimeShare(share=1e6)
+        )
+
+
+def suggest(trial: Any) -> dict[str, float]:
+    return {"x": trial.suggest_float("x", 0, 1)}
+
+
+def run(params: Any) -> Any:
+    return params
+
+
+def evaluate(result: Any) -> float:
+    return 0.0
+
+
+def test_without_a_plot_the_best_picture_shows_the_ensemble(tmp_path: Path) -> None:
+    few, many = Archived(tmp_path / "few", 1), Archived(tmp_path / "many", 20)
+    one, all_of_them = (a.picture.png(a.study.trials) for a in (few, many))
+    assert count(one, (215, 230, 241), 15) < 1000 < 5000 < count(all_of_them, (215, 230, 241), 15)
+    assert many.picture.ensemble is None
+
+
+def test_beside_a_plot_the_ensemble_is_a_picture_of_its_own(tmp_path: Path) -> None:
+    def plot(result: Any) -> Figure:
+        figure = Figure()
+        figure.subplots().plot(result["series"])
+        return figure
+
+    archived = Archived(tmp_path, 20, plot=plot)
+    assert archived.picture.png(archived.study.trials)
+    assert count(archived.picture.ensemble, (215, 230, 241), 15) > 5000
+
+
+def test_each_trial_of_the_ensemble_is_read_once_and_fifty_do(tmp_path: Path) -> None:
+    archived = Archived(tmp_path, 80)
+    trials = archived.study.trials
+    assert archived.picture.png(trials[:40])
+    read = dict(archived.picture._results)
+    assert archived.picture.png(trials)
+    again = archived.picture._results
+    assert len(read) == 40
+    assert len(again) == 50
+    assert sum(again[number] is read[number] for number in again.keys() & read.keys()) >= 20
+
+
+def test_a_gallery_of_no_trials_is_empty_and_one_without_time_has_a_picture() -> None:
+    status = StudyStatus("s", ("minimize",), [], 9, "completed", 1.0, "", "")
+    assert draw_gallery(status).pictures == {}
+    status = StudyStatus("s", ("minimize",), random_trials(30), 9, "completed", 1.0, "", "")
+    hurried = draw_gallery(status, seconds=-1.0)
+    assert list(hurried.pictures) == ["history"]
+    assert hurried.left_out
+    everything = draw_gallery(status)
+    assert list(everything.pictures) == [name for name in PICTURES if name != "pareto"]
+    assert not everything.left_out
+    assert sum(map(len, everything.pictures.values())) < 130_000
