@@ -49,6 +49,7 @@ _SERVER_SETTINGS = {
     # times as many a second. What waits is written after a second at the latest.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
 }
 
 
@@ -259,7 +260,7 @@ class LocalServer:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            _end_process_tree(process.pid)
+            end_process_tree(process.pid)
             process.wait()
             _server_file(self.home).unlink(missing_ok=True)
 
@@ -399,11 +400,11 @@ def _stop_leftover_server(home: Path) -> None:
             # Its parent is dead, so it is stopping already; let it take in what it was sent.
             with contextlib.suppress(psutil.TimeoutExpired):
                 process.wait(_STOP_SECONDS)
-            _end_process_tree(process.pid)
+            end_process_tree(process.pid)
     _server_file(home).unlink(missing_ok=True)
 
 
-def _end_process_tree(pid: int) -> None:
+def end_process_tree(pid: int) -> None:
     """Ask a process and its children to end, then make them."""
     try:
         root = psutil.Process(pid)

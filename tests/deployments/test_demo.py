@@ -72,7 +72,7 @@ def test_all_of_its_history_is_there_afterwards(demo: tuple[Path, str]) -> None:
     assert sum(int(found[1]) for found in trials if found) == TRIALS
     report = str(artifacts["study-lynx-hare"].data)
     assert report.startswith("# Best value 0.2")
-    assert report.count("data:image/png") == 2
+    assert report.count("data:image/png") >= 2  # as many as there is time for
     assert "reevaluation-lynx-hare" in artifacts
     assert any("StudyResult of 'lynx-hare'" in message for message in logged)
 

@@ -1,0 +1,148 @@
+"""The application: its commands, and what is the same around each of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from prefect_optuna.deployments.cli import deploying, looking, running
+from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
+
+__all__ = ["app", "main"]
+
+_CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+
+
+def _worth_showing(default: object) -> str | None:
+    """A default, where it says more than that nothing was given."""
+    return None if default is None or default is False or default == [] else str(default)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("prefect-optuna")
+
+
+app: App = App(
+    name="prefect-optuna",
+    help="Optuna studies as Prefect flows: deployed, watched, run again.",
+    help_epilogue=(
+        "Studies are kept in *.prefect-optuna* below this directory, or where *--storage* and "
+        "*--artifacts*, or PREFECT\\_INTEGRATIONS\\_OPTUNA\\_STORAGE and ...\\_ARTIFACTS, say.\n\n"
+        "Exit codes: 0 done, 1 not done, 2 wrong usage, 3 not reproduced, 130 Ctrl-C."
+    ),
+    help_format="markdown",
+    default_parameter=Parameter(show_default=_worth_showing),
+    version=_version,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+_OPTIONS = Group("Options", sort_key=9)
+app.register_install_completion_command(add_to_startup=False)
+for _flag in ("--help", "--version", "--install-completion"):
+    app[_flag].group = _OPTIONS
+
+_COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
+    "Look": (looking.studies, looking.show, looking.trials, running.report, running.dashboard),
+    "Work": (running.reevaluate, looking.export, looking.import_, running.gc),
+    "Deploy": (
+        running.serve,
+        deploying.deploy,
+        deploying.deploy_reevaluation,
+        deploying.deploy_report,
+        deploying.deploy_gc,
+        deploying.deploy_worker,
+    ),
+}
+for _number, (_heading, _commands) in enumerate(_COMMANDS.items()):
+    _group = Group(_heading, sort_key=_number)
+    for _place, _command in enumerate(_commands):
+        _name = _command.__name__.strip("_").replace("_", "-")
+        app.command(_command, name=_name, group=_group, sort_key=_place, help_epilogue="")
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        tokens: the words after `prefect-optuna`; by default those of this process.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> from prefect_optuna.deployments.cli import main
+        >>> main(["trials", "lynx-hare", "--limit", "many"])
+        2
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        command, bound, _ = app.parse_args(
+            tokens, exit_on_error=False, print_error=True, error_console=Console(stderr=True)
+        )
+        if not getattr(command, "__module__", "").startswith(__package__ or ""):
+            command(*bound.args, **bound.kwargs)  # help, or the version
+            return OK
+        with _surroundings():
+            return command(*bound.args, **bound.kwargs) or OK
+    except CycloptsError:
+        return USAGE
+    except KeyboardInterrupt:
+        errors.print("Interrupted.", style="dim")
+        return INTERRUPTED
+    except BrokenPipeError:  # what reads the output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        from prefect_optuna.blocks import PrefectOptunaError, UntrustedArchiveError
+
+        # A file that cannot be written has a sentence of its own; anything else is a bug of ours.
+        if not isinstance(error, (PrefectOptunaError, OSError)):
+            raise
+        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+        if type(error) is UntrustedArchiveError:
+            errors.print("[dim]Here: prefect-optuna show STUDY, and then --trusted.[/]")
+        return FAILED
+
+
+@contextmanager
+def _surroundings() -> Generator[None]:
+    """Quiet logs, and the server of this directory where no other one is configured."""
+    import optuna
+    from prefect.logging.configuration import setup_logging
+    from prefect.logging.handlers import PrefectConsoleHandler
+    from prefect.settings import get_current_settings, temporary_settings
+
+    from prefect_optuna.deployments.local_server import running_server_url
+
+    url = None if get_current_settings().api.url else running_server_url()
+    verbosity = optuna.logging.get_verbosity()
+    with ExitStack() as stack:
+        stack.enter_context(temporary_settings({"api.url": f"{url}/api"} if url else {}))
+        stack.callback(optuna.logging.set_verbosity, verbosity)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if _CONSOLE_LEVEL not in os.environ:
+            stack.callback(setup_logging)
+            stack.callback(os.environ.pop, _CONSOLE_LEVEL)
+            os.environ[_CONSOLE_LEVEL] = "WARNING"  # in the terminal only; Prefect's UI has it all
+            setup_logging()
+        logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # of what is still to be sent
+        for handler in logging.root.handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                stack.callback(handler.removeFilter, _has_no_traceback)
+                handler.addFilter(_has_no_traceback)
+        yield
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    """Errors come to `main`, which shows a traceback where one is due."""
+    return not record.exc_info

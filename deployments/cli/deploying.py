@@ -1,0 +1,261 @@
+"""Commands that deploy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from prefect_optuna.deployments.cli.arguments import (
+    HERE,
+    NO_SCOPE,
+    ON_DEMAND,
+    Json,
+    Places,
+    Pool,
+    Schedule,
+    Scope,
+    Study,
+)
+from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
+from prefect_optuna.deployments.cli.output import answer, note, working
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect_optuna.deployments.deploy import Deployed
+
+__all__ = ["deploy", "deploy_gc", "deploy_reevaluation", "deploy_report", "deploy_worker"]
+
+
+def deploy(
+    problem: Annotated[str, Parameter(help="*package.module:attribute*, or *file.py:attribute*.")],
+    /,
+    *,
+    study: Annotated[str, Parameter(help="The study, which goes on if it exists.")],
+    trials: Annotated[int | None, Parameter(help="How many are to be finished in total.")] = 100,
+    timeout: Annotated[
+        float | None, Parameter(help="Seconds after which no more trials are asked.")
+    ] = None,
+    workers: Annotated[
+        int, Parameter(help="On how many flow runs, and so on how many machines.")
+    ] = 1,
+    jobs: Annotated[
+        int | None, Parameter(name=("--jobs", "-j"), help="Trials at once in each run.")
+    ] = None,
+    sampler: Annotated[
+        str | None, Parameter(help="*tpe*, *random*, *cmaes*, *gp*, *qmc*, *nsgaii*, ...")
+    ] = None,
+    pruner: Annotated[
+        str | None, Parameter(help="*median*, *hyperband*, *percentile*, *none*, ...")
+    ] = None,
+    seed: Annotated[int | None, Parameter(help="Seeds the sampler.")] = None,
+    watch: Annotated[
+        bool, Parameter(negative="", help="Have it run now, and show how far it is.")
+    ] = False,
+    scope: Scope = NO_SCOPE,
+    schedule: Schedule = ON_DEMAND,
+    places: Places = HERE,
+    json: Json = False,
+) -> int:
+    r"""Deploy the optimization of a problem to a work pool.
+
+    ```
+    prefect-optuna deploy lynx_hare:problem --study lynx-hare --watch
+    prefect-optuna deploy lynx_hare:problem --study lynx-hare --run \
+        --trials 1000 --workers 4 --pool lab \
+        --storage redis-study-storage/lab --artifacts artifact-file-system/lab
+    ```
+    """
+    from rich.markup import escape
+
+    from prefect_optuna.deployments.deploy import deploy_optimization
+
+    options = {"sampler": sampler, "pruner": pruner, "seed": seed, "n_jobs": jobs}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if values := scope.values():
+        given["scope"] = values
+    with working("Deploying ..."):
+        deployed = deploy_optimization(
+            problem,
+            study_name=study,
+            n_trials=trials,
+            timeout=timeout,
+            workers=workers,
+            options=given,
+            **places.keywords(),
+            **schedule.keywords(),
+        )
+    run = deployed.run() if watch or schedule.run else None
+    _tell(deployed, schedule, run, as_json=json)
+    if not watch or run is None:
+        return OK
+    from prefect_optuna.deployments.cli.watching import watch_study
+
+    state = watch_study(run, study, deployed.parameters["storage"], trials, deployed.pool)
+    if state.is_completed():
+        return OK
+    note(f"[bold red]{state.name}[/] {escape(state.message or '')}")
+    return FAILED
+
+
+def deploy_reevaluation(
+    study: Study,
+    /,
+    *,
+    best: Annotated[int | None, Parameter(help="Short for *--which best:K*.")] = None,
+    which: Annotated[
+        str, Parameter(metavar="SELECTION", help="As in *reevaluate*, words only.")
+    ] = "best:1",
+    trusted: Annotated[
+        bool,
+        Parameter(negative="", help="The archived code may run on the workers."),
+    ] = False,
+    fail_on_drift: Annotated[
+        bool, Parameter(negative="", help="The flow run fails where a trial differs.")
+    ] = False,
+    scope: Scope = NO_SCOPE,
+    schedule: Schedule = ON_DEMAND,
+    places: Places = HERE,
+    json: Json = False,
+) -> None:
+    """Deploy the re-evaluation of archived trials.
+
+    Most often on a schedule. Where the study is kept is known from its own deployment, where the
+    server has one.
+
+    ```
+    prefect-optuna deploy-reevaluation lynx-hare --best 5 --cron "0 3 * * *" --trusted
+    ```
+    """
+    from prefect_optuna.blocks import OptunaSettings
+    from prefect_optuna.deployments.deploy import deploy_reevaluation as deploy_it
+
+    options: dict[str, Any] = {"fail_on_drift": True} if fail_on_drift else {}
+    if values := scope.values():
+        options["scope"] = values
+    settings = OptunaSettings()
+    if not (trusted or settings.archive_key or settings.archive_key_block):
+        note(
+            "[yellow]Note:[/] the archived code runs only on workers that have a key for archives "
+            "and find its signature good. Where nobody signs, add --trusted."
+        )
+    with working("Deploying ..."):
+        deployed = deploy_it(
+            study,
+            best=best,
+            trials=which,
+            trusted=trusted,
+            options=options,
+            **_where(study, places),
+            **schedule.keywords(),
+        )
+    _tell(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
+
+
+def deploy_report(
+    study: Study, /, *, schedule: Schedule = ON_DEMAND, places: Places = HERE, json: Json = False
+) -> None:
+    """Deploy the renewal of a study's report.
+
+    `optimize` keeps its own; this is for studies that other programs tell.
+
+    ```
+    prefect-optuna deploy-report lynx-hare --cron "*/10 * * * *"
+    ```
+    """
+    from prefect_optuna.deployments.deploy import deploy_report as deploy_it
+
+    with working("Deploying ..."):
+        deployed = deploy_it(study, **_where(study, places), **schedule.keywords())
+    _tell(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
+
+
+def deploy_gc(
+    *,
+    delete: Annotated[bool, Parameter(negative="", help="The runs remove what they find.")] = False,
+    schedule: Schedule = ON_DEMAND,
+    places: Places = HERE,
+    json: Json = False,
+) -> None:
+    """Deploy the removal of what deleted studies have left.
+
+    ```
+    prefect-optuna deploy-gc --delete --cron "0 4 * * 0"
+    ```
+    """
+    from prefect_optuna.deployments.deploy import deploy_gc as deploy_it
+
+    with working("Deploying ..."):
+        deployed = deploy_it(delete=delete, **places.keywords(), **schedule.keywords())
+    _tell(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
+
+
+def deploy_worker(*, pool: Pool = None, json: Json = False) -> None:
+    """Deploy what works off the trials of distributed studies.
+
+    `deploy --workers N` does it by itself.
+
+    ```
+    prefect-optuna deploy-worker --pool lab
+    ```
+    """
+    from prefect_optuna.deployments.deploy import deploy_worker as deploy_it
+
+    with working("Deploying ..."):
+        deployed = deploy_it(pool)
+    _tell(deployed, ON_DEMAND, None, as_json=json)
+
+
+def _where(study: str, places: Places) -> dict[str, Any]:
+    """The places that were named; else those of the deployment that optimizes the study."""
+    if places.storage or places.artifacts:
+        return places.keywords()
+    from prefect.exceptions import ObjectNotFound
+
+    from prefect_optuna.deployments.work_pools import prefect_server
+
+    with prefect_server() as client:
+        for flow in ("optimize", "distribute"):
+            try:
+                known = client.read_deployment_by_name(f"{flow}/{study}").parameters
+            except ObjectNotFound:
+                continue
+            if known.get("study_name") == study:
+                note(f"[dim]Where it is kept is taken from the deployment {flow}/{study}.[/]")
+                return {key: known.get(key) for key in ("storage", "artifacts")}
+    return places.keywords()
+
+
+def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: bool) -> None:
+    from prefect.utilities.urls import url_for
+    from rich.markup import escape
+
+    from prefect_optuna.deployments.cli.tables import facts
+
+    run_url = url_for("flow-run", run) if run else None
+    document = {
+        "deployment": deployed.name,
+        "id": str(deployed.id),
+        "pool": deployed.pool,
+        "url": deployed.url,
+        "parameters": dict(deployed.parameters),
+        "flow_run_id": str(run) if run else None,
+        "flow_run_url": run_url,
+    }
+    shown = facts(
+        {
+            "deployment": f"[bold]{escape(deployed.name)}[/]",
+            "pool": escape(deployed.pool),
+            "study kept in": escape(str(deployed.parameters.get("storage") or "")),
+            "archive kept in": escape(str(deployed.parameters.get("artifacts") or "")),
+            "runs at": f"{escape(schedule.cron)} ({escape(schedule.timezone)})"
+            if schedule.cron
+            else "",
+            "page": deployed.url,
+            "this run": run_url,
+        }
+    )
+    answer(document, shown, as_json=as_json)
+    if run is None and not schedule.cron:
+        note(f"[dim]Have it run: prefect deployment run '{escape(deployed.name)}'[/]")

@@ -1,0 +1,285 @@
+"""Commands that look at studies, and carry them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
+from prefect_optuna.deployments.cli.output import answer, note, working
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from prefect_optuna.blocks import StudyStorage
+
+__all__ = ["export", "import_", "show", "studies", "trials"]
+
+
+def studies(*, places: Places = HERE, json: Json = False) -> None:
+    """List the studies, the latest first.
+
+    ```
+    prefect-optuna studies
+    prefect-optuna studies --storage redis-study-storage/lab
+    prefect-optuna studies --json | jq -r '.[].name'
+    ```
+    """
+    from prefect_optuna.blocks import as_study_storage
+    from prefect_optuna.deployments.cli.tables import studies_table
+
+    block = as_study_storage(places.storage)
+    with working("Reading the studies ..."):
+        rows = [_overview(block, name) for name in block.study_names()]
+    rows.sort(key=lambda row: str(row["last"] or ""), reverse=True)  # as text, they sort by time
+    if not rows:
+        note(f"There are no studies in {block.location} yet.")
+    answer(rows, *([studies_table(rows)] if rows else []), as_json=json)
+
+
+def show(study: Study, /, *, places: Places = HERE, json: Json = False) -> None:
+    """Show one study: how it stands, its best trials, its archive.
+
+    ```
+    prefect-optuna show lynx-hare
+    prefect-optuna show lynx-hare --json | jq .best_params
+    ```
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from prefect_optuna.blocks import PrefectOptunaError
+    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.flows.progress import best_trials_table
+    from prefect_optuna.flows.report_flow import read_status
+    from prefect_optuna.flows.wording import count_states, format_duration, format_value
+    from prefect_optuna.tasks import ArchivedStudy
+    from prefect_optuna.tasks.ranking import best_first
+
+    with working(f"Reading {study!r} ..."):
+        status = read_status(study, **places.keywords())
+        try:
+            archived = ArchivedStudy.load(study, **places.keywords())
+            reevaluations = archived.reevaluations()
+            archive, headline = str(archived.signatures), ""
+            code = archived.versions[-1].code_version[:12]
+            python = archived.environment.python
+        except PrefectOptunaError as error:
+            archived, reevaluations, code, python = None, [], "", ""
+            archive, headline = "", str(error).splitlines()[0]
+    ranked = best_first(status.trials, status.directions)
+    counts = {**count_states(status.trials), "lost": status.lost}
+    one = len(status.directions) == 1
+    last = reevaluations[-1] if reevaluations else None
+    document = {
+        "name": study,
+        "directions": status.directions,
+        "state": status.state,
+        "states": counts,
+        "best_trials": [_trial(trial) for trial in (ranked[:1] if one else ranked)],
+        "best_value": ranked[0].values[0] if one and ranked else None,
+        "best_params": ranked[0].params if one and ranked else None,
+        "seconds": status.elapsed,
+        "storage": status.storage,
+        "artifacts": status.artifacts,
+        "archived": archived is not None,
+        "code_version": archived.versions[-1].code_version if archived else None,
+        "reevaluations": [
+            {"created": one.created, "reproduced": one.reproduced, "headline": one.headline}
+            for one in reevaluations
+        ],
+    }
+    best = ""
+    if ranked and one:
+        best = f"[bold]{format_value(ranked[0].values[0])}[/] in trial {ranked[0].number}"
+    elif ranked:
+        best = f"{len(ranked)} trials are Pareto-best"
+    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    rows = facts(
+        {
+            "best value": best,
+            "trials": words or "none yet",
+            "took": format_duration(status.elapsed) if status.elapsed else "",
+            "study": escape(status.storage),
+            "archive": escape(status.artifacts if archived else f"none ({headline})"),
+            "code": f"{code}, Python {python}" if archived else "",
+            "signature": escape(archive),
+            "re-evaluated": f"{last.created[:16].replace('T', ' ')}: {last.headline}"
+            if last
+            else "",
+        }
+    )
+    title = f"[bold]{escape(study)}[/] [dim]{', '.join(status.directions)}, {status.state}[/]\n"
+    shown: list[Any] = [title, rows]
+    if ranked:
+        width = Console().width
+        shown += ["", best_trials_table(status.trials, status.directions, width=width)]
+    answer(document, *shown, as_json=json)
+
+
+def trials(
+    study: Study,
+    /,
+    *,
+    which: Annotated[
+        str | None,
+        Parameter(
+            metavar="SELECTION",
+            help="*best:10*, *pareto*, *complete*, *pruned*, *failed*, *all* or numbers as *3,17*; "
+            "by default every trial.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        Parameter(help="How many at most; by default 20, and all with --json; 0 for all."),
+    ] = None,
+    places: Places = HERE,
+    json: Json = False,
+) -> None:
+    """List the trials of a study, the best first.
+
+    Of a pruned trial the last value that it reported stands in brackets.
+
+    ```
+    prefect-optuna trials lynx-hare
+    prefect-optuna trials lynx-hare --which pruned --limit 0
+    prefect-optuna trials lynx-hare --which 3,17 --json
+    ```
+    """
+    from prefect_optuna.blocks import as_study_storage
+    from prefect_optuna.deployments.cli.tables import trials_table
+    from prefect_optuna.tasks.ranking import best_first
+    from prefect_optuna.tasks.selection import select_trials
+
+    with working(f"Reading {study!r} ..."):
+        loaded = as_study_storage(places.storage).load_study(study)
+        directions = [direction.name.lower() for direction in loaded.directions]
+        if which is None:
+            every = loaded.get_trials(deepcopy=False)
+            best = best_first(every, directions)
+            numbers = {trial.number for trial in best}
+            chosen = best + [trial for trial in every if trial.number not in numbers]
+        else:
+            chosen = select_trials(loaded, as_selection(which))
+    if limit is None:
+        limit = 0 if json else 20
+    shown = chosen[:limit] if limit > 0 else chosen
+    table = trials_table(shown, directions)
+    answer([_trial(trial) for trial in shown], table, as_json=json)
+    if len(shown) < len(chosen):
+        note(f"[dim]The first {len(shown)} of {len(chosen)}; --limit 0 shows all of them.[/]")
+
+
+def export(
+    study: Study,
+    file: Annotated[
+        Path | None, Parameter(help="The file; by default *STUDY.zip* in this directory.")
+    ] = None,
+    /,
+    *,
+    places: Places = HERE,
+    json: Json = False,
+) -> None:
+    """Write a study with its archive to one file.
+
+    *import* reads it anywhere, into any storage.
+
+    ```
+    prefect-optuna export lynx-hare
+    prefect-optuna export lynx-hare /backup/lynx-hare.zip
+    ```
+    """
+    from prefect_optuna.tasks import ArchivedStudy
+
+    target = file or Path(f"{study.replace('/', '-')}.zip")
+    with working(f"Exporting {study!r} ..."):
+        archived = ArchivedStudy.load(study, **places.keywords())
+        path = archived.export(target)
+    size = path.stat().st_size
+    answer({"path": str(path), "bytes": size}, f"{path} ({size:,} bytes)", as_json=json)
+
+
+def import_(
+    file: Annotated[Path, Parameter(help="A file that *export* has written.")],
+    /,
+    *,
+    name: Annotated[
+        str | None, Parameter(help="What to call the study here; by default as it was called.")
+    ] = None,
+    places: Places = HERE,
+    json: Json = False,
+) -> None:
+    """Bring a study in from a file that *export* has written.
+
+    Nothing of it is executed.
+
+    ```
+    prefect-optuna import lynx-hare.zip
+    prefect-optuna import lynx-hare.zip --name lynx-hare-of-a-friend
+    ```
+    """
+    from prefect_optuna.tasks import ArchivedStudy
+
+    with working(f"Importing {file} ..."):
+        archived = ArchivedStudy.import_(file, study_name=name, **places.keywords())
+    brought = archived.study.study_name
+    count = len(archived.study.get_trials(deepcopy=False))
+    answer(
+        {"study": brought, "trials": count},
+        f"{brought}: {count} trials. prefect-optuna show {brought}",
+        as_json=json,
+    )
+
+
+def as_selection(words: str) -> str | list[int]:
+    """What somebody typed for `trials`: a word, or numbers with commas between them.
+
+    Example:
+        >>> from prefect_optuna.deployments.cli.looking import as_selection
+        >>> as_selection("best:5"), as_selection("3,17")
+        ('best:5', [3, 17])
+    """
+    parts = [part.strip() for part in words.split(",") if part.strip()]
+    if parts and all(part.isdecimal() for part in parts):
+        return [int(part) for part in parts]
+    return words
+
+
+def _overview(block: StudyStorage, name: str) -> dict[str, Any]:
+    """A study in one row."""
+    from prefect_optuna.flows.wording import count_states
+    from prefect_optuna.tasks.ranking import best_first
+
+    study = block.load_study(name)
+    every = study.get_trials(deepcopy=False)
+    directions = [direction.name.lower() for direction in study.directions]
+    ranked = best_first(every, directions)
+    counts = count_states(every)
+    moments = [t.datetime_complete or t.datetime_start for t in every]
+    return {
+        "name": name,
+        "directions": directions,
+        "finished": counts["complete"] + counts["pruned"] + counts["failed"],
+        "running": counts["running"],
+        "states": counts,
+        "best_trial": ranked[0].number if ranked else None,
+        "best_values": ranked[0].values if ranked else None,
+        "pareto": len(ranked) if len(directions) > 1 else None,
+        "last": max((moment for moment in moments if moment), default=None),
+    }
+
+
+def _trial(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "values": trial.values,
+        "params": trial.params,
+        "intermediate_values": trial.intermediate_values,
+        "started": trial.datetime_start,
+        "completed": trial.datetime_complete,
+        "seconds": trial.duration.total_seconds() if trial.duration else None,
+        "user_attrs": trial.user_attrs,
+    }

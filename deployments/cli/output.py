@@ -1,0 +1,74 @@
+"""What commands say: answers on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+__all__ = ["answer", "note", "plain", "working"]
+
+
+def answer(document: Any, *shown: RenderableType, as_json: bool) -> None:
+    """Give the answer: to programs as JSON, or to people.
+
+    Args:
+        document: for programs.
+        shown: for people, one below the other.
+        as_json: which of the two.
+    """
+    if as_json:
+        print(json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    for one in shown:
+        console.print(one, soft_wrap=isinstance(one, str))
+
+
+def note(text: str) -> None:
+    """Say something that is not the answer.
+
+    Args:
+        text: with rich's markup.
+    """
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+
+
+@contextmanager
+def working(text: str) -> Generator[None]:
+    """Show that something takes its time, where somebody watches.
+
+    What is printed meanwhile, by code that is not ours, goes to standard error.
+
+    Args:
+        text: what is done.
+    """
+    with Console(stderr=True).status(text), redirect_stdout(sys.stderr):
+        yield
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: times as ISO 8601, numbers that JSON lacks as text.
+
+    Example:
+        >>> from prefect_optuna.deployments.cli.output import plain
+        >>> plain({"value": float("inf"), "params": (1, 2.5)})
+        {'value': 'inf', 'params': [1, 2.5]}
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, datetime):
+        return value.astimezone().isoformat()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    return str(value)

@@ -1,0 +1,325 @@
+"""Commands that run something on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from prefect_optuna.deployments.cli.arguments import HERE, NO_SCOPE, Json, Places, Scope, Study
+from prefect_optuna.deployments.cli.exit_codes import DRIFT, OK
+from prefect_optuna.deployments.cli.output import answer, note, working
+
+__all__ = ["dashboard", "gc", "reevaluate", "report", "serve"]
+
+
+def reevaluate(
+    study: Study,
+    /,
+    *,
+    best: Annotated[int | None, Parameter(help="Short for *--which best:K*.")] = None,
+    which: Annotated[
+        str,
+        Parameter(
+            metavar="SELECTION",
+            help="*best:5*, *pareto*, *complete*, *pruned*, *failed*, *all* or numbers as *3,17*.",
+        ),
+    ] = "best:1",
+    trusted: Annotated[
+        bool,
+        Parameter(negative="", help="The archived code may run here; look at *show* first."),
+    ] = False,
+    repeats: Annotated[int, Parameter(help="How many times each is run.")] = 1,
+    rtol: Annotated[float, Parameter(help="How far a value may differ, relatively.")] = 1e-9,
+    atol: Annotated[float, Parameter(help="How far a value may differ, absolutely.")] = 0.0,
+    jobs: Annotated[int, Parameter(name=("--jobs", "-j"), help="At once; -1 for all cores.")] = 1,
+    scope: Scope = NO_SCOPE,
+    places: Places = HERE,
+    json: Json = False,
+) -> int:
+    """Run archived trials again, in a fresh process, and compare.
+
+    The exit code is 3 where one of them is not reproduced.
+
+    ```
+    prefect-optuna reevaluate lynx-hare --best 5 --trusted
+    prefect-optuna reevaluate lynx-hare --which 17 --trusted -D simulate.dt=0.001
+    ```
+    """
+    from prefect.settings import get_current_settings
+    from rich.markup import escape
+
+    from prefect_optuna.blocks import InvalidSettingError
+    from prefect_optuna.deployments.cli.looking import as_selection
+    from prefect_optuna.deployments.cli.tables import reevaluation_table
+    from prefect_optuna.deployments.work_pools import prefect_server
+    from prefect_optuna.flows import reevaluate as run_again
+
+    if best is not None and best < 1:
+        raise InvalidSettingError(f"--best is 1 or more; found {best}.")
+    if get_current_settings().api.url:
+        with prefect_server():
+            pass  # that one is configured and does not answer is said at once
+    with working(f"Running trials of {study!r} again ..."):
+        result = run_again(
+            study,
+            trials=f"best:{best}" if best else as_selection(which),
+            repeats=repeats,
+            trusted=trusted,
+            scope=scope.values() or None,
+            rtol=rtol,
+            atol=atol,
+            n_jobs=jobs,
+            **places.keywords(),
+        )
+    colour = "green" if result.reproduced else "yellow"
+    shown = [f"[bold {colour}]{result.headline}[/]", reevaluation_table(result)]
+    for trial in result.trials:
+        if trial.verdict != "reproduced":
+            reason = trial.message or trial.cause
+            shown.append(f"[dim]trial {trial.number}:[/] {escape(reason)}")
+    document = {
+        "study": study,
+        "reproduced": result.reproduced,
+        "headline": result.headline,
+        "trials": [trial.model_dump(mode="python") for trial in result.trials],
+        "scope": result.scope,
+        "changes": result.changes,
+    }
+    answer(document, *shown, as_json=json)
+    return OK if result.reproduced else DRIFT
+
+
+def report(
+    study: Study,
+    /,
+    *,
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=("--output", "-o"),
+            metavar="FILE",
+            help="Write it to a Markdown file, and leave Prefect alone.",
+        ),
+    ] = None,
+    places: Places = HERE,
+    json: Json = False,
+) -> None:
+    """Renew a study's report in Prefect's UI, and say where it is.
+
+    ```
+    prefect-optuna report lynx-hare
+    prefect-optuna report lynx-hare --output lynx-hare.md
+    ```
+    """
+    if output is not None:
+        from prefect_optuna.flows.report import render_report
+        from prefect_optuna.flows.report_flow import read_status
+
+        with working("Drawing the report ..."):
+            markdown = render_report(read_status(study, **places.keywords())).markdown
+        output.write_text(markdown, encoding="utf-8")
+        answer({"path": str(output)}, str(output), as_json=json)
+        return
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+    from prefect.client.schemas.sorting import ArtifactSort
+    from prefect.settings import get_current_settings
+
+    from prefect_optuna.deployments.work_pools import prefect_server
+    from prefect_optuna.flows.report_flow import report as publish
+
+    with working("Drawing the report ..."), prefect_server() as client:
+        key = publish(study, **places.keywords())
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
+            sort=ArtifactSort.CREATED_DESC,
+            limit=1,
+        )
+    ui = get_current_settings().ui_url
+    url = f"{ui}/artifacts/artifact/{artifacts[0].id}" if artifacts and ui else None
+    answer({"key": key, "url": url}, url or key, as_json=json)
+
+
+def gc(
+    *,
+    delete: Annotated[
+        bool, Parameter(negative="", help="Remove it; otherwise it is only listed.")
+    ] = False,
+    other_storage: Annotated[
+        list[str] | None,
+        Parameter(
+            metavar="PLACE",
+            negative="",
+            help="Another storage whose studies have their archives here; repeatable.",
+        ),
+    ] = None,
+    places: Places = HERE,
+    json: Json = False,
+) -> None:
+    """List what deleted studies have left, or remove it.
+
+    That includes the content of artifacts that have expired.
+
+    ```
+    prefect-optuna gc
+    prefect-optuna gc --delete
+    ```
+    """
+    from rich.markup import escape
+
+    from prefect_optuna.tasks import collect_garbage
+
+    with working("Looking for garbage ..."):
+        garbage = collect_garbage(
+            places.artifacts, [places.storage, *(other_storage or [])], dry_run=not delete
+        )
+    document = {
+        "removed": delete,
+        "studies": [vars(study) for study in garbage.studies],
+        "blobs": garbage.blobs,
+        "versions": [{"name": v.name, "version": v.version} for v in garbage.versions],
+        "objects": garbage.objects,
+        "leftovers": garbage.leftovers,
+    }
+    text = str(garbage).replace("by dry_run=False", "by --delete")
+    answer(document, escape(text), as_json=json)
+
+
+def dashboard(
+    *,
+    port: Annotated[
+        int | None, Parameter(help="The TCP port; by default 8080, or a free one.")
+    ] = None,
+    host: Annotated[
+        str, Parameter(help="The address to listen on; *0.0.0.0* for the whole network.")
+    ] = "127.0.0.1",
+    places: Places = HERE,
+    json: Json = False,
+) -> int:
+    r"""Open the studies in optuna-dashboard, until Ctrl-C.
+
+    Anybody who reaches the address may change the studies: it has no passwords.
+
+    ```
+    prefect-optuna dashboard
+    prefect-optuna dashboard --storage redis-study-storage/lab \
+        --artifacts artifact-file-system/lab
+    ```
+    """
+    from prefect_optuna.deployments.dashboard import Dashboard
+
+    with working("Opening the studies ..."):
+        server = Dashboard(host=host, port=port, **places.keywords())
+    with server, _until_interrupted():
+        answer(
+            {"url": server.url, "storage": server.location},
+            f"optuna-dashboard: [bold]{server.url}[/]",
+            as_json=json,
+        )
+        note(
+            f"[dim]Studies of {server.location}. For links from the reports, set:\n"
+            f"  export PREFECT_INTEGRATIONS_OPTUNA_DASHBOARD_URL={server.url}\nCtrl-C ends it.[/]"
+        )
+        server.wait()
+    return OK
+
+
+def serve(
+    *,
+    pool: Annotated[str, Parameter(help="The work pool, which is made if need be.")] = "lab",
+    workers: Annotated[int, Parameter(help="How many workers, each with any number of runs.")] = 1,
+    port: Annotated[
+        int | None, Parameter(help="Of the server; by default 4200, or a free one.")
+    ] = None,
+    home: Annotated[Path, Parameter(help="Where the server keeps its history.")] = Path(".prefect"),
+    json: Json = False,
+) -> int:
+    """Start a server, a pool and a worker here, for trying.
+
+    It ends with Ctrl-C, and keeps its history. Other commands in this directory find the server by
+    themselves.
+
+    ```
+    prefect-optuna serve
+    prefect-optuna deploy lynx_hare:problem --study lynx-hare --trials 300 --run
+    ```
+    """
+    from prefect_optuna.blocks import InvalidSettingError
+    from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
+    from prefect_optuna.deployments.serve import LocalWorker, make_process_pool, usual_port_if_free
+
+    if workers < 0:
+        raise InvalidSettingError(f"--workers is 0 or more; found {workers}.")
+    with contextlib.ExitStack() as stack, _until_interrupted():
+        with working("Starting the server ..."):
+            server = stack.enter_context(LocalServer(home, port=port or usual_port_if_free()))
+            make_process_pool(pool)
+        started = [LocalWorker(pool, home / f"worker-{n + 1}.log") for n in range(workers)]
+        with working("Starting the workers ..." if workers > 1 else "Starting the worker ..."):
+            for worker in started:
+                stack.callback(worker.stop)
+                worker.start()
+            for worker in started:
+                worker.wait_until_ready()
+        document = {
+            "url": server.url,
+            "api_url": server.api_url,
+            "pool": pool,
+            "workers": [worker.pid for worker in started],
+        }
+        noun = "worker" if workers == 1 else "workers"
+        answer(
+            document,
+            f"Prefect: [bold]{server.url}[/]\npool   : {pool}, {workers} {noun}",
+            as_json=json,
+        )
+        note(
+            "[dim]Commands in this directory find it by themselves; elsewhere:\n"
+            f"  export PREFECT_API_URL={server.api_url}\nCtrl-C ends it.[/]"
+        )
+        stack.callback(note, "[dim]Stopping ...[/]")
+        ended = _first_to_end([server.pid, *(worker.pid for worker in started)])
+        what = "server" if ended == server.pid else "worker"
+        raise LocalServerError(f"The {what} has ended by itself. Its log is in {home}.")
+    note("Stopped.")
+    return OK
+
+
+@contextlib.contextmanager
+def _until_interrupted() -> Generator[None]:
+    """Ctrl-C, and being asked to end, is the normal end of what follows."""
+    import signal
+    import threading
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _first_to_end(pids: list[int | None]) -> int:
+    """Wait until one of these processes ends."""
+    import psutil
+
+    processes: list[psutil.Process] = []
+    for pid in filter(None, pids):
+        try:
+            processes.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            return pid
+    while True:
+        gone, _ = psutil.wait_procs(processes, timeout=1)
+        if gone:
+            return gone[0].pid

@@ -1,0 +1,560 @@
+"""Deployments of this package's flows, made in one call each.
+
+A deployment names its flow by the module, which workers have installed, so that nothing is copied
+to them. It names its places by saved blocks, so that it holds no secret. A second call with the
+same arguments changes nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect.client.schemas.objects import VersionInfo
+from prefect.deployments import run_deployment
+from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron, Schedule
+from prefect.types.entrypoint import EntrypointType
+from prefect.utilities.urls import url_for
+
+from prefect_optuna.blocks import InvalidSettingError, StudyStorage
+from prefect_optuna.blocks.errors import (
+    DeploymentExistsError,
+    InvalidProblemError,
+)
+from prefect_optuna.blocks.references import (
+    Artifacts,
+    Storage,
+    artifacts_reference,
+    storage_reference,
+)
+from prefect_optuna.deployments.work_pools import find_work_pool, prefect_server
+from prefect_optuna.tasks import Problem
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.flows import Flow
+
+__all__ = [
+    "Deployed",
+    "deploy_gc",
+    "deploy_optimization",
+    "deploy_reevaluation",
+    "deploy_report",
+    "deploy_worker",
+]
+
+_BANNED = re.compile(r"[/%&<>]")
+_TAG = "prefect-optuna"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment on the server.
+
+    Attributes:
+        name: as Prefect's commands take it, `flow/deployment`.
+        id: its id on the server.
+        pool: the work pool whose workers run it.
+        parameters: what its runs are called with.
+
+    Example:
+        >>> from uuid import UUID
+        >>> from prefect_optuna.deployments import Deployed
+        >>> Deployed("gc/lab", UUID(int=7), "lab", {}).name
+        'gc/lab'
+    """
+
+    name: str
+    id: UUID
+    pool: str
+    parameters: Mapping[str, Any]
+
+    @property
+    def url(self) -> str | None:
+        """Its page in Prefect's UI, where there is one."""
+        return url_for("deployment", self.id)
+
+    def run(self, **parameters: Any) -> UUID:
+        """Have it run now, and do not wait.
+
+        Args:
+            parameters: they replace those of the deployment for this run.
+
+        Returns:
+            The id of the flow run.
+        """
+        run = run_deployment(self.id, parameters=parameters, timeout=0, _sync=True)  # pyright: ignore[reportCallIssue]
+        return run.id  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def deploy_optimization(
+    problem: str,
+    *,
+    study_name: str,
+    n_trials: int | None = 100,
+    timeout: float | None = None,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    pool: str | None = None,
+    workers: int = 1,
+    options: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    cron: str | None = None,
+    timezone: str = "UTC",
+    tags: Sequence[str] = (),
+    concurrency_limit: int | None = 1,
+    version: str | None = None,
+) -> Deployed:
+    """Deploy the optimization of a problem: `optimize/STUDY`, or `distribute/STUDY` on workers.
+
+    The problem is imported here once, so that a wrong name shows now. One that only this directory
+    has, and no installed package, needs a pool of type `process` with its workers on this machine:
+    they then work in this directory.
+
+    Args:
+        problem: `"package.module:attribute"` or `"file.py:attribute"`.
+        study_name: the study, which goes on if it exists.
+        n_trials: how many trials are to be finished in total; `None` goes on until the timeout.
+        timeout: seconds after which no more trials are asked.
+        storage: where the study is kept: a saved block, its `"slug/name"`, or a URL without
+            secrets; by default where `optimize` called here would keep it.
+        artifacts: where the archive is kept, likewise.
+        pool: the work pool; by default Prefect's default one, or the only one there is.
+        workers: on how many flow runs the trials are worked off. With more than one, the
+            deployment is of `distribute`, and the worker's deployment `work/POOL` is made too.
+        options: further arguments of the flow, such as `{"seed": 1, "sampler": "cmaes"}`.
+        name: of the deployment; by default the study's.
+        cron: when it runs by itself, such as `"0 3 * * *"`.
+        timezone: what the cron line's hours are in.
+        tags: of its runs.
+        concurrency_limit: how many of its runs may be under way at once; others wait.
+        version: of the deployment; by default this package's.
+
+    Returns:
+        The deployment.
+
+    Raises:
+        InvalidProblemError: the problem cannot be imported, here or on the pool's workers.
+        InvalidSettingError: an argument cannot work.
+        UnsavedBlockError: a place is not saved, or its URL holds a secret.
+        DeploymentExistsError: a deployment of that name optimizes another study.
+        WorkPoolNotFoundError: there is no such pool.
+        ServerUnavailableError: there is no server.
+
+    Example:
+        >>> from prefect_optuna.deployments import deploy_optimization
+        >>> deploy_optimization(
+        ...     "prefect_optuna.flows.examples.lynx_hare:problem", study_name="docs", workers=0
+        ... )
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.InvalidSettingError: `workers` is 1 or more; found 0.
+    """
+    if workers < 1:
+        raise InvalidSettingError(f"`workers` is 1 or more; found {workers}.")
+    if n_trials is not None and n_trials < 1:
+        raise InvalidSettingError(
+            f"`n_trials` is the number of finished trials to reach, 1 or more; found {n_trials}."
+        )
+    Problem.of(problem)
+    with prefect_server() as client:
+        work_pool = find_work_pool(client, pool)
+        problem, job_variables = _reach_problem(problem, work_pool.name, work_pool.type)
+        parameters: dict[str, Any] = {
+            "problem": problem,
+            "study_name": study_name,
+            "n_trials": n_trials,
+            "timeout": timeout,
+            "storage": storage_reference(storage),
+            "artifacts": artifacts_reference(artifacts),
+        }
+        if workers == 1:
+            from prefect_optuna.flows.optimize import optimize as flow
+        else:
+            from prefect_optuna.flows.distribute import distribute as flow
+
+            worker = deploy_worker(work_pool.name, version=version)
+            parameters |= {"workers": workers, "deployment": worker.name}
+        return _deploy(
+            client,
+            flow,
+            name or study_name,
+            work_pool.name,
+            _with_options(flow, parameters, options),
+            same=("study_name", "storage"),
+            schedule=_schedule(cron, timezone),
+            tags=tags,
+            concurrency_limit=concurrency_limit,
+            version=version,
+            job_variables=job_variables,
+        )
+
+
+def deploy_worker(pool: str | None = None, *, version: str | None = None) -> Deployed:
+    """Deploy the flow by which a worker takes trials from the queue of a study: `work/POOL`.
+
+    Args:
+        pool: the work pool; by default Prefect's default one, or the only one there is.
+        version: of the deployment; by default this package's.
+
+    Returns:
+        The deployment. It serves every study that is distributed on this pool.
+
+    Raises:
+        WorkPoolNotFoundError: there is no such pool.
+        ServerUnavailableError: there is no server.
+
+    Example:
+        >>> from prefect_optuna.deployments import deploy_worker
+        >>> deploy_worker("none-of-this-name")
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.WorkPoolNotFoundError: There is no work pool ...
+    """
+    with prefect_server() as client:
+        work_pool = find_work_pool(client, pool)
+        from prefect_optuna.flows.work import work
+
+        return _deploy(client, work, work_pool.name, work_pool.name, {}, version=version)
+
+
+def deploy_reevaluation(
+    study_name: str,
+    *,
+    best: int | None = None,
+    trials: str = "best:1",
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    trusted: bool = False,
+    pool: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    cron: str | None = None,
+    timezone: str = "UTC",
+    tags: Sequence[str] = (),
+    concurrency_limit: int | None = 1,
+    version: str | None = None,
+) -> Deployed:
+    """Deploy the re-evaluation of a study's archived trials, most often on a schedule.
+
+    The workers need the study's storage and archive, and none of the user's code.
+
+    Args:
+        study_name: the study.
+        best: short for `trials="best:K"`.
+        trials: which ones: `best:K`, `pareto`, `complete`, `pruned`, `failed` or `all`.
+        storage: where the study is kept, as `deploy_optimization` takes it.
+        artifacts: where its archive is kept, likewise.
+        trusted: whether the archived code may run. Not needed where the workers have a key for
+            archives (`PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY`) and the signature holds.
+        pool: the work pool; by default Prefect's default one, or the only one there is.
+        options: further arguments of `reevaluate`, such as `{"rtol": 1e-6, "fail_on_drift": True}`.
+        name: of the deployment; by default the study's.
+        cron: when it runs by itself, such as `"0 3 * * *"`.
+        timezone: what the cron line's hours are in.
+        tags: of its runs.
+        concurrency_limit: how many of its runs may be under way at once; others wait.
+        version: of the deployment; by default this package's.
+
+    Returns:
+        The deployment, `reevaluate/STUDY`.
+
+    Raises:
+        InvalidSettingError: an argument cannot work.
+        UnsavedBlockError: a place is not saved, or its URL holds a secret.
+        DeploymentExistsError: a deployment of that name re-evaluates another study.
+        WorkPoolNotFoundError: there is no such pool.
+        ServerUnavailableError: there is no server.
+
+    Example:
+        >>> from prefect_optuna.deployments import deploy_reevaluation
+        >>> deploy_reevaluation("lynx-hare", cron="at three", storage="journal:////lab/studies")
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.InvalidSettingError: 'at three' is no cron line: ...
+    """
+    if best is not None:
+        if best < 1:
+            raise InvalidSettingError(f"`best` is 1 or more; found {best}.")
+        trials = f"best:{best}"
+    schedule = _schedule(cron, timezone)
+    parameters = {
+        "study_name": study_name,
+        "trials": trials,
+        "storage": storage_reference(storage),
+        "artifacts": artifacts_reference(artifacts),
+        "trusted": trusted,
+    }
+    from prefect_optuna.flows.reevaluate import reevaluate
+
+    with prefect_server() as client:
+        return _deploy(
+            client,
+            reevaluate,
+            name or study_name,
+            find_work_pool(client, pool).name,
+            _with_options(reevaluate, parameters, options),
+            same=("study_name", "storage"),
+            schedule=schedule,
+            tags=tags,
+            concurrency_limit=concurrency_limit,
+            version=version,
+        )
+
+
+def deploy_report(
+    study_name: str,
+    *,
+    storage: Storage = None,
+    artifacts: Artifacts = None,
+    pool: str | None = None,
+    name: str | None = None,
+    cron: str | None = None,
+    timezone: str = "UTC",
+    tags: Sequence[str] = (),
+    version: str | None = None,
+) -> Deployed:
+    """Deploy the renewal of a study's report, for studies that are told outside of Prefect.
+
+    Args:
+        study_name: the study.
+        storage: where the study is kept, as `deploy_optimization` takes it.
+        artifacts: where its archive is kept, likewise.
+        pool: the work pool; by default Prefect's default one, or the only one there is.
+        name: of the deployment; by default the study's.
+        cron: when it runs by itself, such as `"*/10 * * * *"`.
+        timezone: what the cron line's hours are in.
+        tags: of its runs.
+        version: of the deployment; by default this package's.
+
+    Returns:
+        The deployment, `report/STUDY`.
+
+    Raises:
+        PrefectOptunaError: as `deploy_reevaluation` does.
+
+    Example:
+        >>> from prefect_optuna.deployments import deploy_report
+        >>> deploy_report("lynx-hare", storage="memory://")
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.InvalidLocationError: A study in memory is seen by ...
+    """
+    schedule = _schedule(cron, timezone)
+    parameters = {
+        "study_name": study_name,
+        "storage": storage_reference(storage),
+        "artifacts": artifacts_reference(artifacts),
+    }
+    from prefect_optuna.flows.report_flow import report
+
+    with prefect_server() as client:
+        return _deploy(
+            client,
+            report,
+            name or study_name,
+            find_work_pool(client, pool).name,
+            parameters,
+            same=("study_name", "storage"),
+            schedule=schedule,
+            tags=tags,
+            concurrency_limit=1,
+            version=version,
+        )
+
+
+def deploy_gc(
+    *,
+    storage: Storage | Sequence[Storage] = None,
+    artifacts: Artifacts = None,
+    delete: bool = False,
+    pool: str | None = None,
+    name: str | None = None,
+    cron: str | None = None,
+    timezone: str = "UTC",
+    tags: Sequence[str] = (),
+    version: str | None = None,
+) -> Deployed:
+    """Deploy the removal of what deleted studies and expired artifacts have left.
+
+    Args:
+        storage: where the studies are kept, or several such places.
+        artifacts: where their archives are kept.
+        delete: whether the runs remove what they find; otherwise they only say what it is.
+        pool: the work pool; by default Prefect's default one, or the only one there is.
+        name: of the deployment; by default the pool's.
+        cron: when it runs by itself, such as `"0 4 * * 0"`.
+        timezone: what the cron line's hours are in.
+        tags: of its runs.
+        version: of the deployment; by default this package's.
+
+    Returns:
+        The deployment, `gc/NAME`.
+
+    Raises:
+        PrefectOptunaError: as `deploy_reevaluation` does.
+
+    Example:
+        >>> from prefect_optuna.deployments import deploy_gc
+        >>> deploy_gc(artifacts="memory://")
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.InvalidLocationError: Artifacts in memory are seen by ...
+    """
+    schedule = _schedule(cron, timezone)
+    if storage is None or isinstance(storage, (StudyStorage, str, Path)):
+        places: str | list[str] = storage_reference(storage)
+    else:
+        places = [storage_reference(one) for one in storage]
+    parameters = {
+        "storage": places,
+        "artifacts": artifacts_reference(artifacts),
+        "delete": delete,
+    }
+    from prefect_optuna.flows.gc_flow import gc
+
+    with prefect_server() as client:
+        work_pool = find_work_pool(client, pool).name
+        return _deploy(
+            client,
+            gc,
+            name or work_pool,
+            work_pool,
+            parameters,
+            same=("artifacts",),
+            schedule=schedule,
+            tags=tags,
+            concurrency_limit=1,
+            version=version,
+        )
+
+
+def _deploy(
+    client: SyncPrefectClient,
+    flow: Flow[..., Any],
+    name: str,
+    pool: str,
+    parameters: Mapping[str, Any],
+    *,
+    same: Sequence[str] = (),
+    schedule: Schedule | None = None,
+    tags: Sequence[str] = (),
+    concurrency_limit: int | None = None,
+    version: str | None = None,
+    job_variables: Mapping[str, Any] | None = None,
+) -> Deployed:
+    """Create the deployment, or make the one of that name equal to it.
+
+    `same` are the parameters in which they have to agree already: those that say whose it is.
+    """
+    name = _BANNED.sub("-", name)
+    version = version or installed_version("prefect-optuna")
+    full_name = f"{flow.name}/{name}"
+    _refuse_another(client, full_name, {key: parameters[key] for key in same})
+    deployment = RunnerDeployment.from_flow(
+        flow,
+        name,
+        parameters=dict(parameters),
+        schedules=[schedule] if schedule else [],
+        tags=sorted({_TAG, *tags}),
+        concurrency_limit=concurrency_limit,
+        version=version,
+        work_pool_name=pool,
+        job_variables=dict(job_variables or {}),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    try:
+        # Without it, Prefect asks git, and the URL of a remote may hold a token.
+        info = VersionInfo(type="prefect:simple", version=version)
+        deployment_id: UUID = deployment.apply(version_info=info, _sync=True)  # pyright: ignore[reportCallIssue]
+    except DeploymentApplyError as error:
+        raise InvalidSettingError(f"The server does not take {full_name!r}: {error}") from error
+    return Deployed(full_name, deployment_id, pool, dict(parameters))
+
+
+def _refuse_another(client: SyncPrefectClient, full_name: str, whose: Mapping[str, Any]) -> None:
+    try:
+        existing = client.read_deployment_by_name(full_name).parameters
+    except ObjectNotFound:
+        return
+    for key, value in whose.items():
+        if existing.get(key) != value:
+            raise DeploymentExistsError(
+                f"The deployment {full_name!r} exists with {key} {existing.get(key)!r}, and "
+                f"{value!r} was asked for. Give this one another `name`, or remove that one "
+                f"first: prefect deployment delete '{full_name}'"
+            )
+
+
+def _with_options(
+    flow: Flow[..., Any], parameters: dict[str, Any], options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    known = set(inspect.signature(flow.fn).parameters)
+    for key in options or {}:
+        if key in parameters or key not in known:
+            others = ", ".join(sorted(known - set(parameters)))
+            raise InvalidSettingError(
+                f"`options` are further arguments of {flow.name} ({others}); found {key!r}."
+            )
+    return {**parameters, **(options or {})}
+
+
+def _schedule(cron: str | None, timezone: str) -> Schedule | None:
+    if cron is None:
+        return None
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        CronSchedule(cron=cron, timezone=timezone)
+    except ValueError as error:
+        if "timezone" in str(error):
+            raise InvalidSettingError(
+                f"{timezone!r} is no time zone: expected one such as 'UTC' or 'Europe/Berlin'."
+            ) from None
+        raise InvalidSettingError(
+            f"{cron!r} is no cron line: expected five fields, minute, hour, day, month and weekday,"
+            " such as '0 3 * * *' for three o'clock each night."
+        ) from None
+    return Cron(cron, timezone=timezone)
+
+
+def _reach_problem(problem: str, pool: str, pool_type: str) -> tuple[str, dict[str, Any]]:
+    """How a worker comes to the problem: its name, and the job variables that this takes."""
+    module, _, attribute = problem.rpartition(":")
+    if not module.endswith(".py") and not _is_only_here(module.partition(".")[0]):
+        return problem, {}
+    if pool_type != "process":
+        raise InvalidProblemError(
+            f"{problem!r} is a file of this directory ({Path.cwd()}), which workers of the "
+            f"{pool_type} pool {pool!r} do not have. Install it as a package where they run, such "
+            "as in their image, and name it as package.module:attribute."
+        )
+    if module.endswith(".py"):
+        problem = f"{Path(module).resolve()}:{attribute}"
+    return problem, {"working_dir": str(Path.cwd())}
+
+
+def _is_only_here(top: str) -> bool:
+    """Whether a top-level module is found in this directory and nowhere else."""
+    here = Path.cwd()
+    elsewhere = [path for path in sys.path if Path(path or ".").resolve() != here.resolve()]
+    if PathFinder.find_spec(top, [str(here)]) is None:
+        return False
+    if PathFinder.find_spec(top, elsewhere) is not None:
+        return False
+    # An editable install is found by a finder of its own.
+    finders = [finder for finder in sys.meta_path if finder is not PathFinder]
+    return all(
+        not hasattr(finder, "find_spec") or finder.find_spec(top, None) is None
+        for finder in finders
+    )

@@ -1,0 +1,95 @@
+"""The server that deployments go to, and the work pool whose workers run them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
+
+from prefect_optuna.blocks.errors import ServerUnavailableError, WorkPoolNotFoundError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import WorkPool
+
+__all__ = ["find_work_pool", "prefect_server"]
+
+
+@contextmanager
+def prefect_server() -> Generator[SyncPrefectClient]:
+    """A client of the Prefect server, which has to be a lasting one.
+
+    Raises:
+        ServerUnavailableError: no server is configured, or it does not answer.
+
+    Example:
+        >>> from prefect_optuna.deployments.work_pools import prefect_server
+        >>> with prefect_server() as client:
+        ...     client.hello().json()
+        '👋'
+    """
+    url = get_current_settings().api.url
+    if not url:
+        raise ServerUnavailableError(
+            "No Prefect server is configured, and a deployment has to be kept by one. To try it "
+            "on this machine: prefect-optuna serve. For a server that you have: prefect config "
+            "set PREFECT_API_URL=http://HOST:4200/api"
+        )
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello()
+            yield client
+    except httpx.TransportError as error:
+        raise ServerUnavailableError(
+            f"No Prefect server answers at {url} ({type(error).__name__}). Start it (prefect "
+            "server start, or prefect-optuna serve), or correct PREFECT_API_URL."
+        ) from error
+
+
+def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPool:
+    """The work pool of that name.
+
+    Args:
+        client: the server's client.
+        name: the pool; by default Prefect's default work pool, and without one the only pool that
+            the server has.
+
+    Raises:
+        WorkPoolNotFoundError: there is none, or it cannot be said which; says how to make one.
+
+    Example:
+        >>> from prefect_optuna.deployments.work_pools import find_work_pool, prefect_server
+        >>> with prefect_server() as client:
+        ...     find_work_pool(client, "none-of-this-name")
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.WorkPoolNotFoundError: There is no work pool ...
+    """
+    name = name or get_current_settings().deployments.default_work_pool_name
+    if name:
+        try:
+            return client.read_work_pool(name)
+        except ObjectNotFound:
+            pass
+    pools = [pool for pool in client.read_work_pools() if pool.type != "prefect-agent"]
+    if name is None and len(pools) == 1:
+        return pools[0]
+    names = ", ".join(repr(pool.name) for pool in pools)
+    create = f"prefect work-pool create {name or 'lab'} --type process"
+    if name:
+        missing = f"There is no work pool {name!r} on the server"
+        raise WorkPoolNotFoundError(
+            f"{missing}; it has {names or 'none'}. Make it with: {create}{os.linesep}"
+            f"and start a worker for it with: prefect worker start --pool {name}"
+        )
+    raise WorkPoolNotFoundError(
+        f"Which work pool is meant? The server has {names}. Name one of them."
+        if pools
+        else f"The server has no work pool. Make one with: {create}"
+    )

@@ -1,0 +1,133 @@
+"""`prefect-optuna` as processes of its own: what starts, serves, and is ended with Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from servers import free_port
+
+from prefect_optuna.blocks import as_study_storage
+
+COMMAND = [sys.executable, "-m", "prefect_optuna.deployments.cli"]
+
+
+def environment() -> dict[str, str]:
+    """That of a person who has configured no server."""
+    return {name: text for name, text in os.environ.items() if name != "PREFECT_API_URL"}
+
+
+@contextmanager
+def running(folder: Path, *tokens: str) -> Generator[subprocess.Popen[str]]:
+    """A command that runs until Ctrl-C, and is ended if the test fails before that."""
+    with subprocess.Popen(
+        [*COMMAND, *tokens],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(60)
+
+
+def first_json(process: subprocess.Popen[str]) -> dict[str, object]:
+    """The document that a command prints once it is ready."""
+    assert process.stdout
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line == "}\n":
+            return json.loads("".join(lines))
+    raise AssertionError(process.stderr.read() if process.stderr else "")
+
+
+def test_help_version_and_wrong_usage_wait_for_neither_prefect_nor_optuna() -> None:
+    script = """
+import sys
+from prefect_optuna.deployments.cli import main
+for tokens in (["--help"], ["deploy", "--help"], ["--version"], ["sho"]):
+    main(tokens)
+print({"prefect", "optuna", "numpy", "pydantic"} & set(sys.modules), file=sys.stderr)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.endswith("set()\n")
+
+
+def test_the_dashboard_shows_the_studies_until_ctrl_c(tmp_path: Path) -> None:
+    storage = as_study_storage(f"journal:///{tmp_path}/.prefect-optuna/studies.journal")
+    study = storage.create_study("shown")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    with running(tmp_path, "dashboard", "--port", str(free_port()), "--json") as process:
+        url = first_json(process)["url"]
+        with urllib.request.urlopen(f"{url}/api/studies") as answer:
+            [summary] = json.load(answer)["study_summaries"]
+        assert summary["study_name"] == "shown"
+        with urllib.request.urlopen(f"{url}/dashboard") as page:
+            assert b"Optuna Dashboard" in page.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_ctrl_c_is_code_130_and_no_traceback(tmp_path: Path) -> None:
+    # The command waits for somebody to write to this file; to open it is to know that it does.
+    os.mkfifo(tmp_path / "pipe.toml")
+    with running(tmp_path, "reevaluate", "s", "--trusted", "-C", "pipe.toml") as process:
+        with (tmp_path / "pipe.toml").open("w"):
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert errors.splitlines() == ["Interrupted."]
+
+
+@pytest.mark.timeout(240)  # a server, a worker and a flow run, each of which takes its time
+def test_serve_then_deploy_and_watch_is_the_whole_way(tmp_path: Path) -> None:
+    (tmp_path / "served_parabola.py").write_text(
+        "def parabola(trial):\n    return trial.suggest_float('x', -5, 5) ** 2\n"
+    )
+    serve = ("serve", "--port", str(free_port()), "--json")
+    with running(tmp_path, *serve) as process:
+        served = first_json(process)
+        assert served["pool"] == "lab"
+        pids = served["workers"]
+        assert isinstance(pids, list)
+        deploy = ["deploy", "served_parabola:parabola", "--study", "served", "--trials", "4"]
+        deployed = subprocess.run(
+            [*COMMAND, *deploy, "--watch", "--json"],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=150,
+        )
+        assert deployed.returncode == 0, deployed.stderr
+        url = json.loads(deployed.stdout)["flow_run_url"]
+        assert url.startswith(str(served["url"]))
+        study = optuna.load_study(
+            study_name="served",
+            storage=as_study_storage(
+                f"journal:///{tmp_path}/.prefect-optuna/studies.journal"
+            ).get_storage(),
+        )
+        assert len(study.trials) == 4
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert errors.endswith("Stopped.\n")
+        assert not [pid for pid in pids if psutil.pid_exists(pid)]

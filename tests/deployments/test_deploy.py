@@ -1,0 +1,320 @@
+"""The deploy helpers, on a real server: what it has stored, and what a worker makes of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import temporary_settings
+from prefect.types import SecretDict
+from pydantic import SecretStr
+from servers import free_port, wait_until
+
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    InvalidLocationError,
+    InvalidProblemError,
+    InvalidSettingError,
+    JournalStudyStorage,
+    PrefectOptunaError,
+    SQLStudyStorage,
+    StorageUnavailableError,
+)
+from prefect_optuna.blocks.errors import (
+    DeploymentExistsError,
+    ServerUnavailableError,
+    UnsavedBlockError,
+    WorkPoolNotFoundError,
+)
+from prefect_optuna.deployments import (
+    Deployed,
+    LocalWorker,
+    deploy_gc,
+    deploy_optimization,
+    deploy_reevaluation,
+    deploy_report,
+    make_process_pool,
+)
+from prefect_optuna.tasks import ArchivedStudy
+
+PASSWORD = "correct-horse-battery"
+LYNX = "prefect_optuna.flows.examples.lynx_hare:problem"
+POOL = "deploy-tests"
+
+SCRIPT = """
+def parabola(trial):
+    return (trial.suggest_float("x", -5, 5) - 2) ** 2
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pool(prefect_server: object) -> str:
+    make_process_pool(POOL)
+    return POOL
+
+
+@pytest.fixture(scope="module")
+def lab(prefect_server: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with studies, archives and the saved blocks that lead there."""
+    folder = tmp_path_factory.mktemp("lab")
+    JournalStudyStorage(path=folder / "studies.journal").save("deploy-lab", overwrite=True)
+    ArtifactFileSystem(url=str(folder / "artifacts")).save("deploy-lab", overwrite=True)
+    return folder
+
+
+STORAGE = "journal-study-storage/deploy-lab"
+ARTIFACTS = "artifact-file-system/deploy-lab"
+
+
+def stored(deployment_id: UUID) -> Any:
+    with get_client(sync_client=True) as client:
+        return client.read_deployment(deployment_id)
+
+
+def everything_on_the_server() -> str:
+    """All deployments, flow runs and their states, as the server hands them out."""
+    with get_client(sync_client=True) as client:
+        return json.dumps(
+            [
+                client.request("POST", "/deployments/filter", json={}).json(),
+                client.request("POST", "/flow_runs/filter", json={}).json(),
+                client.request("POST", "/logs/filter", json={}).json(),
+            ]
+        )
+
+
+def test_a_deployment_names_module_blocks_schedule_tags_limit_and_version(lab: Path) -> None:
+    deployed = deploy_reevaluation(
+        "lynx-hare",
+        best=5,
+        cron="0 3 * * *",
+        timezone="Europe/Berlin",
+        storage=JournalStudyStorage.load("deploy-lab"),
+        artifacts=ARTIFACTS,
+        pool=POOL,
+        tags=["nightly"],
+        concurrency_limit=2,
+        version="7",
+        options={"rtol": 1e-6},
+    )
+    there = stored(deployed.id)
+    assert deployed.name == "reevaluate/lynx-hare"
+    assert there.entrypoint == "prefect_optuna.flows.reevaluate.reevaluate"
+    assert there.parameters == {
+        "study_name": "lynx-hare",
+        "trials": "best:5",
+        "storage": STORAGE,
+        "artifacts": ARTIFACTS,
+        "trusted": False,
+        "rtol": 1e-6,
+    }
+    [schedule] = there.schedules
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 * * *", "Europe/Berlin")
+    assert there.tags == ["nightly", "prefect-optuna"]
+    assert there.global_concurrency_limit.limit == 2
+    assert there.version == "7"
+    assert there.work_pool_name == POOL
+    assert not there.pull_steps
+    assert "path" not in str(there.job_variables)
+
+
+def test_the_same_call_twice_is_once_and_a_changed_one_changes(lab: Path) -> None:
+    def deploy(cron: str | None) -> Deployed:
+        return deploy_report("twice", cron=cron, storage=STORAGE, artifacts=ARTIFACTS, pool=POOL)
+
+    first = deploy("0 3 * * *")
+    before = stored(first.id)
+    assert deploy("0 3 * * *").id == first.id
+    after = stored(first.id)
+    assert after.parameters == before.parameters
+    assert [s.schedule.cron for s in after.schedules] == ["0 3 * * *"]
+    deploy("0 4 * * *")
+    assert [s.schedule.cron for s in stored(first.id).schedules] == ["0 4 * * *"]
+    deploy(None)
+    assert stored(first.id).schedules == []
+
+
+def test_no_secret_is_stored_for_a_storage_with_a_password(lab: Path) -> None:
+    url = f"postgresql://lab:{PASSWORD}@db.example.org/studies"
+    block = SQLStudyStorage(url=SecretStr(url))
+    for storage in (url, block):
+        with pytest.raises(UnsavedBlockError, match=r"\.save\(\"lab\"\)") as refused:
+            deploy_report("secret", storage=storage, artifacts=ARTIFACTS, pool=POOL)
+        assert PASSWORD not in str(refused.value)
+        assert '"sql-study-storage/lab"' in str(refused.value)
+    block.save("deploy-secret", overwrite=True)
+    files = ArtifactFileSystem(
+        url="s3://lab/studies",
+        options=SecretDict({"secret": PASSWORD}),
+    )
+    with pytest.raises(UnsavedBlockError, match="artifact-file-system/lab"):
+        deploy_report("secret", storage=block, artifacts=files, pool=POOL)
+    files.save("deploy-secret", overwrite=True)
+    deployed = deploy_report("secret", storage=block, artifacts=files, pool=POOL)
+    assert deployed.parameters["storage"] == "sql-study-storage/deploy-secret"
+    assert deployed.parameters["artifacts"] == "artifact-file-system/deploy-secret"
+    assert str(deployed.run()) in everything_on_the_server()
+    assert PASSWORD not in everything_on_the_server()
+
+
+def test_files_are_named_by_their_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = deploy_gc(
+        storage=["sqlite:///study.db", "journal:///studies.journal"],
+        artifacts="files",
+        pool=POOL,
+        name="relative",
+    )
+    assert relative.parameters == {
+        "storage": [
+            f"sqlite:///{tmp_path}/study.db",
+            f"journal:///{tmp_path}/studies.journal",
+        ],
+        "artifacts": str(tmp_path / "files"),
+        "delete": False,
+    }
+
+
+def test_a_module_of_this_directory_needs_workers_of_this_machine(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deployed_parabola.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    arguments: dict[str, Any] = {"storage": STORAGE, "artifacts": ARTIFACTS}
+    for problem, stored_as in (
+        ("deployed_parabola:parabola", "deployed_parabola:parabola"),
+        ("deployed_parabola.py:parabola", f"{tmp_path}/deployed_parabola.py:parabola"),
+    ):
+        here = deploy_optimization(problem, study_name="here", pool=POOL, **arguments)
+        assert here.parameters["problem"] == stored_as
+        assert stored(here.id).job_variables == {"working_dir": str(tmp_path)}
+    installed = deploy_optimization(LYNX, study_name="installed", pool=POOL, **arguments)
+    assert stored(installed.id).job_variables == {}
+
+    with get_client(sync_client=True) as client:
+        from prefect.client.schemas.actions import WorkPoolCreate
+
+        client.create_work_pool(WorkPoolCreate(name="deploy-docker", type="docker"))
+    with pytest.raises(InvalidProblemError, match=r"docker pool 'deploy-docker' do not have"):
+        deploy_optimization(
+            "deployed_parabola:parabola", study_name="there", pool="deploy-docker", **arguments
+        )
+
+
+def test_several_workers_are_a_distributed_study_and_the_pool_s_worker(lab: Path) -> None:
+    deployed = deploy_optimization(
+        LYNX, study_name="spread", workers=3, storage=STORAGE, artifacts=ARTIFACTS, pool=POOL
+    )
+    assert deployed.name == "distribute/spread"
+    assert stored(deployed.id).entrypoint == "prefect_optuna.flows.distribute.distribute"
+    assert deployed.parameters["workers"] == 3
+    assert deployed.parameters["deployment"] == f"work/{POOL}"
+    with get_client(sync_client=True) as client:
+        worker = client.read_deployment_by_name(f"work/{POOL}")
+    assert worker.entrypoint == "prefect_optuna.flows.work.work"
+    assert worker.work_pool_name == POOL
+
+
+def test_two_studies_do_not_share_a_deployment(lab: Path) -> None:
+    arguments: dict[str, Any] = {"storage": STORAGE, "artifacts": ARTIFACTS, "pool": POOL}
+    deploy_report("one", name="shared", **arguments)
+    with pytest.raises(DeploymentExistsError, match=r"study_name 'one', and 'two' was asked for"):
+        deploy_report("two", name="shared", **arguments)
+    with pytest.raises(DeploymentExistsError, match="prefect deployment delete 'report/shared'"):
+        deploy_report("one", name="shared", **{**arguments, "storage": "sqlite:////other.db"})
+
+
+BAD = [
+    ({"cron": "3 o'clock"}, InvalidSettingError, "five fields"),
+    ({"cron": "0 3 * * *", "timezone": "Mars"}, InvalidSettingError, "'Mars' is no time zone"),
+    ({"storage": "memory://"}, InvalidLocationError, "one process only"),
+    ({"artifacts": "memory://x"}, InvalidLocationError, "one process only"),
+    ({"storage": "sql-study-storage/nobody"}, StorageUnavailableError, "prefect block ls"),
+    ({"artifacts": "artifact-file-system/nobody"}, StorageUnavailableError, "prefect block ls"),
+    ({"pool": "nowhere"}, WorkPoolNotFoundError, "prefect work-pool create nowhere"),
+    ({"best": 0}, InvalidSettingError, "1 or more"),
+    ({"options": {"rtoll": 1}}, InvalidSettingError, "rtol, .*found 'rtoll'"),
+    ({"options": {"storage": "x"}}, InvalidSettingError, "found 'storage'"),
+    ({"options": {"repeats": "often"}}, InvalidSettingError, "does not take 'reevaluate/bad'"),
+]
+
+
+@pytest.mark.parametrize(("argument", "error", "words"), BAD, ids=[str(bad[0]) for bad in BAD])
+def test_bad_input_is_said_before_anything_is_stored(
+    argument: dict[str, Any], error: type[PrefectOptunaError], words: str, lab: Path
+) -> None:
+    arguments = {"storage": STORAGE, "artifacts": ARTIFACTS, "pool": POOL, **argument}
+    with pytest.raises(error, match=words):
+        deploy_reevaluation("bad", **arguments)
+    with get_client(sync_client=True) as client:
+        assert "bad" not in {deployment.name for deployment in client.read_deployments()}
+
+
+def test_a_problem_that_cannot_be_imported_is_said_here() -> None:
+    with pytest.raises(InvalidProblemError, match="Cannot import 'nothing_here'"):
+        deploy_optimization("nothing_here:problem", study_name="bad", pool=POOL)
+
+
+def test_without_a_server_it_says_how_to_come_to_one() -> None:
+    with (
+        temporary_settings({"api.url": None}),
+        pytest.raises(ServerUnavailableError, match="prefect-optuna serve"),
+    ):
+        make_process_pool("x")
+    with (
+        temporary_settings({"api.url": f"http://127.0.0.1:{free_port()}/api"}),
+        pytest.raises(ServerUnavailableError, match=r"No Prefect server answers at http://127"),
+    ):
+        make_process_pool("x")
+
+
+@pytest.fixture(scope="module")
+def worker(pool: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[LocalWorker]:
+    log_file = tmp_path_factory.mktemp("worker") / "worker.log"
+    with LocalWorker(pool, log_file, query=0.5) as worker:
+        yield worker
+
+
+def ended(flow_run_id: UUID) -> Any:
+    """The flow run, once it has ended."""
+
+    def has_ended() -> bool:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(flow_run_id).state
+        return state is not None and state.is_final()
+
+    wait_until(has_ended, what=f"flow run {flow_run_id} ends", timeout=110, every=0.2)
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(flow_run_id)
+
+
+@pytest.mark.timeout(240)  # two flow runs, each a process that imports everything
+def test_a_worker_optimizes_and_another_run_reevaluates_without_the_script(
+    lab: Path, worker: LocalWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "worked_parabola.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    study: dict[str, Any] = {"storage": STORAGE, "artifacts": ARTIFACTS, "pool": POOL}
+    optimization = deploy_optimization(
+        "worked_parabola:parabola", study_name="worked", n_trials=5, options={"seed": 1}, **study
+    )
+    run = ended(optimization.run())
+    assert run.state.is_completed(), run.state
+    archived = ArchivedStudy.load("worked", storage=STORAGE, artifacts=ARTIFACTS)
+    assert len(archived.study.trials) == 5
+
+    (tmp_path / "worked_parabola.py").unlink()
+    again = ended(deploy_reevaluation("worked", best=2, trusted=True, **study).run())
+    assert again.state.is_completed(), again.state
+    [reevaluation] = archived.reevaluations()
+    assert reevaluation.headline == "2 of 2 reproduced"
