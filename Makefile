@@ -23,10 +23,12 @@ demo: .venv/installed ## calibrate a predator-prey model as a Prefect flow
 ui: .venv/installed ## open Prefect's UI on what the demo has left
 	$(BIN)/python -m prefect_optuna.deployments.ui
 
+# Three at once, for many wait for servers; in the order of the files, so that the long ones, which
+# have few tests, do not come last.
 .PHONY: test
 test: .venv/installed-test chromium ## run the tests; ARGS="-k name" goes to pytest
 	$(BIN)/python tests/servers.py
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
 lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types and that floors import downwards only

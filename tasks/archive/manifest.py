@@ -35,6 +35,8 @@ BACKUP_CONTEXT = "backupContext"
 """The user attribute of a study that holds the manifest of its archive; with a colon and the id
 of a version after it, the one that holds that version."""
 
+_ATTEMPTS = 100
+
 MANIFEST_FORMAT = 2  # format 1 had all versions in the manifest's own attribute
 
 
@@ -153,13 +155,16 @@ def write_version(
 
     Returns:
         The manifest with it.
+
+    Raises:
+        ArchiveError: the storage does not keep it.
     """
     manifest = read_manifest(study)
     if manifest is None:
         write_head(study, Manifest(uuid=uuid, artifacts=artifacts).signed(keys))
     elif manifest.format < MANIFEST_FORMAT or (keys is not None and manifest.signature is None):
         write_head(study, manifest.model_copy(update={"format": MANIFEST_FORMAT}).signed(keys))
-    while True:
+    for _ in range(_ATTEMPTS):
         # Another flow may have begun the archive at the same moment, with a UUID of its own.
         written = read_manifest(study)
         assert written is not None  # noqa: S101 - nothing removes an attribute of a study
@@ -170,6 +175,11 @@ def write_version(
             signature = keys.sign("version", written.uuid, version.content())
             version = version.model_copy(update={"signature": signature})
         study.set_user_attr(f"{BACKUP_CONTEXT}:{version.id}", version.to_json())
+    raise ArchiveError(
+        f"The archive of the study {study.study_name!r} could not be written: its storage does not "
+        "give back what it was given. Look at its user attributes that begin with "
+        f"{BACKUP_CONTEXT!r}."
+    )
 
 
 def _problem(version: Version, uuid: str, keys: SigningKeys) -> str:

@@ -1,13 +1,15 @@
 """What distribution costs: 400 trials of 50 ms on one worker and on two, and against the peers.
 
 Aims: two workers are at least 1.8 times as fast as one, once they run; and less is lost for each
-trial than with `optuna-distributed`. A trial sleeps, so that what is measured is the coordination
-and not the machine's load. "lost" is what a worker does with its time beside the objective:
-workers / rate - 50 ms. The start (a Prefect worker picks up a flow run, Python imports) is listed
-beside it, for it is paid once. The peer runs in an interpreter of its own, which is named:
+trial than with `optuna-distributed` and with `flytekitplugins-optuna`, run locally. A trial sleeps,
+so that what is measured is the coordination and not the machine's load. "lost" is what a worker
+does with its time beside the objective: workers / rate - 50 ms. The start (a Prefect worker picks up a flow
+run, Python imports) is listed beside it, for it is paid once. The peers run in interpreters of
+their own, which are named; Flyte's plugin needs Optuna 4:
 
     python -m venv peers && peers/bin/pip install optuna-distributed
-    python tests/benchmarks/bench_distribute.py --peers peers/bin/python [--trials 400]
+    python -m venv flyte && flyte/bin/pip install flytekitplugins-optuna
+    python tests/benchmarks/bench_distribute.py --peers peers/bin/python --flyte flyte/bin/python
 """
 
 import argparse
@@ -53,6 +55,26 @@ if __name__ == "__main__":
     optuna_distributed.from_study(study).optimize(objective, n_trials={n}, n_jobs={workers})
 """
 
+FLYTE = """
+import asyncio, sys
+import flytekit, optuna
+from flytekitplugins.optuna import Optimizer, suggest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+@flytekit.task
+async def objective(x: float, y: float) -> float:
+    await asyncio.sleep({seconds})  # locally, its trials are coroutines of one process
+    return x**2 + y**2
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+study = optuna.create_study(study_name="peer", storage=JournalStorage(
+    JournalFileBackend(sys.argv[1])), sampler=optuna.samplers.TPESampler(seed=1))
+optimizer = Optimizer(objective, concurrency={workers}, n_trials={n}, study=study)
+xy = dict(x=suggest.float(low=-5, high=5), y=suggest.float(low=-5, high=5))
+asyncio.run(optimizer(**xy))
+"""
+
 
 def objective(trial: optuna.Trial) -> float:
     """Two parameters and a sleep."""
@@ -81,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=400)
     parser.add_argument("--peers", help="an interpreter that has optuna-distributed")
+    parser.add_argument("--flyte", help="an interpreter that has flytekitplugins-optuna")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("prefect").setLevel(logging.WARNING)
@@ -124,20 +147,26 @@ def main() -> None:
                     progress=False,
                 )
                 add("distribute", workers, ours, partial(block.load_study, name))
-        for workers in (1, 2) if options.peers else ():
-            path, script = folder / f"peer-{workers}.journal", folder / "peer.py"
+        peers = (
+            ("optuna-distributed", options.peers, PEER),
+            ("flytekitplugins-optuna", options.flyte, FLYTE),
+        )
+        for way, interpreter, source, workers in [
+            (*peer, workers) for peer in peers if peer[1] for workers in (1, 2)
+        ]:
+            path, script = folder / f"{way}-{workers}.journal", folder / "peer.py"
             script.write_text(
-                PEER.format(seconds=MILLISECONDS / 1e3, n=options.trials, workers=workers)
+                source.format(seconds=MILLISECONDS / 1e3, n=options.trials, workers=workers)
             )
             peer = partial(
                 subprocess.run,
-                [options.peers, str(script), str(path)],
+                [interpreter, str(script), str(path)],
                 check=True,
                 stdout=subprocess.DEVNULL,  # it logs every trial
                 stderr=subprocess.DEVNULL,
             )
             theirs = JournalStudyStorage(path=path, lock="symlink")
-            add("optuna-distributed", workers, peer, partial(theirs.load_study, "peer"))
+            add(way, workers, peer, partial(theirs.load_study, "peer"))
         show(rows, options.trials)
 
 

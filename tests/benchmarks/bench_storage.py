@@ -42,6 +42,7 @@ from slow_network import SlowNetwork
 from storage_peers import OURS, open_storage
 
 QUICK = "--quick" in sys.argv
+PARTS = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
 ROUNDS = 2 if QUICK else 5
 TRIALS = 60 if QUICK else 250
 SLOW_TRIALS = 10 if QUICK else 40
@@ -440,9 +441,12 @@ def main() -> None:
             measure_growth,
             measure_open,
         ):
+            part = measure.__name__.removeprefix("measure_")
+            if PARTS and part not in PARTS:
+                continue
             started = time.perf_counter()
             rows += measure(places)
-            print(f"{measure.__name__}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+            print(f"{part}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
     print_table(rows)
 
 

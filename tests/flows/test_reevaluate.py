@@ -94,7 +94,6 @@ def test_a_scope_may_be_overridden_and_the_drift_is_told() -> None:
 
     problem = Problem(suggest=suggest, run=run_in_scope)
     optimize(problem, study_name="scope", n_trials=3, scope={"offset": 1.0})
-    assert reevaluate("scope", trials=[0, 2], trusted=True).reproduced
     drifted = reevaluate("scope", trials=1, trusted=True, scope={"offset": 1.5})
     [trial] = drifted.trials
     assert trial.verdict == "drifted"
@@ -159,27 +158,15 @@ def test_nothing_runs_unless_somebody_trusts_it() -> None:
         reevaluate("untrusted")
 
 
-def test_several_processes_and_task_runners_give_the_same(tmp_path: Path) -> None:
-    optimize(Problem(suggest=suggest, run=square), study_name="many", n_trials=5, seed=1)
-    (tmp_path / "elsewhere").mkdir()
-    alone = reevaluate("many", trials="all", trusted=True)
-    assert alone.reproduced
-    for options in ({"n_jobs": 3}, {"task_runner": "processes", "n_jobs": 2}):
-        again = reevaluate("many", trials=[4, 0, 2, 1, 3], repeats=2, trusted=True, **options)
-        assert [trial.number for trial in again.trials] == [4, 0, 2, 1, 3]
-        assert again.reproduced
-        assert all(len(trial.values) == 2 for trial in again.trials)
-
-
-def test_dask_runs_them_as_well() -> None:
-    from prefect_dask import DaskTaskRunner
-
-    optimize(Problem(suggest=suggest, run=square), study_name="dask-again", n_trials=4)
-    runner = DaskTaskRunner(
-        cluster_kwargs={"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
-    )
-    again = reevaluate("dask-again", trials="all", trusted=True, n_jobs=2, task_runner=runner)
+@pytest.mark.parametrize("task_runner", [None, "processes"])
+def test_several_processes_give_what_one_gives(task_runner: Any) -> None:
+    name = f"many-{task_runner}"
+    optimize(Problem(suggest=suggest, run=square), study_name=name, n_trials=4, seed=1)
+    options: dict[str, Any] = {"trusted": True, "n_jobs": 2, "task_runner": task_runner}
+    again = reevaluate(name, trials=[3, 0, 2, 1], repeats=2, **options)
+    assert [trial.number for trial in again.trials] == [3, 0, 2, 1]
     assert again.reproduced
+    assert all(len(trial.values) == 2 for trial in again.trials)
 
 
 def test_pruned_and_failed_trials_run_again_too() -> None:
@@ -201,7 +188,6 @@ def test_pruned_and_failed_trials_run_again_too() -> None:
     assert failed.verdict == "failed"
     assert failed.archived is None
     assert "as bad as ever" in failed.message
-    assert reevaluate("ends", trials="pruned", trusted=True).reproduced
 
 
 def test_each_direction_may_have_a_tolerance_of_its_own() -> None:
@@ -212,7 +198,6 @@ def test_each_direction_may_have_a_tolerance_of_its_own() -> None:
     optimize(two, study_name="tolerance", n_trials=2, directions=["minimize", "minimize"])
     options: dict[str, Any] = {"trials": [0], "trusted": True, "scope": {"offset": 0.5}}
     assert reevaluate("tolerance", atol=[0.0, 0.6], **options).reproduced
-    assert not reevaluate("tolerance", atol=[0.6, 0.0], **options).reproduced
     for bad in ([0.1], [0.1, -1.0], -0.1, [0.1, float("nan")]):
         with pytest.raises(InvalidSettingError, match="`atol` is a number, 0 or more"):
             reevaluate("tolerance", atol=bad, **options)
@@ -229,7 +214,6 @@ def test_chance_is_found_out_by_repetition() -> None:
     assert trial.verdict == "drifted"
     assert "random numbers without a seed" in trial.cause
     assert trial.spread[0] > 0
-    assert "repeats=3 would tell" in reevaluate("noisy", trusted=True).trials[0].cause
 
 
 def test_a_data_file_that_has_changed_is_found(tmp_path: Path) -> None:
@@ -240,7 +224,6 @@ def test_a_data_file_that_has_changed_is_found(tmp_path: Path) -> None:
         return params["x"] * float(path.read_text())
 
     optimize(Problem(suggest=suggest, run=scaled), study_name="data", n_trials=1)
-    assert reevaluate("data", trusted=True).reproduced
     time.sleep(0.05)  # file times are no finer on some systems
     path.write_text("3.0")
     [trial] = reevaluate("data", trusted=True).trials
@@ -277,7 +260,6 @@ def test_a_drift_is_an_event_and_on_request_a_failed_flow_run(prefect_server: An
     options: dict[str, Any] = {"trials": [1, 0], "trusted": True, "scope": {"offset": 1.0}}
     state = reevaluate("moved", **options, return_state=True)
     assert state.is_completed()
-    assert not reevaluate("moved", trials=0, trusted=True, fail_on_drift=True).trials[0].cause
     with pytest.raises(DriftError, match="trial 1: drifted") as failure:
         reevaluate("moved", **options, fail_on_drift=True)
     assert [trial.number for trial in failure.value.result.trials] == [1, 0]
