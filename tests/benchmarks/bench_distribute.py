@@ -3,9 +3,9 @@
 Aims: two workers are at least 1.8 times as fast as one, once they run; and less is lost for each
 trial than with `optuna-distributed` and with `flytekitplugins-optuna`, run locally. A trial sleeps,
 so that what is measured is the coordination and not the machine's load. "lost" is what a worker
-does with its time beside the objective: workers / rate - 50 ms. The start (a Prefect worker picks up a flow
-run, Python imports) is listed beside it, for it is paid once. The peers run in interpreters of
-their own, which are named; Flyte's plugin needs Optuna 4:
+does with its time beside the objective: workers / rate - 50 ms. The start (a Prefect worker picks
+up a flow run, Python imports) is listed beside it, for it is paid once. The peers run in
+interpreters of their own, which are named; Flyte's plugin needs Optuna 4:
 
     python -m venv peers && peers/bin/pip install optuna-distributed
     python -m venv flyte && flyte/bin/pip install flytekitplugins-optuna
