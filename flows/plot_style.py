@@ -198,7 +198,8 @@ class Range:
     def __init__(
         self, values: np.ndarray, direction: str, keep: np.ndarray | tuple[()] = ()
     ) -> None:
-        self.log, self.limits = False, (-0.05, 1.05)
+        self.log: bool = False
+        self.limits: tuple[float, float] = (-0.05, 1.05)
         sign = 1.0 if direction == "minimize" else -1.0
         losses = np.sort(sign * values[np.abs(values) < _HUGE])
         if not len(losses):
@@ -210,7 +211,8 @@ class Range:
         # Losses over several decades are told apart on a logarithmic axis only. Where more is
         # better, the interesting end is the large one, and a linear axis does.
         if sign > 0 and best > 1 / _HUGE and usual / best > 100:
-            self.log, self.limits = True, (best / (worst / best) ** 0.05, worst * 1.2)
+            self.log = True
+            self.limits = best / (worst / best) ** 0.05, worst * 1.2
             return
         if worst - best > 2.5 * (usual - best) > 0:
             worst = best + 1.3 * (usual - best)
