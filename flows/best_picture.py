@@ -57,7 +57,7 @@ class BestPicture:
         self._drawn: tuple[int, int] | None = None  # the best trial, and how many others
         self._png: bytes | None = None
         self._drawing = TimeShare()
-        self._comparing = comparing or TimeShare(share=0.05)
+        self._comparing = comparing or TimeShare()
         self._results: dict[int, Any] = {}
         self._failing = False
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
-from prefect.events import emit_event
 from prefect.logging import get_logger
 
 from prefect_optuna.flows.session import is_lost
@@ -242,6 +241,8 @@ def _emit(
         related = [{**study, "prefect.resource.role": "study"}]
     # Automations of one study, by its name: on every event, whether of a trial or of the study.
     resource |= {"prefect-optuna.study.name": study_name, **(labels or {})}
+    from prefect.events import emit_event  # as much to import as all of the blocks
+
     emit_event(STUDY_EVENTS[name], resource=resource, related=related, payload={**own, **payload})
 
 

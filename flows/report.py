@@ -70,7 +70,7 @@ _logger = get_logger(__name__)
 _TABLE_LETTERS = 76  # what fits beside the page's margin on a common screen
 _PICTURE_BYTES = 100_000
 _PAGE_BYTES = 170_000  # of all pictures; as text in the page they are a third larger
-_LAST_SECONDS, _LAST_SHARE = 0.25, 0.05  # what the last pictures may take, beside the study's time
+_LAST_SECONDS, _LAST_SHARE = 0.25, 0.02  # what the last pictures may take, beside the study's time
 _IN_ADDRESSES = ":/?&=%@;,+-._~"
 _LEFT_OUT = (
     "This study was too short for more pictures. `prefect-optuna report {}` draws all of them."

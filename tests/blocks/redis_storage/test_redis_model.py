@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import optuna
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from optuna.distributions import (
@@ -403,6 +403,8 @@ def test_whatever_is_called_redis_and_memory_say_the_same(
             max_examples=EXAMPLES,
             stateful_step_count=30,
             deadline=None,
+            # Making an example smaller may take minutes here; the one that was found has few steps.
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -210,6 +210,8 @@ def test_every_distribution_is_pinned_for_pip() -> None:
     assert len(pinned) > 20
 
 
+# Old versions of pip look for setuptools' pkg_resources, which says so.
+@pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")
 def test_pip_reads_the_file(tmp_path: Path) -> None:
     file = tmp_path / "requirements.txt"
     environment = installed(
