@@ -80,6 +80,7 @@ _StaleTrialCallback = Callable[["optuna.Study", FrozenTrial], None]
 _FLUSH_AFTER = 0.025  # seconds; the flusher looks every 20 ms, so that 50 ms are kept
 _FRESH_FOR = 0.001  # seconds that a read may be old in the fast mode
 _MOST_RELOADS = 10
+_LOOKS = 3  # at two counts, between which a study may have been made
 _WAITING = (TrialState.WAITING,)
 _PICKLED = (
     *("_target", "location", "namespace", "write_mode", "_timeout", "_retry_limit", "_options"),
@@ -364,10 +365,10 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
     def _refuse_missing(self, study_id: int) -> NoReturn:
         self._copies.pop(study_id, None)
         keys = StudyKeys(self.namespace, study_id)
-        ((name,), (deleted,)) = (
-            self._server.read([("HMGET", self._registry.studies, study_id)])[0],
-            self._server.read([("HMGET", keys.meta, "deleted")])[0],
-        )
+        # In the order in which a study is deleted, its name before its last key: so one that is
+        # being deleted meanwhile is not taken for a damaged one.
+        ((deleted,),) = self._server.read([("HMGET", keys.meta, "deleted")])
+        ((name,),) = self._server.read([("HMGET", self._registry.studies, study_id)])
         if name is not None and deleted is None:
             raise DamagedStorageError(
                 f"{self._server.where} has a study {_text(name)!r}, and its key {keys.meta} is "
@@ -477,15 +478,16 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         if self._pid != os.getpid():
             self._start()
         names, studies = self._registry.names, self._registry.studies
-        found, named, known = self._server.read(
-            [("HGET", names, _bytes(study_name)), ("HLEN", names), ("HLEN", studies)]
-        )
-        if found is None:
-            if named < known:
-                raise self._uneven_registry()
-            raise KeyError(f"No study with the name {study_name!r} exists.")
-        with decoding(names):
-            return int(found)
+        for _ in range(_LOOKS):
+            found, named, known = self._server.read(
+                [("HGET", names, _bytes(study_name)), ("HLEN", names), ("HLEN", studies)]
+            )
+            if found is not None:
+                with decoding(names):
+                    return int(found)
+            if named >= known:
+                raise KeyError(f"No study with the name {study_name!r} exists.")
+        raise self._uneven_registry()
 
     def _uneven_registry(self) -> DamagedStorageError:
         return DamagedStorageError(

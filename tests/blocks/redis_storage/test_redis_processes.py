@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import optuna
+import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from prefect_optuna.blocks.redis_storage import RedisStorage
+from prefect_optuna.blocks.redis_storage.layout import StudyKeys
 
 Open = Callable[..., RedisStorage]
 MINIMIZE = [StudyDirection.MINIMIZE]
@@ -131,3 +134,26 @@ storage.set_trial_user_attr(trial, "last", "words")
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     assert open_storage().get_trial(2).user_attrs == {"last": "words"}
+
+
+def test_a_study_that_is_deleted_while_somebody_looks_for_it_is_gone_and_not_damaged(
+    open_storage: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, deleting = open_storage(), open_storage()
+    study = looking.create_new_study(MINIMIZE)
+    looking.create_new_trial(study)
+    # The first step of the other process; the rest of it comes between two looks of this one.
+    looking.client.hset(StudyKeys(looking.namespace, study).meta, "deleted", "1")
+    read, looks = looking._server.read, 0
+
+    def read_and_be_overtaken(commands: Sequence[Sequence[Any]]) -> list[Any]:
+        nonlocal looks
+        found, looks = read(commands), looks + 1
+        if looks == 1:
+            deleting.delete_study(study)
+        return found
+
+    monkeypatch.setattr(looking._server, "read", read_and_be_overtaken)
+    with pytest.raises(KeyError, match="No study with the id"):
+        looking.get_all_trials(study)
+    assert looks == 2

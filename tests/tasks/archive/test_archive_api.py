@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from pydantic import BaseModel
-from servers import free_port
+from pydantic import BaseModel, SecretStr
+from servers import free_port, redis_server
 
 from prefect_optuna.blocks import (
     ArchiveError,
@@ -34,6 +34,7 @@ from prefect_optuna.blocks import (
     InvalidProblemError,
     JournalStudyStorage,
     PrefectOptunaError,
+    RedisStudyStorage,
     SQLStudyStorage,
     StudyMismatchError,
     StudyStorage,
@@ -104,7 +105,21 @@ def _grpc(folder: Path) -> Generator[StudyStorage]:
             server.stop(None).wait()
 
 
-STORAGES = {"memory": _memory, "journal": _journal, "sqlite": _sqlite, "grpc": _grpc}
+@contextmanager
+def _redis(folder: Path) -> Generator[StudyStorage]:
+    with redis_server(folder) as url:
+        block = RedisStudyStorage(url=SecretStr(url))
+        yield block
+        block.get_storage().remove_session()
+
+
+STORAGES = {
+    "memory": _memory,
+    "journal": _journal,
+    "sqlite": _sqlite,
+    "grpc": _grpc,
+    "redis": _redis,
+}
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::optuna.exceptions.ExperimentalWarning", "ignore:XDG_RUNTIME_DIR is not set"
