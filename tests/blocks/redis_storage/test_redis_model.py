@@ -164,7 +164,7 @@ class BothStorages(RuleBasedStateMachine):
     def write(
         self, index: int, c: int, at_once: bool, call: Callable[[BaseStorage, int], None]
     ) -> None:
-        """Writes that may travel later: their errors show at the next read, at the latest."""
+        """Writes that may travel later: what is wrong with one shows at the next, at the latest."""
         trial = self.trial(index)
         mine = self.unsent.get(trial) == c
         self.send(but_of=trial if mine else None)
@@ -174,6 +174,10 @@ class BothStorages(RuleBasedStateMachine):
             call(self.clients[c], trial[1])
             if at_once or not valid:
                 self.clients[c].get_trial(trial[1])
+            if not valid:
+                # Another client has finished the trial, and this one had not heard of it: what it
+                # held back is dropped when it is sent, and now it knows.
+                call(self.clients[c], trial[1])
 
         found = outcome(on_redis)
         if isinstance(expected, Raised) or isinstance(found, Raised):
