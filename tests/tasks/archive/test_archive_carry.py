@@ -400,6 +400,11 @@ def _trials_forged(_: dict[str, Any], entries: dict[str, bytes]) -> None:
     entries["trials.jsonl"] = entries["trials.jsonl"].replace(b"COMPLETE", b"FAIL")
 
 
+def _result_forged(_: dict[str, Any], entries: dict[str, bytes]) -> None:
+    name = next(name for name in entries if name.endswith(".arrow"))
+    entries[name] = entries[name][:-1] + bytes([entries[name][-1] ^ 1])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -415,6 +420,7 @@ def _trials_forged(_: dict[str, Any], entries: dict[str, bytes]) -> None:
         (_file_more, "other entries than its index"),
         (_bomb, "would unpack to"),
         (_trials_forged, "trials are not those"),
+        (_result_forged, "is not what was written"),
     ],
 )
 def test_a_file_of_somebody_with_bad_intentions_is_refused(
