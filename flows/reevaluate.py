@@ -19,7 +19,10 @@ from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
 from prefect_optuna.flows.events import emit_drifted
 from prefect_optuna.flows.optimize import Storage
-from prefect_optuna.flows.reevaluation_report import publish_reevaluation
+from prefect_optuna.flows.reevaluation_report import (
+    SHOWN_REEVALUATIONS,
+    publish_reevaluation,
+)
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
@@ -145,17 +148,16 @@ def reevaluate(
     n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
     requests = RerunRequest.of(archived, chosen, repeats=repeats, scope=scope, parts=n_jobs)
     answers = _run(requests, n_jobs, task_runner)
-    compared = {
-        again.number: compare(
-            trial := archived.study.get_trials(deepcopy=False)[again.number],
-            again,
-            relative,
-            absolute,
-            likely_cause(trial, again, request, answer, scope),
-        )
-        for request, answer in zip(requests, answers, strict=True)
-        for again in answer.reruns
-    }
+    by_number = {trial.number: trial for trial in chosen}
+    compared: dict[int, ReevaluatedTrial] = {}
+    for request, answer in zip(requests, answers, strict=True):
+        for again in answer.reruns:
+            trial = by_number[again.number]
+            found = compare(trial, again, relative, absolute)
+            if found.verdict != "reproduced":
+                cause = likely_cause(trial, again, request, answer, scope)
+                found = found.model_copy(update={"cause": cause})
+            compared[again.number] = found
     result = Reevaluation(
         study_name=study_name,
         trials=[compared[trial.number] for trial in chosen],
@@ -168,7 +170,7 @@ def reevaluate(
     )
     archived.record_reevaluation(result)
     _tell(archived, result)
-    publish_reevaluation(result, archived.reevaluations())
+    publish_reevaluation(result, archived.reevaluations(last=SHOWN_REEVALUATIONS))
     if fail_on_drift and not result.reproduced:
         raise DriftError(f"{result}", result)
     return result

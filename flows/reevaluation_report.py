@@ -11,10 +11,16 @@ from prefect_optuna.flows.report import report_key
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.reevaluation import ReevaluatedTrial, Reevaluation, as_tuple
 
-__all__ = ["publish_reevaluation", "reevaluation_key", "render_reevaluation"]
+__all__ = [
+    "SHOWN_REEVALUATIONS",
+    "publish_reevaluation",
+    "reevaluation_key",
+    "render_reevaluation",
+]
 
 _MARKS = {"reproduced": "✅", "drifted": "⚠️", "failed": "❌"}
-_SHOWN = 10  # earlier re-evaluations on the page
+SHOWN_REEVALUATIONS = 10
+"""How many re-evaluations of a study its page lists, the latest ones."""
 
 
 def reevaluation_key(study_name: str) -> str:
@@ -77,7 +83,7 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         lines += [f"| {code(name)} | {code(value)} |" for name, value in result.scope.items()]
     if len(history) > 1:
         lines += ["", "## History", "", "| time (UTC) | reproduced | largest difference |"]
-        lines += ["|---|---|---:|", *map(_past, reversed(history[-_SHOWN:]))]
+        lines += ["|---|---|---:|", *map(_past, reversed(history[-SHOWN_REEVALUATIONS:]))]
     return "\n".join(lines)
 
 

@@ -108,7 +108,7 @@ class Reevaluation(BaseModel):
 
 
 def compare(
-    trial: FrozenTrial, rerun: Rerun, rtol: Sequence[float], atol: Sequence[float], cause: str = ""
+    trial: FrozenTrial, rerun: Rerun, rtol: Sequence[float], atol: Sequence[float]
 ) -> ReevaluatedTrial:
     """Compare a trial with what it gave when it was run again.
 
@@ -117,7 +117,6 @@ def compare(
         rerun: what it gave now.
         rtol: the relative tolerance of each direction.
         atol: the absolute tolerance of each direction.
-        cause: why it may differ, if it does.
 
     Example:
         >>> import optuna
@@ -147,7 +146,6 @@ def compare(
         values=[_value(values) for values in rerun.values],
         difference=max(differences, default=None),
         params=trial.params,
-        cause="" if verdict == "reproduced" else cause,
         message=rerun.error,
     )
 

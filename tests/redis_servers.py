@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import redis
-from servers import find_redis_server, free_port, wait_until
+from servers import TcpProxy, find_redis_server, free_port, wait_until
 
 SLOTS = 16384
 
@@ -229,7 +229,7 @@ def redis_sentinel(directory: Path) -> Generator[SentinelSetup]:
             process.wait(10)
 
 
-class TlsProxy:
+class TlsProxy(TcpProxy):
     """Speaks TLS on its port and hands on to a server, as stunnel does.
 
     Args:
@@ -238,37 +238,20 @@ class TlsProxy:
     """
 
     def __init__(self, directory: Path, port: int) -> None:
+        super().__init__(port)
         self.certificate, key = _self_signed(directory)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(self.certificate, key)
-        self._target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
 
-    def __enter__(self) -> TlsProxy:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                plain, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                client = self._context.wrap_socket(plain, server_side=True)
-            except OSError:  # the client does not trust this certificate
-                plain.close()
-                continue
-            server = socket.create_connection(("127.0.0.1", self._target))
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=_copy, args=(source, target), daemon=True).start()
+    def serve(self, client: socket.socket) -> None:
+        try:
+            plain = self._context.wrap_socket(client, server_side=True)
+        except OSError:  # the client does not trust this certificate
+            client.close()
+            return
+        server = socket.create_connection(("127.0.0.1", self.target))
+        threading.Thread(target=_copy, args=(server, plain), daemon=True).start()
+        _copy(plain, server)
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:

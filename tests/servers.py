@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from typing_extensions import Self
 
 CHROMIUM_FLAGS = [
     "--headless",
@@ -181,7 +182,44 @@ def wait_until_listening(port: int, process: subprocess.Popen[bytes], log_file: 
     wait_until(listens, what=f"a server on port {port} listens")
 
 
-class FaultyNetwork:
+class TcpProxy:
+    """Takes connections on a free port, in front of a server; what passes is for subclasses.
+
+    Args:
+        port: of the server.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.connections = 0
+        self.target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def serve(self, client: socket.socket) -> None:
+        """Pass on what comes through one connection; runs in a thread of its own."""
+        raise NotImplementedError
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+
+class FaultyNetwork(TcpProxy):
     """A TCP proxy in front of a server, whose connections can be cut.
 
     Args:
@@ -201,34 +239,12 @@ class FaultyNetwork:
         of: bytes = b"",
         after: int = 1000,
     ) -> None:
+        super().__init__(port)
         self.of = of
         self.cut_requests, self.cut_replies, self.after = cut_requests, cut_replies, after
-        self.connections = 0
-        self._target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
 
-    def __enter__(self) -> FaultyNetwork:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
+    def serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self.target)) as server:
             arrived, request = 0, b""
             while readable := select.select([client, server], [], [], 30)[0]:
                 for source in readable:

@@ -419,13 +419,16 @@ class ArchivedStudy:
         result = read_result(self._artifacts, reference)
         return result if data_cls is None else from_dict(data_cls, result)
 
-    def reevaluations(self) -> list[Reevaluation]:
+    def reevaluations(self, last: int | None = None) -> list[Reevaluation]:
         """What the study's re-evaluations came to, oldest first.
+
+        Args:
+            last: only so many, the latest ones; 1 or more.
 
         Raises:
             ArchiveError: a record is damaged.
         """
-        return read_history(self._artifacts, self.manifest.uuid)
+        return read_history(self._artifacts, self.manifest.uuid, last)
 
     def record_reevaluation(self, reevaluation: Reevaluation) -> None:
         """Keep a re-evaluation beside the archive. `reevaluate` does it by itself."""

@@ -33,8 +33,15 @@ def record(artifacts: ArtifactFileSystem, uuid: str, reevaluation: Reevaluation)
     return path
 
 
-def read_history(artifacts: ArtifactFileSystem, uuid: str) -> list[Reevaluation]:
+def read_history(
+    artifacts: ArtifactFileSystem, uuid: str, last: int | None = None
+) -> list[Reevaluation]:
     """The re-evaluations of a study, oldest first.
+
+    Args:
+        artifacts: where the study's archive is.
+        uuid: of the archive.
+        last: only so many, the latest ones.
 
     Raises:
         ArchiveError: a record is damaged.
@@ -42,7 +49,9 @@ def read_history(artifacts: ArtifactFileSystem, uuid: str) -> list[Reevaluation]
     from prefect_optuna.tasks.reevaluation import Reevaluation
 
     found: list[Reevaluation] = []
-    paths = artifacts.glob(f"studies/{uuid}/reevaluations/*.json")
+    # Their names begin with the time.
+    paths = sorted(artifacts.glob(f"studies/{uuid}/reevaluations/*.json"))
+    paths = paths if last is None else paths[-last:]
     for path, content in sorted(artifacts.read_many(paths).items()):
         try:
             found.append(Reevaluation.model_validate_json(content))

@@ -240,6 +240,7 @@ def test_every_reevaluation_is_kept_beside_the_archive() -> None:
     second = reevaluate("kept", trials=2, trusted=True, scope={"offset": float("inf")})
     archived = ArchivedStudy.load("kept")
     assert archived.reevaluations() == [first, second]
+    assert archived.reevaluations(last=1) == [second]
     assert second.scope == {"offset": "inf"}
     assert second.trials[0].values == [float("inf")]
     with get_client(sync_client=True) as client:
