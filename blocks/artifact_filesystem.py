@@ -10,9 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from fsspec.core import split_protocol
@@ -20,7 +20,6 @@ from fsspec.utils import glob_translate
 from prefect.filesystems import WritableFileSystem
 from prefect.types import SecretDict
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
-from typing_extensions import Self
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX, checked_path
 from prefect_optuna.blocks._artifact_writer import ArtifactWriter
@@ -473,7 +472,7 @@ class ArtifactFileSystem(WritableFileSystem):
             >>> ArtifactFileSystem(url="memory://docs").sweep()
             []
         """
-        limit = datetime.now(timezone.utc) - older_than
+        limit = datetime.now(UTC) - older_than
         with self._explained("", "remove"):
             found = [file.path for file in self._store.unfinished() if file.modified < limit]
             for path in () if dry_run else found:

@@ -14,7 +14,7 @@ from prefect_optuna.blocks.references import Artifacts, Storage
 from prefect_optuna.deployments.local_server import LocalServerError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["Dashboard"]
 

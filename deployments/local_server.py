@@ -28,8 +28,7 @@ from prefect_optuna.blocks.errors import PrefectOptunaError
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["LocalServer", "LocalServerError", "LocalServerTimeoutError", "running_server_url"]
 

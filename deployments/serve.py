@@ -22,7 +22,7 @@ from prefect_optuna.deployments.local_server import (
 from prefect_optuna.deployments.work_pools import prefect_server
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["LocalWorker", "WorkerStartError", "make_process_pool", "usual_port_if_free"]
 

@@ -23,7 +23,7 @@ from prefect_optuna.blocks.errors import InvalidSettingError, WorkersLostError
 from prefect_optuna.flows.session import MAX_REPETITIONS
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     _Logger = logging.Logger | logging.LoggerAdapter[Any]
 

@@ -40,7 +40,7 @@ from prefect_optuna.flows.wording import (
 from prefect_optuna.tasks.ranking import best_first
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["StudyProgress", "best_trials_table"]
 

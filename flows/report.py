@@ -49,8 +49,9 @@ from prefect_optuna.tasks.ranking import best_first
 from prefect_optuna.tasks.trial import SCOPE_KEY
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from prefect.client.orchestration import SyncPrefectClient
-    from typing_extensions import Self
 
     _Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, ClassVar, Literal
 
@@ -67,7 +67,7 @@ class Reevaluation(BaseModel):
     format: int = Field(default=REEVALUATION_FORMAT, description="The format of the record.")
     study_name: str = Field(description="The study.")
     created: str = Field(
-        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"),
         description="When it ended, in UTC.",
     )
     trials: list[ReevaluatedTrial] = Field(description="The trials, in the order asked for.")

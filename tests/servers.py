@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import redis
-from typing_extensions import Self
 
 CHROMIUM_FLAGS = [
     "--headless",

@@ -11,11 +11,10 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from typing import IO, Any, ClassVar
+from datetime import UTC, datetime
+from typing import IO, Any, ClassVar, Self
 
 from slugify import slugify
-from typing_extensions import Self
 
 from prefect_optuna.blocks._artifact_paths import checked_path
 from prefect_optuna.blocks.errors import (
@@ -113,7 +112,7 @@ class Artifact(ABC):
             >>> JSONArtifact.construct("My names", created_at=datetime(2025, 1, 20, 13, 23)).fname
             'my-names-20250120132300.json'
         """
-        created_at = datetime.now(timezone.utc) if created_at is None else _in_utc(created_at)
+        created_at = datetime.now(UTC) if created_at is None else _in_utc(created_at)
         if not fname:
             fname = f"{slugify(name) or 'artifact'}-{created_at:%Y%m%d%H%M%S}.{cls.suffix}"
         own = {one.name for one in dataclasses.fields(cls) if one.compare}
@@ -335,5 +334,5 @@ def _needs(error: ImportError) -> str:
 
 def _in_utc(time: datetime) -> datetime:
     if time.tzinfo is None:
-        return time.replace(tzinfo=timezone.utc)
-    return time.astimezone(timezone.utc)
+        return time.replace(tzinfo=UTC)
+    return time.astimezone(UTC)

@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from glob import escape
 from hashlib import sha256
 
@@ -134,7 +134,7 @@ class ContentStore:
             The paths of the objects that are not needed, and of what killed runs have left.
         """
         if dry_run:
-            run, started = "", datetime.now(timezone.utc)
+            run, started = "", datetime.now(UTC)
         else:
             run, started = self.open_run()
         try:

@@ -6,7 +6,7 @@ is in files of its own, the marks.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -26,7 +26,7 @@ _FORMAT = 1
 
 
 def _in_utc(moment: datetime) -> datetime:
-    return moment.astimezone(timezone.utc)
+    return moment.astimezone(UTC)
 
 
 _Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]

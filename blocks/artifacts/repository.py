@@ -8,12 +8,10 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
-
-from typing_extensions import Self
+from typing import Any, Literal, Self
 
 from prefect_optuna.blocks._artifact_paths import checked_path
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
@@ -178,7 +176,7 @@ class ArtifactRepository:
         chosen = _handler(handler, value)
         content = encode(chosen, value, **writer_kwargs)
         digest = sha256(content).hexdigest()
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         artifact = chosen.construct(
             name,
             value,
@@ -447,7 +445,7 @@ class ArtifactRepository:
             (1, 10)
         """
         self._check_writable()
-        moment = datetime.now(timezone.utc) if expiry is None else as_moment(expiry)
+        moment = datetime.now(UTC) if expiry is None else as_moment(expiry)
         found = self._find(name, version, asof)
 
         def expiring(marks: Marks) -> Marks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.index import VersionIndex, directory_of, with_marks
@@ -50,7 +50,7 @@ def collect(
         CorruptArtifactError: a record cannot be read, so that nobody knows what it refers to.
             Nothing has been removed.
     """
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     expired = [one for one in _live(index) if one.expiry is not None and one.expiry <= now]
     if not dry_run:
         expired = [one for one in expired if _retire(index, one, now)]

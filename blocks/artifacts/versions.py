@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect_optuna.blocks.artifacts.index import VersionIndex, with_marks
@@ -58,7 +58,7 @@ def find_version(
     if asof is not None:
         return _current(index, directory, name, numbers, _span(asof)[1], asof=True)
     if version is None:
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         return _current(index, directory, name, numbers, now, asof=False)
     if isinstance(version, (datetime, str)):
         number = _made_at(index, directory, name, numbers, version)
@@ -148,8 +148,7 @@ def _span(value: Any) -> tuple[datetime, datetime]:
     if isinstance(value, str):
         text = value.strip()
         try:
-            # Python 3.10 does not know the Z.
-            moment = datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] in "Zz" else text)
+            moment = datetime.fromisoformat(text)
         except ValueError:
             raise InvalidVersionError(f"{value!r} is no time. {_EXPECTED}") from None
         whole_second = "." not in text and "," not in text
@@ -158,11 +157,7 @@ def _span(value: Any) -> tuple[datetime, datetime]:
     else:
         raise InvalidVersionError(f"{value!r} is no time. {_EXPECTED}")
     try:
-        moment = (
-            moment.replace(tzinfo=timezone.utc)
-            if moment.tzinfo is None
-            else moment.astimezone(timezone.utc)
-        )
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         return moment, moment + timedelta(microseconds=999_999 if whole_second else 0)
     except OverflowError:
         raise InvalidVersionError(f"{value!r} is too far away. {_EXPECTED}") from None

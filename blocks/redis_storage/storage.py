@@ -16,7 +16,7 @@ from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import count
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Self
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -27,7 +27,6 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from typing_extensions import Self
 
 from prefect_optuna.blocks.errors import (
     DamagedStorageError,

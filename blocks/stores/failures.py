@@ -31,8 +31,6 @@ _CONNECTION = {
     "DisconnectError",
     "SFTPConnectionLost",
     "SFTPNoConnection",
-    # asyncio and fsspec on Python 3.10, where they are no OSErrors
-    "TimeoutError",
 }
 _PERMISSION = {
     # botocore

@@ -11,7 +11,7 @@ import shutil
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import BinaryIO
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
@@ -139,7 +139,7 @@ class LocalStore:
 
 
 def _info(path: str, status: os.stat_result) -> ArtifactInfo:
-    modified = datetime.fromtimestamp(status.st_mtime, tz=timezone.utc)
+    modified = datetime.fromtimestamp(status.st_mtime, tz=UTC)
     return ArtifactInfo(path, status.st_size, modified)
 
 

@@ -7,9 +7,7 @@ import socket
 import threading
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal
-
-from typing_extensions import Self
+from typing import Literal, Self
 
 __all__ = ["FaultyProxy"]
 

@@ -14,9 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeAlias
-
-from typing_extensions import Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeAlias
 
 from prefect_optuna.blocks.testing.storage_under_test import Connect
 

@@ -17,18 +17,16 @@ from typing import Any
 __all__ = [
     "ARCHIVED_AS",
     "ARCHIVED_IMPORTS",
-    "ARCHIVED_QUALNAMES",
     "distribution_of",
     "import_path",
     "is_installed",
     "module_label",
 ]
 
-# Set in the modules that restored code lives in: the name their code was captured under, where
-# names that were imported come from, and the qualified names of functions by their first line.
+# Set in the modules that restored code lives in: the name their code was captured under, and where
+# names that were imported come from.
 ARCHIVED_AS = "__archived_as__"
 ARCHIVED_IMPORTS = "__archived_imports__"
-ARCHIVED_QUALNAMES = "__archived_qualnames__"
 
 _OURSELVES = "prefect_optuna"
 

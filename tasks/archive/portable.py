@@ -19,7 +19,7 @@ import secrets
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def _write(parcel: Parcel, archive: zipfile.ZipFile) -> None:
     index = {
         "kind": _KIND,
         "format": EXPORT_FORMAT,
-        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "uuid": parcel.uuid,
         "study": {
             "name": parcel.name,

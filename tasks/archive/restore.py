@@ -29,7 +29,6 @@ from prefect_optuna.blocks.artifacts.values import decode_value
 from prefect_optuna.tasks.archive.modules import (
     ARCHIVED_AS,
     ARCHIVED_IMPORTS,
-    ARCHIVED_QUALNAMES,
 )
 from prefect_optuna.tasks.archive.results import decode_result
 from prefect_optuna.tasks.archive.sources import compile_function, compile_statement
@@ -239,7 +238,6 @@ class _Restorer:
             __builtins__=self._builtins(),
         )
         vars(module)[ARCHIVED_AS] = label
-        vars(module)[ARCHIVED_QUALNAMES] = {}
         vars(module)[ARCHIVED_IMPORTS] = {
             symbol["name"]: symbol["value"]["$import"]
             for symbol in self._symbols.values()
@@ -341,7 +339,6 @@ class _Restorer:
         )
         # Before what it refers to, which may refer to it.
         self._loaded[reference] = function
-        vars(module)[ARCHIVED_QUALNAMES][code.co_firstlineno] = symbol["qualname"]
         function.__qualname__ = symbol.get("called", symbol["qualname"])
         function.__name__ = function.__qualname__.rpartition(".")[2]
         function.__module__ = module.__name__

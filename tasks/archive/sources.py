@@ -245,7 +245,7 @@ def compile_function(
         code = next(inner_codes(code))
         statement = statement.body[0]  # pyright: ignore[reportAttributeAccessIssue]
     # A comprehension, which is no scope one could write, has left its name out.
-    return code.replace(co_qualname=qualname) if sys.version_info >= (3, 11) else code
+    return code.replace(co_qualname=qualname)
 
 
 def compile_statement(

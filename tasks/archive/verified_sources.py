@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import linecache
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,9 @@ from prefect_optuna.tasks.archive.inspection import (
     functions_in,
     functions_of_class,
 )
-from prefect_optuna.tasks.archive.modules import ARCHIVED_QUALNAMES
 from prefect_optuna.tasks.archive.refusals import RefusedError, described, titled
 from prefect_optuna.tasks.archive.sources import (
     FUTURE_ANNOTATIONS,
-    Definition,
     SourceFile,
     compile_function,
     compile_statement,
@@ -80,10 +77,10 @@ class VerifiedSources:
         if not file.text:
             raise no_source
         futures = ("annotations",) if code.co_flags & FUTURE_ANNOTATIONS else ()
+        qualname = code.co_qualname  # functools.wraps gives the function another name
         for candidate in file.candidates(code):
             node: Any = candidate.node
             source = file.function_text(node)
-            qualname = _qualname(function, candidate)
             try:
                 compiled = compile_function(
                     source.text,
@@ -234,16 +231,6 @@ def _as_it_was(node: ast.stmt, file: SourceFile) -> CodeType:
         imported=file.imported,
         line=source.line,
     )
-
-
-def _qualname(function: FunctionType, definition: Definition) -> str:
-    """Where a function was defined, whatever functools.wraps has called it since."""
-    code = function.__code__
-    if sys.version_info >= (3, 11):
-        return code.co_qualname
-    if archived := function.__globals__.get(ARCHIVED_QUALNAMES):
-        return archived.get(code.co_firstlineno, definition.qualname)
-    return definition.qualname
 
 
 def _all_codes(code: CodeType) -> Iterator[CodeType]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class PersistedResultStore(ResultStore):
     def _read_hit(self, handler: ArrowHandler[Any], name: str) -> str | None:
         """Read a file; returns why it is no hit, or `None`."""
         if self._lifetime is not None:
-            age = datetime.now(timezone.utc) - handler.artifacts.info(name).modified
+            age = datetime.now(UTC) - handler.artifacts.info(name).modified
             if age > self._lifetime:
                 return f"it is {age} old, and cache_expiration is {self._lifetime}"
         container = handler.opened(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -58,7 +58,7 @@ def create_date_validate(obj: Moment, ref: Moment, verbose: bool = True) -> bool
     if made >= needed:
         return True
     if verbose:
-        when = datetime.fromtimestamp(needed, tz=timezone.utc).astimezone()
+        when = datetime.fromtimestamp(needed, tz=UTC).astimezone()
         _logger.warning("persistence data is created before %s", when.isoformat(" ", "seconds"))
     return False
 

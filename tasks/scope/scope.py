@@ -6,9 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from sys import _getframe  # pyright: ignore[reportPrivateUsage]
 from types import TracebackType
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from prefect_optuna.tasks.scope import unread
 from prefect_optuna.tasks.scope.accessor import Accessor, checked_key, show

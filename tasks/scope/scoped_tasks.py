@@ -12,14 +12,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, update_wrapper
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from prefect.cache_policies import STABLE_TRANSFORMS, CachePolicy
 from prefect.context import TaskRunContext
 from prefect.tasks import Task, TaskOptions
 from prefect.utilities.annotations import unmapped
 from prefect.utilities.hashing import hash_objects
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from prefect_optuna.tasks.scope.carrying import ScopeSnapshot, capture, restore
 from prefect_optuna.tasks.scope.deferred import in_frame, is_deferred

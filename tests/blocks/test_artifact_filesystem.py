@@ -8,7 +8,7 @@ import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -265,7 +265,7 @@ class ArtifactFileSystemContract:
         artifacts.write_path("dir/a", b"12345")
         info = artifacts.info("dir/a")
         assert (info.path, info.size) == ("dir/a", 5)
-        assert abs(datetime.now(timezone.utc) - info.modified) < timedelta(minutes=1)
+        assert abs(datetime.now(UTC) - info.modified) < timedelta(minutes=1)
 
     def test_many_are_read_at_once(self, artifacts: ArtifactFileSystem) -> None:
         contents = {f"many/{number}*": str(number).encode() for number in range(20)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -384,11 +384,6 @@ def test_the_shell_can_complete_commands_and_options() -> None:
 
 
 def test_the_script_is_installed_under_its_name() -> None:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
     root = Path(__file__).resolve().parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"prefect-optuna": "prefect_optuna.deployments.cli:main"}

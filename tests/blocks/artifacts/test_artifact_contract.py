@@ -8,7 +8,7 @@ import json
 import pickle
 import sys
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import IO, Any, ClassVar
 
 import pytest
@@ -69,10 +69,10 @@ def test_LZ2_artifacts_are_equal_where_the_fields_of_their_handler_are() -> None
 
 
 def test_LZ3_construct_fills_in_what_is_left_out() -> None:
-    before = datetime.now(timezone.utc)
+    before = datetime.now(UTC)
     artifact = JSONArtifact.construct("My feature names", value=[1], unknown="ignored")
-    assert before <= artifact.created_at <= datetime.now(timezone.utc)
-    assert artifact.created_at.tzinfo is timezone.utc
+    assert before <= artifact.created_at <= datetime.now(UTC)
+    assert artifact.created_at.tzinfo is UTC
     assert artifact.fname == f"my-feature-names-{artifact.created_at:%Y%m%d%H%M%S}.json"
     assert artifact.value == [1]
     assert artifact.writer_kwargs == {}
@@ -91,8 +91,8 @@ def test_LZ3_construct_keeps_what_is_given() -> None:
         dirty=False,
     )
     assert artifact.fname == "own.json"
-    assert artifact.created_at == datetime(2025, 1, 20, 13, 23, 30, 7, tzinfo=timezone.utc)
-    assert artifact.expiry == datetime(2025, 1, 20, tzinfo=timezone.utc)
+    assert artifact.created_at == datetime(2025, 1, 20, 13, 23, 30, 7, tzinfo=UTC)
+    assert artifact.expiry == datetime(2025, 1, 20, tzinfo=UTC)
     assert artifact.writer_kwargs == {"indent": 4}
     assert (artifact.version, artifact.dirty) == (3, False)
 
@@ -109,7 +109,7 @@ def test_LZ3_construct_keeps_what_is_given() -> None:
 def test_LZ3_a_file_is_named_after_the_artifact(
     name: str, fname: str | None, expected: str
 ) -> None:
-    created_at = datetime(2025, 1, 20, 13, 23, 30, tzinfo=timezone.utc)
+    created_at = datetime(2025, 1, 20, 13, 23, 30, tzinfo=UTC)
     assert JSONArtifact.construct(name, fname=fname, created_at=created_at).fname == expected
 
 

@@ -112,7 +112,7 @@ def test_values_come_back_with_their_types_and_order(value: Any) -> None:
         UUID(int=7),
         ZoneInfo("Europe/Oslo"),
         dt.datetime(2020, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Oslo"), fold=1),
-        dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc),
+        dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
         slice(1, None, 2),
         deque([1, 2], maxlen=3),
         OrderedDict([("b", 1), ("a", 2)]),

@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -197,7 +197,7 @@ def test_a_pandas_index_is_shown_where_it_says_something() -> None:
 
 
 def test_cells_are_text_in_one_line_and_nothing_else() -> None:
-    odd = [HOSTILE, b"\x00", ["a"] * 1000, {"k": None}, datetime(2025, 1, 20, tzinfo=timezone.utc)]
+    odd = [HOSTILE, b"\x00", ["a"] * 1000, {"k": None}, datetime(2025, 1, 20, tzinfo=UTC)]
     frame = pd.DataFrame({HOSTILE: odd, "x": ["y" * 10_000_000] * 5})
     markdown, _ = artifact_markdown("odd", frame, "text", content=b"", sha256="0")
     rows = rows_of(markdown)

@@ -7,7 +7,7 @@ import math
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -54,7 +54,7 @@ RICH = st.recursive(
     | st.floats()
     | st.complex_numbers()
     | st.binary(max_size=5)
-    | st.datetimes(timezones=st.none() | st.just(timezone.utc) | st.just(ZoneInfo("Europe/Berlin")))
+    | st.datetimes(timezones=st.none() | st.just(UTC) | st.just(ZoneInfo("Europe/Berlin")))
     | st.dates()
     | st.timedeltas()
     | st.decimals()
@@ -152,7 +152,7 @@ def test_LZ4_the_arguments_are_those_of_json() -> None:
         (1, (2, [3])),
         {3, 1, 2},
         b"\x00\xff",
-        datetime(2025, 1, 20, 13, 23, 30, 7, tzinfo=timezone.utc),
+        datetime(2025, 1, 20, 13, 23, 30, 7, tzinfo=UTC),
         date(2025, 1, 20),
         timedelta(days=-1, microseconds=3),
         UUID(int=5),

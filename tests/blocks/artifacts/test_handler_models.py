@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ class Settings(BaseModel):
     rate: float
     kind: Kind = Kind.LYNX
     layers: tuple[Layer, ...] = ()
-    when: datetime = datetime(2025, 1, 20, tzinfo=timezone.utc)
+    when: datetime = datetime(2025, 1, 20, tzinfo=UTC)
     span: tuple[int, int] = (1, 2)
     names: set[str] = {"a", "b"}
     raw: bytes = b"\xff"

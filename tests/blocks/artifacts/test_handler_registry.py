@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Generator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -99,7 +99,7 @@ def test_LZ6_an_unknown_alias_is_an_error_that_lists_the_known_ones(alias: Any) 
         (1.5, "json"),
         (np.float32(1), "json"),
         ([1, (2,)], "json"),
-        (datetime(2025, 1, 20, tzinfo=timezone.utc), "json"),
+        (datetime(2025, 1, 20, tzinfo=UTC), "json"),
         (b"bytes", "json"),
         ("text", "text"),
         (np.zeros(1), "npy"),

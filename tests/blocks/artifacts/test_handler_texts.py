@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ def test_LZ8_yaml_is_what_people_write() -> None:
     )
     assert decode(YAMLArtifact, content) == value
     assert encode(YAMLArtifact, {"a": [1]}, default_flow_style=True) == b"{a: [1]}\n"
-    when = datetime(2025, 1, 20, 13, tzinfo=timezone.utc)
+    when = datetime(2025, 1, 20, 13, tzinfo=UTC)
     assert decode(YAMLArtifact, encode(YAMLArtifact, when)) == when
     assert math.isnan(decode(YAMLArtifact, encode(YAMLArtifact, math.nan)))
 

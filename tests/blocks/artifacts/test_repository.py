@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from uuid import uuid4
 
@@ -289,10 +289,10 @@ def test_LZ30_an_expiry_is_a_time_of_any_form(
     assert reopened(repository).load("a", asof=made + hour - TICK) == 0
     text = "2031-01-20T13:23:30"
     assert repository.expire("a", expiry=text).expiry == datetime(
-        2031, 1, 20, 13, 23, 30, tzinfo=timezone.utc
+        2031, 1, 20, 13, 23, 30, tzinfo=UTC
     )
     naive = datetime(2031, 1, 20, 13, 23, 30)  # noqa: DTZ001
-    assert repository.expire("a", 0, expiry=naive).expiry == naive.replace(tzinfo=timezone.utc)
+    assert repository.expire("a", 0, expiry=naive).expiry == naive.replace(tzinfo=UTC)
     for wrong in (5, "soon", [made]):
         with pytest.raises(InvalidVersionError, match="no time"):
             repository.expire("a", expiry=wrong)  # type: ignore[arg-type]
@@ -308,7 +308,7 @@ def test_LZ30_if_all_are_expired_that_is_said(
     with pytest.raises(VersionNotFoundError, match=r"All versions of 'a' are expired.*0 to 11"):
         reopened(repository).load("a")
     assert repository.load("a", version=11) == 11
-    repository.expire("a", version=3, expiry=datetime.now(timezone.utc) + timedelta(days=1))
+    repository.expire("a", version=3, expiry=datetime.now(UTC) + timedelta(days=1))
     assert reopened(repository).load("a") == 3
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from prefect_optuna.blocks.artifacts.records import ArtifactVersion
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
 
 TICK = timedelta(microseconds=1)
-PAST, FUTURE = datetime(2001, 1, 1, tzinfo=timezone.utc), datetime(2101, 1, 1, tzinfo=timezone.utc)
+PAST, FUTURE = datetime(2001, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
 NAMES = st.sampled_from(["model", "a b", "a-b"])
 # Few, so that versions have the same content.
 VALUES = st.sampled_from(["x", "y", {"z": [1.5, None]}, 4])
@@ -105,7 +105,7 @@ class RepositoryMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def promote(self, name: str) -> None:
-        found = self.newest(0, name, datetime.now(timezone.utc))
+        found = self.newest(0, name, datetime.now(UTC))
         there = self.models[1].setdefault(name, [])
         if found is None:
             kind: type[Exception] | None = VersionNotFoundError
@@ -121,7 +121,7 @@ class RepositoryMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), dry_run=st.booleans())
     def collect(self, which: int, dry_run: bool) -> None:
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         garbage = self.repositories[which].gc(dry_run)
         expected = {
             (name, number)
@@ -141,7 +141,7 @@ class RepositoryMachine(RuleBasedStateMachine):
         ):
             assert repository.names() == sorted(name for name, one in model.items() if one)
             for name, versions in model.items():
-                self.check(which, name, self.newest(which, name, datetime.now(timezone.utc)))
+                self.check(which, name, self.newest(which, name, datetime.now(UTC)))
                 if versions:
                     found = repository.versions(name)
                     assert [

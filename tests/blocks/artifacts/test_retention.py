@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def test_LZ30_the_content_of_expired_versions_is_removed_and_their_records_stay(
     versions = [repository.log("a", {"n": number}) for number in range(6)]
     for number in (0, 2, 5):
         repository.expire("a", number)
-    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
     repository.expire("a", 3, expiry=tomorrow)
     before = repository.filesystem.glob("**")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -217,7 +217,7 @@ def test_LZ33_a_release_is_a_repository_as_of_a_time(
 ) -> None:
     log_artifact(study, "model", "1", artifacts=artifacts)
     repository = ArtifactRepository(artifacts, f"studies/{study_uuid(study)}/artifacts")
-    release = repository.filter(datetime.now(timezone.utc))
+    release = repository.filter(datetime.now(UTC))
     log_artifact(study, "model", "2", artifacts=artifacts, overwrite=True)
     assert (release.load("model"), repository.load("model")) == ("1", "2")
 

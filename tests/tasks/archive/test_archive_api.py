@@ -489,7 +489,7 @@ VALUES: dict[str, Any] = {
     "scalar": np.float32(0.5),
     "small": np.arange(3),
     "large": np.zeros((300, 300)),
-    "time": dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc),
+    "time": dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
     "setup": Setup(3, dt.date(2026, 1, 2)),
     "limits": Limits(low=0.5),
     "numbered": {1: [None, True]},

@@ -15,7 +15,7 @@ def test_a_type_checker_sees_the_arguments_and_the_types_of_a_class(tmp_path: Pa
     (tmp_path / "typed.py").write_text(typed.read_text())
     (tmp_path / "prefect_optuna").symlink_to(ROOT)
     (tmp_path / "pyrightconfig.json").write_text(
-        json.dumps({"include": ["typed.py"], "extraPaths": ["."], "pythonVersion": "3.10"})
+        json.dumps({"include": ["typed.py"], "extraPaths": ["."], "pythonVersion": "3.11"})
     )
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
     output = subprocess.run(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, reveal_type
 
 import numpy as np
 from prefect import task
-from typing_extensions import reveal_type
 
 from prefect_optuna.tasks.persistence import (
     ArrowHandler,
