@@ -380,7 +380,7 @@ def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive:
 def _place() -> str:
     """Where process ids mean the same: the machine since its last start, and its pid namespace."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         namespace = Path("/proc/self/ns/pid").readlink().name
     except OSError:  # no Linux: containers do not share host names there
         boot = namespace = ""

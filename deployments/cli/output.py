@@ -24,7 +24,9 @@ def answer(document: Any, *shown: RenderableType, as_json: bool) -> None:
         as_json: which of the two.
     """
     if as_json:
-        print(json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+        text = json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+        # A command that goes on, such as `serve`, would keep it in a pipe's buffer.
+        print(text, flush=True)
         return
     console = Console(highlight=False)
     for one in shown:

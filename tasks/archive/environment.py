@@ -273,7 +273,7 @@ def _cpu() -> str | None:
     """The model of the processor: `platform` knows its architecture only."""
     try:
         if sys.platform == "linux":
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
                 key, _, value = line.partition(":")
                 if key.strip() == "model name":
                     return value.strip()

@@ -178,7 +178,7 @@ def test_the_fresh_process_names_the_files_that_the_code_reads(tmp_path: Path) -
     def from_file(params: dict[str, float], scope: dict[str, str]) -> float:
         from pathlib import Path
 
-        return params["x"] * float(Path(scope["file"]).read_text())
+        return params["x"] * float(Path(scope["file"]).read_text(encoding="utf-8"))
 
     request = RerunRequest(
         Capture.of(Problem(suggest=suggest, run=from_file)),
