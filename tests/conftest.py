@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 # person who runs it, and none may fall back on an ephemeral server unnoticed.
 for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
     del os.environ[_name]
+# What programs print must come through a pipe without it, too.
+os.environ.pop("PYTHONUNBUFFERED", None)
 _PREFECT_HOME = tempfile.mkdtemp(prefix="prefect-optuna-tests-")
 os.environ.update(
     PREFECT_HOME=_PREFECT_HOME,
