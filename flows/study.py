@@ -97,7 +97,8 @@ class FlowStudy(optuna.Study):
         """
         study = cls(study_name, storage, make_sampler(sampler, seed), make_pruner(pruner))
         if sampler is None and seed is not None:
-            study.sampler = type(study.sampler)(seed=seed)
+            default: Any = type(study.sampler)
+            study.sampler = default(seed=seed)
         study._stop = threading.Event()
         return study
 
