@@ -11,14 +11,18 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import RedisStudyStorage, as_study_storage
+from prefect_optuna.deployments.cli.tables import reevaluation_table, trials_table
 from prefect_optuna.flows import NoCompleteTrialError, Problem, optimize, reevaluate
 from prefect_optuna.flows.dispatch import run_trials
 from prefect_optuna.flows.progress import best_trials_table
+from prefect_optuna.flows.reevaluation_report import render_reevaluation
 from prefect_optuna.flows.report import render_report
 from prefect_optuna.flows.report_flow import read_status
-from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, copy_study
+from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, copy_study, diff
+from prefect_optuna.tasks.archive.trial_records import TrialSigner
 from prefect_optuna.tasks.reevaluation import compare
 from prefect_optuna.tasks.rerun import Rerun
 from prefect_optuna.tasks.trial import Assignment, TrialRunner
@@ -74,9 +78,20 @@ def test_a_constrained_study_and_its_seed_give_what_plain_optuna_gives(what: Any
 
 
 @pytest.mark.parametrize(("runner", "where"), [("threads", "file"), ("processes", "redis")])
-def test_constraints_are_told_from_wherever_a_trial_runs(
-    runner: str, where: str, request: pytest.FixtureRequest
+def test_constraints_are_told_from_wherever_a_trial_runs_before_it_is_signed(
+    runner: str, where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(
+        "PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY", "a key of thirty-two characters.."
+    )
+    signed: list[dict[str, float]] = []
+    sign = TrialSigner.signed
+
+    def sign_and_note(self: TrialSigner, trial: FrozenTrial, *more: Any) -> dict[str, Any]:
+        signed.append(trial.constraints)
+        return sign(self, trial, *more)
+
+    monkeypatch.setattr(TrialSigner, "signed", sign_and_note)
     storage = None
     if where == "redis":
         storage = RedisStudyStorage(
@@ -87,6 +102,8 @@ def test_constraints_are_told_from_wherever_a_trial_runs(
     result = optimize(PROBLEM, study_name="c", n_trials=6, **options)
     trials = result.load_study().trials
     assert [t.constraints for t in trials] == [{"too small": 0.5 - t.params["x"]} for t in trials]
+    assert {one["too small"] for one in signed} == {0.5 - t.params["x"] for t in trials}
+    assert str(ArchivedStudy.load("c", storage=storage).signatures)
 
 
 def test_a_loop_of_one_s_own_sets_and_archives_them() -> None:
@@ -100,6 +117,13 @@ def test_a_loop_of_one_s_own_sets_and_archives_them() -> None:
         study.tell(trial, mass + 1)
     archived = ArchivedStudy.load("own")
     assert [t.constraints for t in archived.study.trials] == [{"mass": 0.25}, {"mass": -0.25}]
+
+
+def best_of_study(name: str) -> Any:
+    """What `diff` calls the best value, which it tells where the other study has another one."""
+    empty = as_study_storage(None).create_study("empty")
+    OptunaArchive(empty).save_problem(PROBLEM)
+    return diff(name, "empty").results["best"][0]
 
 
 # -- "best" ----------------------------------------------------------------------------------------
@@ -129,6 +153,11 @@ def test_report_and_tables_show_constraints_and_no_infeasible_trial_as_the_best(
     table = best_trials_table(status.trials, status.directions, width=100)
     assert "too small ≤ 0" in [column.header for column in table.columns]
     assert next(iter(table.columns[0].cells)) == str(best.number)
+    table = trials_table(sorted(status.trials, key=lambda t: t.value), status.directions, width=100)
+    assert "too small ≤ 0" in [column.header for column in table.columns]
+    assert "infeasible" in next(iter(table.columns[-1].cells))
+    assert diff("c", "c").results == {}
+    assert best_of_study("c") == best.values[0]
 
 
 def test_the_name_of_a_task_run_is_the_best_value_that_is_feasible(
@@ -168,6 +197,9 @@ def test_constraints_are_run_again_and_one_that_comes_out_otherwise_is_a_drift()
     assert trial.difference == 0.0, "its value is the same"
     assert "mass " in str(moved)
     assert ", now " in str(moved)
+    shown = reevaluation_table(moved)
+    assert shown.columns[-1].header == "constraints"
+    assert render_reevaluation(moved).count(", now ") == 1
     assert ArchivedStudy.load("again").reevaluations()[-1] == moved
 
 
