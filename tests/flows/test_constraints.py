@@ -11,12 +11,14 @@ from typing import Any
 
 import optuna
 import pytest
+from matplotlib.axes import Axes
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import RedisStudyStorage, as_study_storage
 from prefect_optuna.deployments.cli.tables import reevaluation_table, trials_table
 from prefect_optuna.flows import NoCompleteTrialError, Problem, optimize, reevaluate
 from prefect_optuna.flows.dispatch import run_trials
+from prefect_optuna.flows.plots import pareto_plot
 from prefect_optuna.flows.progress import best_trials_table
 from prefect_optuna.flows.reevaluation_report import render_reevaluation
 from prefect_optuna.flows.report import render_report
@@ -264,3 +266,22 @@ def test_times_of_an_export_are_in_utc_and_those_of_0_1_0_are_read(tmp_path: Pat
     found = trial_from_json(told).datetime_start
     assert found is not None
     assert found.isoformat() == "2026-01-02T03:04:05"
+
+
+def test_the_picture_of_a_pareto_front_marks_the_infeasible() -> None:
+    trials = [
+        optuna.trial.create_trial(values=[x, 1 - x], constraints={"mass": 0.5 - x})
+        for x in (0.1, 0.6, 0.9)
+    ]
+    labels: list[str] = []
+    plot = Axes.plot
+
+    def plot_and_note(self: Axes, *points: Any, **style: Any) -> Any:
+        labels.append(style.get("label", ""))
+        return plot(self, *points, **style)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "plot", plot_and_note)
+        assert pareto_plot(trials, ["minimize", "minimize"]).startswith(b"\x89PNG")
+    assert labels[:2] == ["infeasible", "trials"]
+    assert "2 Pareto-best" in labels
