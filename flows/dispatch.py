@@ -90,7 +90,8 @@ def run_trials(
     for assignment in assignments:
         outcome = runner(assignment)
         counts[outcome.state] += 1
-        if outcome.values is not None and len(directions) == 1:
+        feasible = all(value <= 0 for value in outcome.constraints.values())
+        if outcome.values is not None and len(directions) == 1 and feasible:
             pick = min if directions[0] == "minimize" else max
             best = outcome.values if best is None else pick(best, outcome.values)
         if report is None:
@@ -109,7 +110,8 @@ def _name(first: int, last: Outcome, total: int, best: tuple[float, ...] | None)
     """What a task run is called when its trials have ended."""
     if total == 1:
         values = ", ".join(map(format_value, last.values or ()))
-        return f"trial {last.number}: {values or last.state}"
+        infeasible = values and any(value > 0 for value in last.constraints.values())
+        return f"trial {last.number}: {values or last.state}{', infeasible' if infeasible else ''}"
     return f"trials {first} to {last.number}" + (f": best {format_value(best[0])}" if best else "")
 
 

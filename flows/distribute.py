@@ -47,8 +47,6 @@ from prefect_optuna.flows.study import (
     PrunerName,
     Sampler,
     SamplerName,
-    make_pruner,
-    make_sampler,
 )
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_result import StudyResult
@@ -157,14 +155,9 @@ def distribute(
         storage_block,
         study_name,
         the_problem,
-        lambda n_existing: make_sampler(
-            sampler,
-            seed=seed,
-            n_existing=n_existing,
-            n_objectives=len(the_problem.directions),
-            parallel=True,
-        ),
-        make_pruner(pruner),
+        sampler,
+        pruner,
+        seed,
     )
     archive = OptunaArchive(study, artifacts=filesystem)
     code_version = archive.save_problem(capture, scope=trial_scope.values, seed=seed)

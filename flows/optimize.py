@@ -47,8 +47,6 @@ from prefect_optuna.flows.study import (
     PrunerName,
     Sampler,
     SamplerName,
-    make_pruner,
-    make_sampler,
 )
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_result import StudyResult
@@ -119,8 +117,8 @@ def optimize(
             `sqlite:///study.db`. By default a file in `.prefect-optuna/`.
         artifacts: Where the archive is kept: a block, `"slug/name"` of a saved one, a path, or an
             fsspec URL. By default a folder in `.prefect-optuna/`.
-        sampler: A sampler by name, or with options, or an Optuna sampler.
-        pruner: A pruner by name, or with options, or an Optuna pruner.
+        sampler: A sampler by name, or with options, or an Optuna sampler; by default Optuna's.
+        pruner: A pruner by name, or with options, or an Optuna pruner; by default Optuna's.
         seed: Seeds the sampler. With one job, a study and its seed give the same trials again.
         directions: `minimize` or `maximize` for each value; by default the problem's.
         scope: Parameters for `auto_param` functions and `param_scope` in whatever the problem
@@ -165,14 +163,9 @@ def optimize(
         storage_block,
         study_name or f"{the_problem.name}-{current_flow_run.name}",
         the_problem,
-        lambda n_existing: make_sampler(
-            sampler,
-            seed=seed,
-            n_existing=n_existing,
-            n_objectives=len(the_problem.directions),
-            parallel=n_jobs > 1,
-        ),
-        make_pruner(pruner),
+        sampler,
+        pruner,
+        seed,
     )
     archive = OptunaArchive(study, artifacts=filesystem)
     archive.save_problem(capture, scope=trial_scope.values, seed=seed)

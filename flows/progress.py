@@ -32,6 +32,7 @@ from rich.theme import Theme
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
     column_width,
+    constraint_columns,
     fit_columns,
     format_duration,
     format_value,
@@ -192,7 +193,7 @@ def best_trials_table(
         heading = "value" if len(directions) == 1 else f"value {index}"
         numbers[heading] = [format_value(trial.values[index]) for trial in best]
     durations = {"took": [_took(trial) for trial in best]}
-    params = {
+    params = constraint_columns(best) | {
         name: [format_value(trial.params.get(name, ""), digits=4) for trial in best]
         for name in dict.fromkeys(name for trial in best for name in trial.params)
     }

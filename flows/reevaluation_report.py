@@ -9,7 +9,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect_optuna.blocks.artifacts.markdown import code, escape
 from prefect_optuna.flows.report import report_key
 from prefect_optuna.flows.wording import format_value
-from prefect_optuna.tasks.reevaluation import ReevaluatedTrial, Reevaluation, as_tuple
+from prefect_optuna.tasks.reevaluation import (
+    ReevaluatedTrial,
+    Reevaluation,
+    as_tuple,
+    constraint_words,
+)
 
 __all__ = [
     "SHOWN_REEVALUATIONS",
@@ -66,6 +71,11 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         "|---:|---:|---:|---:|---:|---|",
         *map(_row, result.trials),
     ]
+    if constrained := [trial for trial in result.trials if constraint_words(trial, format_value)]:
+        lines += ["", "## Constraints", "", "| trial | constraints |", "|---:|---|"]
+        lines += [
+            f"| {t.number} | {escape(constraint_words(t, format_value))} |" for t in constrained
+        ]
     causes: dict[str, list[str]] = {}
     for trial in result.trials:
         if trial.verdict != "reproduced":

@@ -39,7 +39,9 @@ from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.wording import (
     MAX_CELL,
     column_width,
+    constraint_columns,
     count_states,
+    count_words,
     fit_columns,
     format_duration,
     format_value,
@@ -366,7 +368,9 @@ def _paragraphs(parts: Iterable[str]) -> str:
 
 def _headline(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     if not ranked:
-        return "No complete trial yet" if status.state == "running" else "No complete trial"
+        complete = count_states(status.trials)["complete"]
+        found = f"No {'feasible' if complete else 'complete'} trial"
+        return f"{found} yet" if status.state == "running" else found
     if len(status.directions) > 1:
         return f"{len(ranked)} Pareto-best trial{'s' if len(ranked) > 1 else ''}"
     return f"Best value {format_value(ranked[0].values[0])}"
@@ -406,8 +410,7 @@ def _extremes(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
 
 def _progress(status: StudyStatus) -> str:
     done = _done(status)
-    counts = count_states(status.trials)
-    words = [f"{count} {name}" for name, count in counts.items() if count]
+    words = count_words(status.trials)
     if status.lost:
         words.append(f"{status.lost} lost and repeated")
     return (
@@ -468,7 +471,7 @@ def _table(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     for index, _ in enumerate(status.directions):
         heading = "value" if len(status.directions) == 1 else f"value {index}"
         numbers[heading] = [format_value(trial.values[index]) for trial in best]
-    params = {
+    params = constraint_columns(best) | {
         name: [format_value(trial.params.get(name, ""), digits=4) for trial in best]
         for name in dict.fromkeys(name for trial in best for name in trial.params)
     }

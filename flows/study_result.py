@@ -27,6 +27,9 @@ class BestTrial(BaseModel):
     number: int = Field(description="The trial's number in the study.")
     values: tuple[float, ...] = Field(description="Its values, one for each direction.")
     params: dict[str, Any] = Field(description="Its parameters.")
+    constraints: dict[str, float] = Field(
+        default_factory=dict, description="Its constraints, each zero or less."
+    )
 
 
 @persistence_class
@@ -93,12 +96,13 @@ class StudyResult(BaseModel):
         """The best trial.
 
         Raises:
-            NoCompleteTrialError: no trial is complete, or the study has several directions and
-                so has `best_trials`.
+            NoCompleteTrialError: no trial is complete and feasible, or the study has several
+                directions and so has `best_trials`.
         """
         if not self.best_trials:
             raise NoCompleteTrialError(
-                f"No trial of study {self.study_name!r} is complete "
+                f"No trial of study {self.study_name!r} is complete"
+                f"{' and meets its constraints' if self.states.get('complete') else ''} "
                 f"({_counts(self.states) or 'there are none'})."
             )
         if len(self.directions) > 1:
@@ -151,7 +155,7 @@ class StudyResult(BaseModel):
 
     def _headline(self) -> str:
         if not self.best_trials:
-            return "no complete trial"
+            return f"no {'feasible' if self.states.get('complete') else 'complete'} trial"
         if len(self.directions) > 1:
             return f"{len(self.best_trials)} Pareto-best trials of {self.n_trials}"
         best = self.best_trials[0]
@@ -160,8 +164,10 @@ class StudyResult(BaseModel):
     def _rows(self) -> list[tuple[str, str]]:
         rows = []
         if len(self.directions) == 1 and self.best_trials:
-            params = self.best_trials[0].params.items()
-            rows.append(("parameters", ", ".join(f"{k}={_short(v)}" for k, v in params)))
+            best = self.best_trials[0]
+            for name, found in ("parameters", best.params), ("constraints", best.constraints):
+                if found or name == "parameters":
+                    rows.append((name, ", ".join(f"{k}={_short(v)}" for k, v in found.items())))
         rows.append(("trials", _counts(self.states) or "none"))
         rows.append(("study", self.storage))
         rows.append(("archive", self.artifacts))

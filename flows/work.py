@@ -28,8 +28,6 @@ from prefect_optuna.flows.study import (
     PrunerName,
     Sampler,
     SamplerName,
-    make_pruner,
-    make_sampler,
 )
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_run import StudyRun
@@ -109,18 +107,7 @@ def work(
         # Whoever started this flow run has archived that very code, and says so by its digest.
         problem = archived.problem(trusted=True, version=place)
         scope = TrialScope(archived.scope(place), handed_out=problem.names_scope)
-        study = FlowStudy.open(
-            study_name,
-            storage_block.get_storage(),
-            make_sampler(
-                sampler,
-                seed=seed,
-                n_existing=0,
-                n_objectives=len(problem.directions),
-                parallel=True,
-            ),
-            make_pruner(pruner),
-        )
+        study = FlowStudy.open(study_name, storage_block.get_storage(), sampler, pruner, seed=seed)
         uuid = archived.manifest.uuid
         keys = SigningKeys.configured()
         signer = None if keys is None else TrialSigner(keys, study, uuid, version)

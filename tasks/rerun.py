@@ -121,12 +121,14 @@ class Rerun:
             archived trial was, the last value that it had reported.
         error: why one gave none; empty where all did.
         files: the files that its code has read, other than Python's and its packages'.
+        constraints: those that each repetition with values has set.
     """
 
     number: int
     values: tuple[tuple[float, ...], ...]
     error: str = ""
     files: tuple[str, ...] = ()
+    constraints: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def rerun(request: RerunRequest) -> RerunAnswer:
                 values=tuple(map(tuple, one["values"])),
                 error=one["error"],
                 files=tuple(one["files"]),
+                constraints=tuple(one["constraints"]),
             )
             for one in answer["reruns"]
         ],
@@ -218,11 +221,15 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
     for data in message["trials"]:
         trial = ArchivedTrial(**data)
         values: list[tuple[float, ...]] = []
+        constraints: list[dict[str, float]] = []
         errors: list[str] = []
         with files_read() as read:
             for _ in range(message["repeats"]):
-                once, error = _run_once(problem, runner, trial)
-                values += [] if once is None else [once]
+                replayed = _ReplayedTrial(trial)
+                once, error = _run_once(problem, runner, replayed)
+                if once is not None:
+                    values.append(once)
+                    constraints.append(replayed.constraints)
                 errors += [error] if error else []
         files = sorted({*read_at_import, *read})
         reruns.append(
@@ -231,16 +238,16 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
                 "values": values,
                 "error": next(iter(errors), ""),
                 "files": files,
+                "constraints": constraints,
             }
         )
     return {"reruns": reruns, "environment": Environment.capture().to_json()}
 
 
 def _run_once(
-    problem: Problem, runner: TrialRunner, archived: ArchivedTrial
+    problem: Problem, runner: TrialRunner, trial: _ReplayedTrial
 ) -> tuple[tuple[float, ...] | None, str]:
     """The values of one more run, or why there are none."""
-    trial = _ReplayedTrial(archived)
     try:
         with runner.scope.around():
             params = (
@@ -250,10 +257,10 @@ def _run_once(
             )
     except Exception as failure:  # noqa: BLE001 - it is the answer
         return None, f"suggest: {type(failure).__name__}: {failure}"
-    outcome = runner(Assignment(archived.number, params, trial))
+    outcome = runner(Assignment(trial.number, params, trial))
     if outcome.values is not None:
         return outcome.values, ""
-    if outcome.state == "pruned" and archived.pruned_at is not None and trial.reported:
+    if outcome.state == "pruned" and trial.pruned_at is not None and trial.reported:
         return (trial.reported[max(trial.reported)],), ""
     return None, f"{outcome.state}: {outcome.message}"
 
@@ -263,11 +270,11 @@ class _ReplayedTrial(FixedTrial):
 
     def __init__(self, archived: ArchivedTrial) -> None:
         super().__init__(dict(archived.params), number=archived.number)
-        self._pruned_at = archived.pruned_at
+        self.pruned_at = archived.pruned_at
         self.reported: dict[int, float] = {}
 
     def report(self, value: float, step: int) -> None:
         self.reported.setdefault(int(step), float(value))  # the first one counts, as in Optuna
 
     def should_prune(self) -> bool:
-        return self._pruned_at is not None and max(self.reported, default=-1) >= self._pruned_at
+        return self.pruned_at is not None and max(self.reported, default=-1) >= self.pruned_at

@@ -87,6 +87,7 @@ class Outcome:
         number: the trial's number.
         state: how it ended.
         values: the values, one for each direction; `None` unless complete.
+        constraints: those that the trial has set; it is feasible where none is above zero.
         result: reference to the archived result, for the trial's user attribute `"result"`.
         used: what the trial read of its scope, for its user attribute `"scope"`.
         error: the exception that failed the trial, or that says why it was pruned.
@@ -97,6 +98,7 @@ class Outcome:
     number: int
     state: Literal["complete", "pruned", "failed"]
     values: tuple[float, ...] | None = None
+    constraints: dict[str, float] = field(default_factory=dict)
     result: dict[str, Any] | None = None
     used: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
@@ -150,19 +152,24 @@ class TrialRunner:
 
     def _outcome(self, assignment: Assignment) -> Outcome:
         def outcome(state: Literal["complete", "pruned", "failed"], **more: Any) -> Outcome:
-            return Outcome(assignment.number, state, **more)
+            return Outcome(assignment.number, state, constraints=_constraints(trial), **more)
 
-        result, reference = None, None
+        result, reference, trial = None, None, None
         try:
-            trial = assignment.trial
+            trial, opened = assignment.trial, None
             if isinstance(trial, LiveTrial):
-                trial = trial.open()
-            result = self._run(assignment, trial)
-            if self.writer is not None:
-                # A number that is the value itself is in the study already.
-                keep = self.problem.evaluate is not None
-                reference = self.writer.write(assignment.number, result, numbers=keep)
-            values = self._evaluate(assignment, result, trial)
+                trial = opened = trial.open()
+            try:
+                result = self._run(assignment, trial)
+                if self.writer is not None:
+                    # A number that is the value itself is in the study already.
+                    keep = self.problem.evaluate is not None
+                    reference = self.writer.write(assignment.number, result, numbers=keep)
+                values = self._evaluate(assignment, result, trial)
+            finally:
+                if opened is not None:
+                    # What the trial has set is there before somebody else tells its values.
+                    opened.storage.remove_session()
         except optuna.TrialPruned as pruned:
             return outcome("pruned", result=reference, error=pruned, message=str(pruned))
         except PrefectOptunaError as error:
@@ -196,6 +203,13 @@ class TrialRunner:
             "evaluate", result, params=assignment.params, scope=self.scope.values, trial=trial
         )
         return checked_values(value, self.problem)
+
+
+def _constraints(trial: BaseTrial | LiveTrial | None) -> dict[str, float]:
+    """The constraints that were set on a trial; the storage is not asked for them again."""
+    if isinstance(trial, optuna.Trial):
+        trial = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
+    return {} if trial is None or isinstance(trial, LiveTrial) else trial.constraints
 
 
 def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:

@@ -54,7 +54,12 @@ def show(study: Study, /, *, places: Places = HERE, json: Json = False) -> None:
     from prefect_optuna.deployments.cli.tables import facts
     from prefect_optuna.flows.progress import best_trials_table
     from prefect_optuna.flows.report_flow import read_status
-    from prefect_optuna.flows.wording import count_states, format_duration, format_value
+    from prefect_optuna.flows.wording import (
+        count_states,
+        count_words,
+        format_duration,
+        format_value,
+    )
     from prefect_optuna.tasks import ArchivedStudy
     from prefect_optuna.tasks.ranking import best_first
 
@@ -96,7 +101,10 @@ def show(study: Study, /, *, places: Places = HERE, json: Json = False) -> None:
         best = f"[bold]{format_value(ranked[0].values[0])}[/] in trial {ranked[0].number}"
     elif ranked:
         best = f"{len(ranked)} trials are Pareto-best"
-    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    elif counts["complete"]:
+        best = "none: no trial is feasible"
+    lost = [f"{status.lost} lost"] if status.lost else []
+    words = ", ".join([*count_words(status.trials), *lost])
     rows = facts(
         {
             "best value": best,
@@ -277,6 +285,7 @@ def _trial(trial: FrozenTrial) -> dict[str, Any]:
         "state": trial.state.name.lower(),
         "values": trial.values,
         "params": trial.params,
+        "constraints": trial.constraints,
         "intermediate_values": trial.intermediate_values,
         "started": trial.datetime_start,
         "completed": trial.datetime_complete,

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, StudyStorage
 from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
 from prefect_optuna.tasks.archive.restore import restore_value
+from prefect_optuna.tasks.ranking import is_feasible
 
 __all__ = ["StudyDiff", "diff"]
 
@@ -39,7 +40,8 @@ class StudyDiff:
         environment: as `Environment.diff` says it.
         space: parameters, and the distributions that they were drawn from, as JSON.
         results: `"trials"`, `"complete"`, `"pruned"`, `"failed"`, `"directions"` and `"best"`,
-            where that is the best value, or with several directions the best of each.
+            where that is the best value of a feasible trial, or with several directions the best
+            of each.
 
     Example:
         >>> from prefect_optuna.tasks import StudyDiff
@@ -183,10 +185,10 @@ def _results(archived: ArchivedStudy) -> dict[str, Any]:
     study = archived.study
     trials = study.get_trials(deepcopy=False)
     counts = Counter(trial.state for trial in trials)
-    complete = [t.values for t in trials if t.state == TrialState.COMPLETE]
+    feasible = [t.values for t in trials if t.state == TrialState.COMPLETE and is_feasible(t)]
     best = [
         (max if direction == StudyDirection.MAXIMIZE else min)(column)
-        for direction, column in zip(study.directions, zip(*complete, strict=True), strict=False)
+        for direction, column in zip(study.directions, zip(*feasible, strict=True), strict=False)
     ]
     return {
         "trials": len(trials),

@@ -106,7 +106,7 @@ def trial_to_json(trial: FrozenTrial) -> dict[str, Any]:
     """A trial as JSON, for `trial_from_json`."""
 
     def time(moment: datetime | None) -> str | None:
-        return moment.isoformat() if moment else None
+        return moment.astimezone(UTC).isoformat() if moment else None
 
     return {
         "number": trial.number,
@@ -128,7 +128,11 @@ def trial_from_json(data: dict[str, Any]) -> FrozenTrial:
     """The trial that `trial_to_json` described."""
 
     def time(text: str | None) -> datetime | None:
-        return datetime.fromisoformat(text) if text else None
+        if not text:
+            return None
+        moment = datetime.fromisoformat(text)
+        # As Optuna's, in this process's time zone. 0.1.0 wrote the wall clock, without one.
+        return moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
 
     distributions = {
         name: json_to_distribution(json.dumps(one)) for name, one in data["distributions"].items()
