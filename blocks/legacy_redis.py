@@ -34,7 +34,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks._legacy_pickles import ForbiddenNameError, Stored, loads
+from prefect_optuna.blocks._inert_pickles import ForbiddenNameError, Stored, loads
 from prefect_optuna.blocks.errors import (
     HostilePickleError,
     LegacyDataError,
@@ -49,6 +49,20 @@ if TYPE_CHECKING:
     from redis import Redis
 
 __all__ = ["LegacyStudy", "import_legacy_redis", "read_legacy_redis"]
+
+_CLASSES = (
+    "FrozenTrial",
+    "StudySummary",
+    "FloatDistribution",
+    "UniformDistribution",
+    "LogUniformDistribution",
+    "DiscreteUniformDistribution",
+    "IntDistribution",
+    "IntUniformDistribution",
+    "IntLogUniformDistribution",
+    "CategoricalDistribution",
+)
+_ENUMERATIONS = {"TrialState": TrialState, "StudyDirection": StudyDirection}
 
 
 @dataclass(frozen=True)
@@ -203,7 +217,7 @@ class _Reader:
 
     def _study(self, study_id: int, name: str) -> LegacyStudy:
         prefix = f"study_id:{study_id:010d}"
-        summary = vars(self._get(f"{prefix}:study_summary", Stored))
+        summary = self._get(f"{prefix}:study_summary", Stored).fields
         if self._client.exists(f"{prefix}:directions"):
             directions = self._get(f"{prefix}:directions", (list, tuple))
         else:
@@ -221,7 +235,7 @@ class _Reader:
 
     def _trial(self, trial_id: int) -> FrozenTrial:
         key = f"trial_id:{trial_id:010d}:frozentrial"
-        fields = vars(self._get(key, Stored))
+        fields = self._get(key, Stored).fields
         return self._checked(key, lambda: _frozen(fields))
 
     def _list(self, key: str) -> list[bytes]:
@@ -240,7 +254,7 @@ class _Reader:
         return self._load(key, data, kind)
 
     def _load(self, key: str, data: bytes, kind: type | tuple[type, ...] = object) -> Any:
-        value = self._checked(key, lambda: loads(data))
+        value = self._checked(key, lambda: loads(data, "optuna", _CLASSES, _ENUMERATIONS))
         if not isinstance(value, kind):
             raise _damaged(key, f"it is a {type(value).__name__}")
         return value
@@ -295,7 +309,7 @@ def _frozen(fields: dict[str, Any]) -> FrozenTrial:
 
 
 def _distribution(stored: Stored) -> BaseDistribution:
-    kind, fields = type(stored).__name__, vars(stored)
+    kind, fields = stored.kind, stored.fields
     if kind == "CategoricalDistribution":
         return CategoricalDistribution(fields["choices"])
     low, high = fields["low"], fields["high"]

@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 from pydantic import BaseModel, Field
 
 from prefect_optuna.blocks import InvalidSettingError
+from prefect_optuna.flows.cmaes_state import without_pickles
 
 __all__ = [
     "FlowStudy",
@@ -112,11 +113,11 @@ def make_sampler(
     n_objectives: int,
     parallel: bool,
 ) -> optuna.samplers.BaseSampler:
-    """The sampler that was asked for.
+    """The sampler that was asked for; CMA-ES restores its state without unpickling it.
 
     Args:
-        sampler: a sampler is used as it is; `None` is Optuna's default: TPE, or NSGA-II for
-            several objectives.
+        sampler: a sampler is used as it is, but for that; `None` is Optuna's default: TPE, or
+            NSGA-II for several objectives.
         seed: the seed. A study that goes on does not start the sequence of random numbers again,
             or a random search would repeat itself: the number of trials that exist is mixed in.
         n_existing: how many trials the study has.
@@ -132,7 +133,7 @@ def make_sampler(
         'RandomSampler'
     """
     if isinstance(sampler, optuna.samplers.BaseSampler):
-        return sampler
+        return without_pickles(sampler)
     if sampler is None:
         sampler = "tpe" if n_objectives == 1 else "nsgaii"
     name, given = (sampler.name, sampler.options) if isinstance(sampler, Sampler) else (sampler, {})
@@ -141,7 +142,7 @@ def make_sampler(
         options["seed"] = _continued(seed, n_existing)
     if parallel and name == "tpe":
         options["constant_liar"] = True
-    return _make("sampler", _SAMPLERS, optuna.samplers, name, {**options, **given})
+    return without_pickles(_make("sampler", _SAMPLERS, optuna.samplers, name, {**options, **given}))
 
 
 def make_pruner(
