@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_optuna.blocks import ArchiveError
@@ -105,9 +106,10 @@ def _call(function: Any, arguments: Any, keywords: Any = None) -> str:
 
 
 def _binary(held: Any) -> str:
-    if isinstance(held, dict) and "sha256" in held:
+    if "sha256" in held:
         return f"SHA-256 {held['sha256']}"
-    return json.dumps(held)
+    content = restore_value(held)
+    return f"{len(content)} bytes, SHA-256 {sha256(content).hexdigest()}"
 
 
 def _made(held: Any) -> str:
@@ -120,8 +122,8 @@ CODE_TAGS: Mapping[str, CodeTag] = {
     "$module": CodeTag("", str),
     "$cell": CodeTag("", lambda held: f"the variable {held[1]} of {_dotted(held[0])}"),
     "$unbound": CodeTag("", lambda held: "no value"),
-    "$npy": CodeTag("", lambda held: f"array({_binary(held)})"),
-    "$table": CodeTag("", lambda held: f"table({_binary(held)})"),
+    "$npy": CodeTag("", lambda held: f"an array of {_binary(held)}"),
+    "$table": CodeTag("", lambda held: f"a table of {_binary(held)}"),
     "$import": CodeTag("import", _dotted),
     "$attribute": CodeTag("look up", _attribute),
     "$method": CodeTag("look up", _attribute),
@@ -141,6 +143,8 @@ CODE_TAGS: Mapping[str, CodeTag] = {
     "$pickle": CodeTag("unpickle", lambda held: f"{_binary(held[1])}, of Python {held[0]}"),
 }
 """All tags of code that there are. Restoring refuses any other."""
+
+_DATA_TAGS = {"$npy", "$table"}
 
 
 class Act(NamedTuple):
@@ -197,9 +201,14 @@ def as_python(data: Any) -> str:
     if tag in CODE_TAGS:
         try:
             return CODE_TAGS[tag].text(data[tag])
-        except (LookupError, TypeError, ValueError):  # another form than restoring takes
+        except (
+            ArchiveError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ):  # another form than restoring takes
             return json.dumps(data)
-    if not _has_code(data):
+    if not _has_tag(data, CODE_TAGS):
         try:
             return repr(restore_value(data))
         except Exception:  # noqa: BLE001 - whatever numbers, times and patterns raise
@@ -211,11 +220,11 @@ def as_python(data: Any) -> str:
     return "{" + ", ".join(f"{name!r}: {as_python(item)}" for name, item in data.items()) + "}"
 
 
-def _has_code(data: Any) -> bool:
+def _has_tag(data: Any, tags: Collection[str]) -> bool:
     if isinstance(data, list):
-        return any(map(_has_code, data))
+        return any(_has_tag(item, tags) for item in data)
     if isinstance(data, dict):
-        return tag_of(data) in CODE_TAGS or any(map(_has_code, data.values()))
+        return tag_of(data) in tags or any(_has_tag(item, tags) for item in data.values())
     return False
 
 
@@ -267,7 +276,7 @@ def _symbol_text(symbol: dict[str, Any]) -> str:
     if tag_of(value) == "$import":
         return visible(_import_text(str(value["$import"]), name))
     text = as_python(value)
-    if len(text) > _SHOWN and not _has_code(value):
+    if len(text) > _SHOWN and not _has_tag(value, CODE_TAGS.keys() - _DATA_TAGS):
         text = f"{text[: _SHOWN - 3]}..."
     return visible(f"# {name} = {text}")
 
