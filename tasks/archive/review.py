@@ -31,7 +31,7 @@ __all__ = [
     "visible",
 ]
 
-_SHOWN = 80  # letters of a value that is nothing but data, in the source text
+_SHOWN = 120  # letters of a value that is nothing but data, in the source text
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # control, invisible, bidirectional, line breaks
 
 
