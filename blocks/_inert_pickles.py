@@ -9,6 +9,7 @@ afterwards, from what was taken down.
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import re
@@ -20,11 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
+    from optuna.trial import FrozenTrial
 
-__all__ = ["PICKLED_STATE", "ForbiddenNameError", "Stored", "loads"]
+__all__ = ["ForbiddenNameError", "Stored", "loads", "without_pickled_state"]
 
-PICKLED_STATE = re.compile(r"(cma|sepcma|cmawm):(.*:)?optimizer")
-"""How the names of those system attributes of trials begin that a sampler of Optuna unpickles."""
+# How the names of those system attributes of trials begin that a sampler of Optuna unpickles.
+_PICKLED_STATE = re.compile(r"(cma|sepcma|cmawm):(.*:)?optimizer")
 
 _NUMBERS = {
     "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I",
@@ -34,6 +36,21 @@ _NUMBERS = {
 
 class ForbiddenNameError(pickle.UnpicklingError):
     """A pickle asks for something that it has no business with."""
+
+
+def without_pickled_state(trial: FrozenTrial) -> FrozenTrial:
+    """A trial without the state that a sampler of Optuna would unpickle: it may be anybody's.
+
+    CMA-ES finds its state again from the trials themselves, a generation with each trial.
+    """
+    if any(map(_PICKLED_STATE.match, trial.system_attrs)):
+        trial = copy.copy(trial)
+        trial.system_attrs = {
+            name: value
+            for name, value in trial.system_attrs.items()
+            if not _PICKLED_STATE.match(name)
+        }
+    return trial
 
 
 class Stored(NamedTuple):

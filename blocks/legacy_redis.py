@@ -34,7 +34,12 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks._inert_pickles import ForbiddenNameError, Stored, loads
+from prefect_optuna.blocks._inert_pickles import (
+    ForbiddenNameError,
+    Stored,
+    loads,
+    without_pickled_state,
+)
 from prefect_optuna.blocks.errors import (
     HostilePickleError,
     LegacyDataError,
@@ -139,7 +144,8 @@ def import_legacy_redis(
     """Copy what Optuna 1.4 to 3.0's `RedisStorage` has left behind into another storage.
 
     Trials keep their order, parameters, values, attributes and times. One that was running is
-    copied as failed, for nobody is left who could finish it; one that was waiting still waits.
+    copied as failed, for nobody is left who could finish it; one that was waiting still waits. The
+    state of CMA-ES, which Optuna would unpickle, stays behind: it is found again from the trials.
     If it fails, no study has been copied. The old data stay as they are.
 
     Args:
@@ -195,7 +201,7 @@ def _fill(storage: BaseStorage, study_id: int, study: LegacyStudy) -> None:
         if trial.state == TrialState.RUNNING:
             trial.state = TrialState.FAIL
             trial.datetime_complete = datetime.now()  # noqa: DTZ005 -- Optuna's have no zone
-        storage.create_new_trial(study_id, template_trial=trial)
+        storage.create_new_trial(study_id, template_trial=without_pickled_state(trial))
 
 
 class _Reader:

@@ -162,6 +162,7 @@ class ArchivedStudy:
 
         The file may come from anybody: nothing of it is executed, all of it is looked through
         before anything is written, and either all of the study is there afterwards, or nothing.
+        It takes only the files that an archive has, and no state that a sampler would unpickle.
 
         Args:
             path: the file.

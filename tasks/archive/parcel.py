@@ -8,7 +8,6 @@ find it by its digest.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from prefect_optuna.blocks import (
     StudyMismatchError,
     StudyStorage,
 )
-from prefect_optuna.blocks._inert_pickles import PICKLED_STATE
+from prefect_optuna.blocks._inert_pickles import without_pickled_state
 from prefect_optuna.blocks.study_identity import (
     OWNERS,
     UUID_ATTRIBUTE,
@@ -173,7 +172,7 @@ def _fill(
         for path in sorted(parcel.files, key=lambda path: "/needs/" not in path):
             _place(path, parcel.read(path), path in references, artifacts, made)
     for trial in parcel.trials:
-        storage.create_new_trial(study_id, template_trial=_without_pickles(trial))
+        storage.create_new_trial(study_id, template_trial=without_pickled_state(trial))
     for name, value in parcel.system_attrs.items():
         if name not in (_UNFINISHED, UUID_ATTRIBUTE):
             storage.set_study_system_attr(study_id, name, value)
@@ -183,21 +182,6 @@ def _fill(
     ):
         storage.set_study_user_attr(study_id, name, value)
     storage.set_study_system_attr(study_id, _UNFINISHED, False)
-
-
-def _without_pickles(trial: FrozenTrial) -> FrozenTrial:
-    """A trial without the state that a sampler would unpickle: it may come from anybody.
-
-    CMA-ES finds its state again from the trials themselves, a generation with each trial.
-    """
-    if any(PICKLED_STATE.match(name) for name in trial.system_attrs):
-        trial = copy.copy(trial)
-        trial.system_attrs = {
-            name: value
-            for name, value in trial.system_attrs.items()
-            if not PICKLED_STATE.match(name)
-        }
-    return trial
 
 
 def _place(

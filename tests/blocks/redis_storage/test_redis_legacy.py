@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from redis_servers import RedisServer
 
 from prefect_optuna.blocks import (
@@ -360,3 +360,16 @@ def _is_data(value: Any) -> bool:
         (bool, int, float, str, bytes, datetime, timedelta, timezone, TrialState, np.ndarray,
          _inert_pickles._DType),
     )  # fmt: skip
+
+
+def test_an_import_leaves_behind_what_a_sampler_would_unpickle(
+    server: RedisServer, client: redis.Redis
+) -> None:
+    fill(client, "3.0.6")
+    trial = create_trial(value=1.0, system_attrs={"cma:optimizer:0": "80", "cma:generation": 3})
+    trial.number = 1
+    client.set(TRIAL, pickle.dumps(trial))
+    storage = InMemoryStorage()
+    import_legacy_redis(server.url, storage, "old")
+    [study] = storage.get_all_studies()
+    assert storage.get_all_trials(study._study_id)[1].system_attrs == {"cma:generation": 3}
