@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks._inert_pickles import ForbiddenNameError, Stored, loads
-from prefect_optuna.blocks.errors import HostilePickleError, LegacyDataError
+from prefect_optuna.blocks.errors import DamagedStorageError, HostilePickleError
 
 __all__ = ["without_pickles"]
 
@@ -58,7 +58,7 @@ def _optimizer(prefix: str, number: int, parts: dict[str, str]) -> Any:
             "or another sampler."
         ) from None
     except Exception as error:  # a broken pickle raises whatever it comes upon
-        raise LegacyDataError(
+        raise DamagedStorageError(
             f"Expected the state of CMA-ES in the system attributes {prefix!r} of trial {number}, "
             f"and it is damaged ({type(error).__name__}). Take a copy by copy_study, which leaves "
             "such state behind, or another sampler."

@@ -252,6 +252,9 @@ def _environment(home: str, more: Sequence[str]) -> dict[str, str]:
         name: text for name, text in os.environ.items() if name in _NEEDED or name.startswith("LC_")
     }
     variables |= {"HOME": home, "USERPROFILE": home}
+    if "PYTHONPATH" in variables:  # the process starts in another folder
+        folders = map(os.path.abspath, variables["PYTHONPATH"].split(os.pathsep))
+        variables["PYTHONPATH"] = os.pathsep.join(folders)
     if site.ENABLE_USER_SITE:  # packages of the user's lie below the real home
         variables["PYTHONUSERBASE"] = site.getuserbase()
     return variables | {name: os.environ[name] for name in more if name in os.environ}
