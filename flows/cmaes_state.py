@@ -27,13 +27,14 @@ def without_pickles(sampler: BaseSampler) -> BaseSampler:
     Args:
         sampler: any of Optuna's or the user's own. It is the one that is returned.
     """
-    for part in vars(sampler).values():
-        if isinstance(part, BaseSampler):
-            without_pickles(part)
-    if isinstance(sampler, CmaEsSampler):
-        # Of the object, so that it holds for subclasses, too, and travels with a pickled sampler.
-        prefix = sampler._attr_key_optimizer  # pyright: ignore[reportPrivateUsage]
-        vars(sampler)["_restore_optimizer"] = functools.partial(_restored, prefix)
+    found = [sampler]
+    for one in found:  # and those that are found on the way
+        parts = [part for part in vars(one).values() if isinstance(part, BaseSampler)]
+        found.extend(part for part in parts if not any(part is known for known in found))
+        if isinstance(one, CmaEsSampler):
+            # Of the object, so that it holds for subclasses, and travels with a pickled sampler.
+            prefix = one._attr_key_optimizer  # pyright: ignore[reportPrivateUsage]
+            vars(one)["_restore_optimizer"] = functools.partial(_restored, prefix)
     return sampler
 
 

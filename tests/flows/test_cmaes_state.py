@@ -87,7 +87,9 @@ def all_attributes(study: optuna.Study) -> set[str]:
 @pytest.mark.parametrize("way", ["by name", "as an object", "within another", "a subclass"])
 def test_a_planted_pickle_runs_nothing(prefix: str, way: str, tmp_path: Path) -> None:
     class Own(CmaEsSampler):
-        pass
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.itself = self
 
     options = {"n_startup_trials": 1, "warn_independent_sampling": False, **KINDS[prefix]}
     asked: Any
