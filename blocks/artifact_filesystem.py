@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -18,14 +19,17 @@ from urllib.parse import urlsplit
 from fsspec.core import split_protocol
 from fsspec.utils import glob_translate
 from prefect.filesystems import WritableFileSystem
+from prefect.logging import get_logger
 from prefect.types import SecretDict
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX, checked_path
 from prefect_optuna.blocks._artifact_writer import ArtifactWriter
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._prefect_results import checked_result
 from prefect_optuna.blocks.errors import (
     ArtifactExistsError,
+    ArtifactLoadError,
     ArtifactNotFoundError,
     ArtifactPathError,
     PrefectOptunaError,
@@ -51,8 +55,9 @@ class ArtifactFileSystem(WritableFileSystem):
     local disk it is not forced to the disk, so a power cut may lose the last seconds. Remote
     filesystems are asked again, with jitter, when they fail for a moment, and only then.
 
-    A saved block can be a flow's or a task's `result_storage`, and a block is an Optuna artifact
-    store: `optuna.artifacts.upload_artifact(artifact_store=block, ...)`.
+    A saved block can be a flow's or a task's `result_storage`: what Prefect reads there is plain
+    JSON (`result_serializer="json"`) or an object of a persistence class. A block is an Optuna
+    artifact store, too: `optuna.artifacts.upload_artifact(artifact_store=block, ...)`.
 
     S3, Google Cloud Storage, Azure and SFTP need the extra `s3`, `gcs`, `azure` or `sftp`.
 
@@ -92,6 +97,14 @@ class ArtifactFileSystem(WritableFileSystem):
             "Options for the fsspec filesystem of the URL, such as key, secret and endpoint_url "
             "for S3; without them, its client looks where it always does, such as in AWS_* "
             "variables. A local folder takes none."
+        ),
+    )
+
+    allow_pickle: bool = Field(
+        default=False,
+        description=(
+            "Whether Prefect may read results here by pickle, its default serializer, or by any "
+            "other that may run code: then whoever can write here has code run by those who read."
         ),
     )
 
@@ -157,7 +170,23 @@ class ArtifactFileSystem(WritableFileSystem):
             b'hello'
         """
         with self._explained(path, "read"):
-            return self._store.read(checked_path(path))
+            content = self._store.read(checked_path(path))
+        # Prefect's result stores, and nobody else, say whether it is to be synchronous.
+        if _sync is None or self.allow_pickle:
+            return content
+        return checked_result(content, self.location(path))
+
+    async def aread_path(self, path: str) -> bytes:
+        """Read a result, as Prefect's result stores do.
+
+        Args:
+            path: its path, relative to the root.
+
+        Raises:
+            ArtifactLoadError: it is more than plain data, and `allow_pickle` is false.
+            PrefectOptunaError: as `read_path`.
+        """
+        return await asyncio.to_thread(self.read_path, path, _sync=True)
 
     def write_path(self, path: str, content: bytes, *, _sync: bool | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write an artifact, in place of what was there.
@@ -179,6 +208,31 @@ class ArtifactFileSystem(WritableFileSystem):
         """
         with self._explained(path, "write"):
             self._store.write(checked_path(path), content)
+        if _sync is not None and not self.allow_pickle:
+            self._warn_of_pickle(path, content)
+
+    async def awrite_path(self, path: str, content: bytes) -> None:
+        """Write a result, as Prefect's result stores do.
+
+        Args:
+            path: its path, relative to the root.
+            content: all of its bytes.
+
+        Raises:
+            PrefectOptunaError: as `write_path`.
+        """
+        await asyncio.to_thread(self.write_path, path, content, _sync=True)
+
+    def _warn_of_pickle(self, path: str, content: bytes) -> None:
+        try:
+            checked_result(content, self.location(path))
+        except ArtifactLoadError:
+            get_logger(__name__).warning(
+                "The result in %s is kept, but will not be read again: it was not written as "
+                'plain JSON. Give the flow or task result_serializer="json", or, if everybody who '
+                "can write there is trusted, set allow_pickle=True in the block.",
+                self.location(path),
+            )
 
     def create(self, path: str, content: bytes) -> bool:
         """Write an artifact if nothing is there, whoever else tries it at the same time.

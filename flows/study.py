@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 from pydantic import BaseModel, Field
 
 from prefect_optuna.blocks import InvalidSettingError
+from prefect_optuna.flows.cmaes_state import without_pickles
 
 __all__ = [
     "FlowStudy",
@@ -99,6 +100,7 @@ class FlowStudy(optuna.Study):
         if sampler is None and seed is not None:
             default: Any = type(study.sampler)
             study.sampler = default(seed=seed)
+        study.sampler = without_pickles(study.sampler)
         study._stop = threading.Event()
         return study
 

@@ -16,6 +16,7 @@ from prefect_optuna.deployments.cli.arguments import (
     Schedule,
     Scope,
     Study,
+    Variables,
 )
 from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
 from prefect_optuna.deployments.cli.output import answer, note, working
@@ -114,6 +115,7 @@ def deploy_reevaluation(
     fail_on_drift: Annotated[
         bool, Parameter(negative="", help="The flow run fails where a trial differs.")
     ] = False,
+    environment_variable: Variables = (),
     scope: Scope = NO_SCOPE,
     schedule: Schedule = ON_DEMAND,
     places: Places = HERE,
@@ -132,6 +134,8 @@ def deploy_reevaluation(
     from prefect_optuna.deployments.deploy import deploy_reevaluation as deploy_it
 
     options: dict[str, Any] = {"fail_on_drift": True} if fail_on_drift else {}
+    if environment_variable:
+        options["environment_variables"] = list(environment_variable)
     if values := scope.values():
         options["scope"] = values
     settings = OptunaSettings()

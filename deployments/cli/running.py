@@ -9,7 +9,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_optuna.deployments.cli.arguments import HERE, NO_SCOPE, Json, Places, Scope, Study
+from prefect_optuna.deployments.cli.arguments import (
+    HERE,
+    NO_SCOPE,
+    Json,
+    Places,
+    Scope,
+    Study,
+    Variables,
+)
 from prefect_optuna.deployments.cli.exit_codes import DRIFT, OK
 from prefect_optuna.deployments.cli.output import answer, note, working
 
@@ -36,6 +44,7 @@ def reevaluate(
     rtol: Annotated[float, Parameter(help="How far a value may differ, relatively.")] = 1e-9,
     atol: Annotated[float, Parameter(help="How far a value may differ, absolutely.")] = 0.0,
     jobs: Annotated[int, Parameter(name=("--jobs", "-j"), help="At once; -1 for all cores.")] = 1,
+    environment_variable: Variables = (),
     scope: Scope = NO_SCOPE,
     places: Places = HERE,
     json: Json = False,
@@ -70,6 +79,7 @@ def reevaluate(
             repeats=repeats,
             trusted=trusted,
             scope=scope.values() or None,
+            environment_variables=environment_variable,
             rtol=rtol,
             atol=atol,
             n_jobs=jobs,

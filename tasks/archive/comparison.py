@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, StudyStorage
 from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
-from prefect_optuna.tasks.archive.restore import restore_value
+from prefect_optuna.tasks.archive.review import restore_value
 from prefect_optuna.tasks.ranking import is_feasible
 
 __all__ = ["StudyDiff", "diff"]
