@@ -37,6 +37,7 @@ from prefect_optuna.blocks.references import (
     artifacts_reference,
     storage_reference,
 )
+from prefect_optuna.blocks.texts import command
 from prefect_optuna.deployments.work_pools import find_work_pool, prefect_server
 from prefect_optuna.tasks import Problem
 
@@ -492,7 +493,7 @@ def _refuse_another(client: SyncPrefectClient, full_name: str, whose: Mapping[st
             raise DeploymentExistsError(
                 f"The deployment {full_name!r} exists with {key} {existing.get(key)!r}, and "
                 f"{value!r} was asked for. Give this one another `name`, or remove that one "
-                f"first: prefect deployment delete '{full_name}'"
+                f"first: {command('prefect', 'deployment', 'delete', full_name)}"
             )
 
 

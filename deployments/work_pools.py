@@ -13,6 +13,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from prefect_optuna.blocks.errors import ServerUnavailableError, WorkPoolNotFoundError
+from prefect_optuna.blocks.texts import command
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -81,12 +82,13 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
     if name is None and len(pools) == 1:
         return pools[0]
     names = ", ".join(repr(pool.name) for pool in pools)
-    create = f"prefect work-pool create {name or 'lab'} --type process"
+    create = command("prefect", "work-pool", "create", name or "lab", "--type", "process")
     if name:
         missing = f"There is no work pool {name!r} on the server"
+        start = command("prefect", "worker", "start", "--pool", name)
         raise WorkPoolNotFoundError(
             f"{missing}; it has {names or 'none'}. Make it with: {create}{os.linesep}"
-            f"and start a worker for it with: prefect worker start --pool {name}"
+            f"and start a worker for it with: {start}"
         )
     raise WorkPoolNotFoundError(
         f"Which work pool is meant? The server has {names}. Name one of them."

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from prefect_optuna.blocks.texts import markup
 from prefect_optuna.deployments.cli.arguments import HERE, NO_SCOPE, Json, Places, Scope, Study
 from prefect_optuna.deployments.cli.exit_codes import DRIFT, OK
 from prefect_optuna.deployments.cli.output import answer, note, working
@@ -50,7 +51,6 @@ def reevaluate(
     ```
     """
     from prefect.settings import get_current_settings
-    from rich.markup import escape
 
     from prefect_optuna.blocks import InvalidSettingError
     from prefect_optuna.deployments.cli.looking import as_selection
@@ -80,7 +80,7 @@ def reevaluate(
     for trial in result.trials:
         if trial.verdict != "reproduced":
             reason = trial.message or trial.cause
-            shown.append(f"[dim]trial {trial.number}:[/] {escape(reason)}")
+            shown.append(f"[dim]trial {trial.number}:[/] {markup(reason)}")
     document = {
         "study": study,
         "reproduced": result.reproduced,
@@ -122,7 +122,7 @@ def report(
         with working("Drawing the report ..."):
             markdown = render_report(read_status(study, **places.keywords())).markdown
         output.write_text(markdown, encoding="utf-8")
-        answer({"path": str(output)}, str(output), as_json=json)
+        answer({"path": str(output)}, markup(str(output)), as_json=json)
         return
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
     from prefect.client.schemas.sorting import ArtifactSort
@@ -140,7 +140,7 @@ def report(
         )
     ui = get_current_settings().ui_url
     url = f"{ui}/artifacts/artifact/{artifacts[0].id}" if artifacts and ui else None
-    answer({"key": key, "url": url}, url or key, as_json=json)
+    answer({"key": key, "url": url}, markup(url or key), as_json=json)
 
 
 def gc(
@@ -168,8 +168,6 @@ def gc(
     prefect-optuna gc --delete
     ```
     """
-    from rich.markup import escape
-
     from prefect_optuna.tasks import collect_garbage
 
     with working("Looking for garbage ..."):
@@ -185,7 +183,7 @@ def gc(
         "leftovers": garbage.leftovers,
     }
     text = str(garbage).replace("by dry_run=False", "by --delete")
-    answer(document, escape(text), as_json=json)
+    answer(document, markup(text), as_json=json)
 
 
 def dashboard(
@@ -220,7 +218,7 @@ def dashboard(
             as_json=json,
         )
         note(
-            f"[dim]Studies of {server.location}. For links from the reports, set:\n"
+            f"[dim]Studies of {markup(server.location)}. For links from the reports, set:\n"
             f"  export PREFECT_INTEGRATIONS_OPTUNA_DASHBOARD_URL={server.url}\nCtrl-C ends it.[/]"
         )
         server.wait()
@@ -273,7 +271,7 @@ def serve(
         noun = "worker" if workers == 1 else "workers"
         answer(
             document,
-            f"Prefect: [bold]{server.url}[/]\npool   : {pool}, {workers} {noun}",
+            f"Prefect: [bold]{server.url}[/]\npool   : {markup(pool)}, {workers} {noun}",
             as_json=json,
         )
         note(
