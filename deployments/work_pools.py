@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import WorkPool
 
-__all__ = ["find_work_pool", "prefect_server"]
+__all__ = ["STUDIES_QUEUE", "find_work_pool", "prefect_server"]
+
+STUDIES_QUEUE = "studies"
+"""The queue of a work pool for flow runs that distribute a study, and wait for its workers.
+
+All other runs are in Prefect's queue `default`. A worker without `--work-queue` takes from both.
+"""
 
 
 @contextmanager

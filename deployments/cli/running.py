@@ -228,7 +228,11 @@ def dashboard(
 def serve(
     *,
     pool: Annotated[str, Parameter(help="The work pool, which is made if need be.")] = "lab",
-    workers: Annotated[int, Parameter(help="How many workers, each with any number of runs.")] = 1,
+    workers: Annotated[int, Parameter(help="How many workers.")] = 1,
+    limit: Annotated[
+        int | None,
+        Parameter(help="How many runs each has at once; by default any number."),
+    ] = None,
     port: Annotated[
         int | None, Parameter(help="Of the server; by default 4200, or a free one.")
     ] = None,
@@ -248,14 +252,23 @@ def serve(
     from prefect_optuna.blocks import InvalidSettingError
     from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
     from prefect_optuna.deployments.serve import LocalWorker, make_process_pool, usual_port_if_free
+    from prefect_optuna.deployments.work_pools import STUDIES_QUEUE
 
     if workers < 0:
         raise InvalidSettingError(f"--workers is 0 or more; found {workers}.")
+    if limit is not None and limit < 1:
+        raise InvalidSettingError(f"--limit is 1 or more; found {limit}.")
     with contextlib.ExitStack() as stack, _until_interrupted():
         with working("Starting the server ..."):
             server = stack.enter_context(LocalServer(home, port=port or usual_port_if_free()))
             make_process_pool(pool)
-        started = [LocalWorker(pool, home / f"worker-{n + 1}.log") for n in range(workers)]
+        queue = None if limit is None else "default"
+        started = [
+            LocalWorker(pool, home / f"worker-{n + 1}.log", limit=limit, queue=queue)
+            for n in range(workers)
+        ]
+        if queue and workers:  # who distributes a study waits, and takes no place of those who work
+            started.append(LocalWorker(pool, home / "studies.log", queue=STUDIES_QUEUE))
         with working("Starting the workers ..." if workers > 1 else "Starting the worker ..."):
             for worker in started:
                 stack.callback(worker.stop)
