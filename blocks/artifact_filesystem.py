@@ -13,15 +13,22 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Self
+from urllib.parse import quote, urlsplit
 
 from fsspec.core import split_protocol
 from fsspec.utils import glob_translate
 from prefect.filesystems import WritableFileSystem
 from prefect.logging import get_logger
 from prefect.types import SecretDict
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX, checked_path
 from prefect_optuna.blocks._artifact_writer import ArtifactWriter
@@ -36,6 +43,7 @@ from prefect_optuna.blocks.errors import (
     StorageNotFoundError,
     StoragePermissionError,
     StorageUnavailableError,
+    invalid_setting,
 )
 from prefect_optuna.blocks.stores import REMOTE, ArtifactInfo, ArtifactStore, open_store
 
@@ -81,6 +89,14 @@ class ArtifactFileSystem(WritableFileSystem):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
+    if not TYPE_CHECKING:  # checkers know the fields
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            try:
+                super().__init__(*args, **settings)
+            except ValidationError as error:
+                raise invalid_setting(f"The block {type(self).__name__}", error) from None
+
     if TYPE_CHECKING:
         _opened: tuple[int, ArtifactStore] = PrivateAttr()
 
@@ -111,6 +127,8 @@ class ArtifactFileSystem(WritableFileSystem):
     @field_validator("url")
     @classmethod
     def _absolute(cls, url: str) -> str:
+        name, separator, rest = url.partition("://")
+        url = f"{name.lower()}{separator}{rest}" if separator else url
         protocol, path = split_protocol(url)
         if protocol == "memory":
             name = path.strip("/")
@@ -120,7 +138,7 @@ class ArtifactFileSystem(WritableFileSystem):
         if protocol is not None and protocol not in _LOCAL:
             raise ValueError(
                 f"expected a local path, file://, memory://, s3://, gs://, abfs:// or sftp://, "
-                f"and found {protocol}://, which is not supported."
+                f"and found {protocol}://, which is not supported. Write one of these."
             )
         if not path or "\0" in path:
             raise ValueError("expected the path of a folder, and found none.")
@@ -131,7 +149,13 @@ class ArtifactFileSystem(WritableFileSystem):
                 f"expected two slashes after the colon: {scheme.lower()}://{rest.lstrip('/')}. "
                 f"A folder of this name is ./{url}."
             )
-        return str(Path(path).expanduser().absolute())
+        try:
+            return str(Path(path).expanduser().absolute())
+        except RuntimeError:
+            raise ValueError(
+                "expected the name of a user of this machine after ~, or just ~/, and there is "
+                "none of that name. Write the whole path."
+            ) from None
 
     @model_validator(mode="after")
     def _no_options_for_a_folder(self) -> Self:
@@ -591,7 +615,7 @@ class ArtifactFileSystem(WritableFileSystem):
             self._store.create(probe, b"probe", _token())
             self._store.rm(probe, False)
         except OSError as error:
-            raise self._unavailable("written", error) from error
+            raise self._unavailable("written", error) from None
 
     @contextmanager
     def _explained(self, path: str, action: str) -> Generator[None]:
@@ -606,7 +630,7 @@ class ArtifactFileSystem(WritableFileSystem):
                 raise self._not_found(path, action, error) from None
             root = self.location()
             if split_protocol(self.url)[0] is None and not Path(root).is_dir():
-                raise self._unavailable(f"used to {action} {path!r}", error) from error
+                raise self._unavailable(f"used to {action} {path!r}", error) from None
             raise ArtifactPathError(
                 f"Cannot {action} the artifact {path!r} in {root}: {_reason(error)}. Expected a "
                 "file there, and directories on the way to it. For a whole directory, use ls, "
@@ -618,7 +642,7 @@ class ArtifactFileSystem(WritableFileSystem):
                     f"{path!r} is no artifact path in {self.location()}: {_reason(error)}. "
                     "Use a shorter one."
                 ) from error
-            raise self._unavailable(f"used to {action} {path!r}", error) from error
+            raise self._unavailable(f"used to {action} {path!r}", error) from None
 
     def _not_found(
         self, path: str, action: str = "read", error: OSError | None = None
@@ -644,7 +668,8 @@ class ArtifactFileSystem(WritableFileSystem):
         )
 
     def _unavailable(self, action: str, error: OSError) -> StorageUnavailableError:
-        start = f"The artifact filesystem {self.location()} cannot be {action}: {_reason(error)}. "
+        reason = self._without_secrets(_reason(error))
+        start = f"The artifact filesystem {self.location()} cannot be {action}: {reason}. "
         if isinstance(error, FileNotFoundError) and not self._is_folder:
             return StorageNotFoundError(
                 f"{start}Make the bucket or container with the tools of its provider, or correct "
@@ -663,6 +688,13 @@ class ArtifactFileSystem(WritableFileSystem):
             f"{start}Expected a folder that this user may write to, with space left, on a "
             "filesystem that has hard links. Correct its permissions, or name another one."
         )
+
+    def _without_secrets(self, text: str) -> str:
+        """What a client says, which may be the URL of a request, without the options' values."""
+        for value in self.options.get_secret_value().values():
+            if isinstance(value, str) and len(value) > 3:
+                text = text.replace(value, "***").replace(quote(value, safe=""), "***")
+        return text
 
     @property
     def _is_folder(self) -> bool:

@@ -70,7 +70,15 @@ class JournalStudyStorage(StudyStorage):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        if "\0" in str(path):
+            raise ValueError("expected the path of a file, and found one with a NUL character.")
+        try:
+            return path.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError(
+                "expected the name of a user of this machine after ~, or just ~/, and there is "
+                "none of that name. Write the whole path."
+            ) from None
 
     @property
     def location(self) -> str:

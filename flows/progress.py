@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import rich
 import rich.box
-import rich.markup
 from optuna.trial import FrozenTrial, TrialState
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
@@ -29,6 +28,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.theme import Theme
 
+from prefect_optuna.blocks.texts import markup
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
     column_width,
@@ -273,4 +273,4 @@ def _log_console() -> Console | None:
 
 def _plain(text: str) -> str:
     """Text of the user's, which may look like rich's markup."""
-    return rich.markup.escape(shorten(text))
+    return markup(shorten(text))

@@ -48,7 +48,7 @@ def publish_reevaluation(result: Reevaluation, history: Sequence[Reevaluation]) 
     create_markdown_artifact(
         render_reevaluation(result, history),
         key=reevaluation_key(result.study_name),
-        description=f"Reevaluation of {result.study_name!r}: {result.headline}",
+        description=escape(f"Reevaluation of {result.study_name!r}: {result.headline}"),
     )
 
 
@@ -90,7 +90,7 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         lines += [f"- Trial {t.number}: {code(t.message)}" for t in failures]
     if result.scope:
         lines += ["", "## Scope that was changed", "", "| parameter | value |", "|---|---|"]
-        lines += [f"| {code(name)} | {code(value)} |" for name, value in result.scope.items()]
+        lines += [f"| {escape(name)} | {escape(value)} |" for name, value in result.scope.items()]
     if len(history) > 1:
         lines += ["", "## History", "", "| time (UTC) | reproduced | largest difference |"]
         lines += ["|---|---|---:|", *map(_past, reversed(history[-SHOWN_REEVALUATIONS:]))]

@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks.artifacts.markdown import one_line
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.tasks.ranking import is_feasible
 
@@ -131,8 +132,7 @@ def shorten(text: str, length: int = MAX_CELL) -> str:
         >>> shorten("learning rate of the first layer", 16)
         'learning rate o…'
     """
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return one_line("".join(c if c.isprintable() else " " for c in text), length)
 
 
 def column_width(name: str, cells: Sequence[str]) -> int:

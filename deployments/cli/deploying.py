@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from prefect_optuna.blocks.texts import command, markup
 from prefect_optuna.deployments.cli.arguments import (
     HERE,
     NO_SCOPE,
@@ -68,8 +69,6 @@ def deploy(
         --storage redis-study-storage/lab --artifacts artifact-file-system/lab
     ```
     """
-    from rich.markup import escape
-
     from prefect_optuna.deployments.deploy import deploy_optimization
 
     options = {"sampler": sampler, "pruner": pruner, "seed": seed, "n_jobs": jobs}
@@ -96,7 +95,7 @@ def deploy(
     state = watch_study(run, study, deployed.parameters["storage"], trials, deployed.pool)
     if state.is_completed():
         return OK
-    note(f"[bold red]{state.name}[/] {escape(state.message or '')}")
+    note(f"[bold red]{state.name}[/] {markup(state.message or '')}")
     return FAILED
 
 
@@ -233,7 +232,6 @@ def _where(study: str, places: Places) -> dict[str, Any]:
 
 def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: bool) -> None:
     from prefect.utilities.urls import url_for
-    from rich.markup import escape
 
     from prefect_optuna.deployments.cli.tables import facts
 
@@ -249,17 +247,18 @@ def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: 
     }
     shown = facts(
         {
-            "deployment": f"[bold]{escape(deployed.name)}[/]",
-            "pool": escape(deployed.pool),
-            "study kept in": escape(str(deployed.parameters.get("storage") or "")),
-            "archive kept in": escape(str(deployed.parameters.get("artifacts") or "")),
-            "runs at": f"{escape(schedule.cron)} ({escape(schedule.timezone)})"
+            "deployment": f"[bold]{markup(deployed.name)}[/]",
+            "pool": markup(deployed.pool),
+            "study kept in": markup(str(deployed.parameters.get("storage") or "")),
+            "archive kept in": markup(str(deployed.parameters.get("artifacts") or "")),
+            "runs at": f"{markup(schedule.cron)} ({markup(schedule.timezone)})"
             if schedule.cron
             else "",
-            "page": deployed.url,
+            "page": markup(deployed.url or ""),
             "this run": run_url,
         }
     )
     answer(document, shown, as_json=as_json)
     if run is None and not schedule.cron:
-        note(f"[dim]Have it run: prefect deployment run '{escape(deployed.name)}'[/]")
+        start = command("prefect", "deployment", "run", deployed.name)
+        note(f"[dim]Have it run: {markup(start)}[/]")

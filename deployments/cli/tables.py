@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import rich.box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from prefect_optuna.blocks.texts import markup
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
     column_width,
@@ -224,4 +224,4 @@ def _value(trial: FrozenTrial, index: int) -> str:
 
 def _plain(text: str, length: int = 24) -> str:
     """Text of the user's, which may look like rich's markup."""
-    return escape(shorten(text, length))
+    return markup(shorten(text, length))

@@ -15,6 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, StudyStorage
+from prefect_optuna.blocks.texts import visible
 from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
 from prefect_optuna.tasks.archive.review import restore_value
 from prefect_optuna.tasks.ranking import is_feasible
@@ -77,7 +78,7 @@ class StudyDiff:
                 lines.append(f"{title}:")
             for name, (first, second) in pairs.items():
                 lines.append(f"  {name}: {_shown(first)} -> {_shown(second)}")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     __repr__ = __str__
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks.artifacts.values import decode_value
+from prefect_optuna.blocks.texts import command
 from prefect_optuna.tasks.archive.modules import (
     ARCHIVED_AS,
     ARCHIVED_IMPORTS,
@@ -405,5 +406,5 @@ class _Restorer:
         pinned = f"{distribution}=={version}" if version else distribution
         return (
             f"The archived code imports {path.replace(':', '.')}, which cannot be imported here: "
-            f"{error}. Run: pip install {pinned}"
+            f"{error}. Run: {command('pip', 'install', pinned)}"
         )
