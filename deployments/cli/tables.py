@@ -149,7 +149,7 @@ def reevaluation_table(result: Reevaluation) -> Table:
             ", ".join(format_value(value, digits=7) for value in trial.mean) or "none",
             "" if trial.difference is None else f"{trial.difference:.2g}",
             f"[{style}]{trial.verdict}[/]",
-            *([escape(words)] if any(constraints) else []),
+            *([markup(words)] if any(constraints) else []),
         )
     return table
 
