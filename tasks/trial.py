@@ -60,6 +60,9 @@ class LiveTrial:
             study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
         )
         study_id = storage.get_study_id_from_name(self.study_name)
+        # Optuna's cache of a database changes no trial that it has not read, and a sampler that
+        # has nothing to suggest, as where all parameters are fixed, reads none.
+        storage.get_all_trials(study_id, deepcopy=False)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
         return optuna.Trial(study, trial_id)
 
@@ -72,11 +75,13 @@ class Assignment:
         number: the trial's number.
         params: what `suggest` returned; empty for a plain objective.
         trial: the live trial, or the way to it, where the problem needs it.
+        alone: whether it shares a batch with no other: it may take its process down again.
     """
 
     number: int
     params: Mapping[str, Any] = field(default_factory=dict)
     trial: BaseTrial | LiveTrial | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
