@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture
+from prefect.settings import temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from prefect_optuna.blocks.errors import InvalidSettingError
@@ -50,6 +51,9 @@ def open_task_runner(
             f"`task_runner` is `threads`, `processes` or a Prefect task runner; found {given!r}."
         )
     with contextlib.ExitStack() as stack:
+        # The flow has asked the server for its version. A process that begins later would fail
+        # its first task run if the server were away at that moment.
+        stack.enter_context(temporary_settings({"client.server_version_check_enabled": False}))
         # A cluster with an address is elsewhere, and would not reach a server of this program.
         if not isinstance(given, ThreadPoolTaskRunner) and getattr(given, "address", None) is None:
             stack.enter_context(share_temporary_server())
