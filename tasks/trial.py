@@ -59,12 +59,18 @@ class LiveTrial:
         study = optuna.load_study(
             study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
         )
+        # Optuna caches a database in front of this study, and changes no trial there that it has
+        # not read. A sampler reads them; where all parameters are fixed, it is not asked.
+        study.get_trials(deepcopy=False)
         study_id = storage.get_study_id_from_name(self.study_name)
-        # Optuna's cache of a database changes no trial that it has not read, and a sampler that
-        # has nothing to suggest, as where all parameters are fixed, reads none.
-        storage.get_all_trials(study_id, deepcopy=False)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
         return optuna.Trial(study, trial_id)
+
+    def deliver(self) -> None:
+        """Have the storage hold all that the trial was given: the next who tells it, ends it."""
+        flush = getattr(self.storage.get_storage(), "flush", None)  # where writes are gathered
+        if flush is not None:
+            flush()
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,8 @@ class TrialRunner:
         started = time.perf_counter()
         with self.scope.around(assignment.number, assignment.params) as used:
             outcome = self._outcome(assignment)
+        if isinstance(assignment.trial, LiveTrial):
+            assignment.trial.deliver()
         return replace(
             outcome,
             used=self.scope.attribute(used, assignment.params) if used else {},
