@@ -54,8 +54,8 @@ def test_a_process_that_dies_takes_its_own_trial_along_and_the_study_goes_on() -
     assert failed.params == {"x": 1}
     assert "is gone" in failed.user_attrs["error"]
     ran = [line.split() for line in Path("log.txt").read_text().splitlines()]
-    assert sum(x == "1.0" for x, _ in ran) == 4
-    assert len({pid for x, pid in ran if x == "1.0"}) == 4
+    assert sum(float(x) == 1 for x, _ in ran) == 4
+    assert len({pid for x, pid in ran if float(x) == 1}) == 4
 
 
 def dies(trial: optuna.Trial) -> float:
