@@ -7,13 +7,13 @@ from typing import Literal
 
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import (
-    JournalFileBackend,
     JournalFileOpenLock,
     JournalFileSymlinkLock,
 )
 from pydantic import Field, field_validator
 
 from prefect_optuna.blocks._journal_file import (
+    JournalFile,
     MendingLock,
     NotAJournalError,
     check_last_line,
@@ -95,7 +95,7 @@ class JournalStudyStorage(StudyStorage):
                 check_last_line(self.path)
             finally:
                 lock.release()
-            return JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
+            return JournalStorage(JournalFile(str(self.path), lock_obj=lock))
         except NotAJournalError as error:
             raise StorageUnavailableError(
                 f"{self.path} is no Optuna journal, and was left as it is: expected a first line "

@@ -48,7 +48,7 @@ from prefect_optuna.flows.study import (
     Sampler,
     SamplerName,
 )
-from prefect_optuna.flows.study_flow import study_flow
+from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.study_watch import StudyWatch
@@ -189,7 +189,8 @@ def optimize(
         live_trials = not isinstance(runner, ThreadPoolTaskRunner)
         if live_trials and the_problem.needs_trial:
             _check_reachable(storage_block)
-        trial_runner = TrialRunner(the_problem, archive.writer(), trial_scope, retries)
+        writer = archive.writer()
+        trial_runner = TrialRunner(the_problem, writer, trial_scope, retries)
         dispatcher: Here | Lanes | Batches
         if not isinstance(runner, ThreadPoolTaskRunner):
             dispatcher = Batches(runner, trial_runner, n_jobs)
@@ -205,7 +206,7 @@ def optimize(
             problem=the_problem,
             study=study,
             storage_block=storage_block,
-            session=Session(study, storage_block.get_storage()),
+            session=Session(study, storage_block.get_storage(), version=writer.version),
             dispatcher=dispatcher,
             logger=logger,
             n_trials=n_trials,
@@ -220,7 +221,7 @@ def optimize(
             run.run()
     result = watch.result(n_task_runs=dispatcher.task_runs)
     logger.info("%s", result)
-    return result
+    return note_result(result)
 
 
 def _check_reachable(block: StudyStorage) -> None:

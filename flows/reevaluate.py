@@ -23,7 +23,7 @@ from prefect_optuna.flows.reevaluation_report import (
     SHOWN_REEVALUATIONS,
     publish_reevaluation,
 )
-from prefect_optuna.flows.study_flow import study_flow
+from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.drift import likely_cause
@@ -187,7 +187,7 @@ def reevaluate(
     publish_reevaluation(result, archived.reevaluations(last=SHOWN_REEVALUATIONS))
     if fail_on_drift and not result.reproduced:
         raise DriftError(f"{result}", result)
-    return result
+    return note_result(result)
 
 
 def _run(

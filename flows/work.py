@@ -98,7 +98,8 @@ def work(
     storage_block = as_study_storage(storage)
     plain = storage_block.load_study(study_name)
     flow_run = str(current_flow_run.id)
-    session = Session(plain, storage_block.get_storage(), {"parent": parent, "flow_run": flow_run})
+    details = {"parent": parent, "flow_run": flow_run}
+    session = Session(plain, storage_block.get_storage(), details, version)
     session.open()
     try:
         filesystem = as_artifact_filesystem(artifacts)
@@ -111,7 +112,8 @@ def work(
         uuid = archived.manifest.uuid
         keys = SigningKeys.configured()
         signer = None if keys is None else TrialSigner(keys, study, uuid, version)
-        runner = TrialRunner(problem, ResultWriter(filesystem, uuid, problem.axes), scope, retries)
+        writer = ResultWriter(filesystem, uuid, problem.axes, version)
+        runner = TrialRunner(problem, writer, scope, retries)
     except Exception as error:
         session.close(error=f"{type(error).__name__}: {error}", refused=True)
         raise

@@ -59,9 +59,18 @@ class LiveTrial:
         study = optuna.load_study(
             study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
         )
+        # Optuna caches a database in front of this study, and changes no trial there that it has
+        # not read. A sampler reads them; where all parameters are fixed, it is not asked.
+        study.get_trials(deepcopy=False)
         study_id = storage.get_study_id_from_name(self.study_name)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
         return optuna.Trial(study, trial_id)
+
+    def deliver(self) -> None:
+        """Have the storage hold all that the trial was given: the next who tells it, ends it."""
+        flush = getattr(self.storage.get_storage(), "flush", None)  # where writes are gathered
+        if flush is not None:
+            flush()
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,13 @@ class Assignment:
         number: the trial's number.
         params: what `suggest` returned; empty for a plain objective.
         trial: the live trial, or the way to it, where the problem needs it.
+        alone: whether it shares a batch with no other: it may take its process down again.
     """
 
     number: int
     params: Mapping[str, Any] = field(default_factory=dict)
     trial: BaseTrial | LiveTrial | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,8 @@ class TrialRunner:
         started = time.perf_counter()
         with self.scope.around(assignment.number, assignment.params) as used:
             outcome = self._outcome(assignment)
+        if isinstance(assignment.trial, LiveTrial):
+            assignment.trial.deliver()
         return replace(
             outcome,
             used=self.scope.attribute(used, assignment.params) if used else {},

@@ -25,6 +25,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks._json import encode
 from prefect_optuna.blocks.errors import AttributeEncodingError
 
 __all__ = [
@@ -53,33 +54,6 @@ STATES: dict[str, TrialState] = {letter: state for state, letter in LETTERS.item
 _SIMPLE = frozenset({str, int, float, bool, type(None)})
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def encode(value: object, name: str = "") -> str:
-    """Turn an attribute's value into JSON.
-
-    Args:
-        value: what Python's json module can write; NaN and infinity included.
-        name: of the attribute, for the error.
-
-    Returns:
-        The text, on one line, in ASCII.
-
-    Raises:
-        AttributeEncodingError: the value is nothing that JSON has.
-
-    Example:
-        >>> from prefect_optuna.blocks.redis_storage.encoding import encode
-        >>> encode({"lr": (0.1, float("inf"))})
-        '{"lr":[0.1,Infinity]}'
-    """
-    try:
-        return _to_json(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise AttributeEncodingError(
-            f"Expected a value of {name!r} that is JSON: numbers, text, None, lists, and mappings "
-            f"with text as keys. Found a {type(value).__qualname__}: {error}. Convert it first."
-        ) from error
 
 
 def plain(value: Any, text: str) -> Any:

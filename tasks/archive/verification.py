@@ -64,7 +64,11 @@ class SignatureCheck:
 
 
 def version_of(manifest: Manifest, trial: FrozenTrial) -> int:
-    """The place of the version that a trial ran with: as it says itself, or by its number."""
+    """The place of the version that a trial ran with, as it says itself.
+
+    By its number, where it does not say: what 0.1.0 took from the queue, and what is asked and
+    told by Optuna alone.
+    """
     named = trial_version(trial)
     started = 0
     for place, version in enumerate(manifest.versions):
