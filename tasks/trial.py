@@ -169,20 +169,15 @@ class TrialRunner:
 
         result, reference, trial = None, None, None
         try:
-            trial, opened = assignment.trial, None
+            trial = assignment.trial
             if isinstance(trial, LiveTrial):
-                trial = opened = trial.open()
-            try:
-                result = self._run(assignment, trial)
-                if self.writer is not None:
-                    # A number that is the value itself is in the study already.
-                    keep = self.problem.evaluate is not None
-                    reference = self.writer.write(assignment.number, result, numbers=keep)
-                values = self._evaluate(assignment, result, trial)
-            finally:
-                if opened is not None:
-                    # What the trial has set is there before somebody else tells its values.
-                    opened.storage.remove_session()
+                trial = trial.open()
+            result = self._run(assignment, trial)
+            if self.writer is not None:
+                # A number that is the value itself is in the study already.
+                keep = self.problem.evaluate is not None
+                reference = self.writer.write(assignment.number, result, numbers=keep)
+            values = self._evaluate(assignment, result, trial)
         except optuna.TrialPruned as pruned:
             return outcome("pruned", result=reference, error=pruned, message=str(pruned))
         except PrefectOptunaError as error:
