@@ -25,6 +25,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks.attribute_nesting import check_nesting
 from prefect_optuna.blocks.errors import AttributeEncodingError
 
 __all__ = [
@@ -74,6 +75,8 @@ def encode(value: object, name: str = "") -> str:
         >>> encode({"lr": (0.1, float("inf"))})
         '{"lr":[0.1,Infinity]}'
     """
+    if type(value) not in _SIMPLE or type(value) is int:
+        check_nesting(name, value)
     try:
         return _to_json(value)
     except (TypeError, ValueError, RecursionError) as error:

@@ -493,6 +493,10 @@ def _without_garbage_collector() -> Generator[None]:
             gc.enable()
 
 
+# What decoding raises of what was forged: RecursionError for what is nested too deeply.
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
 @contextmanager
 def decoding(key: str) -> Generator[None]:
     """Say which key it is that cannot be read."""
@@ -500,7 +504,7 @@ def decoding(key: str) -> Generator[None]:
         yield
     except DamagedStorageError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except _MALFORMED as error:
         raise DamagedStorageError(
             f"{key} holds what no RedisStorage has written: {error!r}. Somebody has changed "
             "it. Run `check` on the storage, and restore a backup if it cannot be repaired."
