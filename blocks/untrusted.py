@@ -68,6 +68,9 @@ _DTYPE = re.compile(
     r"|[mM]8(\[\d{0,9}(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
 )
 
+# The name, then the head of a text and its length as Thrift writes them, then the text.
+_PARQUET_SCHEMA = re.compile(rb"ARROW:schema\x18[\x80-\xff]{0,4}[\x00-\x7f]([A-Za-z0-9+/=]*)")
+
 _ReadAt = Callable[[int, int], bytes]
 
 
@@ -121,9 +124,8 @@ def read_parquet(file: IO[bytes], **options: Any) -> Any:
     import pyarrow.parquet as pq
 
     content = pa.py_buffer(file.read())
+    _check_parquet_schema(content)
     metadata = pq.read_metadata(pa.BufferReader(content))
-    if (described := (metadata.metadata or {}).get(b"ARROW:schema")) is not None:
-        _check_schema_message(base64.b64decode(described))
     _check_parquet(metadata, content)
     table = pq.read_table(pa.BufferReader(content), **options)
     return validated(table, content.size)
@@ -469,6 +471,22 @@ def _check_views(array: Any, size: int) -> None:
     shown = int(views[array.offset : array.offset + len(array)].sum(dtype=np.int64))
     if unpacks_to_too_much(shown, size):
         raise ValueError(f"its {size:,} bytes show {shown:,} bytes of text")
+
+
+def _check_parquet_schema(content: Any) -> None:
+    """Check Arrow's own schema in a Parquet file, which Arrow reads as soon as it opens one."""
+    tail = content.slice(max(content.size - 8, 0)).to_pybytes()
+    if len(tail) < 8 or tail[4:] != b"PAR1":
+        raise ValueError("it is no whole Parquet file")
+    (length,) = struct.unpack("<I", tail[:4])
+    if length > content.size - 8:
+        raise ValueError("its end lies outside of it")
+    footer = content.slice(content.size - 8 - length, length).to_pybytes()
+    found = _PARQUET_SCHEMA.findall(footer)
+    if len(found) < footer.count(b"ARROW:schema"):
+        raise ValueError("it has Arrow's schema in a place where Arrow writes none")
+    for text in found:
+        _check_schema_message(base64.b64decode(text))
 
 
 def _check_parquet(metadata: Any, content: Any) -> None:

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +144,6 @@ def run_target(name: str, seed: int, seconds: float, folder: Path, count: int = 
                     problem = f"asked for too much memory: {error}"
             except BaseException as error:  # noqa: BLE001 - that is what is looked for
                 problem = f"{type(error).__module__}.{type(error).__name__}: {error}"
-                if os.environ.get("FUZZ_TRACE"):
-                    import traceback
-
-                    traceback.print_exc()
             finally:
                 signal.alarm(0)
                 watch.armed = False
@@ -166,62 +162,63 @@ def _address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def fuzz(names: list[str], seed: int, seconds: float, folder: Path, count: int = 0) -> list[str]:
-    """Run targets, each in a process of its own, and return what went wrong.
+def run_targets(names: list[str], seed: int, seconds: float, folder: Path, count: int) -> int:
+    """Run targets, each in a fork of this process, and return how many went wrong."""
+    import targets
+
+    wrong = 0
+    for name in names or targets.TARGETS:
+        child = folder / name
+        child.mkdir(parents=True, exist_ok=True)
+        sys.stdout.flush()
+        if (pid := os.fork()) == 0:
+            status = 2
+            try:
+                status = int(run_target(name, seed, seconds, child, count) > 0)
+                sys.stdout.flush()
+            except BaseException:  # noqa: BLE001 - nothing of the parent may run here
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        wrong += status != 0
+        if status not in (0, 1):
+            print(f"{name} ended with {status}, at the case {child / name}.last", flush=True)
+    return wrong
+
+
+def fuzz(names: list[str], seed: int, seconds: float, folder: Path, count: int = 0) -> str:
+    """Run targets in another process, and return what went wrong.
 
     Args:
-        names: of the targets.
+        names: of the targets; none for all.
         seed: of the random numbers.
         seconds: for each target.
         folder: for the cases that went wrong.
         count: of cases, if they shall end before their time does.
     """
-    wrong: list[str] = []
-    for name in names:
-        command = [sys.executable, __file__, "--child", name, "--folder", str(folder)]
-        command += ["--seed", str(seed), "--seconds", str(seconds), "--count", str(count)]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120)
-        print(process.stdout, end="", flush=True)
-        if process.returncode < 0 or process.returncode > 1:
-            wrong.append(
-                f"{name} ended with {process.returncode}; the case is {folder / name}.last\n"
-                f"{process.stderr[-3000:]}"
-            )
-        elif process.returncode:
-            wrong.append(f"{name}: {process.stdout[-3000:]}{process.stderr[-3000:]}")
-    return wrong
-
-
-@contextlib.contextmanager
-def _folder(given: str) -> Generator[Path]:
-    if given:
-        yield Path(given)
-        return
-    yield Path(tempfile.mkdtemp(prefix="fuzz-"))
+    command = [sys.executable, __file__, "--folder", str(folder), "--each", str(seconds)]
+    command += ["--seed", str(seed), "--count", str(count), *names]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    return process.stdout + process.stderr if process.returncode else ""
 
 
 def main() -> int:
+    """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--seconds", type=float, default=60.0, help="in all, or for --child")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for all targets together")
+    parser.add_argument("--each", type=float, default=0.0, help="for each target")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--count", type=int, default=0)
-    parser.add_argument("--folder", default="")
-    parser.add_argument("--child")
+    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    with _folder(options.folder) as folder:
-        if options.child:
-            child = folder / options.child
-            child.mkdir(parents=True, exist_ok=True)
-            found = run_target(options.child, options.seed, options.seconds, child, options.count)
-            return int(found > 0)
-        import targets
+    import targets
 
-        names = options.names or list(targets.TARGETS)
-        print(f"seed {options.seed}, cases in {folder}", flush=True)
-        wrong = fuzz(names, options.seed, options.seconds / len(names), folder, options.count)
-        print("\n".join(wrong), file=sys.stderr)
-        return int(bool(wrong))
+    seconds = options.each or options.seconds / len(options.names or targets.TARGETS)
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzz-"))
+    print(f"seed {options.seed}; cases that go wrong are kept in {folder}", flush=True)
+    return int(run_targets(options.names, options.seed, seconds, folder, options.count) > 0)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def _arrow_case(seeds: list[bytes], key: bytes, rng: Random) -> bytes:
     table = table.replace_schema_metadata(metadata)
     options = pa.ipc.IpcWriteOptions(compression=rng.choice([None, "lz4", "zstd"]))
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        writer.write_table(table, rng.choice([None, 2]))
+        writer.write_table(table, rng.choice([None, max(len(table) // 2, 1)]))
     return sink.getvalue().to_pybytes()
 
 
