@@ -12,6 +12,7 @@ who write keep to that, by not compressing what shrinks more.
 from __future__ import annotations
 
 import base64
+import importlib
 import math
 import re
 import struct
@@ -25,6 +26,7 @@ __all__ = [
     "RATIO",
     "UNPACKED",
     "arrow_types_refused",
+    "bytes_of",
     "check_arrow_file",
     "checked_dtype",
     "is_padded",
@@ -101,9 +103,17 @@ def read_arrow(content: Any) -> Any:
     import pyarrow as pa
 
     buffer = pa.py_buffer(content)
-    # Of a buffer, a slice is no copy.
-    check_arrow_file(lambda start, size: buffer.slice(start, size).to_pybytes(), buffer.size)
+    check_arrow_file(bytes_of(buffer), buffer.size)
     return validated(pa.ipc.open_file(buffer).read_all(), buffer.size)
+
+
+def bytes_of(buffer: Any) -> Callable[[int, int], bytes]:
+    """What reads so many bytes of a `pyarrow.Buffer`, from a place on."""
+
+    def read_at(start: int, size: int) -> bytes:
+        return buffer.slice(start, size).to_pybytes()
+
+    return read_at
 
 
 def read_parquet(file: IO[bytes], **options: Any) -> Any:
@@ -492,9 +502,9 @@ def _check_parquet_schema(content: Any) -> None:
 def _check_parquet(metadata: Any, content: Any) -> None:
     """Refuse a Parquet file that would become too much, before its values are read."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    compute: Any = importlib.import_module("pyarrow.compute")  # whose functions have no types
     size = content.size
     unpacked = claimed_texts = 0
     texts: set[str] = set()
@@ -520,7 +530,7 @@ def _check_parquet(metadata: Any, content: Any) -> None:
         for column in batch.columns:
             if isinstance(column, pa.DictionaryArray):
                 column.validate(full=True)
-                lengths = pc.fill_null(pc.binary_length(column.dictionary), 0)
-                unpacked += pc.sum(pc.take(lengths, column.indices)).as_py() or 0
+                lengths = compute.fill_null(compute.binary_length(column.dictionary), 0)
+                unpacked += compute.sum(compute.take(lengths, column.indices)).as_py() or 0
         if unpacks_to_too_much(unpacked, size):
             raise ValueError(f"its {size:,} bytes would unpack to {unpacked:,}")

@@ -179,6 +179,8 @@ def _other_tag(tag: str, held: Any) -> Any:
     if tag == "$array":
         dtype, shape, values = held
         kind = checked_dtype(dtype)
+        if kind.kind not in "biufU":
+            raise ValueError("arrays of this type are not written as numbers or text")
         if kind.kind == "U" and is_padded(kind.itemsize * math.prod(shape), sum(map(len, values))):
             raise ValueError("its text is far shorter than its type says")
         return np.array(values, kind).reshape(shape)

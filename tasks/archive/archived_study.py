@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from optuna import Study
@@ -86,6 +87,8 @@ _MALFORMED = (
     ArithmeticError,
     RecursionError,
     MemoryError,
+    SyntaxError,
+    TokenError,
 )
 
 

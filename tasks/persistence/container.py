@@ -20,6 +20,7 @@ import numpy as np
 from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
 from prefect_optuna.blocks.untrusted import (
     UNPACKED,
+    bytes_of,
     check_arrow_file,
     unpacks_to_too_much,
     validated,
@@ -265,7 +266,7 @@ class Container:
 
         if isinstance(self._source, pa.Buffer):
             buffer: Any = self._source
-            check_arrow_file(lambda at, n: buffer.slice(at, n).to_pybytes(), buffer.size)
+            check_arrow_file(bytes_of(buffer), buffer.size)
             return buffer.size
         size: int = self._source.size()
 

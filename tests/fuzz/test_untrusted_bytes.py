@@ -30,6 +30,7 @@ from prefect_optuna.blocks import (
     SQLStudyStorage,
     StorageUnavailableError,
     StudyStorage,
+    as_artifact_filesystem,
     untrusted,
 )
 from prefect_optuna.blocks.artifacts import decode, encode, find_handler
@@ -230,6 +231,7 @@ def test_zip_files_with_tricks_are_refused(content: bytes, words: str) -> None:
         {"$scalar": ["S200000000", "x"]},
         {"$array": ["U20000000", [1], ["x"]]},
         {"$array": ["O", [1], [{}]]},
+        {"$array": ["S200000000", [2], ["x", "x"]]},
         {"$array_bytes": ["S200000000", [0], ""]},
         {"$dtype": "(100000000,)f8"},
         {"$xarray": ["open_dataset", {}], "$x": {"$pattern": ["(" * 9000, 0]}},
@@ -431,3 +433,23 @@ def test_a_redis_value_that_is_nested_too_deeply_is_damage(
         with pytest.raises(DamagedStorageError):
             _ = _storage("redis", tmp_path, redis_server).load_study("hares").user_attrs
         client.delete(key)
+
+
+@pytest.mark.parametrize("count", [1, 10**12])
+def test_a_count_of_trials_that_is_wrong_is_damage(
+    count: int, tmp_path: Path, redis_server: str
+) -> None:
+    import redis
+
+    study = _storage("redis", tmp_path, redis_server).create_study("hares")
+    for _ in range(3):
+        study.ask()
+    with redis.Redis.from_url(redis_server) as client:
+        (key,) = (k for k in client.keys(f"*{tmp_path.name}*meta"))
+        client.hset(key, "next", count)
+        with pytest.raises(DamagedStorageError):
+            _ = _storage("redis", tmp_path, redis_server).load_study("hares").trials
+
+
+def test_a_bracket_in_the_name_of_a_memory_is_only_a_bracket() -> None:
+    assert as_artifact_filesystem("memory://[::1/x").location() == "memory://[::1/x"
