@@ -43,6 +43,10 @@ lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types an
 bench: .venv/installed-bench .cache/neuralib/installed ## run the benchmarks; ratios within one run
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
+.PHONY: fuzz
+fuzz: .venv/installed-test ## give damaged files, attributes and URLs to their readers; SECONDS=600
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),60) $(ARGS)
+
 .PHONY: clean
 clean: ## remove everything that make has made, the environment included
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -194,6 +194,6 @@ def damaged_line(path: Path) -> int | None:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

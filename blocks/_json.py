@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from prefect_optuna.blocks.attribute_nesting import check_nesting
 from prefect_optuna.blocks.errors import AttributeEncodingError
 
 __all__ = ["encode"]
@@ -18,6 +19,7 @@ def _of_numpy(value: object) -> Any:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
+_FLAT = frozenset({str, float, bool, type(None)})
 _to_json = json.JSONEncoder(separators=(",", ":"), default=_of_numpy).encode
 
 
@@ -33,7 +35,7 @@ def encode(value: object, name: str = "") -> str:
         The text, on one line, in ASCII.
 
     Raises:
-        AttributeEncodingError: the value is nothing that JSON has.
+        AttributeEncodingError: the value is nothing that JSON has, or is nested too deeply.
 
     Example:
         >>> import numpy as np
@@ -41,6 +43,8 @@ def encode(value: object, name: str = "") -> str:
         >>> encode({"lr": (0.1, float("inf")), "scores": np.array([0.5, 1.0])})
         '{"lr":[0.1,Infinity],"scores":[0.5,1.0]}'
     """
+    if type(value) not in _FLAT:
+        check_nesting(name, value)
     try:
         return _to_json(value)
     except (TypeError, ValueError, RecursionError) as error:

@@ -8,10 +8,15 @@ from optuna.storages import BaseStorage, GrpcStorageProxy
 from pydantic import Field, field_validator
 
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
 from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
 
 __all__ = ["GrpcStudyStorage"]
+
+
+class _Proxy(CheckedAttributes, GrpcStorageProxy):
+    """Optuna's, without attributes that would make a study unreadable."""
 
 
 class GrpcStudyStorage(StudyStorage):
@@ -70,7 +75,7 @@ class GrpcStudyStorage(StudyStorage):
 
     def _open(self) -> BaseStorage:
         try:
-            proxy = GrpcStorageProxy(host=self._bracketed_host, port=self.port)
+            proxy = _Proxy(host=self._bracketed_host, port=self.port)
         except ImportError as error:
             raise StorageUnavailableError(
                 f"The storage {self.location} needs the packages grpcio and protobuf. "

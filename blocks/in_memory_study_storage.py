@@ -8,11 +8,17 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from pydantic import Field
 
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
 from prefect_optuna.blocks.study_storage import StudyStorage
 
 __all__ = ["InMemoryStudyStorage"]
 
-_storages: dict[str, InMemoryStorage] = {}
+
+class _Storage(CheckedAttributes, InMemoryStorage):
+    """Optuna's, without attributes that nobody could copy."""
+
+
+_storages: dict[str, _Storage] = {}
 
 if hasattr(os, "register_at_fork"):
     # A copy in a forked child would silently go its own way: it starts empty, as after a spawn.
@@ -52,4 +58,4 @@ class InMemoryStudyStorage(StudyStorage):
 
     def _open(self) -> BaseStorage:
         # setdefault is atomic: threads that come at once get the same storage.
-        return _storages.setdefault(self.name, InMemoryStorage())
+        return _storages.setdefault(self.name, _Storage())

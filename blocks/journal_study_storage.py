@@ -21,10 +21,15 @@ from prefect_optuna.blocks._journal_file import (
     os_lock,
 )
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
 from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
 
 __all__ = ["JournalStudyStorage"]
+
+
+class _Storage(CheckedAttributes, JournalStorage):
+    """Optuna's, without attributes that would make the whole file unreadable."""
 
 
 class JournalStudyStorage(StudyStorage):
@@ -95,7 +100,7 @@ class JournalStudyStorage(StudyStorage):
                 check_last_line(self.path)
             finally:
                 lock.release()
-            return JournalStorage(JournalFile(str(self.path), lock_obj=lock))
+            return _Storage(JournalFile(str(self.path), lock_obj=lock))
         except NotAJournalError as error:
             raise StorageUnavailableError(
                 f"{self.path} is no Optuna journal, and was left as it is: expected a first line "
@@ -108,7 +113,7 @@ class JournalStudyStorage(StudyStorage):
                 "Expected a file, in a folder that this user may write to. Correct the path or "
                 "the permissions."
             ) from error
-        except (ValueError, LookupError, AssertionError) as error:
+        except (ValueError, LookupError, AssertionError, RecursionError) as error:
             number = damaged_line(self.path)
             raise StorageUnavailableError(
                 f"The journal {self.path} is damaged: "

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial
 from prefect.types import SecretDict
 from pydantic import Field, PositiveInt, SecretStr, field_validator
 
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks.attribute_nesting import CheckedAttributes, check_attributes
 from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
 
@@ -29,6 +31,17 @@ _TIMEOUTS = {
     "pymysql": "connect_timeout",
     "mysqldb": "connect_timeout",
 }
+
+
+class _Storage(CheckedAttributes, RDBStorage):
+    """Optuna's, without attributes that would make a study unreadable."""
+
+    def _create_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None = None
+    ) -> FrozenTrial:
+        # What Optuna's cache around each database calls.
+        check_attributes(template_trial)
+        return super()._create_new_trial(study_id, template_trial)
 
 
 class SQLStudyStorage(StudyStorage):
@@ -158,7 +171,7 @@ class SQLStudyStorage(StudyStorage):
         if keyword := _TIMEOUTS.get(url.get_driver_name()):
             options["connect_args"] = {keyword: self.timeout, **options.get("connect_args", {})}
         try:
-            storage = RDBStorage(
+            storage = _Storage(
                 self.url.get_secret_value(),
                 engine_kwargs=options,
                 heartbeat_interval=self.heartbeat_interval,

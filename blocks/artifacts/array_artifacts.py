@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from typing import IO, Any, ClassVar, TypeGuard
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
 from prefect_optuna.blocks.errors import ArtifactLogError
+from prefect_optuna.blocks.untrusted import open_zip, read_npy
 
 __all__ = ["NPYArtifact", "NPZArtifact"]
 
@@ -61,7 +63,7 @@ class NPYArtifact(Artifact):
             The array; it is new and can be written to.
         """
         refuse_options(reader_kwargs)
-        return np.lib.format.read_array(buf, allow_pickle=False)
+        return read_npy(buf, _size(buf))
 
 
 class NPZArtifact(Artifact):
@@ -133,13 +135,20 @@ class NPZArtifact(Artifact):
         """
         refuse_options(reader_kwargs)
         arrays: dict[str, np.ndarray[Any, Any]] = {}
-        with zipfile.ZipFile(buf) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as file:
-                    key = name.removesuffix(".npy")
-                    arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
+        with open_zip(buf, _size(buf)) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
+                    arrays[entry.filename.removesuffix(".npy")] = read_npy(file, entry.file_size)
                     file.read()  # to the end, where the checksum is compared
         return arrays
+
+
+def _size(file: IO[bytes]) -> int:
+    """How many bytes there are from here on."""
+    start = file.tell()
+    size = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    return size
 
 
 def _is_arrays(value: Any) -> TypeGuard[dict[str, np.ndarray[Any, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import IO, Any, ClassVar, cast
@@ -13,6 +14,7 @@ import numpy as np
 from prefect_optuna.blocks.artifacts.artifact import Artifact, type_name
 from prefect_optuna.blocks.artifacts.values import EXACT_TYPES, decode_value, encode_value
 from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError, PrefectOptunaError
+from prefect_optuna.blocks.untrusted import checked_dtype, is_padded
 
 __all__ = ["JSONArtifact", "exact_json", "from_exact_json"]
 
@@ -158,7 +160,12 @@ def _array_json(array: np.ndarray[Any, Any], path: str) -> Any:
     if type(array) is not np.ndarray or dtype.hasobject or dtype.names is not None:
         return _refuse(array, path)
     shape = list(array.shape)
-    if dtype.kind in "biuU" or (dtype.kind == "f" and dtype.itemsize <= 8 and _is_finite(array)):
+    is_text = dtype.kind == "U" and not is_padded(array.nbytes, int(np.char.str_len(array).sum()))
+    if (
+        dtype.kind in "biu"
+        or is_text
+        or (dtype.kind == "f" and dtype.itemsize <= 8 and _is_finite(array))
+    ):
         return {"$array": [dtype.str, shape, array.reshape(-1).tolist()]}
     content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
     return {"$array_bytes": [dtype.str, shape, content]}
@@ -171,10 +178,15 @@ def _is_finite(array: np.ndarray[Any, Any]) -> bool:
 def _other_tag(tag: str, held: Any) -> Any:
     if tag == "$array":
         dtype, shape, values = held
-        return np.array(values, dtype).reshape(shape)
+        kind = checked_dtype(dtype)
+        if kind.kind not in "biufU":
+            raise ValueError("arrays of this type are not written as numbers or text")
+        if kind.kind == "U" and is_padded(kind.itemsize * math.prod(shape), sum(map(len, values))):
+            raise ValueError("its text is far shorter than its type says")
+        return np.array(values, kind).reshape(shape)
     if tag == "$array_bytes":
         dtype, shape, content = held
-        return np.frombuffer(base64.b64decode(content), dtype).reshape(shape).copy()
+        return np.frombuffer(base64.b64decode(content), checked_dtype(dtype)).reshape(shape).copy()
     return {tag: decode_value(held, _other_tag)}
 
 

@@ -6,6 +6,12 @@ from typing import IO, Any, ClassVar, Literal
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
 from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
+from prefect_optuna.blocks.untrusted import (
+    arrow_types_refused,
+    read_arrow,
+    read_parquet,
+    unpacks_to_too_much,
+)
 
 __all__ = ["ArrowArtifact", "CSVArtifact", "ParquetArtifact", "TableLibrary", "table_library"]
 
@@ -75,9 +81,7 @@ class ParquetArtifact(Artifact):
         Raises:
             ArtifactLoadError: the library is not installed.
         """
-        import pyarrow.parquet as pq
-
-        return _unmarked(pq.read_table(buf, **reader_kwargs), as_)
+        return _unmarked(read_parquet(buf, **reader_kwargs), as_)
 
 
 class ArrowArtifact(Artifact):
@@ -123,9 +127,22 @@ class ArrowArtifact(Artifact):
 
         refuse_options(writer_kwargs)
         table = _marked(obj, cls.alias)
+        if refused := arrow_types_refused(table.schema):
+            raise ArtifactLogError(
+                f"The table has a column of the type {refused[0]}, which is read from nobody's "
+                "files. Cast it to numbers, text, times, lists or structures of those."
+            )
+        sink = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression=compression)
-        with pa.ipc.new_file(buf, table.schema, options=options) as writer:
+        with pa.ipc.new_file(sink, table.schema, options=options) as writer:
             writer.write_table(table)
+        content, held = sink.getvalue(), table.get_total_buffer_size()
+        if unpacks_to_too_much(held, content.size):
+            raise ArtifactLogError(
+                f"The table of {held:,} bytes shrinks to {content.size:,}, and nobody would unpack "
+                "that again, as it could be an attack. Write it without compression."
+            )
+        buf.write(content)
 
     @classmethod
     def read(cls, buf: IO[bytes], *, as_: TableLibrary | None = None, **reader_kwargs: Any) -> Any:
@@ -142,10 +159,8 @@ class ArrowArtifact(Artifact):
         Raises:
             ArtifactLoadError: the library is not installed.
         """
-        import pyarrow as pa
-
         refuse_options(reader_kwargs)
-        return _unmarked(pa.ipc.open_file(pa.py_buffer(buf.read())).read_all(), as_)
+        return _unmarked(read_arrow(buf.read()), as_)
 
 
 class CSVArtifact(Artifact):

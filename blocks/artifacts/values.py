@@ -23,12 +23,15 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from prefect_optuna.blocks.untrusted import checked_dtype
+
 __all__ = ["EXACT_TYPES", "decode_value", "encode_value"]
 
 Other = Callable[[Any, str], Any]
 OtherTag = Callable[[str, Any], Any]
 
 _ATOMS = (type(None), bool, int, str)
+_FRACTION = re.compile(r"-?[0-9]+(/[0-9]+)?")
 
 # Written as text, and read by the function beside it.
 _AS_TEXT: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
@@ -36,7 +39,7 @@ _AS_TEXT: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
     date: ("$date", date.isoformat, date.fromisoformat),
     time: ("$time", time.isoformat, time.fromisoformat),
     Decimal: ("$decimal", str, Decimal),
-    Fraction: ("$fraction", str, Fraction),
+    Fraction: ("$fraction", str, lambda text: _fraction(text)),
     UUID: ("$uuid", str, UUID),
     PosixPath: ("$path", str, Path),
     WindowsPath: ("$path", str, Path),
@@ -58,16 +61,50 @@ def _namespace(state: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(**state)
 
 
+# What these are read from is held as it is: a range in its place would have all its numbers.
+def _deque(items: list[Any], maxlen: int | None) -> deque[Any]:
+    return deque(_of_type(list, items), maxlen)
+
+
+def _ordered_dict(items: list[Any]) -> OrderedDict[Any, Any]:
+    return OrderedDict(_of_type(list, items))
+
+
+def _counter(counts: dict[Any, int]) -> Counter[Any]:
+    return Counter(_of_type(dict, counts))
+
+
+def _defaultdict(factory: Any, items: list[Any]) -> defaultdict[Any, Any]:
+    return defaultdict(factory, _of_type(list, items))
+
+
+def _pattern(pattern: str | bytes, flags: int) -> re.Pattern[Any]:
+    return re.compile(pattern, flags & ~re.DEBUG)  # which would print
+
+
+def _fraction(text: str) -> Fraction:
+    # `Fraction("1e20000000")` takes minutes, and is never written.
+    if not _FRACTION.fullmatch(text):
+        raise ValueError(f"expected two integers with a slash between them, found {text[:40]!r}")
+    return Fraction(text)
+
+
+def _of_type(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"expected a {kind.__name__}, found a {type(value).__name__}")
+    return value
+
+
 # Written as what one would call their type with.
 _AS_CALL: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] = {
     range: ("$range", lambda r: (r.start, r.stop, r.step), range),
     slice: ("$slice", lambda s: (s.start, s.stop, s.step), slice),
     timedelta: ("$timedelta", lambda d: (d.days, d.seconds, d.microseconds), timedelta),
-    re.Pattern: ("$pattern", lambda p: (p.pattern, p.flags), re.compile),
-    deque: ("$deque", lambda d: (list(d), d.maxlen), deque),
-    OrderedDict: ("$ordered_dict", lambda d: (list(d.items()),), OrderedDict),
-    Counter: ("$counter", lambda d: (dict(d),), Counter),
-    defaultdict: ("$defaultdict", lambda d: (d.default_factory, list(d.items())), defaultdict),
+    re.Pattern: ("$pattern", lambda p: (p.pattern, p.flags), _pattern),
+    deque: ("$deque", lambda d: (list(d), d.maxlen), _deque),
+    OrderedDict: ("$ordered_dict", lambda d: (list(d.items()),), _ordered_dict),
+    Counter: ("$counter", lambda d: (dict(d),), _counter),
+    defaultdict: ("$defaultdict", lambda d: (d.default_factory, list(d.items())), _defaultdict),
     MappingProxyType: ("$mapping_proxy", lambda d: ({**d},), MappingProxyType),
     SimpleNamespace: ("$namespace", lambda n: (n.__dict__,), _namespace),
 }
@@ -194,11 +231,11 @@ def decode_value(data: Any, other: OtherTag) -> Any:
         case "$dict":
             return {decode_value(k, other): decode_value(v, other) for k, v in held}
         case "$dtype":
-            return np.dtype(held)
+            return checked_dtype(held)
         case "$scalar":
-            return np.array(decode_value(held[1], other), held[0])[()]
+            return _scalar(decode_value(held[1], other), held[0])
         case "$scalar_bytes":
-            return np.frombuffer(base64.b64decode(held[1]), held[0])[0]
+            return np.frombuffer(base64.b64decode(held[1]), checked_dtype(held[0]))[0]
         case "$zoned":
             kind = datetime if held[0] == "datetime" else time
             zone = decode_value(held[2], other)
@@ -207,6 +244,15 @@ def decode_value(data: Any, other: OtherTag) -> Any:
             return timezone(decode_value(held, other))
         case _:
             return other(tag, held)
+
+
+def _scalar(value: Any, text: str) -> Any:
+    dtype = checked_dtype(text)
+    if type(value) not in (bool, int, float, complex, str, bytes):
+        raise TypeError(f"expected one value, found a {type(value).__name__}")
+    if dtype.kind in "SUV" and dtype.itemsize > 4 * len(str(value)):
+        raise ValueError(f"expected text as long as its type says, {text}")
+    return np.array(value, dtype)[()]
 
 
 def _has_text(value: Any) -> bool:

@@ -12,6 +12,7 @@ from prefect_optuna.blocks.errors import ArtifactLogError
 
 __all__ = ["YAMLArtifact"]
 
+_MAX_ITEMS = 100_000  # more than there are characters
 _LINE_ENDS = re.compile("[\\r\x85\u2028\u2029]")
 
 
@@ -69,7 +70,34 @@ class YAMLArtifact(Artifact):
             Plain values.
         """
         refuse_options(reader_kwargs)
-        return yaml.safe_load(buf)
+        loader = _Loader(buf)
+        try:
+            value = loader.get_single_data()
+        finally:
+            loader.dispose()
+        if _items(value, {}) > _MAX_ITEMS + loader.index:
+            raise ValueError("it has aliases of aliases, which stand for more than it has text")
+        return value
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe one, in which mappings that are merged into others stay small."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MAX_ITEMS + self.index:
+            raise ValueError("it merges mappings into more than it has text")
+
+
+def _items(value: Any, known: dict[int, int]) -> int:
+    """How many items there are in a value, those counted again that come again."""
+    if not isinstance(value, (dict, list, set)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 1  # for itself, if it is in itself
+        inside: Any = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_items(item, known) for item in inside)
+    return known[id(value)]
 
 
 class _Dumper(yaml.SafeDumper):

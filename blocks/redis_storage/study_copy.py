@@ -248,6 +248,8 @@ class StudyCopy:
         later = self._read([("HGETALL", self.keys.trial(number)) for number in numbers])
         for number, fields in zip(numbers, later, strict=True):
             with decoding(f"{self.keys.live}, {self.keys.trial(number)}"):
+                if not 0 <= number < len(self._trials):
+                    raise ValueError(f"trial {number} of {len(self._trials)}")
                 trial = LiveTrial(self.study_id, number, heads[number], self.distribution)
                 placed: list[tuple[int, str, str]] = []
                 for field, value in mapping(fields).items():
@@ -350,6 +352,11 @@ class StudyCopy:
             self.system = {**self.system, name: value}
 
     def _make_room(self, count: int) -> None:
+        if count > _MOST_TRIALS:
+            raise DamagedStorageError(
+                f"{self.keys.meta} claims {count:,} trials, more than any study has. Run `check` "
+                "on the storage, and restore a backup if it cannot be repaired."
+            )
         if count > len(self._trials):
             self._trials += [None] * (count - len(self._trials))
 
@@ -493,6 +500,12 @@ def _without_garbage_collector() -> Generator[None]:
             gc.enable()
 
 
+_MOST_TRIALS = 1 << 27  # a list of them takes a gigabyte
+
+# What decoding raises of what was forged: RecursionError for what is nested too deeply.
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
 @contextmanager
 def decoding(key: str) -> Generator[None]:
     """Say which key it is that cannot be read."""
@@ -500,7 +513,7 @@ def decoding(key: str) -> Generator[None]:
         yield
     except DamagedStorageError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except _MALFORMED as error:
         raise DamagedStorageError(
             f"{key} holds what no RedisStorage has written: {error!r}. Somebody has changed "
             "it. Run `check` on the storage, and restore a backup if it cannot be repaired."

@@ -52,7 +52,8 @@ def open_store(url: str, options: Mapping[str, Any]) -> ArtifactStore:
 
     Nothing is connected yet: that is part of the first call, and of each repetition.
     """
-    protocol = urlsplit(url).scheme if "://" in url else ""
+    # Without urlsplit, which reads a bracket in the name of a memory as half an address.
+    protocol = url.partition("://")[0].lower() if "://" in url else ""
     if not protocol:
         return LocalStore(url)
     if protocol == "memory":

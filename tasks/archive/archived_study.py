@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tokenize import TokenError
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from optuna import Study
 from optuna.trial import FrozenTrial
@@ -16,6 +17,7 @@ from prefect_optuna.blocks import (
     ArchiveError,
     ArchiveSignatureError,
     ArtifactFileSystem,
+    PrefectOptunaError,
     StudyStorage,
     UntrustedArchiveError,
     as_artifact_filesystem,
@@ -59,6 +61,42 @@ if TYPE_CHECKING:
     from prefect_optuna.tasks.reevaluation import Reevaluation
 
 __all__ = ["ArchivedStudy"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _explained(look: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Say of an archive that it is damaged, where reading it fails as nothing of it should."""
+
+    @wraps(look)
+    def explained(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return look(*args, **kwargs)
+        except PrefectOptunaError:
+            raise
+        except _MALFORMED as error:
+            raise ArchiveError(
+                f"The archive is damaged, or somebody has changed it ({type(error).__name__}: "
+                f"{error}). Bring the study's attributes and the files of its archive back from a "
+                "copy."
+            ) from error
+
+    return explained
+
+
+# What one gets of JSON in which something else is where something was expected.
+_MALFORMED = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    SyntaxError,
+    TokenError,
+)
 
 
 class ArchivedStudy:
@@ -105,6 +143,7 @@ class ArchivedStudy:
         self._environments = environments
 
     @classmethod
+    @_explained
     def load(
         cls,
         study_name: str,
@@ -224,6 +263,7 @@ class ArchivedStudy:
         write_parcel(pack(self.study, self._artifacts), target)
         return target
 
+    @_explained
     def requirements(self, version: int | None = None, *, only_needed: bool = False) -> str:
         """What was installed where the study ran, for `pip install -r`.
 
@@ -254,6 +294,7 @@ class ArchivedStudy:
             only = {"prefect-optuna", *self.capture(version).document["distributions"].values()}
         return requirements_text(self._environments[self._version(version).environment], only)
 
+    @_explained
     def git_diff(self, version: int | None = None) -> str:
         """The changes to tracked files that git had not committed; empty if none are archived.
 
@@ -268,6 +309,7 @@ class ArchivedStudy:
         git = self._environments[self._version(version).environment].git
         return self._text(git.diff if git else "", "the uncommitted changes")
 
+    @_explained
     def script(self, version: int | None = None) -> str:
         """The script that Python was started with; empty if none is archived.
 
@@ -295,6 +337,7 @@ class ArchivedStudy:
         """What the study ran in, when it was last continued."""
         return self._environments[self._version(None).environment]
 
+    @_explained
     def environment_of(self, version: int) -> Environment:
         """What a version of the study ran in.
 
@@ -372,6 +415,7 @@ class ArchivedStudy:
                 "OptunaArchive(study).sign()."
             )
 
+    @_explained
     def version_of(self, trial_number: int) -> int:
         """The number of the version that a trial ran with."""
         return version_of(self.manifest, self._trial(trial_number))
@@ -384,10 +428,12 @@ class ArchivedStudy:
         """
         return self._captures[self._version(version).code_version]
 
+    @_explained
     def scope(self, version: int | None = None) -> dict[str, Any]:
         """The scope that the flow ran with."""
         return restore_value(self._version(version).scope)
 
+    @_explained
     def source(self, version: int | None = None) -> str:
         """All archived source, module by module, as text that shows what is there.
 
@@ -399,6 +445,7 @@ class ArchivedStudy:
         """
         return source_text(self.capture(version))
 
+    @_explained
     def result(self, trial_number: int, data_cls: type | None = None) -> Any:
         """What `run` returned in a trial, verified and decoded.
 
@@ -445,6 +492,7 @@ class ArchivedStudy:
         """Keep a re-evaluation beside the archive. `reevaluate` does it by itself."""
         record(self._artifacts, self.manifest.uuid, reevaluation)
 
+    @_explained
     def timeseries(
         self, key: str, trials: Selection | None = None, kind: SeriesKind = "arrow"
     ) -> Any:
@@ -490,11 +538,13 @@ class ArchivedStudy:
         return as_kind(table, spec, kind, key)
 
     @property
+    @_explained
     def series(self) -> list[str]:
         """The keys of all series that there are."""
         return series_keys(self.study, self.study.get_trials(deepcopy=False))
 
     @property
+    @_explained
     def axes(self) -> dict[str, Any]:
         """The axes of the study and of its problem, by name, as NumPy arrays."""
         axes = {**self._problem_axes(self._version(None)), **self._study_axes}
@@ -519,6 +569,7 @@ class ArchivedStudy:
             self._axes[version.code_version] = found
         return self._axes[version.code_version]
 
+    @_explained
     def describe(self) -> str:
         """Say what is in the archive, and all that would run, be imported, called or unpickled.
 

@@ -22,6 +22,7 @@ from optuna import Study
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, AxisError
 from prefect_optuna.blocks.artifacts.values import decode_value
+from prefect_optuna.blocks.untrusted import checked_dtype, read_npy
 from prefect_optuna.tasks.archive.blobs import read_blob
 from prefect_optuna.tasks.archive.refusals import described, too_large
 
@@ -45,6 +46,7 @@ MAX_BYTES = 1 << 30
 """How many bytes an axis or a series may have."""
 
 _INLINE = 64  # values; more of them are a blob
+_INLINE_BYTES = 1 << 20  # of them, once they are an array
 _KINDS = "biufUmM"
 _SECONDS = {("s", 1), ("ms", 1), ("us", 1), ("ns", 1)}
 _TIME_UNITS = {"m": _SECONDS, "M": {*_SECONDS, ("D", 1)}}
@@ -80,7 +82,8 @@ class Axis:
     @property
     def is_inline(self) -> bool:
         """Whether the attribute holds the values themselves."""
-        return len(self.values) <= _INLINE and self.values.dtype.kind in "biufU"
+        is_short = len(self.values) <= _INLINE and self.values.nbytes <= _INLINE_BYTES
+        return is_short and self.values.dtype.kind in "biufU"
 
     def attribute(self) -> dict[str, Any]:
         """What the attribute of the study says, as JSON."""
@@ -173,13 +176,13 @@ def read_axis(study: Study, artifacts: ArtifactFileSystem, name: str) -> Axis | 
         return None
     try:
         if "values" in attribute:
-            values = np.array(attribute["values"], attribute["dtype"])
+            values = _inline_values(attribute["values"], checked_dtype(attribute["dtype"]))
         else:
             content = read_blob(artifacts, attribute["sha256"], f"the axis {name!r}")
-            values = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+            values = read_npy(BytesIO(content), len(content))
         if len(values) != attribute["length"]:
             raise ValueError(f"{len(values)} values in place of {attribute['length']}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         if isinstance(error, ArchiveError):
             raise
         raise ArchiveError(
@@ -187,6 +190,12 @@ def read_axis(study: Study, artifacts: ArtifactFileSystem, name: str) -> Axis | 
             f"study's attribute {KEY_AXIS + name!r} back from a copy."
         ) from None
     return Axis(name, values, attribute.get("unit", ""))
+
+
+def _inline_values(values: list[Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    if type(values) is not list or dtype.itemsize * len(values) > _INLINE_BYTES:
+        raise ValueError("expected a list of a few values")
+    return np.array(values, dtype)
 
 
 def problem_axes(document: Mapping[str, Any], read: Callable[[str], bytes]) -> dict[str, Axis]:
@@ -206,7 +215,7 @@ def problem_axes(document: Mapping[str, Any], read: Callable[[str], bytes]) -> d
         match tag:
             case "$npy":
                 content = read(held["sha256"]) if "sha256" in held else decode_value(held, other)
-                return np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+                return read_npy(BytesIO(content), len(content))
             case "$ref" if held in values_of:
                 return decode_value(values_of[held], other)
             case _:

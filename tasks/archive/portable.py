@@ -7,7 +7,8 @@ It is a ZIP file:
     files/<path>       the files of the archive, as they lie on the artifact filesystem
 
 The file may come from anywhere, so that it is read with care: nothing is written before all of it
-has been looked through, no path leads out, and nothing unpacks to much more than it is.
+has been looked through, no path leads out, and a small file unpacks to no large one: what is
+compressed has at most 256 MB then. The trials of a study that have more are not compressed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import ArchiveError, PrefectOptunaError
 from prefect_optuna.blocks.artifacts import handlers
+from prefect_optuna.blocks.attribute_nesting import check_attributes, check_nesting
+from prefect_optuna.blocks.untrusted import open_zip
 from prefect_optuna.tasks.archive.blobs import blob_path
 from prefect_optuna.tasks.archive.parcel import Parcel
 
@@ -52,8 +55,7 @@ _MEMBER = re.compile(
     r"|artifacts/objects/[0-9a-f]{2}/[0-9a-f]{64}\.[A-Za-z0-9][A-Za-z0-9_.-]*",
     re.ASCII,
 )
-_MAX_RATIO = 200  # text of trials shrinks to a tenth or so
-_SMALL = 1 << 20
+_MAX_UNPACKED = 1 << 28  # bytes
 
 
 def write_parcel(parcel: Parcel, path: Path) -> None:
@@ -101,8 +103,9 @@ def _write(parcel: Parcel, archive: zipfile.ZipFile) -> None:
         "trials": {"bytes": len(trials), "sha256": sha256(trials).hexdigest()},
         "files": files,
     }
-    archive.writestr(_TRIALS, trials, zipfile.ZIP_DEFLATED)
-    archive.writestr(_INDEX, _json(index), zipfile.ZIP_DEFLATED)
+    for name, text in ((_TRIALS, trials), (_INDEX, _json(index).encode("ascii"))):
+        is_small = len(text) <= _MAX_UNPACKED
+        archive.writestr(name, text, zipfile.ZIP_DEFLATED if is_small else zipfile.ZIP_STORED)
 
 
 def _json(data: Any) -> str:
@@ -186,7 +189,7 @@ def read_parcel(path: Path) -> Generator[Parcel]:
     """
     with contextlib.ExitStack() as stack:
         with _explained(path):
-            archive = stack.enter_context(zipfile.ZipFile(path))
+            archive = stack.enter_context(open_zip(path, path.stat().st_size))
             parcel = _parcel(archive, path)
             for file in parcel.files:
                 parcel.read(file)
@@ -194,9 +197,6 @@ def read_parcel(path: Path) -> Generator[Parcel]:
 
 
 def _parcel(archive: zipfile.ZipFile, path: Path) -> Parcel:
-    entries = archive.infolist()
-    if sum(entry.compress_size for entry in entries) > path.stat().st_size:
-        raise _DamagedError("its entries overlap")
     index = json.loads(_text(archive, _INDEX))
     if not isinstance(index, dict) or index.get("kind") != _KIND:
         raise _DamagedError("its index is of something else")
@@ -222,6 +222,13 @@ def _parcel(archive: zipfile.ZipFile, path: Path) -> Parcel:
     if [trial.number for trial in trials] != list(range(len(trials))):
         raise _DamagedError("its trials are not numbered from 0 on")
     study = index["study"]
+    for attributes in (study["user_attrs"], study["system_attrs"]):
+        for name, value in attributes.items():
+            check_nesting(name, value)
+    for trial in trials:
+        check_attributes(trial)
+        if trial.values is not None and len(trial.values) != len(study["directions"]):
+            raise _DamagedError(f"trial {trial.number} has another number of values than the study")
     return Parcel(
         str(study["name"]),
         [StudyDirection[name] for name in study["directions"]],
@@ -246,9 +253,14 @@ def _reader(archive: zipfile.ZipFile, files: Mapping[str, Any]) -> Callable[[str
 
 def _text(archive: zipfile.ZipFile, name: str) -> bytes:
     entry = archive.getinfo(name)
-    if entry.file_size > _SMALL + _MAX_RATIO * entry.compress_size:
-        raise _DamagedError(f"{name} would unpack to {entry.file_size:,} bytes")
-    return archive.read(name)
+    if entry.compress_type == zipfile.ZIP_STORED:
+        return archive.read(entry)
+    with archive.open(entry) as file:
+        # Counted, for what an entry says of its size is somebody's word.
+        content = file.read(_MAX_UNPACKED + 1)
+    if len(content) > _MAX_UNPACKED:
+        raise _DamagedError(f"{name} unpacks to more than {_MAX_UNPACKED:,} bytes")
+    return content
 
 
 def _check_path(path: str, digest: str, uuid: str | None) -> None:
@@ -282,7 +294,9 @@ _MALFORMED = (
     ValueError,
     TypeError,
     AttributeError,
+    ArithmeticError,
     RuntimeError,
+    MemoryError,
     EOFError,
     OSError,
     zlib.error,

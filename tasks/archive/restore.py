@@ -21,11 +21,10 @@ from io import BytesIO
 from types import CellType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks.artifacts.values import decode_value
 from prefect_optuna.blocks.texts import command
+from prefect_optuna.blocks.untrusted import read_npy
 from prefect_optuna.tasks.archive.modules import (
     ARCHIVED_AS,
     ARCHIVED_IMPORTS,
@@ -331,7 +330,8 @@ class _Restorer:
                 function, arguments, keywords = (self.value(item) for item in held)
                 return functools.partial(function, *arguments, **keywords)
             case "$npy":
-                return np.lib.format.read_array(BytesIO(self._binary(held)), allow_pickle=False)
+                content = self._binary(held)
+                return read_npy(BytesIO(content), len(content))
             case "$pickle":
                 return self._unpickle(*held)
             case "$table":

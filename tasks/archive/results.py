@@ -17,17 +17,26 @@ What is no series (numbers, text, flags) is JSON in the metadata of the schema, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
-from prefect_optuna.blocks import ArchiveError, ResultEncodingError
+from prefect_optuna.blocks import ArchiveError, PrefectOptunaError, ResultEncodingError
 from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
+from prefect_optuna.blocks.untrusted import (
+    arrow_types_refused,
+    checked_dtype,
+    is_padded,
+    read_arrow,
+    unpacks_to_too_much,
+)
 from prefect_optuna.tasks.archive.tables import from_arrow, table_kind, to_arrow
 from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.info import INFO
@@ -123,6 +132,12 @@ def encode_with_spec(
         name: {"dtype": one.dtype, "shape": list(one.shape)}
         for name, one in zip(names, series, strict=True)
     }
+    needed = sum(one.array.nbytes for one in series)
+    if unpacks_to_too_much(needed, batch.get_total_buffer_size()):
+        raise ResultEncodingError(
+            f"The result's arrays of text take {needed:,} bytes, nearly all of them for padding, "
+            "and would not be read again. Give them a shorter type: array.astype('U100')."
+        )
     return write_arrow(batch, metadata), {"layout": metadata["layout"], "series": spec}
 
 
@@ -143,10 +158,15 @@ def decode_result(content: Any) -> Any:
         >>> decode_result(encode_result([0.5, 0.25]))
         [0.5, 0.25]
     """
-    table, metadata = open_arrow(content)
+    with _explained():
+        return _decode(*open_arrow(content))
+
+
+def _decode(table: Any, metadata: dict[str, Any]) -> Any:
     if metadata["layout"] == "table":
         own = {k: v for k, v in table.schema.metadata.items() if k != _KEY}
         return from_arrow(table.replace_schema_metadata(own or None), metadata["kind"])
+    _check_memory(table, metadata["series"])
     columns = table.columns[len(metadata["axes"]) :]
     packed = metadata["layout"] == "packed"
     series = [
@@ -161,7 +181,12 @@ def decode_result(content: Any) -> Any:
             case "$inline":
                 return decode_value(held, other)
             case "$array":
-                return np.array(decode_value(held[1], other), held[0])
+                value, dtype = decode_value(held[1], other), checked_dtype(held[0])
+                if isinstance(value, (list, dict, range)):
+                    raise ValueError("an array without dimensions holds one value")
+                if dtype.kind in "SUV" and is_padded(dtype.itemsize, len(str(value))):
+                    raise ValueError("its text is far shorter than its type says")
+                return np.array(value, dtype)
             case "$xarray":
                 return _xarray(held[0], decode_value(held[1], other))
             case _:
@@ -187,7 +212,13 @@ def decode_series(
     Raises:
         ArchiveError: this is no such file, or the series is a table.
     """
-    table, metadata = open_arrow(content)
+    with _explained():
+        return _series(*open_arrow(content), key, axes)
+
+
+def _series(
+    table: Any, metadata: dict[str, Any], key: str, axes: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     is_table = metadata["layout"] == "table"
     inside = [n for n in axes if n in table.column_names] if is_table else metadata["axes"]
     names = [name for name in table.column_names if name not in inside]
@@ -195,6 +226,7 @@ def decode_series(
     if metadata["layout"] != "packed":
         coordinates = {n: _copied(table.column(n)) for n in inside if chosen}
         return coordinates, {n: _copied(table.column(n)) for n in chosen}
+    _check_memory(table, metadata["series"])
     specs = dict(zip(names, metadata["series"], strict=True))
     arrays: dict[str, Any] = {}
     for name in chosen:
@@ -220,23 +252,30 @@ def open_arrow(content: Any) -> tuple[Any, dict[str, Any]]:
     Raises:
         ArchiveError: this is no such file, or a newer version of the project has written it.
     """
-    import pyarrow as pa
+    with _explained():
+        table = read_arrow(content)
+        metadata: Any = json.loads((table.schema.metadata or {})[_KEY])
+        if metadata["format"] > RESULT_FORMAT:
+            raise ArchiveError(
+                f"The result has the format {metadata['format']}, and this version reads up to "
+                f"{RESULT_FORMAT}: pip install --upgrade prefect-optuna."
+            )
+        return table, metadata
 
+
+@contextlib.contextmanager
+def _explained() -> Generator[None]:
+    """Say of whatever goes wrong with a file that it is damaged."""
     try:
-        table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
-        found = (table.schema.metadata or {})[_KEY]
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+        yield
+    except PrefectOptunaError:
+        raise
+    except Exception as error:
+        # Not only what Arrow raises: pandas, polars and xarray follow what the file says.
         raise ArchiveError(
-            "Expected the Arrow file of an archived result, found something else: "
-            f"{type(error).__name__}: {error}."
+            "Expected the Arrow file of an archived result, found something else, or a damaged "
+            f"one: {type(error).__name__}: {error}."
         ) from error
-    metadata = json.loads(found)
-    if metadata["format"] > RESULT_FORMAT:
-        raise ArchiveError(
-            f"The result has the format {metadata['format']}, and this version reads up to "
-            f"{RESULT_FORMAT}: pip install --upgrade prefect-optuna."
-        )
-    return table, metadata
 
 
 @dataclass
@@ -299,7 +338,10 @@ def write_arrow(table: Any, metadata: dict[str, Any]) -> bytes:
     table = table.replace_schema_metadata(own)
     buffer = _serialized(table, None)
     if _is_compressible(buffer):
-        buffer = _serialized(table, pa.Codec("zstd", compression_level=1))
+        compressed = _serialized(table, pa.Codec("zstd", compression_level=1))
+        # What shrinks to nearly nothing would be refused, as nobody can tell it from an attack.
+        if not unpacks_to_too_much(buffer.size, compressed.size):
+            buffer = compressed
     return buffer.to_pybytes()
 
 
@@ -457,12 +499,18 @@ def _arrow_table(value: Any, kind: str, path: str) -> Any:
     import pyarrow as pa
 
     try:
-        return to_arrow(value)
+        table = to_arrow(value)
     except (pa.ArrowException, TypeError) as error:
         raise ResultEncodingError(
             f"{_title(path)}, a {kind}, has a column that Arrow cannot hold: {error} Give each "
             "column one type."
         ) from error
+    if refused := arrow_types_refused(table.schema):
+        raise ResultEncodingError(
+            f"{_title(path)}, a {kind}, has a column of the type {refused[0]}, which is read from "
+            "nobody's files. Cast it to numbers, text, times, lists or structures of those."
+        )
+    return table
 
 
 def _storable(array: np.ndarray[Any, Any]) -> Any:
@@ -520,7 +568,7 @@ def _read(column: Any, spec: dict[str, Any], *, packed: bool) -> Any:
         table = pa.Table.from_struct_array(values)
         metadata = decode_value(spec.get("metadata"), _unknown)
         return from_arrow(table.replace_schema_metadata(metadata), container)
-    dtype = np.dtype(spec["dtype"])
+    dtype = checked_dtype(spec["dtype"])
     array = values.to_numpy(zero_copy_only=False)
     if dtype.kind == "c" or (dtype.kind in "mM" and array.dtype.kind == "i"):
         array = array.view(dtype.newbyteorder("="))
@@ -538,11 +586,24 @@ def _read(column: Any, spec: dict[str, Any], *, packed: bool) -> Any:
             return array
 
 
+def _check_memory(table: Any, specs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse text that is short, and long in memory: an array has the longest for each value."""
+    needed = sum(
+        checked_dtype(spec["dtype"]).itemsize * math.prod(spec["shape"])
+        for spec in specs
+        if spec["dtype"] != "table"
+    )
+    if unpacks_to_too_much(needed, table.get_total_buffer_size()):
+        raise ValueError(f"its arrays would take {needed:,} bytes")
+
+
 def _unknown(tag: str, held: Any) -> Any:
     raise ArchiveError(f"The result holds {tag!r}, which this version does not know.")
 
 
 def _xarray(kind: str, held: dict[str, Any]) -> Any:
+    if kind not in ("DataArray", "Dataset"):
+        raise ArchiveError(f"The result holds an xarray.{kind}, which this version does not know.")
     try:
         import xarray as xr  # pyright: ignore[reportMissingImports]
     except ImportError as error:

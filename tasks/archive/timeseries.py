@@ -26,6 +26,7 @@ from urllib.parse import quote
 import numpy as np
 
 from prefect_optuna.blocks import SeriesError
+from prefect_optuna.blocks.untrusted import checked_dtype
 from prefect_optuna.tasks.archive.axes import MAX_BYTES, Axis, grid_size, storable
 from prefect_optuna.tasks.archive.refusals import described, too_large
 from prefect_optuna.tasks.archive.results import write_arrow
@@ -86,6 +87,8 @@ class SeriesSpec:
             SeriesError: it is damaged.
         """
         try:
+            if checked_dtype(attribute["dtype"]).kind not in "biufmM":
+                raise ValueError("a series holds numbers or times")
             return cls(
                 tuple(attribute["axes"]),
                 tuple(attribute["columns"]),
@@ -93,7 +96,7 @@ class SeriesSpec:
                 attribute["dtype"],
                 attribute.get("units", {}),
             )
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             raise SeriesError(
                 f"The study's attribute {KEY_TIMESERIES + key!r} is damaged: expected axes, "
                 f"columns, layout and dtype; found {attribute!r}. Bring it back from a copy."

@@ -6,15 +6,24 @@ file is a table that everybody can read; its dtype and shape are beside it.
 
 from __future__ import annotations
 
+import math
 import mmap
 from typing import Any, cast
 
 import numpy as np
 
+from prefect_optuna.blocks.untrusted import arrow_types_refused, checked_dtype
 from prefect_optuna.tasks.archive.tables import from_arrow, table_kind, to_arrow
 from prefect_optuna.tasks.persistence.errors import CorruptPersistenceError, UnsupportedValueError
 
-__all__ = ["array_column", "number_list", "read_column", "scalar_column", "table_column"]
+__all__ = [
+    "array_column",
+    "column_dtype",
+    "number_list",
+    "read_column",
+    "scalar_column",
+    "table_column",
+]
 
 _SHORT_LIST = 16  # numbers; a shorter list is JSON
 _TIME_UNITS = ("s", "ms", "us", "ns")
@@ -75,6 +84,11 @@ def table_column(value: Any, path: str) -> tuple[Any, dict[str, Any], dict[bytes
             f"{path}, a {kind}, has a column that Arrow cannot hold: {error} Give each column one "
             "type."
         ) from error
+    if refused := arrow_types_refused(table.schema):
+        raise UnsupportedValueError(
+            f"{path}, a {kind}, has a column of the type {refused[0]}, which is read from nobody's "
+            "files. Cast it to numbers, text, times, lists or structures of those."
+        )
     spec = {"dtype": "table", "as": kind, "shape": list(table.shape)}
     return _one_row(_one_chunk(values)), spec, table.schema.metadata
 
@@ -134,9 +148,11 @@ def read_column(column: Any, spec: dict[str, Any], mapped: mmap.mmap | None, met
         # Arrow makes no table of a column without parts.
         table = pa.Table.from_struct_array(values) if spec["shape"][1] else pa.table({})
         return from_arrow(table.replace_schema_metadata(metadata), spec["as"])
-    dtype = np.dtype(_named(spec["dtype"]))
+    dtype = column_dtype(spec)
     shape = tuple(spec["shape"])
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
+    if min(shape, default=0) < 0:
+        raise CorruptPersistenceError(f"expected a shape, found {shape}")
     stored = spec["stored"]
     if stored in ("raw", "bytes"):
         array = _view(values, dtype, count, mapped)
@@ -182,6 +198,8 @@ def _view(
     import pyarrow as pa
 
     if count == 0 or dtype.itemsize == 0:
+        if count != len(values) and dtype.itemsize == 0:
+            raise CorruptPersistenceError(f"expected {count} values, found {len(values)}")
         return np.zeros(count, dtype)
     data = values.buffers()[1]
     start = values.offset * values.type.bit_width // 8
@@ -212,6 +230,21 @@ def _one_chunk(column: Any) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
+def column_dtype(spec: dict[str, Any]) -> np.dtype[Any]:
+    """The type of the array that a column is read into.
+
+    Raises:
+        ValueError: it is none that `array_column` writes.
+    """
+    described = spec["dtype"]
+    if not isinstance(described, list):
+        return checked_dtype(described)
+    dtype = np.dtype(_named(described))
+    if dtype.hasobject:
+        raise ValueError("it names a type of Python objects")
+    return dtype
+
+
 def _described(dtype: np.dtype[Any]) -> Any:
     """A dtype with named fields as JSON."""
     return np.lib.format.dtype_to_descr(dtype)
@@ -219,8 +252,6 @@ def _described(dtype: np.dtype[Any]) -> Any:
 
 def _named(described: Any) -> Any:
     """What `_described` made, once JSON has made lists of its tuples."""
-    if not isinstance(described, list):
-        return described
     return np.lib.format.descr_to_dtype(
         cast(
             "Any",

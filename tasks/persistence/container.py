@@ -8,6 +8,7 @@ value that is no column.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -17,9 +18,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
+from prefect_optuna.blocks.untrusted import (
+    UNPACKED,
+    bytes_of,
+    check_arrow_file,
+    unpacks_to_too_much,
+    validated,
+)
 from prefect_optuna.tasks.archive.tables import table_kind
 from prefect_optuna.tasks.persistence.columns import (
     array_column,
+    column_dtype,
     number_list,
     read_column,
     scalar_column,
@@ -87,6 +96,14 @@ def write_container(
     codec = pa.Codec(compression, compression_level=level) if compression else None
     # Without threads, whose start takes longer than writing.
     options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=False)
+    held = batch.get_total_buffer_size()
+    if codec is not None and held > UNPACKED:
+        # What shrinks to nearly nothing would be refused, as nobody can tell it from an attack.
+        counted = pa.MockOutputStream()
+        with pa.ipc.new_file(counted, schema, options=options) as writer:
+            writer.write_batch(batch)
+        if unpacks_to_too_much(held, counted.size()):
+            options = pa.ipc.IpcWriteOptions(use_threads=False)
     with pa.ipc.new_file(pa.PythonFile(file, mode="w"), schema, options=options) as writer:
         writer.write_batch(batch)
 
@@ -176,6 +193,7 @@ class Container:
                 self._source = pa.py_buffer(source)
             else:
                 self._source = pa.PythonFile(source, mode="r")
+            self._size = self._checked()
             reader = pa.ipc.open_file(self._source)
             self._names: list[str] = reader.schema.names
             metadata: Any = json.loads((reader.schema.metadata or {})[_KEY])
@@ -184,6 +202,8 @@ class Container:
             # For one who reads some fields only, the batch waits.
             self._reader: Any = reader
             self._batch: Any = None
+            if not all(isinstance(metadata[part], dict) for part in ("values", "columns")):
+                raise ValueError("its header is of something else")
             if metadata["format"] > FORMAT:
                 raise CorruptPersistenceError(
                     f"{where} has the format {metadata['format']}, and this version reads up to "
@@ -191,13 +211,19 @@ class Container:
                 )
             self._values: dict[str, Any] = metadata.pop("values")
             self._specs: dict[str, Any] = metadata.pop("columns")
+            needed = sum(
+                column_dtype(spec).itemsize * math.prod(spec["shape"])
+                for spec in self._specs.values()
+                if spec["dtype"] != "table"
+            )
+            if unpacks_to_too_much(needed, self._size):
+                raise ValueError(f"its {self._size:,} bytes would become {needed:,}")
         self.header: dict[str, Any] = metadata
 
     def values(self) -> dict[str, Any]:
         """All fields, by name."""
         with self._explained():
-            self._batch = self._reader.get_batch(0)
-            self._batch.validate()
+            self._batch = validated(self._reader.get_batch(0), self._size)
         return {name: self.value(name) for name in self._values}
 
     def value(self, name: str) -> Any:
@@ -232,12 +258,27 @@ class Container:
             return self._batch.column(name)
         options = pa.ipc.IpcReadOptions(included_fields=[self._names.index(name)])
         batch = pa.ipc.open_file(self._source, options=options).get_batch(0)
-        batch.validate()
-        return batch.column(0)
+        return validated(batch, self._size).column(0)
+
+    def _checked(self) -> int:
+        """Look at what the file says of itself, and return its size."""
+        import pyarrow as pa
+
+        if isinstance(self._source, pa.Buffer):
+            buffer: Any = self._source
+            check_arrow_file(bytes_of(buffer), buffer.size)
+            return buffer.size
+        size: int = self._source.size()
+
+        def read_at(start: int, count: int) -> bytes:
+            self._source.seek(start)
+            return self._source.read(count)
+
+        check_arrow_file(read_at, size)
+        return size
 
     @contextmanager
     def _explained(self) -> Generator[None]:
-        import pyarrow as pa
 
         try:
             yield
@@ -249,7 +290,8 @@ class Container:
             raise
         except (FileNotFoundError, IsADirectoryError):
             raise
-        except (pa.ArrowException, LookupError, ValueError, TypeError, OSError) as error:
+        except Exception as error:
+            # Not only what Arrow raises: pandas and polars follow what the file says.
             raise self._corrupt(error) from error
 
     def _corrupt(self, error: Exception) -> CorruptPersistenceError:

@@ -1,0 +1,90 @@
+"""Refuses attributes that a storage would take and nobody could read again.
+
+Python reads JSON to a depth that depends on how deep in calls its reader is. One attribute that
+is nested further makes a trial, and a whole journal, unreadable for everybody.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from prefect_optuna.blocks.errors import AttributeEncodingError
+
+__all__ = ["CheckedAttributes", "check_attributes", "check_nesting"]
+
+_LEVELS = 100
+_BITS = 14_000  # of integers; Python reads 4300 digits
+_NESTED = (dict, list, tuple)
+
+
+def check_nesting(name: str, value: Any) -> None:
+    """Refuse the value of an attribute that is nested too deeply.
+
+    Args:
+        name: of the attribute, for the message.
+        value: of the attribute.
+
+    Raises:
+        AttributeEncodingError: it is, or has an integer of too many digits.
+    """
+    level = [value]
+    for _ in range(_LEVELS):
+        inside: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inside += item.values()
+            elif isinstance(item, (list, tuple)):
+                inside += item
+            elif isinstance(item, int) and item.bit_length() > _BITS:
+                raise AttributeEncodingError(
+                    f"{name!r} has an integer of {item.bit_length():,} bits, and readers take up "
+                    f"to {_BITS:,}. Keep it as text, or as an artifact."
+                )
+        level = [item for item in inside if isinstance(item, (*_NESTED, int))]
+        if not level:
+            return
+    if any(isinstance(item, _NESTED) for item in level):
+        raise AttributeEncodingError(
+            f"{name!r} is nested in more than {_LEVELS} levels, or contains itself, and nobody "
+            "could read it again. Flatten it, or keep it as an artifact."
+        )
+
+
+def check_attributes(trial: FrozenTrial | None) -> None:
+    """Do what `check_nesting` does with all attributes of a trial."""
+    if trial is not None:
+        for attributes in (trial.user_attrs, trial.system_attrs):
+            for key, value in attributes.items():
+                check_nesting(key, value)
+
+
+class CheckedAttributes(BaseStorage):
+    """Checks attributes before the storage class that comes next takes them."""
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set an attribute, unless it is nested too deeply."""
+        check_nesting(key, value)
+        super().set_study_user_attr(study_id, key, value)  # pyright: ignore[reportAbstractUsage]
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set an attribute, unless it is nested too deeply."""
+        check_nesting(key, value)
+        super().set_study_system_attr(study_id, key, value)  # pyright: ignore[reportAbstractUsage]
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute, unless it is nested too deeply."""
+        check_nesting(key, value)
+        super().set_trial_user_attr(trial_id, key, value)  # pyright: ignore[reportAbstractUsage]
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute, unless it is nested too deeply."""
+        check_nesting(key, value)
+        super().set_trial_system_attr(trial_id, key, value)  # pyright: ignore[reportAbstractUsage]
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Make a trial, unless an attribute of it is nested too deeply."""
+        check_attributes(template_trial)
+        return super().create_new_trial(study_id, template_trial)  # pyright: ignore[reportAbstractUsage]

@@ -1,0 +1,536 @@
+"""Reads bytes that somebody else may have made: Arrow, Parquet, NPY and ZIP files.
+
+The libraries trust what a file says of itself: that a column is as long as it claims, that a
+buffer lies inside of the file, that there is memory for what is compressed. Here that is looked at
+before they are given the file, and the values that they make of it before anybody gets them. What
+does not hold is a `ValueError`; whoever reads says in which file.
+
+Something small may unpack to `UNPACKED` bytes, something large to `RATIO` times its size. Those
+who write keep to that, by not compressing what shrinks more.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import math
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
+
+import numpy as np
+
+__all__ = [
+    "RATIO",
+    "UNPACKED",
+    "arrow_types_refused",
+    "bytes_of",
+    "check_arrow_file",
+    "checked_dtype",
+    "is_padded",
+    "open_zip",
+    "read_arrow",
+    "read_npy",
+    "read_parquet",
+    "unpacks_to_too_much",
+    "validated",
+]
+
+UNPACKED = 1 << 30
+"""How many bytes anything may unpack to."""
+
+RATIO = 100
+"""How many times as large as it is something may become that is larger than that."""
+
+_EMPTY_ROWS = 10_000_000  # of a column that takes no bytes
+_DEPTH = 64  # of types in types
+_FIELDS = 100_000
+_DEFLATE = 1100  # times; no deflated data expands to more
+
+_MAGIC = b"ARROW1"
+_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # of the headers of a message
+# As Schema.fbs numbers them. Missing: unions, run-end encoding and list views, whose values may be
+# as many as they like in a few bytes.
+_TYPES = frozenset(range(1, 25)) - {14, 22}
+# Others are read by classes that somebody has registered, and some of those unpickle.
+_EXTENSIONS = {
+    "arrow.bool8",
+    "arrow.fixed_shape_tensor",
+    "arrow.json",
+    "arrow.opaque",
+    "arrow.uuid",
+    "pandas.interval",
+    "pandas.period",
+}
+_EXTENSION = b"ARROW:extension:name"
+_DTYPE = re.compile(
+    r"[<>=|]?(b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SUV]\d{1,10}"
+    r"|[mM]8(\[\d{0,9}(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
+)
+
+# The name, then the head of a text and its length as Thrift writes them, then the text.
+_PARQUET_SCHEMA = re.compile(rb"ARROW:schema\x18[\x80-\xff]{0,4}[\x00-\x7f]([A-Za-z0-9+/=]*)")
+
+_ReadAt = Callable[[int, int], bytes]
+
+
+def unpacks_to_too_much(unpacked: int, stored: int) -> bool:
+    """Whether so many bytes may not come of so many.
+
+    Example:
+        >>> from prefect_optuna.blocks.untrusted import unpacks_to_too_much
+        >>> unpacks_to_too_much(1 << 20, 100), unpacks_to_too_much(1 << 40, 100)
+        (False, True)
+    """
+    return unpacked > max(UNPACKED, RATIO * stored)
+
+
+def read_arrow(content: Any) -> Any:
+    """Read an Arrow IPC file.
+
+    Args:
+        content: the bytes of the file, or a `pyarrow.Buffer` of them.
+
+    Returns:
+        The `pyarrow.Table`, which has been validated, and lies in the same bytes.
+
+    Raises:
+        ValueError: the file is damaged, or claims what is not in it.
+        pyarrow.ArrowException: the same.
+    """
+    import pyarrow as pa
+
+    buffer = pa.py_buffer(content)
+    check_arrow_file(bytes_of(buffer), buffer.size)
+    return validated(pa.ipc.open_file(buffer).read_all(), buffer.size)
+
+
+def bytes_of(buffer: Any) -> Callable[[int, int], bytes]:
+    """What reads so many bytes of a `pyarrow.Buffer`, from a place on."""
+
+    def read_at(start: int, size: int) -> bytes:
+        return buffer.slice(start, size).to_pybytes()
+
+    return read_at
+
+
+def read_parquet(file: IO[bytes], **options: Any) -> Any:
+    """Read a Parquet file.
+
+    Args:
+        file: the file.
+        **options: of `pyarrow.parquet.read_table`.
+
+    Returns:
+        The `pyarrow.Table`, which has been validated.
+
+    Raises:
+        ValueError: the file is damaged, or claims what is not in it.
+        pyarrow.ArrowException: the same.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = pa.py_buffer(file.read())
+    _check_parquet_schema(content)
+    metadata = pq.read_metadata(pa.BufferReader(content))
+    _check_parquet(metadata, content)
+    table = pq.read_table(pa.BufferReader(content), **options)
+    return validated(table, content.size)
+
+
+def check_arrow_file(read_at: _ReadAt, size: int) -> None:
+    """Look at what an Arrow IPC file says of itself, without reading its values.
+
+    Args:
+        read_at: returns so many bytes from a place on.
+        size: of the file.
+
+    Raises:
+        ValueError: it is none, a part of it lies outside of it, it has a type that this project
+            never writes, or it unpacks to too much.
+    """
+    tail = len(_MAGIC) + 4
+    if size < tail + 8 or read_at(0, 6) != _MAGIC or read_at(size - 6, 6) != _MAGIC:
+        raise ValueError("it is no whole Arrow file")
+    (length,) = struct.unpack("<i", read_at(size - tail, 4))
+    if not 0 < length <= size - tail:
+        raise ValueError("its end lies outside of it")
+    footer = _Table.root(read_at(size - tail - length, length))
+    schema = footer.table(1)
+    if schema is None:
+        raise ValueError("it has no schema")
+    _check_schema(schema)
+    unpacked = 0
+    for kind, field in ((_DICTIONARY_BATCH, 2), (_RECORD_BATCH, 3)):
+        for block in footer.structs(field, "<qi4xq"):
+            unpacked += _check_block(read_at, size, kind, *block)
+    if unpacks_to_too_much(unpacked, size):
+        raise ValueError(f"its {size:,} bytes would unpack to {unpacked:,}")
+
+
+def validated(table: Any, size: int) -> Any:
+    """Return a table or record batch whose values have been looked at.
+
+    Args:
+        table: what Arrow has read.
+        size: how many bytes it was read from.
+
+    Raises:
+        ValueError: it has more rows than its bytes can be.
+        pyarrow.ArrowInvalid: its values contradict each other.
+    """
+    table.validate(full=True)
+    held = table.get_total_buffer_size()
+    if unpacks_to_too_much(held, size):
+        raise ValueError(f"its {size:,} bytes unpacked to {held:,}")
+    most = max(_EMPTY_ROWS, 8 * held)
+    for column in table.columns:
+        for chunk in getattr(column, "chunks", [column]):
+            for array in _arrays(chunk):
+                if len(array) > most:
+                    raise ValueError(f"a column of {held:,} bytes claims {len(array):,} values")
+                _check_views(array, size)
+    return table
+
+
+def arrow_types_refused(schema: Any) -> list[str]:
+    """The types in a schema that the functions here do not read, so that nobody writes them.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from prefect_optuna.blocks.untrusted import arrow_types_refused
+        >>> kind = pa.run_end_encoded(pa.int32(), pa.string())
+        >>> arrow_types_refused(pa.schema({"x": pa.int8(), "y": kind}))
+        ['run_end_encoded<run_ends: int32, values: string>']
+    """
+    import pyarrow as pa
+
+    plain = pa.schema([pa.field(str(i), field.type) for i, field in enumerate(schema)])
+    refused: list[str] = []
+    for field in plain:
+        try:
+            _check_schema_message(pa.schema([field]).serialize().to_pybytes())
+        except ValueError:
+            refused.append(str(field.type))
+    return refused
+
+
+def checked_dtype(text: Any) -> np.dtype[Any]:
+    """The type of an array that a file names.
+
+    Raises:
+        ValueError: it is no plain type of numbers, text, times or bytes.
+
+    Example:
+        >>> from prefect_optuna.blocks.untrusted import checked_dtype
+        >>> checked_dtype("<f8")
+        dtype('float64')
+    """
+    if not isinstance(text, str) or not _DTYPE.fullmatch(text):
+        raise ValueError("it names no type of plain arrays")
+    return np.dtype(text)
+
+
+def is_padded(size: int, held: int) -> bool:
+    """Whether an array takes far more bytes than there are characters in it.
+
+    Example:
+        >>> from prefect_optuna.blocks.untrusted import is_padded
+        >>> is_padded(4000, 10), is_padded(2_000_000_000, 10)
+        (False, True)
+    """
+    return size > max(1 << 12, RATIO * held)
+
+
+def read_npy(file: IO[bytes], size: int) -> np.ndarray[Any, Any]:
+    """Read an NPY file.
+
+    Args:
+        file: the file, at its start.
+        size: of the file.
+
+    Returns:
+        The array, which is new.
+
+    Raises:
+        ValueError: it is none, holds Python objects, or is not as large as it says.
+    """
+    version = np.lib.format.read_magic(file)
+    head = 10 if version == (1, 0) else 12
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    elif version == (3, 0):  # as 2.0, with UTF-8; NumPy has no public function for it
+        shape, fortran, dtype = np.lib.format._read_array_header(file, version)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        raise ValueError(f"it is an NPY file of the unknown version {version}")
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, and allow_pickle=False")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"it has the shape {shape}")
+    count = math.prod(shape)
+    needed = count * dtype.itemsize
+    # The header is padded, and so has at least the bytes that it begins with.
+    if needed > size - head or (not dtype.itemsize and count > _EMPTY_ROWS):
+        raise ValueError(f"it has {size:,} bytes, and claims an array of {needed:,}")
+    data = bytearray(needed)
+    at = 0
+    view = memoryview(data)
+    while at < needed and (part := file.read(min(needed - at, 1 << 24))):
+        view[at : at + len(part)] = part
+        at += len(part)
+    if at < needed:
+        raise ValueError(f"{needed - at:,} bytes are missing at its end")
+    array = np.frombuffer(data, dtype) if needed else np.zeros(count, dtype)
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+
+
+def open_zip(file: Any, size: int) -> zipfile.ZipFile:
+    """Open a ZIP file whose entries are stored or deflated, lie apart, and have names of their own.
+
+    What is deflated has at most a thousandth of its size, and so cannot become more than that.
+
+    Args:
+        file: its path, or a binary file.
+        size: of the file.
+
+    Raises:
+        ValueError: it has another entry.
+        zipfile.BadZipFile: it is none.
+    """
+    archive = zipfile.ZipFile(file)
+    try:
+        _check_entries(archive.infolist(), size)
+    except BaseException:
+        archive.close()
+        raise
+    return archive
+
+
+def _check_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
+    names = [entry.filename for entry in entries]
+    if len(set(names)) < len(names):
+        raise ValueError("two of its entries have one name")
+    end = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("one of its entries is compressed in another way than by deflating")
+        if entry.flag_bits & 0x41:
+            raise ValueError("one of its entries is encrypted")
+        if entry.header_offset < end:
+            raise ValueError("its entries overlap")
+        end = entry.header_offset + 30 + entry.compress_size  # 30: of what precedes a name
+        is_stored = entry.compress_type == zipfile.ZIP_STORED
+        most = entry.compress_size if is_stored else _DEFLATE * entry.compress_size + 1024
+        if entry.file_size > most or (is_stored and entry.file_size != entry.compress_size):
+            raise ValueError(
+                f"one of its entries has {entry.compress_size:,} bytes, and claims to unpack to "
+                f"{entry.file_size:,}"
+            )
+    if end > size:
+        raise ValueError("its entries lie outside of it")
+
+
+class _Table:
+    """A table of a flatbuffer. Whatever lies outside of it is a `ValueError`."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data = data
+        self.at = at
+        self.fields = at - self._unpack("<i", at)[0]
+        (self.size,) = self._unpack("<H", self.fields)
+
+    @classmethod
+    def root(cls, data: bytes) -> _Table:
+        if len(data) < 8:
+            raise ValueError("a part of it is too short")
+        return cls(data, struct.unpack_from("<I", data)[0])
+
+    def scalar(self, field: int, form: str, default: int = 0) -> int:
+        at = self._place(field)
+        return default if at is None else self._unpack(form, at)[0]
+
+    def table(self, field: int) -> _Table | None:
+        at = self._place(field)
+        return None if at is None else _Table(self.data, at + self._unpack("<I", at)[0])
+
+    def tables(self, field: int) -> Iterator[_Table]:
+        start, count = self._vector(field, 4)
+        for at in range(start, start + 4 * count, 4):
+            yield _Table(self.data, at + self._unpack("<I", at)[0])
+
+    def structs(self, field: int, form: str) -> Iterator[tuple[Any, ...]]:
+        size = struct.calcsize(form)
+        start, count = self._vector(field, size)
+        return struct.iter_unpack(form, self.data[start : start + size * count])
+
+    def bytes(self, field: int) -> bytes:
+        start, count = self._vector(field, 1)
+        return self.data[start : start + count]
+
+    def _place(self, field: int) -> int | None:
+        entry = 4 + 2 * field
+        if entry + 2 > self.size:
+            return None
+        (offset,) = self._unpack("<H", self.fields + entry)
+        return self.at + offset if offset else None
+
+    def _vector(self, field: int, size: int) -> tuple[int, int]:
+        at = self._place(field)
+        if at is None:
+            return 0, 0
+        at += self._unpack("<I", at)[0]
+        (count,) = self._unpack("<I", at)
+        if at + 4 + count * size > len(self.data):
+            raise ValueError("a part of it lies outside of it")
+        return at + 4, count
+
+    def _unpack(self, form: str, at: int) -> tuple[Any, ...]:
+        if not 0 <= at <= len(self.data) - struct.calcsize(form):
+            raise ValueError("a part of it lies outside of it")
+        return struct.unpack_from(form, self.data, at)
+
+
+def _check_schema_message(data: bytes) -> None:
+    """Check a schema as `pyarrow.Schema.serialize` writes it."""
+    start = 8 if data[:4] == b"\xff\xff\xff\xff" else 4
+    schema = _Table.root(data[start:]).table(2)
+    if schema is None:
+        raise ValueError("it has no schema")
+    _check_schema(schema)
+
+
+def _check_schema(schema: _Table) -> None:
+    if schema.scalar(0, "<h"):
+        raise ValueError("it is of a machine with another byte order")
+    seen = 0
+    fields = [(field, 0) for field in schema.tables(1)]
+    while fields:
+        field, depth = fields.pop()
+        seen += 1
+        if depth > _DEPTH or seen > _FIELDS:
+            raise ValueError("its columns are nested too deeply, or too many")
+        if (kind := field.scalar(2, "<B")) not in _TYPES:
+            raise ValueError(f"it has a column of Arrow's type {kind}, which is not read here")
+        for pair in field.tables(6):
+            if pair.bytes(0) == _EXTENSION:
+                name = pair.bytes(1).decode(errors="replace")
+                if name not in _EXTENSIONS:
+                    raise ValueError(f"it has a column of the extension type {name!r}")
+        fields += [(child, depth + 1) for child in field.tables(5)]
+
+
+def _check_block(read_at: _ReadAt, size: int, kind: int, offset: int, head: int, body: int) -> int:
+    """Check a batch, and return how many bytes it unpacks to."""
+    if offset < 8 or head < 8 or body < 0 or offset + head + body > size:
+        raise ValueError("a part of it lies outside of it")
+    data = read_at(offset, head)
+    message = _Table.root(data[8 if data[:4] == b"\xff\xff\xff\xff" else 4 :])
+    header = message.table(2)
+    if message.scalar(1, "<B") != kind or message.scalar(3, "<q") != body or header is None:
+        raise ValueError("a part of it is none of those that its end names")
+    batch = header.table(1) if kind == _DICTIONARY_BATCH else header
+    if batch is None:
+        raise ValueError("a part of it is empty")
+    is_compressed = batch.table(3) is not None
+    unpacked = 0
+    for length, nulls in batch.structs(1, "<qq"):
+        if not 0 <= nulls <= length:
+            raise ValueError(f"a column of it has {length} values, and {nulls} that are missing")
+    for start, length in batch.structs(2, "<qq"):
+        if start < 0 or length < 0 or start + length > body:
+            raise ValueError("values of it lie outside of it")
+        if is_compressed and length >= 8:
+            (claimed,) = struct.unpack("<q", read_at(offset + head + start, 8))
+            length = length - 8 if claimed == -1 else claimed
+            if length < 0:
+                raise ValueError("values of it have a negative size")
+        unpacked += length
+    return unpacked
+
+
+def _arrays(array: Any) -> Iterator[Any]:
+    """An Arrow array, and all those that it is made of."""
+    import pyarrow as pa
+
+    kind = array.type
+    if isinstance(array, pa.ExtensionArray):
+        yield from _arrays(array.storage)
+        return
+    yield array
+    if isinstance(array, pa.DictionaryArray):
+        yield from _arrays(array.dictionary)
+    elif isinstance(array, pa.StructArray):
+        for number in range(kind.num_fields):
+            yield from _arrays(array.field(number))
+    elif hasattr(array, "values"):  # lists of all kinds, and mappings
+        yield from _arrays(array.values)
+
+
+def _check_views(array: Any, size: int) -> None:
+    """Refuse views of text that show the same bytes over and over."""
+    import pyarrow as pa
+
+    if array.type not in (pa.string_view(), pa.binary_view()) or not len(array):
+        return
+    views = np.frombuffer(array.buffers()[1], np.int32)[::4]
+    shown = int(views[array.offset : array.offset + len(array)].sum(dtype=np.int64))
+    if unpacks_to_too_much(shown, size):
+        raise ValueError(f"its {size:,} bytes show {shown:,} bytes of text")
+
+
+def _check_parquet_schema(content: Any) -> None:
+    """Check Arrow's own schema in a Parquet file, which Arrow reads as soon as it opens one."""
+    tail = content.slice(max(content.size - 8, 0)).to_pybytes()
+    if len(tail) < 8 or tail[4:] != b"PAR1":
+        raise ValueError("it is no whole Parquet file")
+    (length,) = struct.unpack("<I", tail[:4])
+    if length > content.size - 8:
+        raise ValueError("its end lies outside of it")
+    footer = content.slice(content.size - 8 - length, length).to_pybytes()
+    found = _PARQUET_SCHEMA.findall(footer)
+    if len(found) < footer.count(b"ARROW:schema"):
+        raise ValueError("it has Arrow's schema in a place where Arrow writes none")
+    for text in found:
+        _check_schema_message(base64.b64decode(text))
+
+
+def _check_parquet(metadata: Any, content: Any) -> None:
+    """Refuse a Parquet file that would become too much, before its values are read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    compute: Any = importlib.import_module("pyarrow.compute")  # whose functions have no types
+    size = content.size
+    unpacked = claimed_texts = 0
+    texts: set[str] = set()
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            column = row_group.column(number)
+            claimed = [column.num_values, column.total_uncompressed_size]
+            if min(claimed) < 0 or row_group.num_rows < 0:
+                raise ValueError("it has a column of a negative size")
+            values = max(column.num_values, row_group.num_rows)
+            unpacked += max(8 * values, column.total_uncompressed_size)
+            if column.physical_type == "BYTE_ARRAY" and "." not in column.path_in_schema:
+                texts.add(column.path_in_schema)
+                claimed_texts += column.total_uncompressed_size
+    if unpacks_to_too_much(unpacked, size):
+        raise ValueError(f"its {size:,} bytes would unpack to {unpacked:,}")
+    if not unpacks_to_too_much(metadata.num_rows * claimed_texts, size):
+        return
+    # A text that comes often is in the file once: it is counted before it is repeated.
+    encoded = pq.ParquetFile(pa.BufferReader(content), read_dictionary=sorted(texts))
+    for batch in encoded.iter_batches(columns=sorted(texts)):
+        for column in batch.columns:
+            if isinstance(column, pa.DictionaryArray):
+                column.validate(full=True)
+                lengths = compute.fill_null(compute.binary_length(column.dictionary), 0)
+                unpacked += compute.sum(compute.take(lengths, column.indices)).as_py() or 0
+        if unpacks_to_too_much(unpacked, size):
+            raise ValueError(f"its {size:,} bytes would unpack to {unpacked:,}")

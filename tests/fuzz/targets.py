@@ -1,0 +1,491 @@
+"""What is given damaged input: what makes a case, what reads it, and which errors are its own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+from random import Random
+from typing import Any
+from urllib.parse import quote
+
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "false")
+
+import numpy as np
+import optuna
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset  # its import makes classes by exec
+import pyarrow.parquet
+from mutations import mutate_bytes, mutate_json, mutate_text
+
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    InMemoryStudyStorage,
+    PrefectOptunaError,
+    as_artifact_filesystem,
+    as_study_storage,
+)
+from prefect_optuna.blocks.artifacts import decode, encode, find_handler
+from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
+from prefect_optuna.tasks.archive import decode_result, encode_result
+from prefect_optuna.tasks.archive.results import decode_series
+from prefect_optuna.tasks.persistence.container import Container, write_container
+
+Errors = tuple[type[BaseException], ...]
+Target = tuple[Callable[[Random], Any], Callable[[Any], Any], Errors]
+
+_OURS = (PrefectOptunaError,)
+_SERIES = {"hare": np.linspace(0, 1, 40), "lynx": np.arange(40)}
+_TABLE = pa.table(
+    {
+        "x": pa.array([1, None, 3]),
+        "text": ["a", "bb", None],
+        "kind": pa.array(["u", "v", "u"]).dictionary_encode(),
+        "lists": [[1.5], [], None],
+        "pairs": [{"a": 1}, None, {"a": 3}],
+        "when": pa.array([1, 2, 3], pa.timestamp("ns", "UTC")),
+        "flag": [True, None, False],
+        "none": pa.nulls(3),
+        "views": pa.array(["a long text, which is no inline view"] * 3, pa.string_view()),
+        "fixed": pa.array([b"abc"] * 3, pa.binary(3)),
+        "maps": pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int64())),
+    }
+)
+_FRAME = pd.DataFrame(
+    {"c": pd.Categorical(["a", "b", "a"]), "t": pd.date_range("2020", periods=3), "x": [1, 2, 3]}
+)
+_RESULTS = [
+    _SERIES,
+    {"field": np.ones((2, 3)), "n": 3, "text": np.array(["a", "bcd"]), "t": (1, {2}, 1j)},
+    {"z": np.zeros(20_000), "b": np.arange(20_000) % 3},
+    {"table": _TABLE, "list": [0.5] * 20, "when": np.array(["2020"], "M8[D]")},
+    _TABLE,
+    _FRAME,
+    pl.DataFrame({"a": ["x" * 20, None], "b": [[1], [2, 3]]}),
+]
+_KEY = b"prefect_optuna"
+
+
+def _arrow_case(seeds: list[bytes], key: bytes, rng: Random) -> bytes:
+    """An Arrow file with other bytes, or with other JSON in a sound file."""
+    seed = rng.choice(seeds)
+    if rng.random() < 0.6:
+        return mutate_bytes(seed, seeds, rng)
+    table = pa.ipc.open_file(seed).read_all()
+    metadata = dict(table.schema.metadata)
+    chosen = b"pandas" if b"pandas" in metadata and rng.random() < 0.5 else key
+    if chosen in metadata:
+        metadata[chosen] = mutate_text(metadata[chosen], rng)
+    if rng.random() < 0.3:
+        table = table.select(rng.sample(table.column_names, len(table.column_names)))
+    sink = pa.BufferOutputStream()
+    table = table.replace_schema_metadata(metadata)
+    options = pa.ipc.IpcWriteOptions(compression=rng.choice([None, "lz4", "zstd"]))
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table, rng.choice([None, max(len(table) // 2, 1)]))
+    return sink.getvalue().to_pybytes()
+
+
+@contextlib.contextmanager
+def results(_: Path) -> Generator[Target]:
+    seeds = [encode_result(one) for one in _RESULTS]
+
+    def check(content: bytes) -> Any:
+        with contextlib.suppress(*_OURS):
+            decode_series(content, "hare")
+        return decode_result(content)
+
+    yield lambda rng: _arrow_case(seeds, _KEY, rng), check, _OURS
+
+
+@contextlib.contextmanager
+def containers(folder: Path) -> Generator[Target]:
+    seeds: list[bytes] = []
+    values = [
+        {"animal": "lynx", "power": [0.5] * 30, "n": 1, "f": np.ones((2, 3), order="F")},
+        {"rows": np.zeros(3, [("a", "<f8"), ("b", "S3")]), "t": np.array(["a", "bc"])},
+        {"table": _TABLE, "frame": _FRAME, "set": {1, 2}, "z": np.array([1j])},
+    ]
+    for compression in (None, "zstd", "lz4"):
+        for value in values:
+            file = io.BytesIO()
+            write_container(file, value, {"class": "Spectrum"}, compression=compression)
+            seeds.append(file.getvalue())
+
+    def check(content: bytes) -> Any:
+        if len(content) % 3 == 0:
+            path = folder / "container.arrow"
+            path.write_bytes(content)
+            return Container(path).values()
+        if len(content) % 3 == 1:
+            container = Container(io.BytesIO(content))
+            return {name: container.value(name) for name in container.names()}
+        return Container(content).values()
+
+    yield lambda rng: _arrow_case(seeds, b"prefect_optuna.persistence", rng), check, _OURS
+
+
+@contextlib.contextmanager
+def artifacts(_: Path) -> Generator[Target]:
+    arrays = {"hare": np.arange(30.0), "text": np.array(["a", "bc"])}
+    values: dict[str, list[Any]] = {
+        "npy": [np.eye(3), np.zeros(2, [("a", "<f8"), ("b", "S3")])],
+        "npz": [arrays],
+        "json": [{"a": (1, 2j, {3}), "x": np.arange(3), "t": np.float64(2), "u": np.array(["a"])}],
+        "yaml": [{"a": [1, 2], "b": {"c": "text"}}],
+        "csv": [pa.table({"x": [1, 2], "s": ["a", None]})],
+        "parquet": [_TABLE.drop_columns(["none", "views", "fixed"]), _FRAME],
+        "arrow": [_TABLE, _FRAME],
+    }
+    seeds = [(a, encode(find_handler(a), v)) for a, group in values.items() for v in group]
+    seeds.append(("npz", encode(find_handler("npz"), arrays, compressed=True)))
+    seeds.append(("yaml", b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"))
+
+    def case(rng: Random) -> bytes:
+        alias, content = rng.choice(seeds)
+        others = [other for name, other in seeds if name == alias]
+        if alias == "json":
+            content = mutate_text(content, rng)
+        elif alias == "npz" and rng.random() < 0.5:
+            content = _zipped(content, rng, {})
+        elif alias == "yaml" and rng.random() < 0.3:
+            lines = ["a0: &a0 [x, x, x, x]"]
+            lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+            content = "\n".join(lines).encode()
+        else:
+            content = mutate_bytes(content, others, rng)
+        return alias.ljust(8).encode() + content
+
+    def check(content: bytes) -> Any:
+        return decode(find_handler(content[:8].decode().strip()), content[8:])
+
+    yield case, check, _OURS
+
+
+def _zipped(content: bytes, rng: Random, documents: dict[str, Callable[[bytes], bytes]]) -> bytes:
+    """A ZIP file with entries that are renamed, doubled, compressed otherwise, or mutated."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(sink, "w") as target:
+        names = source.namelist()
+        chosen = rng.choice(names)
+        for name in names:
+            entry = source.read(name)
+            method = zipfile.ZIP_DEFLATED if name in documents else zipfile.ZIP_STORED
+            if name in documents:
+                entry = documents[name](entry)
+            if name == chosen:
+                match rng.randrange(7):
+                    case 0:
+                        name = rng.choice(["../x", "/x", "files/../../x", "", "x\\y", name * 2])
+                    case 1:
+                        method = rng.choice([zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+                    case 2:
+                        entry = mutate_bytes(entry, [entry], rng)
+                    case 3:
+                        continue
+                    case 4:
+                        entry += b" " * 10_000_000
+                        method = zipfile.ZIP_DEFLATED
+                    case _:
+                        pass
+            target.writestr(zipfile.ZipInfo(name), entry, method)
+    return sink.getvalue()
+
+
+SCALE = np.linspace(0.0, 1.0, 100)
+
+
+def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    return {"x": trial.suggest_float("x", -1, 1), "k": trial.suggest_categorical("k", ["a", 1])}
+
+
+def run(params: dict[str, Any]) -> dict[str, Any]:
+    return {"curve": params["x"] * SCALE}
+
+
+def evaluate(result: dict[str, Any]) -> float:
+    return float(result["curve"].sum())
+
+
+def _study(name: str) -> ArchivedStudy:
+    """A study with trials, results, a series and two axes, in memory."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage, files = InMemoryStudyStorage(name=name), f"memory://{name}"
+    study = storage.create_study("hares")
+    archive = OptunaArchive(study, artifacts=files)
+    archive.save_problem(Problem(suggest=suggest, run=run, evaluate=evaluate), scope={"seed": 3})
+    archive.study_add_axis("t", [1, 2, 3])
+    archive.study_add_axis("long", np.arange(100))
+    for _ in range(2):
+        trial = study.ask()
+        result = run(suggest(trial))
+        trial.set_user_attr("result", archive.writer().write(trial.number, result))
+        archive.trial_add_timeseries(trial, "loss", [3.0, 2.0, 1.0], ["t"])
+        archive.trial_add_timeseries(trial, "wave", np.ones(100), ["long"])
+        study.tell(trial, 1.0)
+    return ArchivedStudy.load("hares", storage=storage, artifacts=files)
+
+
+def _looked_at(archived: ArchivedStudy) -> list[Any]:
+    """All that one does with an archive before trusting it."""
+    found: list[Any] = []
+    for look in (
+        archived.describe,
+        archived.source,
+        archived.requirements,
+        archived.git_diff,
+        archived.script,
+        archived.scope,
+        lambda: archived.axes,
+        lambda: archived.series,
+        lambda: archived.result(0),
+        lambda: archived.timeseries("loss"),
+        lambda: archived.timeseries("wave", kind="pandas"),
+        lambda: archived.timeseries("curve"),
+    ):
+        with contextlib.suppress(*_OURS):
+            found.append(look())
+    return found
+
+
+@contextlib.contextmanager
+def exports(folder: Path) -> Generator[Target]:
+    seed = _study("fuzz-export").export(folder / "seed.zip").read_bytes()
+    count = iter(range(1 << 60))
+
+    def case(rng: Random) -> bytes:
+        if rng.random() < 0.4:
+            return mutate_bytes(seed, [seed], rng)
+        documents: dict[str, Callable[[bytes], bytes]] = {}
+        with zipfile.ZipFile(io.BytesIO(seed)) as source:
+            trials, index = source.read("trials.jsonl"), json.loads(source.read("index.json"))
+        if rng.random() < 0.5:
+            lines = trials.splitlines(keepends=True)
+            lines[0] = mutate_text(lines[0], rng) + b"\n"
+            trials = b"".join(lines)
+            index["trials"]["sha256"] = hashlib.sha256(trials).hexdigest()
+            documents["trials.jsonl"] = lambda _: trials
+        if rng.random() < 0.6:
+            index = mutate_json(index, rng)
+        documents["index.json"] = lambda _: json.dumps(index).encode()
+        return _zipped(seed, rng, documents)
+
+    def check(content: bytes) -> Any:
+        path = folder / "export.zip"
+        path.write_bytes(content)
+        number = next(count)
+        storage = InMemoryStudyStorage(name=f"fuzz-{number}")
+        files = ArtifactFileSystem(url=f"memory://fuzz-in-{number}")
+        try:
+            return _looked_at(ArchivedStudy.import_(path, storage=storage, artifacts=files))
+        finally:
+            with contextlib.suppress(Exception):
+                optuna.delete_study(study_name="hares", storage=storage.get_storage())
+            with contextlib.suppress(Exception):
+                files.rm("studies", recursive=True)
+                files.rm("blobs", recursive=True)
+
+    yield case, check, _OURS
+
+
+@contextlib.contextmanager
+def archives(_: Path) -> Generator[Target]:
+    original = _study("fuzz-archive")
+    study, files = original.study, as_artifact_filesystem("memory://fuzz-archive")
+    block = InMemoryStudyStorage(name="fuzz-archive")
+    storage: Any = study._storage
+    study_id = study._study_id
+    attributes = dict(study.user_attrs)
+    of_trial = dict(study.trials[0].user_attrs)
+    blobs = {path: files.read_path(path) for path in files.glob("**")}
+    texts = [path for path, content in blobs.items() if content[:1] in b"{["]
+
+    def case(rng: Random) -> bytes:
+        changed: dict[str, Any] = {"study": attributes, "trial": of_trial, "files": {}}
+        match rng.randrange(3):
+            case 0:
+                name = rng.choice(list(attributes))
+                changed["study"] = {**attributes, name: mutate_json(attributes[name], rng)}
+            case 1:
+                name = rng.choice(list(of_trial))
+                changed["trial"] = {**of_trial, name: mutate_json(of_trial[name], rng)}
+            case _:
+                # A file of another content, and its digest wherever the former one was.
+                path = rng.choice(sorted(texts if rng.random() < 0.7 else blobs))
+                content = blobs[path]
+                new = (
+                    mutate_text(content, rng)
+                    if path in texts
+                    else mutate_bytes(content, [content], rng)
+                )
+                old_digest, digest = (hashlib.sha256(c).hexdigest() for c in (content, new))
+                text = json.dumps(changed).replace(old_digest, digest)
+                changed = json.loads(text)
+                place = path.replace(old_digest[:2] + "/" + old_digest, digest[:2] + "/" + digest)
+                changed["files"] = {place: new.hex()}
+        return json.dumps(changed).encode()
+
+    def check(content: bytes) -> Any:
+        changed = json.loads(content)
+        storage._studies[study_id].user_attrs = changed["study"]
+        storage._studies[study_id].trials[0].user_attrs = changed["trial"]
+        before = {path: blobs.get(path) for path in changed["files"]}
+        try:
+            for path, text in changed["files"].items():
+                files.write_path(path, bytes.fromhex(text))
+            return _looked_at(ArchivedStudy.load("hares", storage=block, artifacts=files))
+        finally:
+            for path, old in before.items():
+                if old is None:
+                    files.rm(path)
+                else:
+                    files.write_path(path, old)
+
+    yield case, check, _OURS
+
+
+@contextlib.contextmanager
+def redis(folder: Path) -> Generator[Target]:
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from redis_servers import RedisServer
+
+    from prefect_optuna.blocks.redis_storage import RedisStorage
+
+    server = RedisServer(folder / "redis")
+    with server, server.client() as client:
+        storage = RedisStorage(server.url)
+        study = optuna.create_study(storage=storage, study_name="hares")
+        study.set_user_attr("note", {"a": [1, 2]})
+        for _ in range(3):
+            trial = study.ask()
+            suggest(trial)
+            trial.report(0.5, 1)
+            trial.set_user_attr("note", [1, "x"])
+            study.tell(trial, 1.0)
+        suggest(study.ask())
+        storage.close() if hasattr(storage, "close") else None
+        saved = {key: client.dump(key) for key in sorted(client.keys("*"))}
+        kinds = {key: client.type(key) for key in saved}
+
+        def case(rng: Random) -> bytes:
+            key = rng.choice(list(saved))
+            match kinds[key]:
+                case b"hash":
+                    fields: Any = client.hgetall(key)
+                    place: Any = rng.choice(sorted(fields))
+                    value = fields[place]
+                case b"list":
+                    place = rng.randrange(client.llen(key))
+                    value = client.lindex(key, place)
+                case b"string":
+                    place, value = "", client.get(key)
+                case _:
+                    place, value = None, b""
+            if place is None:
+                new = b"x"
+            elif b"\t" in value and rng.random() < 0.7:
+                parts = value.split(b"\t")
+                number = rng.randrange(len(parts))
+                parts[number] = mutate_text(parts[number], rng)
+                new = b"\t".join(parts)
+            else:
+                new = mutate_text(value, rng)
+            place = place.decode("latin-1") if isinstance(place, bytes) else place
+            return json.dumps([key.decode("latin-1"), place, new.decode("latin-1")]).encode()
+
+        def check(content: bytes) -> Any:
+            key, place, new = json.loads(content)
+            key, new = key.encode("latin-1"), new.encode("latin-1")
+            try:
+                match kinds[key]:
+                    case b"hash":
+                        client.hset(key, place.encode("latin-1"), new)
+                    case b"list":
+                        client.lset(key, place, new)
+                    case _:
+                        client.set(key, new)
+                reader = RedisStorage(server.url)
+                found = [
+                    [vars(trial) for trial in reader.get_all_trials(one._study_id)]
+                    for one in reader.get_all_studies()
+                ]
+                reader.get_study_id_from_name("hares")
+                return found
+            finally:
+                client.delete(key)
+                client.restore(key, 0, saved[key])
+
+        yield case, check, (*_OURS, KeyError)
+
+
+@contextlib.contextmanager
+def urls(_: Path) -> Generator[Target]:
+    schemes = ["redis", "rediss", "redis+cluster", "redis+sentinel", "postgresql", "mysql", "s3"]
+    schemes += ["sqlite", "journal", "memory", "grpc", "sftp", "gs", "az", "file", "http", "", "x"]
+    secret = "s3cretQ7fuzz"
+    whole = re.compile(rf"(rediss?|postgresql|mysql)://me:[\w%]*{secret}@[\w\[]")
+
+    def case(rng: Random) -> str:
+        password = rng.choice(["", "/", "#", "@", "?", "%", ":", " ", "\0"]) + secret
+        if rng.random() < 0.5:
+            password = quote(password, safe="")
+        slashes = rng.choice(["://"] * 6 + [":/", ":", "//", ":///"])
+        host = rng.choice(
+            ["localhost", "[::1]", "[::1", "h:99999999", "h:x", "", "é.example", "a,b"]
+        )
+        tail = rng.choice(
+            ["", "/0", "/db?timeout=x", "/x?sslmode=%", "/../..", "#f", "/a//b", "?="]
+        )
+        url = f"{rng.choice(schemes)}{slashes}me:{password}@{host}{tail}"
+        text = (
+            mutate_bytes(url.encode(), [url.encode()], rng) if rng.random() < 0.3 else url.encode()
+        )
+        return text.decode(errors="replace")
+
+    def check(url: str) -> Any:
+        shown: list[str] = []
+        first: BaseException | None = None
+        for make in (as_study_storage, as_artifact_filesystem):
+            try:
+                block = make(url)
+                where = block.location if make is as_study_storage else block.location()
+                shown += [repr(block), str(where)]
+            except _OURS as error:
+                first = error
+                while error is not None:
+                    shown.append(str(error))
+                    error = error.__cause__ or (
+                        None if error.__suppress_context__ else error.__context__
+                    )
+        # What is no URL of a server is the path of a file, or ambiguous.
+        is_url = whole.match(url) is not None
+        for text in shown:
+            if is_url and secret in text:
+                raise AssertionError(f"{url!r} shows its password: {text!r}")
+        if first is not None:
+            raise first
+        return None
+
+    yield case, check, _OURS
+
+
+TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Target]]] = {
+    "results": results,
+    "containers": containers,
+    "artifacts": artifacts,
+    "exports": exports,
+    "archives": archives,
+    "redis": redis,
+    "urls": urls,
+}
+"""By name."""
