@@ -123,7 +123,7 @@ def work(
         )
         uuid = archived.manifest.uuid
         keys = SigningKeys.configured()
-        signer = None if keys is None else TrialSigner(keys, study, uuid, version)
+        signer = None if keys is None else TrialSigner(keys, study, archived.manifest, version)
         runner = TrialRunner(problem, ResultWriter(filesystem, uuid, problem.axes), scope, retries)
     except Exception as error:
         session.close(error=f"{type(error).__name__}: {error}", refused=True)
@@ -222,7 +222,7 @@ class _WorkerRun(StudyRun):
         if self._error is not None and not self._why:
             self._why = f"trial {outcome.number} failed: {outcome.message}"
 
-    def _close(self, clean: bool) -> None:
+    def _close_session(self, clean: bool) -> None:
         self.session.close(
             clean=clean,
             error=self._why,

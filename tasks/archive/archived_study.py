@@ -171,6 +171,7 @@ class ArchivedStudy:
             ArchiveError: the file is missing, cut short, damaged, or none of this kind.
             StorageUnavailableError: the storage or the filesystem failed.
         """
+        SigningKeys.configured(signing_key)  # a key that is none, before anything is written
         block, filesystem = as_study_storage(storage), as_artifact_filesystem(artifacts)
         with read_parcel(Path(path)) as parcel:
             name = study_name or parcel.name
