@@ -185,7 +185,7 @@ def full_content(trial: FrozenTrial, **rest: Any) -> dict[str, Any]:
         },
         "confused": [
             *(name for name in trial.params if _is_confused(trial, name)),
-            *(number for number in trial.values or () if isinstance(number, bool)),  # pyright: ignore[reportUnnecessaryIsInstance]
+            *(str(number) for number in trial.values or () if type(number) is bool),
         ],
     }
 
