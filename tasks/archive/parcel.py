@@ -187,8 +187,9 @@ def refuse_claimed(
             name, place = owner["study_name"], owner["storage"]
         except (ValueError, TypeError, KeyError):
             name, place = "of somebody", ""
-        is_gone = place == here and name not in names and (here is not None or name == study_name)
-        if not is_gone:
+        own = place == here and name == study_name  # `unpack` refuses one that is still there
+        is_gone = place == here is not None and name not in names
+        if not own and not is_gone:
             raise ArchiveError(
                 f"The file says that it is the study {name!r}, whose files are in "
                 f"{artifacts.location(f'studies/{parcel.uuid}')}, and a file may come from "
