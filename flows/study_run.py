@@ -106,6 +106,13 @@ class StudyRun:
             self._close(clean)
 
     def _close(self, clean: bool) -> None:
+        try:
+            if self.signer is not None:
+                self.signer.close()
+        finally:
+            self._close_session(clean)
+
+    def _close_session(self, clean: bool) -> None:
         self.session.close(clean=clean)
 
     def _run_elsewhere(self, dispatcher: Dispatcher) -> None:
@@ -209,9 +216,12 @@ class StudyRun:
             for name, value in self._attributes(trial, outcome).items():
                 trial.set_user_attr(name, value)
             frozen = self.study.tell(trial, values=outcome.values, state=_STATE[outcome.state])
+            self._signed(frozen)
         except (UpdateFinishedTrialError, ValueError):
-            if not self._is_finished(outcome.number):
+            stored = self.study.get_trials(deepcopy=False)[outcome.number]
+            if not stored.state.is_finished():
                 raise
+            self._signed(stored)  # told here after all, and the storage's answer was lost
             # Another run took this one for dead, for instance after a long sleep of the machine.
             self.logger.warning(
                 "Trial %d was given up by another run of this study; its outcome is left out.",
@@ -242,6 +252,10 @@ class StudyRun:
         stored = self.storage_block.get_storage().get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
         return self.signer.signed(stored, attributes, _STATE[outcome.state], outcome.values)
 
+    def _signed(self, frozen: FrozenTrial) -> None:
+        if self.signer is not None:
+            self.signer.told(frozen)
+
     def _failed(self, outcome: Outcome) -> None:
         self.logger.warning("Trial %d failed: %s", outcome.number, outcome.message)
         if outcome.error is None or self._error is not None:
@@ -253,9 +267,6 @@ class StudyRun:
 
     def _catches(self, error: BaseException) -> bool:
         return isinstance(error, self.catch)
-
-    def _is_finished(self, number: int) -> bool:
-        return self.study.get_trials(deepcopy=False)[number].state.is_finished()
 
     # -- trials that others run, and trials that nobody runs ------------------------------------
 

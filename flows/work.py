@@ -111,7 +111,7 @@ def work(
         study = FlowStudy.open(study_name, storage_block.get_storage(), sampler, pruner, seed=seed)
         uuid = archived.manifest.uuid
         keys = SigningKeys.configured()
-        signer = None if keys is None else TrialSigner(keys, study, uuid, version)
+        signer = None if keys is None else TrialSigner(keys, study, archived.manifest, version)
         writer = ResultWriter(filesystem, uuid, problem.axes, version)
         runner = TrialRunner(problem, writer, scope, retries)
     except Exception as error:
@@ -211,7 +211,7 @@ class _WorkerRun(StudyRun):
         if self._error is not None and not self._why:
             self._why = f"trial {outcome.number} failed: {outcome.message}"
 
-    def _close(self, clean: bool) -> None:
+    def _close_session(self, clean: bool) -> None:
         self.session.close(
             clean=clean,
             error=self._why,

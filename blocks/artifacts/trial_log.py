@@ -268,6 +268,13 @@ def load_artifact(
             f"The attribute {_ARTIFACT + name!r} is no reference to an artifact: {reference!r}."
         ) from None
     repository = ArtifactRepository(artifacts, prefix, mode="r")
+    found_digest = repository.metadata(full_name, version)["sha256"]
+    if found_digest != reference.get("sha256", found_digest):
+        raise ArtifactLoadError(
+            f"The artifact {name!r} of {_title(study_or_trial)} is not what was logged: expected "
+            f"the SHA-256 {reference['sha256']}, and its record names {found_digest}. Bring the "
+            "record and the file back from a copy; nothing of it has been used."
+        )
     return repository.load(full_name, version, validate=validate, **reader_kwargs)
 
 

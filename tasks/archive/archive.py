@@ -503,11 +503,14 @@ class OptunaArchive:
         return ResultWriter(self.artifacts, manifest.uuid, axes, self._version)
 
     def signer(self) -> TrialSigner | None:
-        """What signs the trials of the version that was saved last; `None` without a key."""
+        """What signs the trials of the version that was saved last; `None` without a key.
+
+        Each call makes the signer of another run, with a list of its own.
+        """
         manifest = self.manifest
         if self._keys is None or manifest is None or not self._version:
             return None
-        return TrialSigner(self._keys, self._the_study(), manifest.uuid, self._version)
+        return TrialSigner(self._keys, self._the_study(), manifest, self._version)
 
     def sign(self) -> None:
         """Sign what has not been signed: what was archived without the key, and ended trials.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from optuna import Study
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.blocks.study_identity import storage_identity
 from prefect_optuna.tasks.archive.signing import SigningKeys
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     "MANIFEST_FORMAT",
     "Manifest",
     "Version",
+    "manifest_of",
     "read_manifest",
+    "with_ledger",
     "write_head",
     "write_version",
 ]
@@ -49,7 +53,9 @@ class Version(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
 
-    first_trial: int = Field(description="Number of the first trial that it holds for.")
+    first_trial: int = Field(
+        strict=True, description="Number of the first trial that it holds for."
+    )
     code_version: str = Field(description="SHA-256 digest of the captured problem.")
     environment: str = Field(description="SHA-256 digest of the environment.")
     scope: Any = Field(default_factory=dict, description="The scope of the flow, as tagged JSON.")
@@ -78,16 +84,22 @@ class Manifest(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
 
     kind: str = "prefect-optuna/archive"
-    format: int = MANIFEST_FORMAT
+    format: int = Field(default=MANIFEST_FORMAT, strict=True)
     uuid: str = Field(description="Names the study's folder; no two studies share one.")
     artifacts: str = Field(default="", description="Where the archive was written, for people.")
     created: str = Field(default_factory=_now, description="When the archive was made, in UTC.")
+    ledger: str = Field(
+        default="", description="Tells the study from others of its UUID, in what is signed."
+    )
     versions: list[Version] = Field(default_factory=list[Version], description="Oldest first.")
     signature: Any = Field(default=None, description="Of all but the versions, if there is a key.")
 
     def content(self) -> dict[str, Any]:
         """What is signed: everything but the signature, and the versions, which have their own."""
-        return self.model_dump(exclude={"signature", "versions"})
+        content = self.model_dump(exclude={"signature", "versions"})
+        if not self.ledger:  # as it was signed before there were ledgers
+            del content["ledger"]
+        return content
 
     def signed(self, keys: SigningKeys | None) -> Manifest:
         """The same with a signature, if there is a key."""
@@ -107,14 +119,22 @@ def read_manifest(study: Study) -> Manifest | None:
     Raises:
         ArchiveError: it is damaged, or a newer version of the project has written it.
     """
-    attributes = study.user_attrs
+    return manifest_of(study.study_name, study.user_attrs)
+
+
+def manifest_of(study_name: str, attributes: Mapping[str, Any]) -> Manifest | None:
+    """The manifest in the user attributes of a study; `None` if it has no archive.
+
+    Raises:
+        ArchiveError: it is damaged, or a newer version of the project has written it.
+    """
     data = attributes.get(BACKUP_CONTEXT)
     if data is None:
         return None
     found = data.get("format") if isinstance(data, dict) else None
     if isinstance(found, int) and found > MANIFEST_FORMAT:
         raise ArchiveError(
-            f"The archive of the study {study.study_name!r} has the format {found}, and this "
+            f"The archive of the study {study_name!r} has the format {found}, and this "
             f"version reads up to {MANIFEST_FORMAT}: pip install --upgrade prefect-optuna."
         )
     try:
@@ -127,13 +147,13 @@ def read_manifest(study: Study) -> Manifest | None:
     except ValidationError as error:
         fields = ", ".join(sorted({str(e["loc"][0]) for e in error.errors() if e["loc"]}))
         raise ArchiveError(
-            f"The study {study.study_name!r} has a damaged archive: its user attribute "
+            f"The study {study_name!r} has a damaged archive: its user attribute "
             f"{BACKUP_CONTEXT!r} is no manifest (wrong or missing: {fields or 'everything'})."
         ) from None
     for name, version in separate.items():
         if name != f"{BACKUP_CONTEXT}:{version.id}":
             raise ArchiveError(
-                f"The study {study.study_name!r} has a damaged archive: its user attribute "
+                f"The study {study_name!r} has a damaged archive: its user attribute "
                 f"{name!r} is not the version that it was written for. Bring it back from a copy."
             )
     versions = {version.id: version for version in [*manifest.versions, *separate.values()]}
@@ -161,7 +181,8 @@ def write_version(
     """
     manifest = read_manifest(study)
     if manifest is None:
-        write_head(study, Manifest(uuid=uuid, artifacts=artifacts).signed(keys))
+        begun = Manifest(uuid=uuid, artifacts=artifacts, ledger=_ledger(study))
+        write_head(study, begun.signed(keys))
     elif manifest.format < MANIFEST_FORMAT or (keys is not None and manifest.signature is None):
         write_head(study, manifest.model_copy(update={"format": MANIFEST_FORMAT}).signed(keys))
     for _ in range(_ATTEMPTS):
@@ -191,3 +212,24 @@ def write_head(study: Study, manifest: Manifest) -> None:
     kept = (study.user_attrs.get(BACKUP_CONTEXT) or {}).get("versions", [])
     data = {**manifest.content(), "versions": kept}
     study.set_user_attr(BACKUP_CONTEXT, _with_signature(data, manifest.signature))
+
+
+def with_ledger(study: Study, manifest: Manifest, keys: SigningKeys) -> Manifest:
+    """The manifest of a study that has a ledger, also where a former version has begun it."""
+    broken = manifest.signature is not None and keys.problem(
+        "manifest", manifest.uuid, manifest.content(), manifest.signature
+    )
+    if manifest.ledger or broken:
+        return manifest
+    new = manifest.model_copy(update={"ledger": _ledger(study)})
+    new = new.signed(None if manifest.signature is None else keys)
+    write_head(study, new)
+    return new
+
+
+def _ledger(study: Study) -> str:
+    """The same for two flows that begin the archive of a study at the same moment."""
+    storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
+    study_id = storage.get_study_id_from_name(study.study_name)
+    text = json.dumps([storage_identity(storage), study.study_name, study_id])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

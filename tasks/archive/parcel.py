@@ -29,6 +29,7 @@ from prefect_optuna.blocks.study_identity import (
     OWNERS,
     UUID_ATTRIBUTE,
     claim_folder,
+    storage_identity,
     uuid_of,
 )
 from prefect_optuna.tasks.archive.blobs import (
@@ -40,7 +41,7 @@ from prefect_optuna.tasks.archive.blobs import (
 )
 from prefect_optuna.tasks.archive.manifest import BACKUP_CONTEXT
 
-__all__ = ["Parcel", "pack", "unpack"]
+__all__ = ["Parcel", "pack", "refuse_claimed", "unpack"]
 
 _UNFINISHED = "prefect_optuna:unfinished_copy"  # a system attribute of a study that is being made
 _UPLOADS = "optuna"  # where the block puts what Optuna's own upload_artifact stores
@@ -155,6 +156,47 @@ def unpack(
                     artifacts.rm(path)
         optuna.delete_study(study_name=study_name, storage=storage.get_storage())
         raise
+
+
+def refuse_claimed(
+    parcel: Parcel, storage: StudyStorage, artifacts: ArtifactFileSystem, study_name: str
+) -> None:
+    """Refuse a study of a stranger that says it is one which has its folder here already.
+
+    Args:
+        parcel: the study.
+        storage: where it would go.
+        artifacts: where its files would go.
+        study_name: its name there.
+
+    Raises:
+        ArchiveError: it has several UUIDs, or one that another study has here.
+    """
+    manifest = parcel.user_attrs.get(BACKUP_CONTEXT)
+    claimed = manifest.get("uuid") if isinstance(manifest, Mapping) else None
+    if parcel.uuid is None or claimed != parcel.uuid:
+        raise ArchiveError(
+            f"The study {parcel.name!r} has one UUID in its index and another in its manifest, so "
+            "that it is no export as ArchivedStudy.export writes it. Nothing has been imported."
+        )
+    here = storage_identity(storage.get_storage())
+    names = storage.study_names()
+    paths = artifacts.ls(f"studies/{parcel.uuid}/{OWNERS}")
+    for content in artifacts.read_many(paths).values():
+        try:
+            owner = json.loads(content)
+            name, place = owner["study_name"], owner["storage"]
+        except (ValueError, TypeError, KeyError):
+            name, place = "of somebody", ""
+        own = place == here and name == study_name  # `unpack` refuses one that is still there
+        is_gone = place == here is not None and name not in names
+        if not own and not is_gone:
+            raise ArchiveError(
+                f"The file says that it is the study {name!r}, whose files are in "
+                f"{artifacts.location(f'studies/{parcel.uuid}')}, and a file may come from "
+                "anybody. Import it to other artifacts: artifacts=...; a study of your own is "
+                "copied by copy_study. Nothing has been imported."
+            )
 
 
 def _fill(

@@ -2,7 +2,8 @@
 
 A trial is signed by the process that tells its values, just before it does, since a storage
 changes nothing in a trial that has ended. The signature is part of an attribute that the trial
-gets anyway: its reference to the archived result, or else the attribute `signature`.
+gets anyway: its reference to the archived result, or else the attribute `signature`. It is also
+an entry in the list of its run (`running_list.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from optuna import Study
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.tasks.archive.manifest import Manifest
+from prefect_optuna.tasks.archive.running_list import Entry, RunningList
 from prefect_optuna.tasks.archive.signing import SigningKeys
 from prefect_optuna.tasks.archive.timeseries import KEY_TIMESERIES
 from prefect_optuna.tasks.trial import RESULT_KEY
@@ -24,7 +27,9 @@ __all__ = [
     "SIGNATURE",
     "VERSION",
     "TrialSigner",
+    "full_content",
     "trial_content",
+    "trial_problem",
     "trial_signature",
     "trial_version",
 ]
@@ -40,21 +45,27 @@ SIGNATURE = "signature"
 """The user attribute of a trial that holds its signature, where it has no archived result."""
 
 
+# The system attributes that say what a trial is worth, or where its parameters come from. That
+# of constraints as samplers write them is in the list of the run: it comes after the signature.
+_SYSTEM = ("constraints:", "fixed_params", "prefect_optuna:lost")
+_LINK = ("run", "place", "before")
+
+
 class TrialSigner:
-    """Signs the trials that one flow tells.
+    """Signs the trials that one run tells, one after the other, and keeps the list of them.
 
     Args:
         keys: what to sign with.
         study: the study.
-        uuid: of its archive.
+        manifest: of its archive.
         version: the id of the version of the archive that the trials run with.
     """
 
-    def __init__(self, keys: SigningKeys, study: Study, uuid: str, version: str) -> None:
+    def __init__(self, keys: SigningKeys, study: Study, manifest: Manifest, version: str) -> None:
         self._keys = keys
-        self._uuid = uuid
         self._version = version
         self._directions = [direction.name for direction in study.directions]
+        self._list = RunningList(keys, study, manifest, version)
 
     def signed(
         self,
@@ -75,23 +86,45 @@ class TrialSigner:
             The attributes, with the signature in one of them.
         """
         attributes = dict(attributes)
-        content = trial_content(
+        content = full_content(
             trial,
             directions=self._directions,
             version=self._version,
             attributes={**trial.user_attrs, **attributes},
             state=state,
-            values=self._told(trial, state, values),
+            values=self._values(trial, state, values),
         )
-        signature = self._keys.sign("trial", self._uuid, content)
-        signature["version"] = self._version
+        link = self._list.next()
+        manifest = self._list.manifest
+        signature: dict[str, Any] = {
+            **self._keys.sign("told", manifest.uuid, [manifest.ledger, link, content]),
+            "version": self._version,
+            **link,
+        }
         if isinstance(result := attributes.get(RESULT_KEY), dict):
             attributes[RESULT_KEY] = {**result, SIGNATURE: signature}
         else:
             attributes[SIGNATURE] = signature
         return attributes
 
-    def _told(
+    def told(self, trial: FrozenTrial) -> None:
+        """Take a trial that has been signed and told into the list; another one is left out.
+
+        Args:
+            trial: the trial as it is stored now.
+        """
+        signature = trial_signature(trial)
+        manifest, directions = self._list.manifest, self._directions
+        if _link(signature) == self._list.next() and not trial_problem(
+            self._keys, manifest, trial, signature, directions
+        ):
+            self._list.append(Entry(trial, signature))
+
+    def close(self) -> None:
+        """Say that this run tells no trials any more: the list is complete."""
+        self._list.close()
+
+    def _values(
         self, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> Sequence[float] | None:
         """The values that a trial will have: of a pruned one, Optuna takes the last it reported."""
@@ -146,6 +179,55 @@ def trial_content(
         },
         "attributes": attributes,
     }
+
+
+def full_content(trial: FrozenTrial, **rest: Any) -> dict[str, Any]:
+    """The same, with what system attributes say of its worth, and `1` told from `True`.
+
+    Args:
+        trial: the trial.
+        rest: what else `trial_content` takes.
+    """
+    return {
+        **trial_content(trial, **rest),
+        "system": {
+            name: value for name, value in trial.system_attrs.items() if name.startswith(_SYSTEM)
+        },
+        "confused": [
+            *(name for name in trial.params if _is_confused(trial, name)),
+            *(str(number) for number in trial.values or () if type(number) is bool),
+        ],
+    }
+
+
+def trial_problem(
+    keys: SigningKeys,
+    manifest: Manifest,
+    trial: FrozenTrial,
+    signature: Any,
+    directions: Sequence[str],
+) -> str:
+    """Say why the signature of a trial does not hold, as the rest of a sentence, or nothing."""
+    rest: dict[str, Any] = {"directions": directions, "version": trial_version(trial) or ""}
+    if (link := _link(signature)) is None:
+        # Of a former version, or none.
+        return keys.problem("trial", manifest.uuid, trial_content(trial, **rest), signature)
+    content = [manifest.ledger, link, full_content(trial, **rest)]
+    return keys.problem("told", manifest.uuid, content, signature)
+
+
+def _link(signature: Any) -> dict[str, Any] | None:
+    """What a signature says of its place in the list of its run; `None` if it is in none."""
+    if isinstance(signature, Mapping) and "run" in signature:
+        return {name: signature.get(name) for name in _LINK}
+    return None
+
+
+def _is_confused(trial: FrozenTrial, name: str) -> bool:
+    """Whether a parameter equals what was suggested, and is another thing: `1` for `True`."""
+    value, distribution = trial.params[name], trial.distributions[name]
+    exact = distribution.to_external_repr(distribution.to_internal_repr(value))
+    return isinstance(value, bool) != isinstance(exact, bool)
 
 
 def trial_signature(trial: FrozenTrial) -> Any:

@@ -20,7 +20,9 @@ from pydantic import SecretStr
 from prefect_optuna.blocks import (
     ArchiveError,
     ArtifactFileSystem,
+    ArtifactLoadError,
     InMemoryStudyStorage,
+    InvalidSettingError,
     JournalStudyStorage,
     SQLStudyStorage,
     StudyMismatchError,
@@ -241,7 +243,6 @@ def test_two_copies_that_went_their_own_ways_share_a_folder(
 def test_a_signature_holds_for_the_copy(
     storage: StudyStorage,
     artifacts: ArtifactFileSystem,
-    elsewhere: ArtifactFileSystem,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -258,7 +259,7 @@ def test_a_signature_holds_for_the_copy(
         copy = ArchivedStudy.import_(
             file,
             storage=target,
-            artifacts=elsewhere,
+            artifacts=tmp_path / kind / "files",
             study_name="carried",
             signing_key=SecretStr(KEY),
         )
@@ -558,3 +559,55 @@ def test_what_is_no_part_of_an_archive_is_not_exported(
     assert not [
         p for p in elsewhere.glob("**") if p.endswith(("helper.py", "notes.txt", "started"))
     ]
+
+
+def test_a_logged_artifact_is_the_one_that_its_trial_names(
+    storage: StudyStorage, artifacts: ArtifactFileSystem
+) -> None:
+    study = storage.create_study("hares")
+    trial = study.ask()
+    log_artifact(trial, "note", "a good start", artifacts=artifacts)
+    version = log_artifact(trial, "other", "a bad end", artifacts=artifacts)
+    reference = trial.user_attrs["artifact:note"]
+    for path in artifacts.glob("studies/*/artifacts/versions/**"):
+        content = artifacts.read_path(path)
+        if reference["sha256"].encode() in content:
+            forged = content.replace(reference["sha256"].encode(), version.sha256.encode())
+            artifacts.write_path(path, forged)
+    with pytest.raises(ArtifactLoadError, match="is not what was logged"):
+        load_artifact(trial, "note", artifacts=artifacts)
+
+
+def test_a_short_key_brings_nothing_in(
+    storage: StudyStorage,
+    artifacts: ArtifactFileSystem,
+    elsewhere: ArtifactFileSystem,
+    tmp_path: Path,
+) -> None:
+    file = archived_study(storage, artifacts).export(tmp_path / "hares.zip")
+    target = InMemoryStudyStorage(name=f"short-{tmp_path.name}")
+    with pytest.raises(InvalidSettingError, match="16 characters"):
+        ArchivedStudy.import_(
+            file, storage=target, artifacts=elsewhere, signing_key=SecretStr("short")
+        )
+    assert target.study_names() == []
+    assert elsewhere.glob("**") == []
+
+
+@pytest.mark.parametrize("claim", ["folder", "manifest"])
+def test_an_import_that_claims_to_be_a_study_that_is_here_is_refused(
+    claim: str, storage: StudyStorage, artifacts: ArtifactFileSystem, tmp_path: Path
+) -> None:
+    file = archived_study(storage, artifacts).export(tmp_path / "hares.zip")
+
+    def other_index(index: dict[str, Any], entries: dict[str, bytes]) -> None:
+        del entries
+        index["study"]["user_attrs"]["backupContext"]["uuid"] = "another"
+
+    if claim == "manifest":
+        rewritten(file, other_index)
+    before = {path: artifacts.read_path(path) for path in artifacts.glob("**")}
+    with pytest.raises(ArchiveError, match=r"Nothing has been imported"):
+        ArchivedStudy.import_(file, storage=storage, artifacts=artifacts, study_name="lynxes")
+    assert storage.study_names() == ["hares"]
+    assert {path: artifacts.read_path(path) for path in artifacts.glob("**")} == before

@@ -30,7 +30,12 @@ AXIS = [1.0, 2.0]
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
-    return {"x": trial.suggest_float("x", -1, 1), "kind": trial.suggest_categorical("kind", "ab")}
+    trial.set_constraint("room", 1.0)
+    return {
+        "x": trial.suggest_float("x", -1, 1),
+        "kind": trial.suggest_categorical("kind", "ab"),
+        "flag": trial.suggest_categorical("flag", [True]),
+    }
 
 
 def run(params: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
@@ -53,8 +58,10 @@ class Archived:
         self.study = self._signed("hares", "scope")
         self.other = self._signed("lynxes", "other scope")
 
-    def _signed(self, name: str, scope: str) -> optuna.Study:
+    def _signed(self, name: str, scope: str, uuid: str = "") -> optuna.Study:
         study = self.storage.create_study(name)
+        if uuid:
+            study._storage.set_study_system_attr(study._study_id, "prefect_optuna:uuid", uuid)
         archive = OptunaArchive(study, artifacts=self.artifacts)
         for version in range(2):
             archive.save_problem(PROBLEM, scope={"of": scope, "version": version})
@@ -62,6 +69,7 @@ class Archived:
             assert signer is not None
             for _ in range(2):
                 _tell(study, archive, signer)
+            signer.close()
         study.set_user_attr("axis:day", AXIS)
         study.set_user_attr("timeseries:hare", {"axes": ["day"]})
         archive.sign()
@@ -91,6 +99,7 @@ class Archived:
 
 
 def _tell(study: optuna.Study, archive: OptunaArchive, signer: TrialSigner) -> None:
+    study.enqueue_trial({"x": (len(study.trials) + 1) / 8})
     trial = study.ask()
     result = run(suggest(trial), {"table": [0.0]})
     trial.report(0.5, 0)
@@ -101,7 +110,7 @@ def _tell(study: optuna.Study, archive: OptunaArchive, signer: TrialSigner) -> N
     attributes = signer.signed(stored, attributes, TrialState.COMPLETE, [value])
     for name, content in attributes.items():
         trial.set_user_attr(name, content)
-    study.tell(trial, value)
+    signer.told(study.tell(trial, value))
 
 
 @pytest.fixture
@@ -291,6 +300,11 @@ def _trial_of_another_study(archived: Archived) -> None:
     archived.trial().__dict__.update(archived.other.trials[0].__dict__)
 
 
+def _trial_of_a_study_that_was_given_the_same_uuid(archived: Archived) -> None:
+    twin = archived._signed("twins", "scope", archived.load().manifest.uuid)
+    archived.trial().__dict__.update(twin.trials[0].__dict__)
+
+
 def _trial_of_another_version(archived: Archived) -> None:
     result = archived.trial()._user_attrs["result"]
     version = archived.trial(3).user_attrs["result"]["signature"]["version"]
@@ -305,6 +319,61 @@ def _trial_s_signature_removed(archived: Archived) -> None:
     archived.trial()._user_attrs["result"] = {
         key: value for key, value in result.items() if key != "signature"
     }
+
+
+def _unsigned(archived: Archived, state: TrialState) -> None:
+    trial = archived.trial()
+    trial.state, trial.values, trial._user_attrs = state, None, {}
+
+
+def _failed(archived: Archived) -> None:
+    _unsigned(archived, TrialState.FAIL)
+
+
+def _running(archived: Archived) -> None:
+    _unsigned(archived, TrialState.RUNNING)
+
+
+def _last_trial_missing(archived: Archived) -> None:
+    storage: Any = archived.storage.get_storage()
+    storage._studies[archived.study._study_id].trials.pop()
+
+
+def _all_trials_of_a_run_missing(archived: Archived) -> None:
+    _last_trial_missing(archived)
+    _last_trial_missing(archived)
+
+
+def _newest_version_and_its_trials_removed(archived: Archived) -> None:
+    _version_removed(archived)
+    _all_trials_of_a_run_missing(archived)
+
+
+def _newest_run_removed(archived: Archived) -> None:
+    _newest_version_and_its_trials_removed(archived)
+    runs = [name for name in archived.attributes() if name.startswith("signature:run:")]
+    del archived.attributes()[runs[-1]]
+
+
+def _axis_and_its_signature_removed(archived: Archived) -> None:
+    del archived.attributes()["axis:day"]
+    archived.attributes().pop("signature:axis:day")
+
+
+def _true_becomes_one(archived: Archived) -> None:
+    archived.trial()._params["flag"] = 1
+
+
+def _constraint(archived: Archived) -> None:
+    archived.trial()._system_attrs["constraints:room"] = -1.0
+
+
+def _former_constraints(archived: Archived) -> None:
+    archived.trial()._system_attrs["constraints"] = [1.0]
+
+
+def _enqueued(archived: Archived) -> None:
+    archived.trial()._system_attrs["fixed_params"] = {"x": 0.25}
 
 
 def _directions(archived: Archived) -> None:
@@ -343,9 +412,21 @@ def _directions(archived: Archived) -> None:
         _result_reference,
         _whole_trial,
         _trial_of_another_study,
+        _trial_of_a_study_that_was_given_the_same_uuid,
         _trial_of_another_version,
         _trial_s_signature_removed,
         _directions,
+        _failed,
+        _running,
+        _last_trial_missing,
+        _all_trials_of_a_run_missing,
+        _newest_version_and_its_trials_removed,
+        _newest_run_removed,
+        _axis_and_its_signature_removed,
+        _true_becomes_one,
+        _constraint,
+        _former_constraints,
+        _enqueued,
     ],
     ids=lambda forge: forge.__name__.strip("_"),
 )

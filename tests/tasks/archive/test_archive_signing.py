@@ -321,3 +321,28 @@ def test_what_a_worker_has_stored_of_a_trial_is_signed(
     archived = ArchivedStudy.load("hares", storage=storage, artifacts=artifacts)
     assert archived.signatures.holds, str(archived.signatures)
     assert archived.study.trials[0].user_attrs["note"] == "of a worker"
+
+
+@pytest.mark.usefixtures("key")
+def test_a_run_that_was_killed_leaves_a_gap_until_somebody_signs_what_is_there(
+    storage: StudyStorage, artifacts: ArtifactFileSystem
+) -> None:
+    study = storage.create_study("hares")
+    archive = OptunaArchive(study, artifacts=artifacts)
+    archive.save_problem(PROBLEM)
+    signer = archive.signer()
+    assert signer is not None
+    trial = study.ask()
+    stored = storage.get_storage().get_trial(trial._trial_id)
+    for name, value in signer.signed(stored, {}, optuna.trial.TrialState.COMPLETE, [1.0]).items():
+        trial.set_user_attr(name, value)
+    signer.told(study.tell(trial, 1.0))  # and here it is killed
+    signatures = ArchivedStudy.load("hares", storage=storage, artifacts=artifacts).signatures
+    assert signatures.holds
+    assert not signatures.complete
+    assert "with gaps" in str(signatures)
+    assert "is under way, or was killed" in str(signatures)
+    OptunaArchive(study, artifacts=artifacts).sign()
+    signatures = ArchivedStudy.load("hares", storage=storage, artifacts=artifacts).signatures
+    assert signatures.complete, str(signatures)
+    assert "the signatures hold, and nothing is missing" in str(signatures)
