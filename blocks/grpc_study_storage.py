@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from optuna.storages import BaseStorage, GrpcStorageProxy
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
 from prefect_optuna.blocks.errors import StorageUnavailableError
@@ -41,6 +43,16 @@ class GrpcStudyStorage(StudyStorage):
     timeout: float = Field(
         default=10.0, gt=0, description="Seconds to wait for the proxy to answer when opening."
     )
+
+    @field_validator("host")
+    @classmethod
+    def _plain(cls, host: str) -> str:
+        if re.search(r"[@/?#\s]", host):
+            raise ValueError(
+                "expected the name or the address of a host, and nothing else: the proxy knows no "
+                "users and no passwords."
+            )
+        return host
 
     @property
     def location(self) -> str:
