@@ -48,7 +48,8 @@ def test_the_server_is_told_no_value_of_a_secret_environment_variable(
 def test_wrong_parameters_are_refused_without_being_logged_or_quoted(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = {"problem": "a:b", "storage": {"url": f"oracle://me:{CANARY}@host"}, "n_jobs": "x"}
+    url = f"postgresql://me:{CANARY}@host"
+    wrong = {"problem": "a:b", "storage": url, "n_jobs": CANARY}
     with pytest.raises(ParameterTypeError) as caught:
         optimize.validate_parameters(wrong)
     seen = capfd.readouterr()
