@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from fsspec.core import split_protocol
 from fsspec.utils import glob_translate
@@ -34,6 +34,12 @@ from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX, checked_path
 from prefect_optuna.blocks._artifact_writer import ArtifactWriter
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
 from prefect_optuna.blocks._prefect_results import checked_result
+from prefect_optuna.blocks._secrets import (
+    clean_cause,
+    scheme_of,
+    secrets_in,
+    without_secrets,
+)
 from prefect_optuna.blocks.errors import (
     ArtifactExistsError,
     ArtifactLoadError,
@@ -135,19 +141,21 @@ class ArtifactFileSystem(WritableFileSystem):
             return f"memory://{checked_path(name) if name else ''}"
         if protocol in REMOTE:
             return _checked_remote(url)
+        scheme = scheme_of(url)
         if protocol is not None and protocol not in _LOCAL:
+            found = f"{scheme}://" if scheme == protocol else "something else"
             raise ValueError(
                 f"expected a local path, file://, memory://, s3://, gs://, abfs:// or sftp://, "
-                f"and found {protocol}://, which is not supported. Write one of these."
+                f"and found {found}, which is not supported. Write one of these."
             )
         if not path or "\0" in path:
             raise ValueError("expected the path of a folder, and found none.")
-        scheme, colon, rest = url.partition(":")
-        if protocol is None and colon and scheme.lower() in {*REMOTE, *_LOCAL, "memory"}:
-            # Or a slip of the finger would make a folder called `s3:`.
+        slip = scheme in {*REMOTE, *_LOCAL, "memory"} or re.match(r"\w{2,}:/", url)
+        if protocol is None and scheme and slip:
+            # Or a slip of the finger would make a folder called `s3:`, or of a key's name.
             raise ValueError(
-                f"expected two slashes after the colon: {scheme.lower()}://{rest.lstrip('/')}. "
-                f"A folder of this name is ./{url}."
+                f"expected two slashes after the colon: {scheme}://. A folder whose name begins "
+                f"with {scheme}: is ./{scheme}:"
             )
         try:
             return str(Path(path).expanduser().absolute())
@@ -615,7 +623,7 @@ class ArtifactFileSystem(WritableFileSystem):
             self._store.create(probe, b"probe", _token())
             self._store.rm(probe, False)
         except OSError as error:
-            raise self._unavailable("written", error) from None
+            raise self._unavailable("written", error) from self._cause(error)
 
     @contextmanager
     def _explained(self, path: str, action: str) -> Generator[None]:
@@ -630,19 +638,20 @@ class ArtifactFileSystem(WritableFileSystem):
                 raise self._not_found(path, action, error) from None
             root = self.location()
             if split_protocol(self.url)[0] is None and not Path(root).is_dir():
-                raise self._unavailable(f"used to {action} {path!r}", error) from None
+                raise self._unavailable(f"used to {action} {path!r}", error) from self._cause(error)
             raise ArtifactPathError(
-                f"Cannot {action} the artifact {path!r} in {root}: {_reason(error)}. Expected a "
-                "file there, and directories on the way to it. For a whole directory, use ls, "
-                "glob or rm(recursive=True)."
-            ) from error
+                f"Cannot {action} the artifact {path!r} in {root}: {self._reason(error)}. "
+                "Expected a file there, and directories on the way to it. For a whole directory, "
+                "use ls, glob or rm(recursive=True)."
+            ) from self._cause(error)
         except OSError as error:
+            cause = self._cause(error)
             if error.errno == errno.ENAMETOOLONG:
                 raise ArtifactPathError(
-                    f"{path!r} is no artifact path in {self.location()}: {_reason(error)}. "
+                    f"{path!r} is no artifact path in {self.location()}: {self._reason(error)}. "
                     "Use a shorter one."
-                ) from error
-            raise self._unavailable(f"used to {action} {path!r}", error) from None
+                ) from cause
+            raise self._unavailable(f"used to {action} {path!r}", error) from cause
 
     def _not_found(
         self, path: str, action: str = "read", error: OSError | None = None
@@ -654,7 +663,7 @@ class ArtifactFileSystem(WritableFileSystem):
         if not there:
             return StorageNotFoundError(
                 f"The artifact filesystem {self.location()} is not there: "
-                f"{_reason(error) if error else 'it does not exist'}. Make the bucket or "
+                f"{self._reason(error) if error else 'it does not exist'}. Make the bucket or "
                 "container with the tools of its provider, or correct the url."
             )
         return ArtifactNotFoundError(
@@ -668,8 +677,8 @@ class ArtifactFileSystem(WritableFileSystem):
         )
 
     def _unavailable(self, action: str, error: OSError) -> StorageUnavailableError:
-        reason = self._without_secrets(_reason(error))
-        start = f"The artifact filesystem {self.location()} cannot be {action}: {reason}. "
+        where, reason = self.location(), self._reason(error)
+        start = f"The artifact filesystem {where} cannot be {action}: {reason}. "
         if isinstance(error, FileNotFoundError) and not self._is_folder:
             return StorageNotFoundError(
                 f"{start}Make the bucket or container with the tools of its provider, or correct "
@@ -689,12 +698,15 @@ class ArtifactFileSystem(WritableFileSystem):
             "filesystem that has hard links. Correct its permissions, or name another one."
         )
 
-    def _without_secrets(self, text: str) -> str:
-        """What a client says, which may be the URL of a request, without the options' values."""
-        for value in self.options.get_secret_value().values():
-            if isinstance(value, str) and len(value) > 3:
-                text = text.replace(value, "***").replace(quote(value, safe=""), "***")
-        return text
+    def _reason(self, error: OSError) -> str:
+        text = error.strerror or str(error) or type(error).__name__
+        return text if self._is_folder else without_secrets(text, self._secrets())
+
+    def _cause(self, error: OSError) -> BaseException | None:
+        return error if self._is_folder else clean_cause(error, self._secrets())
+
+    def _secrets(self) -> set[str]:
+        return secrets_in(self.options.get_secret_value())
 
     @property
     def _is_folder(self) -> bool:
@@ -707,9 +719,14 @@ def _checked_remote(url: str) -> str:
         parts = urlsplit(url)
         password, host = parts.password, parts.netloc
         _ = parts.port if REMOTE[parts.scheme] == "sftp" else None
-    except ValueError as error:
-        raise ValueError(f"this is no valid URL: {error}.") from None
-    if password is not None or parts.query or parts.fragment:
+    except ValueError:
+        # Its text may quote a password that was taken for a port.
+        raise ValueError(
+            "this is no valid URL. Expected one such as s3://bucket/prefix or "
+            "sftp://user@host:22/path."
+        ) from None
+    astray = "@" in parts.path and ":" in host
+    if password is not None or parts.query or parts.fragment or astray:
         raise ValueError(
             "the URL of an artifact filesystem has no password, query or fragment. Put what is "
             "secret into the options."
@@ -737,7 +754,3 @@ def _optuna_s_error() -> Generator[None]:
         from optuna.artifacts.exceptions import ArtifactNotFound
 
         raise ArtifactNotFound(str(error)) from error
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__

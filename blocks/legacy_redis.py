@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from optuna.distributions import (
     BaseDistribution,
@@ -40,14 +39,17 @@ from prefect_optuna.blocks._inert_pickles import (
     loads,
     without_pickled_state,
 )
+from prefect_optuna.blocks._secrets import secrets_in, without_secrets
 from prefect_optuna.blocks.errors import (
     HostilePickleError,
     LegacyDataError,
+    PrefectOptunaError,
     StorageUnavailableError,
     StudyMismatchError,
     StudyNotFoundError,
 )
 from prefect_optuna.blocks.locations import as_study_storage
+from prefect_optuna.blocks.redis_storage.urls import location_of
 from prefect_optuna.blocks.study_storage import StudyStorage
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ def read_legacy_redis(url: str, study_name: str | None = None) -> list[LegacyStu
         The studies, oldest first. Old kinds of distributions have become today's.
 
     Raises:
+        InvalidLocationError: the URL is none of a Redis server.
         StorageUnavailableError: the server does not answer, or does not let this user read.
         StudyNotFoundError: there is no study of that name.
         HostilePickleError: a value asks for code that is not Optuna's.
@@ -126,14 +129,16 @@ def read_legacy_redis(url: str, study_name: str | None = None) -> list[LegacyStu
     """
     from redis import Redis, RedisError
 
+    where = location_of(url)
     try:
         with Redis.from_url(url, socket_timeout=30, socket_connect_timeout=10) as client:
             return _Reader(client).studies(study_name)
-    except (RedisError, OSError) as error:
-        if isinstance(error, LegacyDataError):
+    except (RedisError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, PrefectOptunaError):
             raise
         raise StorageUnavailableError(
-            f"The Redis server at {_place(url)} cannot be read ({error}). Check that it runs and "
+            f"The Redis server at {where} cannot be read "
+            f"({without_secrets(str(error), secrets_in(url))}). Check that it runs and "
             "is reachable from here, and that the user, the password and the database are right."
         ) from None
 
@@ -325,9 +330,3 @@ def _distribution(stored: Stored) -> BaseDistribution:
         return IntDistribution(low, high, log=log, step=step)
     step = fields.get("q", fields.get("step"))
     return FloatDistribution(low, high, log=log, step=step)
-
-
-def _place(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from prefect.blocks.core import Block
 from pydantic import SecretStr
 
+from prefect_optuna.blocks._secrets import scheme_of
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 from prefect_optuna.blocks.errors import (
     InvalidLocationError,
@@ -93,7 +94,10 @@ def as_study_storage(value: StudyStorage | str | Path | None = None) -> StudySto
         return block
     scheme, separator, rest = value.partition("://")
     if not separator:
-        raise InvalidLocationError(f"{value!r} is no study storage. {_FORMS}")
+        # It may be a URL with a password and a slip of the finger: none of it is quoted.
+        raise InvalidLocationError(f"This text is no study storage. {_FORMS}")
+    if scheme_of(value) is None:
+        raise InvalidLocationError(f"What is before the :// is no kind of storage. {_FORMS}")
     try:
         return _from_url(scheme.lower(), rest, value)
     except InvalidSettingError as error:
@@ -121,11 +125,15 @@ def _from_url(scheme: str, rest: str, url: str) -> StudyStorage:
 def _grpc(url: str) -> GrpcStudyStorage:
     try:
         parts = urlsplit(url)
-        host, port, path = parts.hostname, parts.port, parts.path.strip("/")
+        host, port = parts.hostname, parts.port
+        more = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
     except ValueError:
-        host = port = path = None
-    if host is None or port is None or path:
-        raise InvalidLocationError("Expected grpc://host:port, such as grpc://localhost:13000.")
+        host = port = more = None
+    if host is None or port is None or more:
+        raise InvalidLocationError(
+            "Expected grpc://host:port, such as grpc://localhost:13000, and nothing else: "
+            "the proxy knows no users and no passwords."
+        )
     return GrpcStudyStorage(host=host, port=port)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import urlsplit
 
 from prefect.blocks.core import Block
 
@@ -22,6 +21,7 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
+from prefect_optuna.blocks._secrets import has_credentials, scheme_of
 from prefect_optuna.blocks.errors import UnsavedBlockError
 from prefect_optuna.blocks.settings import OptunaSettings
 
@@ -119,12 +119,11 @@ def _is_file(block: StudyStorage) -> bool:
 
 def _without_secrets(url: str, block: Block) -> str:
     """The URL itself, where nothing in it could be a secret; options could."""
-    parts = urlsplit(url) if "://" in url else None
-    if parts is None or not (parts.password or parts.query):
+    if not has_credentials(url):
         return url
     raise UnsavedBlockError(
-        f"A {parts.scheme}:// URL with a password or with options would be readable for everybody "
-        f"who sees the deployment. {_how_to_save(block)}"
+        f"A {scheme_of(url)}:// URL with a password or with options would be readable for "
+        f"everybody who sees the deployment. {_how_to_save(block)}"
     )
 
 

@@ -11,6 +11,7 @@ from prefect.types import SecretDict
 from pydantic import Field, PositiveInt, SecretStr, field_validator
 
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._secrets import check_login, secrets_in, without_secrets
 from prefect_optuna.blocks.attribute_nesting import CheckedAttributes, check_attributes
 from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
@@ -190,8 +191,10 @@ class SQLStudyStorage(StudyStorage):
 
     def _without_secrets(self, error: BaseException) -> str:
         text = " ".join(str(getattr(error, "orig", None) or error).split())
-        password = _parsed(self.url).password
-        return text.replace(password, "***") if password else text
+        secrets = secrets_in(self.url.get_secret_value()) | secrets_in(
+            self.engine_options.get_secret_value()
+        )
+        return without_secrets(text, secrets)
 
 
 def _lock_before_reading(engine: Engine) -> None:
@@ -220,8 +223,9 @@ def _parsed(secret: SecretStr) -> URL:
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
+    text = secret.get_secret_value()
     try:
-        return make_url(secret.get_secret_value())
+        url = make_url(text)
     except (ArgumentError, ValueError):
         # The parser's own message may quote a piece of the URL, such as its password.
         raise ValueError(
@@ -229,3 +233,6 @@ def _parsed(secret: SecretStr) -> URL:
             "postgresql://user:password@host:5432/database. Write special characters of the "
             "password with urllib.parse.quote_plus."
         ) from None
+    if url.host is not None or url.username is not None:
+        check_login(text)
+    return url

@@ -30,6 +30,7 @@ from prefect.logging import get_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_optuna.blocks import OptunaSettings
+from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape, fenced
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plots
@@ -500,7 +501,7 @@ def _left_out(status: StudyStatus) -> str:
 
 
 def _whereabouts(status: StudyStatus) -> str:
-    storage, artifacts = _without_password(status.storage), _without_password(status.artifacts)
+    storage, artifacts = place_text(status.storage), place_text(status.artifacts)
     return "\n".join(
         (
             "## Load it",
@@ -520,7 +521,3 @@ def _whereabouts(status: StudyStatus) -> str:
 def _escape(text: str, length: int = MAX_CELL) -> str:
     """Text of the user's, which shall look as it is and not as Markdown or HTML."""
     return escape(shorten(text, length))
-
-
-def _without_password(location: str) -> str:
-    return re.sub(r"(?<=://)([^/@\s:]*):[^/\s]*@", r"\1:***@", location)

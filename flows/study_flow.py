@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
+from prefect.blocks.core import Block
 from prefect.flows import Flow
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import BaseModel
 
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage
+from prefect_optuna.blocks._secrets import (
+    SecretVariables,
+    is_secret_name,
+    place_text,
+    without_secrets,
+)
 from prefect_optuna.flows.temporary_server import end_temporary_server
 from prefect_optuna.tasks.problem import Problem
 
@@ -24,6 +34,8 @@ _results: ContextVar[list[Any]] = ContextVar("prefect_optuna_results")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_PLACES = ("storage", "artifacts", "to_storage", "to_artifacts")
 
 
 class StudyFlow(Flow[P, R]):
@@ -59,7 +71,20 @@ class StudyFlow(Flow[P, R]):
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The parameters as the server records them: no contents of contexts, no secrets."""
-        return {name: _describe(value) for name, value in parameters.items()}
+        secrets = SecretVariables()
+        return {
+            name: None
+            if value is None
+            else _place(value)
+            if name in _PLACES
+            else _describe(value, secrets)
+            for name, value in parameters.items()
+        }
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Validate as Prefect does, which would put what is wrong into its log, secrets and all."""
+        with _without_its_log():
+            return super().validate_parameters(parameters)
 
 
 def note_result(result: R) -> R:
@@ -88,21 +113,57 @@ def study_flow(
     return decorate
 
 
-def _describe(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
+def _describe(value: Any, secrets: SecretVariables) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
         return value
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, (str, Path)):
+        text = without_secrets(str(value))
+        name = secrets.name_in(text)
+        return text if name is None else f"the value of {name}"
     if isinstance(value, Problem):
         return f"{value.name} (Problem)"
+    if isinstance(value, Block):
+        return _place(value)
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {
+            str(key): "***"
+            if isinstance(item, (str, bytes)) and is_secret_name(str(key))
+            else _describe(item, secrets)
+            for key, item in value.items()
+        }
+    if isinstance(value, Sequence):
+        return [_describe(item, secrets) for item in value]
+    return getattr(value, "__qualname__", None) or type(value).__name__
+
+
+def _place(value: Any) -> Any:
+    """Where a storage or an artifact filesystem is. A block may have any fields: none is shown."""
     if isinstance(value, StudyStorage):
         return value.location
     if isinstance(value, ArtifactFileSystem):
         return value.location()
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Mapping):
-        return {str(key): _describe(item) for key, item in value.items()}
+    if isinstance(value, Block):
+        name = value._block_document_name  # pyright: ignore[reportPrivateUsage]
+        return f"{value.get_block_type_slug()}/{name}" if name else type(value).__name__
+    if isinstance(value, (str, Path)):
+        return place_text(str(value))
     if isinstance(value, Sequence):
-        return [_describe(item) for item in value]
-    return getattr(value, "__qualname__", None) or type(value).__name__
+        return [_place(item) for item in value]
+    return type(value).__name__
+
+
+@contextmanager
+def _without_its_log() -> Generator[None]:
+    """Have this thread's records of Prefect's module `flows` go nowhere."""
+    thread, log = threading.get_ident(), logging.getLogger("prefect.flows")
+
+    def others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    log.addFilter(others)
+    try:
+        yield
+    finally:
+        log.removeFilter(others)

@@ -26,6 +26,7 @@ from prefect.logging import get_logger
 from prefect.utilities.context import get_task_and_flow_run_ids
 from slugify import slugify
 
+from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.artifacts.artifact import Artifact, encode, type_name
 from prefect_optuna.blocks.artifacts.markdown import (
     code,
@@ -33,7 +34,6 @@ from prefect_optuna.blocks.artifacts.markdown import (
     escape,
     fenced,
     one_line,
-    without_secrets,
 )
 from prefect_optuna.blocks.artifacts.registry import find_handler, handler_for
 from prefect_optuna.blocks.artifacts.table_artifacts import table_library

@@ -1,4 +1,4 @@
-"""Text of the user's in Markdown: as text, never as markup, and without secrets."""
+"""Text of the user's in Markdown: as text, never as markup."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import re
 
 from prefect_optuna.blocks.texts import visible
 
-__all__ = ["code", "data_uri", "escape", "fenced", "one_line", "without_secrets"]
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>]*")
+__all__ = ["code", "data_uri", "escape", "fenced", "one_line"]
 
 
 def escape(text: str) -> str:
@@ -67,33 +65,6 @@ def data_uri(content: bytes, kind: str = "image/png") -> str:
         'data:image/png;base64,YWJj'
     """
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def without_secrets(text: str) -> str:
-    """Text in which no URL has a user, a password, a query or a fragment.
-
-    Example:
-        >>> without_secrets("s3://key:secret@bucket/a.json?signature=x")
-        's3://bucket/a.json'
-        >>> without_secrets("C:/data/a.json")
-        'C:/data/a.json'
-    """
-    return _URL.sub(_bare_url, text)
-
-
-def _bare_url(match: re.Match[str]) -> str:
-    # fsspec chains URLs, as in zip://a.csv::s3://key:secret@bucket/b.zip.
-    first, chain, others = match[0].partition("::")
-    if chain and "://" in first and "://" in others:
-        return f"{without_secrets(first)}::{without_secrets(others)}"
-    scheme, _, rest = match[0].partition("://")
-    authority = rest.partition("/")[0]
-    host, _, port = authority.rpartition("@")[2].partition(":")
-    if "@" in authority:
-        rest = rest[rest.rindex("@", 0, len(authority)) + 1 :]
-    elif "@" in rest and port and not port.isdigit() and not host.startswith("["):
-        rest = rest.rpartition("@")[2]  # the password has a slash in it
-    return f"{scheme}://{re.split('[?#]', rest)[0]}"
 
 
 def _longest_run(letter: str, text: str) -> int:

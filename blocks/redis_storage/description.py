@@ -108,12 +108,10 @@ def _primaries(server: Server) -> list[Any]:
 def _ask(server: Server, node: Any, *command: str) -> Any:
     import redis.exceptions as redis_errors
 
-    from prefect_optuna.blocks.redis_storage.failures import translated
-
     try:
         return node.execute_command(*command)
     except (redis_errors.RedisError, OSError) as error:
-        raise translated(error, server.where) from error
+        raise server.explained(error) from server.cause(error)
 
 
 def _persistence(server: Server, node: Any) -> tuple[str, str | None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterable
 
 import redis.exceptions as redis_errors
 
+from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.errors import (
     DamagedStorageError,
     PrefectOptunaError,
@@ -62,13 +64,16 @@ def is_passing(error: Exception) -> bool:
     return isinstance(error, _PASSING) or _text(error).startswith(_PASSING_WORDS)
 
 
-def translated(error: Exception, where: str, waited: float = 0.0) -> PrefectOptunaError:
+def translated(
+    error: Exception, where: str, waited: float = 0.0, secrets: Iterable[str] = ()
+) -> PrefectOptunaError:
     """Say in the project's own errors what has gone wrong.
 
     Args:
         error: of redis-py.
         where: the server and the namespace, without any password.
         waited: for how many seconds it has been tried.
+        secrets: what the server may have repeated and the message may not.
 
     Returns:
         The error to raise.
@@ -79,7 +84,7 @@ def translated(error: Exception, where: str, waited: float = 0.0) -> PrefectOptu
         >>> print(translated(redis.AuthenticationError("WRONGPASS"), "redis://lab:6379/0"))
         redis://lab:6379/0 does not let this user in: WRONGPASS. Correct the username and the ...
     """
-    text = _text(error)
+    text = without_secrets(_text(error), secrets)
     tried = f" It was tried again for {waited:.1f} s." if waited >= 0.1 else ""
     forbidden = isinstance(error, redis_errors.NoPermissionError)
     if forbidden or any(word in text for word in _FORBIDDEN_WORDS):

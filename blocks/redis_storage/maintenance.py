@@ -210,8 +210,6 @@ def _keys_of(server: Server, namespace: str) -> list[str]:
     """Every key of the namespace, also those that nothing leads to."""
     import redis.exceptions as redis_errors
 
-    from prefect_optuna.blocks.redis_storage.failures import translated
-
     glob = re.sub(r"([*?\[\]\\])", r"\\\1", namespace)
     try:
         return [
@@ -220,7 +218,7 @@ def _keys_of(server: Server, namespace: str) -> list[str]:
             for raw in server.client.scan_iter(match=pattern, count=1000)
         ]
     except (redis_errors.RedisError, OSError) as error:
-        raise translated(error, server.where) from error
+        raise server.explained(error) from server.cause(error)
 
 
 def _contents(server: Server, keys: Iterable[str], known: int = 0) -> dict[str, Content]:

@@ -20,6 +20,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from prefect_optuna.blocks._secrets import clean_cause, secrets_in
 from prefect_optuna.blocks.errors import InvalidLocationError, PrefectOptunaError
 from prefect_optuna.blocks.redis_storage.failures import is_passing, translated
 from prefect_optuna.blocks.redis_storage.scripts import Script
@@ -71,6 +72,7 @@ class Server:
             "decode_responses": False,
         }
         self.client: _Client = self._connected(target, settings, sentinel_options)
+        self._secrets = secrets_in([target, options]) | secrets_in(sentinel_options)
         self._is_cluster = isinstance(self.client, RedisCluster)
 
     def _connected(
@@ -180,11 +182,19 @@ class Server:
                     started, deadline = now, now + self.retry_limit
                 delay = min(_FIRST_DELAY * 2**attempt, _LAST_DELAY) * random.uniform(0.5, 1.0)  # noqa: S311
                 if not is_passing(error) or now + delay > deadline:
-                    raise translated(error, self.where, now - started) from error
+                    raise self.explained(error, now - started) from self.cause(error)
                 # The others are no better, or the address belongs to another server by now.
                 self.disconnect()
                 time.sleep(delay)
                 attempt += 1
+
+    def explained(self, error: Exception, waited: float = 0.0) -> PrefectOptunaError:
+        """The error to raise for one of redis-py's, tried again for so many seconds."""
+        return translated(error, self.where, waited, self._secrets)
+
+    def cause(self, error: Exception) -> BaseException | None:
+        """What to raise it from: nothing, where a server has repeated a password."""
+        return clean_cause(error, self._secrets)
 
     def disconnect(self) -> None:
         """Close the connections that are not in use; the next call opens new ones."""

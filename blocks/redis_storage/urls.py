@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from prefect_optuna.blocks._secrets import check_login, scheme_of
 from prefect_optuna.blocks.errors import InvalidLocationError
 
 __all__ = ["location_of", "split_url"]
@@ -72,16 +73,24 @@ def split_url(url: str) -> SplitResult:
         >>> split_url("redis+sentinel://a:26379,b/service/0").path
         '/service/0'
     """
+    scheme = scheme_of(url)
+    if scheme not in _SCHEMES or "://" not in url:
+        raise InvalidLocationError(
+            "expected a URL that starts with " + "://, ".join(_SCHEMES) + "://, such as "
+            f"redis://localhost:6379/0, and found {f'one of {scheme!r}' if scheme else 'none'}."
+        )
+    try:
+        check_login(url)
+    except ValueError as error:
+        raise InvalidLocationError(str(error)) from None
     try:
         parts = urlsplit(url)
         hosts = parts.netloc.rpartition("@")[2]
         for host in hosts.split(","):
             _ = urlsplit(f"//{host}").port
     except ValueError:
-        parts = None
-    if parts is None or parts.scheme not in _SCHEMES or "://" not in url:
         raise InvalidLocationError(
-            "expected a URL that starts with " + "://, ".join(_SCHEMES) + "://, such as "
-            f"redis://localhost:6379/0, and found one of {url.partition(':')[0]!r}."
-        )
+            f"expected {scheme}://host:port, such as {scheme}://localhost:6379, and found a host "
+            "or a port that is none."
+        ) from None
     return parts

@@ -38,9 +38,10 @@ from prefect.types._datetime import now
 from servers import free_port
 
 from prefect_optuna.blocks import ArtifactLogError, UnknownHandlerError
+from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.artifacts import PNGArtifact, encode
 from prefect_optuna.blocks.artifacts.faces import artifact_key, artifact_markdown, publish_artifact
-from prefect_optuna.blocks.artifacts.markdown import code, escape, fenced, without_secrets
+from prefect_optuna.blocks.artifacts.markdown import code, escape, fenced
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -290,6 +291,9 @@ def test_a_hostile_name_is_text() -> None:
         ("postgresql://u:p%40@[::1]:5432/db", "postgresql://[::1]:5432/db"),
         ("simplecache::s3://k:s@bucket/x?y", "simplecache::s3://bucket/x"),
         ("zip://a.csv?q::s3://k:s@bucket/x", "zip://a.csv::s3://bucket/x"),
+        ("redis://u:/secret@h/0", "redis://h/0"),
+        ("redis://u:123/secret@h/0", "redis://h/0"),
+        ("postgresql://u:#secret@h/db", "postgresql://h/db"),
         ("s3://bucket/user@example.org/a", "s3://bucket/user@example.org/a"),
         ("memory://name/a", "memory://name/a"),
         ("/data/a?b#c", "/data/a?b#c"),

@@ -1,0 +1,305 @@
+"""Secrets in text: how they stay out of what people, logs, servers and archives get to see."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
+
+__all__ = [
+    "SecretVariables",
+    "check_login",
+    "clean_cause",
+    "has_credentials",
+    "is_secret_name",
+    "place_text",
+    "scheme_of",
+    "secrets_in",
+    "without_secrets",
+]
+
+_NAME = re.compile(
+    r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|CONNECTION_STRING|KEY|AUTH(?!OR)", re.IGNORECASE
+)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_URL = re.compile(rf"{_SCHEME.pattern}://[^\s'\"`<>]*")
+_FILES = ("sqlite", "sqlite+pysqlite", "journal", "file", "local", "memory", "unix")
+_LEAST = 6  # characters; a shorter value is found in any text
+
+_ENCODE = (
+    "expected at most one @, the one after the user and the password, and found another. Write /, "
+    "?, # and @ in a password as %2F, %3F, %23 and %40, as urllib.parse.quote(password, safe='') "
+    "does"
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a field, an option or an environment variable of this name holds a secret.
+
+    Example:
+        >>> is_secret_name("sslpassword"), is_secret_name("host")
+        (True, False)
+    """
+    return _NAME.search(name) is not None
+
+
+def scheme_of(text: str) -> str | None:
+    """What is before the `:` of a URL, where that can be nothing else: it is safe to quote.
+
+    Example:
+        >>> scheme_of("redis:/me:hunter2@host"), scheme_of("me@host:6379")
+        ('redis', None)
+    """
+    scheme, colon, _ = text.partition(":")
+    return scheme.lower() if colon and _SCHEME.fullmatch(scheme) else None
+
+
+def check_login(url: str) -> None:
+    """Refuse a URL of a server of which two parsers would find different passwords.
+
+    Raises:
+        ValueError: a password is not percent-encoded. It does not quote any of it.
+
+    Example:
+        >>> check_login("redis://me:%2Fhunter2@host")
+        >>> check_login("redis://me:/hunter2@host")
+        Traceback (most recent call last):
+            ...
+        ValueError: expected at most one @, the one after the user and the password, ...
+    """
+    _, _, rest = url.partition("://")
+    authority = _authority(rest)
+    if rest.count("@") > 1 or ("@" in rest and "@" not in authority):
+        raise ValueError(f"{_ENCODE}.")
+
+
+def has_credentials(url: str) -> bool:
+    """Whether anything in a URL may be a secret: a password, or an option, which may be one.
+
+    Example:
+        >>> has_credentials("redis://me:hunter2@host"), has_credentials("redis://me@host/0")
+        (True, False)
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return False
+    login, _, _ = _authority(rest).rpartition("@")
+    return ":" in login or "?" in rest or "#" in rest or _is_ambiguous(scheme, rest)
+
+
+def place_text(value: str) -> str:
+    """What a person has typed for a place, as everybody may read it.
+
+    Example:
+        >>> place_text("postgresql://me:hunter2@host/db?sslpassword=x")
+        'postgresql://me:***@host/db'
+        >>> place_text("postgresql:/me:hunter2@host"), place_text("redis-study-storage/lab")
+        ('postgresql:***', 'redis-study-storage/lab')
+    """
+    scheme, separator, rest = value.partition("://")
+    if separator:
+        if scheme_of(value) is None or _is_ambiguous(scheme, rest):
+            return f"{scheme}://***" if scheme_of(value) else "***"
+        user, colon, _ = _authority(rest).rpartition("@")[0].partition(":")
+        place = re.split("[?#]", rest.rpartition("@")[2] if colon else rest)[0]
+        return f"{scheme}://{user}:***@{place}" if colon else f"{scheme}://{place}"
+    if "@" in value or "=" in value:
+        scheme = scheme_of(value)
+        return f"{scheme}:***" if scheme else "***"
+    return value
+
+
+def _authority(rest: str) -> str:
+    return re.split("[/?#]", rest, maxsplit=1)[0]
+
+
+def _is_ambiguous(scheme: str, rest: str) -> bool:
+    """Whether what follows `://` may hold a password of which a part is taken for the path."""
+    authority = _authority(rest)
+    if "@" not in rest[len(authority) :]:
+        return authority.count("@") > 1
+    return ":" in authority or not (authority or scheme.lower() in _FILES)
+
+
+def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
+    """Text in which no URL has a user, a password, a query or a fragment.
+
+    Args:
+        text: for people to read.
+        secrets: what else is to be left out, in whatever spelling.
+
+    Example:
+        >>> without_secrets("s3://key:secret@bucket/a.json?signature=x")
+        's3://bucket/a.json'
+        >>> without_secrets("C:/data/a.json")
+        'C:/data/a.json'
+        >>> without_secrets("no role 'hunter%2'", ["hunter%2"])
+        "no role '***'"
+    """
+    for secret in sorted(set(secrets), key=len, reverse=True):
+        for spelling in _spellings(secret):
+            text = text.replace(spelling, "***")
+    return _URL.sub(_bare_url, text)
+
+
+def _bare_url(match: re.Match[str]) -> str:
+    # fsspec chains URLs, as in zip://a.csv::s3://key:secret@bucket/b.zip.
+    first, chain, others = match[0].partition("::")
+    if chain and "://" in first and "://" in others:
+        return f"{without_secrets(first)}::{without_secrets(others)}"
+    scheme, _, rest = match[0].partition("://")
+    authority = rest.partition("/")[0]
+    if "@" in authority:
+        rest = rest[rest.rindex("@", 0, len(authority)) + 1 :]
+        authority = rest.partition("/")[0]
+    elif ":" in authority and "@" in rest and not authority.startswith("["):
+        rest = rest.rpartition("@")[2]  # the password has a slash in it
+    return f"{scheme}://{re.split('[?#]', rest)[0]}"
+
+
+def _spellings(secret: str) -> Iterable[str]:
+    # An empty one would be found between any two letters.
+    forms = {secret, unquote(secret)} if len(secret) > 2 else set[str]()
+    for form in sorted(forms):
+        yield from {
+            form: None,
+            quote(form): None,
+            quote(form, safe=""): None,
+            quote_plus(form): None,
+            repr(form)[1:-1]: None,
+            json.dumps(form)[1:-1]: None,
+        }
+
+
+def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
+    """The secrets in a URL or in options: passwords, and what is under a name of a secret.
+
+    Args:
+        value: a URL, or options, which may have others in them.
+        secret: whether all text in it is one.
+
+    Example:
+        >>> sorted(secrets_in("redis://me:hunter2@host?ssl_password=hunter3&timeout=3"))
+        ['hunter2', 'hunter3']
+        >>> secrets_in({"connect_args": {"password": "hunter2", "port": 1}})
+        {'hunter2'}
+    """
+    if isinstance(value, Mapping):
+        found = (
+            secrets_in(inner, secret=secret or is_secret_name(str(name)))
+            for name, inner in value.items()
+        )
+        return set[str]().union(*found)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return set[str]().union(*(secrets_in(inner, secret=secret) for inner in value))
+    if hasattr(value, "get_secret_value"):
+        return secrets_in(value.get_secret_value(), secret=True)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        return set()
+    found_here = {value} if secret and value else set[str]()
+    whole = [value] if "://" in value else []
+    for url in [*whole, *(match[0] for match in _URL.finditer(value))]:
+        try:
+            parts = urlsplit(url)
+            password, query = parts.password, parse_qsl(parts.query)
+        except ValueError:
+            continue
+        found_here |= {password} if password else set()
+        found_here |= {text for name, text in query if is_secret_name(name) and text}
+    return found_here
+
+
+def clean_cause(error: BaseException, secrets: Iterable[str] = ()) -> BaseException | None:
+    """An error to raise another one from, or `None` if a traceback of it would show a secret.
+
+    Example:
+        >>> clean_cause(ValueError("no role hunter2"), ["hunter2"]) is None
+        True
+    """
+    secrets = list(secrets)
+    seen: list[BaseException] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or any(one is other for other in seen):
+            continue
+        seen.append(one)
+        text = str(one)
+        if without_secrets(text, secrets) != text:
+            return None
+        pending += [one.__cause__, one.__context__]
+    return error
+
+
+class SecretVariables:
+    """The environment variables whose names say that they are secret, and where their values are.
+
+    So are those that hold a URL with a password. What is a file's path, or shorter than 6
+    characters, is no secret.
+
+    Args:
+        environment: by default that of this process.
+
+    Example:
+        >>> secrets = SecretVariables({"API_TOKEN": "hunter2", "HOME": "/root"})
+        >>> secrets.name_in("Bearer hunter2"), secrets.name_in("hunter")
+        ('API_TOKEN', None)
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in (os.environ if environment is None else environment).items():
+            found = secrets_in(value)
+            if is_secret_name(name) and not _is_path(value):
+                found.add(value)
+            self._values |= {secret: name for secret in found if len(secret) >= _LEAST}
+        # Longer ones first, so that of two the one is named that is meant.
+        self._forms = {
+            form: self._values[secret]
+            for secret in sorted(self._values, key=len, reverse=True)
+            for form in (secret, json.dumps(secret)[1:-1], *_in_base64(secret.encode()))
+        }
+
+    def name_in(self, value: Any) -> str | None:
+        """The name of a variable whose value is in this text, these bytes or this JSON."""
+        if not self._forms:
+            return None
+        if isinstance(value, bytes):
+            for secret, name in self._values.items():
+                for encoding in ("utf-8", "utf-16-le", "utf-32-le"):
+                    if secret.encode(encoding) in value:
+                        return name
+            return None
+        if isinstance(value, str):
+            return next((name for form, name in self._forms.items() if form in value), None)
+        if isinstance(value, Mapping):
+            parts = (part for item in value.items() for part in item)
+            return next(filter(None, map(self.name_in, parts)), None)
+        if isinstance(value, (list, tuple)):
+            return next(filter(None, map(self.name_in, value)), None)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return self._values.get(str(value))
+        return None
+
+
+def _is_path(value: str) -> bool:
+    try:
+        return Path(value).is_absolute() and Path(value).exists()
+    except (ValueError, OSError):
+        return False
+
+
+def _in_base64(content: bytes) -> Iterable[str]:
+    """What of some bytes is the same in base64 wherever in others they are."""
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + content).decode("ascii")
+        start, end = (8 * shift + 5) // 6, 8 * (shift + len(content)) // 6
+        if end - start >= _LEAST:
+            yield encoded[start:end]

@@ -1,0 +1,57 @@
+"""What a flow is called with, as the server and the log get to know it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prefect.exceptions import ParameterTypeError
+from pydantic import SecretStr
+
+from prefect_optuna.blocks import as_study_storage
+from prefect_optuna.flows import optimize
+
+CANARY = "hunter2-canary"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"storage": f"postgresql://me:{CANARY}@host/db"},
+        {"storage": f"postgresql://me:/{CANARY}@host/db"},
+        {"storage": f"postgresql://me:#{CANARY}@host/db"},
+        {"storage": f"postgresql://host/db?password={CANARY}"},
+        {"storage": f"postgresql:/me:{CANARY}@host/db"},
+        {"storage": {"url": f"postgresql://me:{CANARY}@host/db"}},
+        {"storage": as_study_storage(f"redis://me:{CANARY}@host/0")},
+        {"storage": [f"redis://me:{CANARY}@host", f"unix:///run/redis.sock?password={CANARY}"]},
+        {"artifacts": f"s3://key:{CANARY}@bucket"},
+        {"artifacts": {"url": "s3://bucket", "options": {"secret": CANARY}}},
+        {"scope": {"api_token": CANARY, "hidden": SecretStr(CANARY)}},
+        {"scope": {"nested": [f"https://oauth2:{CANARY}@host/x"]}},
+    ],
+)
+def test_the_server_is_told_no_secret_that_a_flow_is_called_with(
+    parameters: dict[str, Any],
+) -> None:
+    assert CANARY not in str(optimize.serialize_parameters(parameters))
+
+
+def test_the_server_is_told_no_value_of_a_secret_environment_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LAB_API_TOKEN", CANARY)
+    told = optimize.serialize_parameters({"scope": {"header": f"Bearer {CANARY}"}})
+    assert told == {"scope": {"header": "the value of LAB_API_TOKEN"}}
+
+
+def test_wrong_parameters_are_refused_without_being_logged_or_quoted(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = f"postgresql://me:{CANARY}@host"
+    wrong = {"problem": "a:b", "storage": url, "n_jobs": CANARY}
+    with pytest.raises(ParameterTypeError) as caught:
+        optimize.validate_parameters(wrong)
+    seen = capfd.readouterr()
+    assert "n_jobs" in str(caught.value)
+    assert CANARY not in str(caught.value) + caplog.text + seen.out + seen.err
