@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from prefect_optuna.blocks.texts import VisibleOnly, markup, terminal
 from prefect_optuna.deployments.cli import deploying, looking, running
 from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
+from prefect_optuna.deployments.cli.output import markup, note
 
 __all__ = ["app", "main"]
 
@@ -82,10 +82,11 @@ def main(tokens: Sequence[str] | None = None) -> int:
         >>> main(["trials", "lynx-hare", "--limit", "many"])
         2
     """
-    errors = terminal(stderr=True, soft_wrap=True)
+    from rich.console import Console
+
     try:
         command, bound, _ = app.parse_args(
-            tokens, exit_on_error=False, print_error=True, error_console=terminal(stderr=True)
+            tokens, exit_on_error=False, print_error=True, error_console=Console(stderr=True)
         )
         if not getattr(command, "__module__", "").startswith(__package__ or ""):
             command(*bound.args, **bound.kwargs)  # help, or the version
@@ -95,7 +96,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except CycloptsError:
         return USAGE
     except KeyboardInterrupt:
-        errors.print("Interrupted.", style="dim")
+        note("[dim]Interrupted.[/]")
         return INTERRUPTED
     except BrokenPipeError:  # what reads the output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,9 +107,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
         # A file that cannot be written has a sentence of its own; anything else is a bug of ours.
         if not isinstance(error, (PrefectOptunaError, OSError)):
             raise
-        errors.print(f"[bold red]Error:[/] {markup(str(error))}")
+        note(f"[bold red]Error:[/] {markup(str(error))}")
         if type(error) is UntrustedArchiveError:
-            errors.print("[dim]Here: prefect-optuna show STUDY, and then --trusted.[/]")
+            note("[dim]Here: prefect-optuna show STUDY, and then --trusted.[/]")
         return FAILED
 
 
@@ -120,6 +121,7 @@ def _surroundings() -> Generator[None]:
     from prefect.logging.handlers import PrefectConsoleHandler
     from prefect.settings import get_current_settings, temporary_settings
 
+    from prefect_optuna.blocks.texts import VisibleOnly
     from prefect_optuna.deployments.local_server import running_server_url
 
     url = None if get_current_settings().api.url else running_server_url()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from prefect_optuna.blocks.texts import command, markup
 from prefect_optuna.deployments.cli.arguments import (
     HERE,
     NO_SCOPE,
@@ -20,7 +19,7 @@ from prefect_optuna.deployments.cli.arguments import (
     Variables,
 )
 from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
-from prefect_optuna.deployments.cli.output import answer, note, working
+from prefect_optuna.deployments.cli.output import answer, command, markup, note, working
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from prefect_optuna.blocks.texts import command, markup
 from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
-from prefect_optuna.deployments.cli.output import answer, note, working
+from prefect_optuna.deployments.cli.output import answer, command, markup, note, working
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

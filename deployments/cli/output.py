@@ -9,9 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from typing import Any
 
-from rich.console import RenderableType
-
-from prefect_optuna.blocks.texts import json_text, markup, terminal
+from rich.console import Console, RenderableType
 
 __all__ = ["answer", "note", "plain", "working"]
 
@@ -25,10 +23,12 @@ def answer(document: Any, *shown: RenderableType, as_json: bool) -> None:
         as_json: which of the two.
     """
     if as_json:
+        from prefect_optuna.blocks.texts import json_text
+
         # A command that goes on, such as `serve`, would keep it in a pipe's buffer.
         print(json_text(plain(document)), flush=True)
         return
-    console = terminal()
+    console = _terminal()
     for one in shown:
         console.print(one, soft_wrap=isinstance(one, str))
 
@@ -39,7 +39,30 @@ def note(text: str) -> None:
     Args:
         text: with rich's markup.
     """
-    terminal(stderr=True, soft_wrap=True).print(text)
+    _terminal(stderr=True, soft_wrap=True).print(text)
+
+
+# `blocks` imports Prefect, for which help and wrong usage must not wait.
+
+
+def markup(text: str) -> str:
+    """Text of others in rich's markup, as text."""
+    from prefect_optuna.blocks import texts
+
+    return texts.markup(text)
+
+
+def command(*words: str) -> str:
+    """A command that somebody may copy into a shell."""
+    from prefect_optuna.blocks import texts
+
+    return texts.command(*words)
+
+
+def _terminal(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
+    from prefect_optuna.blocks import texts
+
+    return texts.terminal(stderr=stderr, soft_wrap=soft_wrap)
 
 
 @contextmanager
@@ -51,7 +74,7 @@ def working(text: str) -> Generator[None]:
     Args:
         text: what is done; no markup.
     """
-    with terminal(stderr=True).status(markup(text)), redirect_stdout(sys.stderr):
+    with _terminal(stderr=True).status(markup(text)), redirect_stdout(sys.stderr):
         yield
 
 

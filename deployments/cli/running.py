@@ -9,7 +9,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_optuna.blocks.texts import markup
 from prefect_optuna.deployments.cli.arguments import (
     HERE,
     NO_SCOPE,
@@ -20,7 +19,7 @@ from prefect_optuna.deployments.cli.arguments import (
     Variables,
 )
 from prefect_optuna.deployments.cli.exit_codes import DRIFT, OK
-from prefect_optuna.deployments.cli.output import answer, note, working
+from prefect_optuna.deployments.cli.output import answer, markup, note, working
 
 __all__ = ["dashboard", "gc", "reevaluate", "report", "serve"]
 

@@ -230,7 +230,7 @@ def test_two_studies_do_not_share_a_deployment(lab: Path) -> None:
     deploy_report("one", name="shared", **arguments)
     with pytest.raises(DeploymentExistsError, match=r"study_name 'one', and 'two' was asked for"):
         deploy_report("two", name="shared", **arguments)
-    with pytest.raises(DeploymentExistsError, match="prefect deployment delete 'report/shared'"):
+    with pytest.raises(DeploymentExistsError, match="prefect deployment delete report/shared"):
         deploy_report("one", name="shared", **{**arguments, "storage": "sqlite:////other.db"})
 
 

@@ -75,7 +75,13 @@ def test_a_study_in_processes_is_kept_on_redis_by_a_saved_block_and_runs_again(
     assert len(block.load_study(name).trials) == 4
     archived = ArchivedStudy.load(name, storage=storage)
     assert len(archived.result(3)["series"]) == 100
-    again = reevaluate(name, storage=storage, trials="best:1", trusted=True)
+    again = reevaluate(
+        name,
+        storage=storage,
+        trials="best:1",
+        trusted=True,
+        environment_variables=["FOLDER_OF_THE_TEST"],
+    )
     assert [trial.verdict for trial in again.trials] == ["reproduced"]
     assert block.describe().trials == 4
     block.get_storage().close()
