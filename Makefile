@@ -46,6 +46,7 @@ test-all: .venv/installed-test-all .cache/azurite/installed chromium redis-serve
 .PHONY: lint
 lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types and that floors import downwards only
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 . # no text in the encoding of whoever runs it
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/lint/floors.py
 	$(BIN)/pyright

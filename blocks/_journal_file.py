@@ -15,14 +15,20 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend
 
 # Not exported by Optuna, and yet the declared type of `JournalFileBackend(lock_obj=...)`.
 from optuna.storages.journal._file import BaseJournalFileLock
+
+from prefect_optuna.blocks._json import encode
 
 if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "JournalFile",
     "MendingLock",
     "NotAJournalError",
     "PortableLock",
@@ -98,6 +104,26 @@ if sys.platform != "win32":
 def os_lock(path: Path) -> BaseJournalFileLock:
     """Return the operating system's lock for a journal."""
     return PortableLock(path) if sys.platform == "win32" else KernelLock(path)
+
+
+class JournalFile(JournalFileBackend):
+    """A journal file that takes attributes with arrays in them, and names those it cannot."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records; nothing of them is written if one cannot be."""
+        try:
+            super().append_logs(logs)
+        except TypeError:
+            super().append_logs([_plain(log) for log in logs])
+
+
+def _plain(log: dict[str, Any]) -> dict[str, Any]:
+    return {
+        field: {name: json.loads(encode(one, name)) for name, one in value.items()}
+        if field.startswith(("user_attr", "system_attr"))
+        else json.loads(encode(value, field))
+        for field, value in log.items()
+    }
 
 
 class MendingLock(BaseJournalFileLock):

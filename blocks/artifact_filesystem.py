@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -12,26 +13,37 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Self
+from urllib.parse import quote, urlsplit
 
 from fsspec.core import split_protocol
 from fsspec.utils import glob_translate
 from prefect.filesystems import WritableFileSystem
+from prefect.logging import get_logger
 from prefect.types import SecretDict
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX, checked_path
 from prefect_optuna.blocks._artifact_writer import ArtifactWriter
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._prefect_results import checked_result
 from prefect_optuna.blocks.errors import (
     ArtifactExistsError,
+    ArtifactLoadError,
     ArtifactNotFoundError,
     ArtifactPathError,
     PrefectOptunaError,
     StorageNotFoundError,
     StoragePermissionError,
     StorageUnavailableError,
+    invalid_setting,
 )
 from prefect_optuna.blocks.stores import REMOTE, ArtifactInfo, ArtifactStore, open_store
 
@@ -51,8 +63,9 @@ class ArtifactFileSystem(WritableFileSystem):
     local disk it is not forced to the disk, so a power cut may lose the last seconds. Remote
     filesystems are asked again, with jitter, when they fail for a moment, and only then.
 
-    A saved block can be a flow's or a task's `result_storage`, and a block is an Optuna artifact
-    store: `optuna.artifacts.upload_artifact(artifact_store=block, ...)`.
+    A saved block can be a flow's or a task's `result_storage`: what Prefect reads there is plain
+    JSON (`result_serializer="json"`) or an object of a persistence class. A block is an Optuna
+    artifact store, too: `optuna.artifacts.upload_artifact(artifact_store=block, ...)`.
 
     S3, Google Cloud Storage, Azure and SFTP need the extra `s3`, `gcs`, `azure` or `sftp`.
 
@@ -76,6 +89,14 @@ class ArtifactFileSystem(WritableFileSystem):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
+    if not TYPE_CHECKING:  # checkers know the fields
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            try:
+                super().__init__(*args, **settings)
+            except ValidationError as error:
+                raise invalid_setting(f"The block {type(self).__name__}", error) from None
+
     if TYPE_CHECKING:
         _opened: tuple[int, ArtifactStore] = PrivateAttr()
 
@@ -95,9 +116,19 @@ class ArtifactFileSystem(WritableFileSystem):
         ),
     )
 
+    allow_pickle: bool = Field(
+        default=False,
+        description=(
+            "Whether Prefect may read results here by pickle, its default serializer, or by any "
+            "other that may run code: then whoever can write here has code run by those who read."
+        ),
+    )
+
     @field_validator("url")
     @classmethod
     def _absolute(cls, url: str) -> str:
+        name, separator, rest = url.partition("://")
+        url = f"{name.lower()}{separator}{rest}" if separator else url
         protocol, path = split_protocol(url)
         if protocol == "memory":
             name = path.strip("/")
@@ -107,7 +138,7 @@ class ArtifactFileSystem(WritableFileSystem):
         if protocol is not None and protocol not in _LOCAL:
             raise ValueError(
                 f"expected a local path, file://, memory://, s3://, gs://, abfs:// or sftp://, "
-                f"and found {protocol}://, which is not supported."
+                f"and found {protocol}://, which is not supported. Write one of these."
             )
         if not path or "\0" in path:
             raise ValueError("expected the path of a folder, and found none.")
@@ -118,7 +149,13 @@ class ArtifactFileSystem(WritableFileSystem):
                 f"expected two slashes after the colon: {scheme.lower()}://{rest.lstrip('/')}. "
                 f"A folder of this name is ./{url}."
             )
-        return str(Path(path).expanduser().absolute())
+        try:
+            return str(Path(path).expanduser().absolute())
+        except RuntimeError:
+            raise ValueError(
+                "expected the name of a user of this machine after ~, or just ~/, and there is "
+                "none of that name. Write the whole path."
+            ) from None
 
     @model_validator(mode="after")
     def _no_options_for_a_folder(self) -> Self:
@@ -157,7 +194,23 @@ class ArtifactFileSystem(WritableFileSystem):
             b'hello'
         """
         with self._explained(path, "read"):
-            return self._store.read(checked_path(path))
+            content = self._store.read(checked_path(path))
+        # Prefect's result stores, and nobody else, say whether it is to be synchronous.
+        if _sync is None or self.allow_pickle:
+            return content
+        return checked_result(content, self.location(path))
+
+    async def aread_path(self, path: str) -> bytes:
+        """Read a result, as Prefect's result stores do.
+
+        Args:
+            path: its path, relative to the root.
+
+        Raises:
+            ArtifactLoadError: it is more than plain data, and `allow_pickle` is false.
+            PrefectOptunaError: as `read_path`.
+        """
+        return await asyncio.to_thread(self.read_path, path, _sync=True)
 
     def write_path(self, path: str, content: bytes, *, _sync: bool | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write an artifact, in place of what was there.
@@ -179,6 +232,31 @@ class ArtifactFileSystem(WritableFileSystem):
         """
         with self._explained(path, "write"):
             self._store.write(checked_path(path), content)
+        if _sync is not None and not self.allow_pickle:
+            self._warn_of_pickle(path, content)
+
+    async def awrite_path(self, path: str, content: bytes) -> None:
+        """Write a result, as Prefect's result stores do.
+
+        Args:
+            path: its path, relative to the root.
+            content: all of its bytes.
+
+        Raises:
+            PrefectOptunaError: as `write_path`.
+        """
+        await asyncio.to_thread(self.write_path, path, content, _sync=True)
+
+    def _warn_of_pickle(self, path: str, content: bytes) -> None:
+        try:
+            checked_result(content, self.location(path))
+        except ArtifactLoadError:
+            get_logger(__name__).warning(
+                "The result in %s is kept, but will not be read again: it was not written as "
+                'plain JSON. Give the flow or task result_serializer="json", or, if everybody who '
+                "can write there is trusted, set allow_pickle=True in the block.",
+                self.location(path),
+            )
 
     def create(self, path: str, content: bytes) -> bool:
         """Write an artifact if nothing is there, whoever else tries it at the same time.
@@ -537,7 +615,7 @@ class ArtifactFileSystem(WritableFileSystem):
             self._store.create(probe, b"probe", _token())
             self._store.rm(probe, False)
         except OSError as error:
-            raise self._unavailable("written", error) from error
+            raise self._unavailable("written", error) from None
 
     @contextmanager
     def _explained(self, path: str, action: str) -> Generator[None]:
@@ -552,7 +630,7 @@ class ArtifactFileSystem(WritableFileSystem):
                 raise self._not_found(path, action, error) from None
             root = self.location()
             if split_protocol(self.url)[0] is None and not Path(root).is_dir():
-                raise self._unavailable(f"used to {action} {path!r}", error) from error
+                raise self._unavailable(f"used to {action} {path!r}", error) from None
             raise ArtifactPathError(
                 f"Cannot {action} the artifact {path!r} in {root}: {_reason(error)}. Expected a "
                 "file there, and directories on the way to it. For a whole directory, use ls, "
@@ -564,7 +642,7 @@ class ArtifactFileSystem(WritableFileSystem):
                     f"{path!r} is no artifact path in {self.location()}: {_reason(error)}. "
                     "Use a shorter one."
                 ) from error
-            raise self._unavailable(f"used to {action} {path!r}", error) from error
+            raise self._unavailable(f"used to {action} {path!r}", error) from None
 
     def _not_found(
         self, path: str, action: str = "read", error: OSError | None = None
@@ -590,7 +668,8 @@ class ArtifactFileSystem(WritableFileSystem):
         )
 
     def _unavailable(self, action: str, error: OSError) -> StorageUnavailableError:
-        start = f"The artifact filesystem {self.location()} cannot be {action}: {_reason(error)}. "
+        reason = self._without_secrets(_reason(error))
+        start = f"The artifact filesystem {self.location()} cannot be {action}: {reason}. "
         if isinstance(error, FileNotFoundError) and not self._is_folder:
             return StorageNotFoundError(
                 f"{start}Make the bucket or container with the tools of its provider, or correct "
@@ -609,6 +688,13 @@ class ArtifactFileSystem(WritableFileSystem):
             f"{start}Expected a folder that this user may write to, with space left, on a "
             "filesystem that has hard links. Correct its permissions, or name another one."
         )
+
+    def _without_secrets(self, text: str) -> str:
+        """What a client says, which may be the URL of a request, without the options' values."""
+        for value in self.options.get_secret_value().values():
+            if isinstance(value, str) and len(value) > 3:
+                text = text.replace(value, "***").replace(quote(value, safe=""), "***")
+        return text
 
     @property
     def _is_folder(self) -> bool:

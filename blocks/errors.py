@@ -5,6 +5,13 @@
 Every message says what was expected, what was found, and what to do next.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 __all__ = [
     "ArchiveError",
     "ArchiveSignatureError",
@@ -135,6 +142,21 @@ class InvalidProblemError(PrefectOptunaError, TypeError):
 
 class InvalidSettingError(PrefectOptunaError, ValueError):
     """An argument has a value that cannot work."""
+
+
+def invalid_setting(what: str, error: ValidationError) -> InvalidSettingError:
+    """Say what pydantic has found, without what was given, which may be a secret."""
+    return InvalidSettingError(f"{what} cannot have these settings: {reasons(error)}")
+
+
+def reasons(error: ValidationError) -> str:
+    """Why settings are not valid, each with its name."""
+    found: list[str] = []
+    for detail in error.errors(include_input=False, include_url=False):
+        text = detail["msg"].removeprefix("Value error, ")
+        name = ".".join(map(str, detail["loc"][:1]))
+        found.append(text if detail["type"] == "value_error" else f"{name}: {text}")
+    return "; ".join(found)
 
 
 class ArchiveError(PrefectOptunaError, ValueError):

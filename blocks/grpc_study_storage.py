@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from optuna.storages import BaseStorage, GrpcStorageProxy
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
 from prefect_optuna.blocks.errors import StorageUnavailableError
@@ -41,6 +43,20 @@ class GrpcStudyStorage(StudyStorage):
     timeout: float = Field(
         default=10.0, gt=0, description="Seconds to wait for the proxy to answer when opening."
     )
+
+    @field_validator("host")
+    @classmethod
+    def _only_a_host(cls, host: str) -> str:
+        # What is before an @ may be a password, and is not quoted.
+        if re.search(r"[@/?#\s\[\]]", host.removeprefix("[").removesuffix("]")):
+            raise ValueError(
+                "expected the name or the address of a host and nothing else, such as "
+                "proxy.example.org, and found more. The port has a field of its own; there are "
+                "no users and passwords."
+            )
+        if host.count(":") == 1:
+            raise ValueError("expected a host without its port, which has a field of its own.")
+        return host
 
     @property
     def location(self) -> str:

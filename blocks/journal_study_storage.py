@@ -7,13 +7,13 @@ from typing import Literal
 
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import (
-    JournalFileBackend,
     JournalFileOpenLock,
     JournalFileSymlinkLock,
 )
 from pydantic import Field, field_validator
 
 from prefect_optuna.blocks._journal_file import (
+    JournalFile,
     MendingLock,
     NotAJournalError,
     check_last_line,
@@ -70,7 +70,15 @@ class JournalStudyStorage(StudyStorage):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        if "\0" in str(path):
+            raise ValueError("expected the path of a file, and found one with a NUL character.")
+        try:
+            return path.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError(
+                "expected the name of a user of this machine after ~, or just ~/, and there is "
+                "none of that name. Write the whole path."
+            ) from None
 
     @property
     def location(self) -> str:
@@ -87,7 +95,7 @@ class JournalStudyStorage(StudyStorage):
                 check_last_line(self.path)
             finally:
                 lock.release()
-            return JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
+            return JournalStorage(JournalFile(str(self.path), lock_obj=lock))
         except NotAJournalError as error:
             raise StorageUnavailableError(
                 f"{self.path} is no Optuna journal, and was left as it is: expected a first line "

@@ -34,7 +34,12 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks._legacy_pickles import ForbiddenNameError, Stored, loads
+from prefect_optuna.blocks._inert_pickles import (
+    ForbiddenNameError,
+    Stored,
+    loads,
+    without_pickled_state,
+)
 from prefect_optuna.blocks.errors import (
     HostilePickleError,
     LegacyDataError,
@@ -49,6 +54,20 @@ if TYPE_CHECKING:
     from redis import Redis
 
 __all__ = ["LegacyStudy", "import_legacy_redis", "read_legacy_redis"]
+
+_CLASSES = (
+    "FrozenTrial",
+    "StudySummary",
+    "FloatDistribution",
+    "UniformDistribution",
+    "LogUniformDistribution",
+    "DiscreteUniformDistribution",
+    "IntDistribution",
+    "IntUniformDistribution",
+    "IntLogUniformDistribution",
+    "CategoricalDistribution",
+)
+_ENUMERATIONS = {"TrialState": TrialState, "StudyDirection": StudyDirection}
 
 
 @dataclass(frozen=True)
@@ -125,7 +144,8 @@ def import_legacy_redis(
     """Copy what Optuna 1.4 to 3.0's `RedisStorage` has left behind into another storage.
 
     Trials keep their order, parameters, values, attributes and times. One that was running is
-    copied as failed, for nobody is left who could finish it; one that was waiting still waits.
+    copied as failed, for nobody is left who could finish it; one that was waiting still waits. The
+    state of CMA-ES, which Optuna would unpickle, stays behind: it is found again from the trials.
     If it fails, no study has been copied. The old data stay as they are.
 
     Args:
@@ -181,7 +201,7 @@ def _fill(storage: BaseStorage, study_id: int, study: LegacyStudy) -> None:
         if trial.state == TrialState.RUNNING:
             trial.state = TrialState.FAIL
             trial.datetime_complete = datetime.now()  # noqa: DTZ005 -- Optuna's have no zone
-        storage.create_new_trial(study_id, template_trial=trial)
+        storage.create_new_trial(study_id, template_trial=without_pickled_state(trial))
 
 
 class _Reader:
@@ -203,7 +223,7 @@ class _Reader:
 
     def _study(self, study_id: int, name: str) -> LegacyStudy:
         prefix = f"study_id:{study_id:010d}"
-        summary = vars(self._get(f"{prefix}:study_summary", Stored))
+        summary = self._get(f"{prefix}:study_summary", Stored).fields
         if self._client.exists(f"{prefix}:directions"):
             directions = self._get(f"{prefix}:directions", (list, tuple))
         else:
@@ -221,7 +241,7 @@ class _Reader:
 
     def _trial(self, trial_id: int) -> FrozenTrial:
         key = f"trial_id:{trial_id:010d}:frozentrial"
-        fields = vars(self._get(key, Stored))
+        fields = self._get(key, Stored).fields
         return self._checked(key, lambda: _frozen(fields))
 
     def _list(self, key: str) -> list[bytes]:
@@ -240,7 +260,7 @@ class _Reader:
         return self._load(key, data, kind)
 
     def _load(self, key: str, data: bytes, kind: type | tuple[type, ...] = object) -> Any:
-        value = self._checked(key, lambda: loads(data))
+        value = self._checked(key, lambda: loads(data, "optuna", _CLASSES, _ENUMERATIONS))
         if not isinstance(value, kind):
             raise _damaged(key, f"it is a {type(value).__name__}")
         return value
@@ -295,7 +315,7 @@ def _frozen(fields: dict[str, Any]) -> FrozenTrial:
 
 
 def _distribution(stored: Stored) -> BaseDistribution:
-    kind, fields = type(stored).__name__, vars(stored)
+    kind, fields = stored.kind, stored.fields
     if kind == "CategoricalDistribution":
         return CategoricalDistribution(fields["choices"])
     low, high = fields["low"], fields["high"]

@@ -7,10 +7,14 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from prefect.blocks.core import Block
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
-from prefect_optuna.blocks.errors import InvalidLocationError, StorageUnavailableError
+from prefect_optuna.blocks.errors import (
+    InvalidLocationError,
+    InvalidSettingError,
+    StorageUnavailableError,
+)
 from prefect_optuna.blocks.grpc_study_storage import GrpcStudyStorage
 from prefect_optuna.blocks.in_memory_study_storage import InMemoryStudyStorage
 from prefect_optuna.blocks.journal_study_storage import JournalStudyStorage
@@ -92,9 +96,10 @@ def as_study_storage(value: StudyStorage | str | Path | None = None) -> StudySto
         raise InvalidLocationError(f"{value!r} is no study storage. {_FORMS}")
     try:
         return _from_url(scheme.lower(), rest, value)
-    except ValidationError as error:
-        reasons = _reasons(error)
-        raise InvalidLocationError(f"This {scheme}:// URL is not valid: {reasons}") from None
+    except InvalidSettingError as error:
+        raise InvalidLocationError(
+            f"This {scheme}:// URL is not valid: {_reasons(error)}"
+        ) from None
 
 
 def _from_url(scheme: str, rest: str, url: str) -> StudyStorage:
@@ -164,14 +169,12 @@ def as_artifact_filesystem(
         return block
     try:
         return ArtifactFileSystem(url=str(value))
-    except ValidationError as error:
-        reasons = _reasons(error)
-        raise InvalidLocationError(f"This is no artifact filesystem: {reasons}") from None
+    except InvalidSettingError as error:
+        raise InvalidLocationError(f"This is no artifact filesystem: {_reasons(error)}") from None
 
 
-def _reasons(error: ValidationError) -> str:
-    details = error.errors(include_input=False)
-    return "; ".join(detail["msg"].removeprefix("Value error, ") for detail in details)
+def _reasons(error: InvalidSettingError) -> str:
+    return str(error).partition("settings: ")[2]
 
 
 def _load(value: str, blocks: dict[str, type[B]]) -> B | None:

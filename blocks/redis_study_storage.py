@@ -128,8 +128,10 @@ class RedisStudyStorage(StudyStorage):
     @field_validator("url")
     @classmethod
     def _known(cls, secret: SecretStr) -> SecretStr:
-        location_of(secret.get_secret_value())
-        return secret
+        scheme, separator, rest = secret.get_secret_value().partition("://")
+        url = f"{scheme.lower()}{separator}{rest}"
+        location_of(url)
+        return SecretStr(url)
 
     @field_validator("tls_ca_file", "tls_certificate_file", "tls_key_file")
     @classmethod

@@ -133,10 +133,11 @@ class SQLStudyStorage(StudyStorage):
                 "Install it, or leave the driver out of the URL and run: "
                 f'pip install "prefect-optuna[{extra}]"'
             ) from None
-        except (TypeError, ArgumentError) as error:
+        except (TypeError, ValueError, ArgumentError) as error:
             raise StorageUnavailableError(
                 f"The engine of {self.location} does not accept its options "
-                f"({self._without_secrets(error)}). Correct engine_options."
+                f"({self._without_secrets(error)}). Correct engine_options, and those "
+                "in the URL."
             ) from None
         except (SQLAlchemyError, OSError, RuntimeError) as error:
             check = (

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import optuna
 from optuna.pruners import BasePruner
@@ -15,9 +15,13 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from prefect.blocks.core import Block
-from pydantic import ConfigDict, PrivateAttr
+from pydantic import ConfigDict, PrivateAttr, ValidationError
 
-from prefect_optuna.blocks.errors import StudyMismatchError, StudyNotFoundError
+from prefect_optuna.blocks.errors import (
+    StudyMismatchError,
+    StudyNotFoundError,
+    invalid_setting,
+)
 
 __all__ = ["StudyStorage"]
 
@@ -49,6 +53,14 @@ class StudyStorage(Block, ABC):
 
     # Without this, pydantic quotes the rejected input, and with it a URL's password.
     model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
+
+    if not TYPE_CHECKING:  # checkers know the fields
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            try:
+                super().__init__(*args, **settings)
+            except ValidationError as error:
+                raise invalid_setting(f"The block {type(self).__name__}", error) from None
 
     if TYPE_CHECKING:
         _opened: tuple[int, BaseStorage] = PrivateAttr()

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.blocks.texts import markup, terminal
 from prefect_optuna.deployments.local_server import LocalServer
 from prefect_optuna.flows import StudyResult, optimize, reevaluate
 from prefect_optuna.flows.examples.lynx_hare import PUBLISHED
@@ -41,7 +42,7 @@ def main() -> int:
     Returns:
         The exit code: 0, or 1 where the best trial did not give its value again.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal(soft_wrap=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # In the terminal only; Prefect's UI has it all.
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"
@@ -66,10 +67,10 @@ def main() -> int:
     best = again.trials[0]
     equal = best.values[:1] == [best.archived]
     verdict = "[bold green]equal[/]" if equal else f"[bold red]{best.verdict}[/]"
+    now = best.values[0] if best.values else markup(best.message)
     console.print(
         f"\nTrial {best.number} again, from the archive, in a process that never saw the script:\n"
-        f"  archived {best.archived}\n  now      {best.values[0] if best.values else best.message}"
-        f"   {verdict}\n"
+        f"  archived {best.archived}\n  now      {now}   {verdict}\n"
     )
     seconds = time.monotonic() - started
     console.print(f"[bold]make ui[/] shows it in Prefect. [dim]({seconds:.0f} s)[/]\n")
@@ -101,9 +102,9 @@ def _show(console: Console, result: StudyResult) -> None:
     console.print(table, soft_wrap=False)
     console.print(
         f"\n[dim]trials [/]  {result.n_trials} in {result.n_task_runs} task runs"
-        f"\n[dim]study  [/]  {result.study_name} in {result.storage}"
-        f"\n[dim]archive[/]  {result.artifacts}"
-        f"\n[dim]picture[/]  {result.picture}"
+        f"\n[dim]study  [/]  {result.study_name} in {markup(result.storage)}"
+        f"\n[dim]archive[/]  {markup(result.artifacts)}"
+        f"\n[dim]picture[/]  {markup(str(result.picture))}"
     )
 
 

@@ -37,7 +37,8 @@ from prefect_optuna.blocks.references import (
     artifacts_reference,
     storage_reference,
 )
-from prefect_optuna.deployments.work_pools import find_work_pool, prefect_server
+from prefect_optuna.blocks.texts import command
+from prefect_optuna.deployments.work_pools import STUDIES_QUEUE, find_work_pool, prefect_server
 from prefect_optuna.tasks import Problem
 
 if TYPE_CHECKING:
@@ -470,6 +471,8 @@ def _deploy(
         concurrency_limit=concurrency_limit,
         version=version,
         work_pool_name=pool,
+        # It waits for its workers: in their queue, a few of them would take all of the places.
+        work_queue_name=STUDIES_QUEUE if flow.name == "distribute" else None,
         job_variables=dict(job_variables or {}),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
@@ -492,7 +495,7 @@ def _refuse_another(client: SyncPrefectClient, full_name: str, whose: Mapping[st
             raise DeploymentExistsError(
                 f"The deployment {full_name!r} exists with {key} {existing.get(key)!r}, and "
                 f"{value!r} was asked for. Give this one another `name`, or remove that one "
-                f"first: prefect deployment delete '{full_name}'"
+                f"first: {command('prefect', 'deployment', 'delete', full_name)}"
             )
 
 

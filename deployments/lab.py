@@ -84,7 +84,7 @@ def set_up(environment: Mapping[str, str]) -> str:
         storage.save(name, overwrite=True)
         artifacts.save(name, overwrite=True)
     if template:
-        make_kubernetes_pool(name, json.loads(Path(template).read_text()))
+        make_kubernetes_pool(name, json.loads(Path(template).read_text(encoding="utf-8")))
     else:
         make_process_pool(name)
     worker = deploy_worker(name)
@@ -153,7 +153,7 @@ def _secret(environment: Mapping[str, str], name: str) -> str | None:
     if not path:
         return None
     try:
-        return Path(path).read_text().strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise InvalidSettingError(
             f"{name} names the file with a secret; it cannot be read: {error}."

@@ -98,6 +98,9 @@ class LocalWorker:
         log_file: where it writes what it says.
         name: of the worker; by default Prefect makes one up.
         query: seconds between two looks at the pool.
+        limit: how many flow runs it has at once; the others are left to other workers. By
+            default there is no limit.
+        queue: the queue of the pool that it takes from; by default all of them.
 
     Example:
         >>> from prefect_optuna.deployments import LocalWorker
@@ -112,11 +115,19 @@ class LocalWorker:
         *,
         name: str | None = None,
         query: float = 2.0,
+        limit: int | None = None,
+        queue: str | None = None,
     ) -> None:
+        if limit is not None and limit < 1:
+            raise InvalidSettingError(f"A worker's limit is 1 or more; found {limit}.")
         self.pool: str = pool
         self.log_file: Path = Path(log_file).absolute()
         self.name: str = name or f"prefect-optuna-{time.time_ns():x}"
         self._query = query
+        self._options = [
+            *(["--limit", str(limit)] if limit is not None else []),
+            *(["--work-queue", queue] if queue is not None else []),
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -157,7 +168,7 @@ class LocalWorker:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [*command, "--pool", self.pool, "--name", self.name],
+                [*command, "--pool", self.pool, "--name", self.name, *self._options],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

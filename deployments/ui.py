@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from rich.console import Console
 
+from prefect_optuna.blocks.texts import markup, terminal
 from prefect_optuna.deployments.local_server import (
     LocalServer,
     LocalServerError,
@@ -45,12 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="prefect_optuna.deployments.ui", description=__doc__)
     parser.add_argument("home", nargs="?", default=".prefect", type=Path)
     home: Path = parser.parse_args(arguments).home
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal(soft_wrap=True)
     if not (home / "prefect.db").exists():
-        console.print(f"There is no history in {home} yet: run [bold]make demo[/] first.")
+        console.print(
+            f"There is no history in {markup(str(home))} yet: run [bold]make demo[/] first."
+        )
         return 1
     if url := running_server_url(home):
-        console.print(f"A server is running on {home} already.")
+        console.print(f"A server is running on {markup(str(home))} already.")
         _show(console, url)
         return 0
     try:
@@ -61,10 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 webbrowser.open(server.url)
             with contextlib.suppress(KeyboardInterrupt, psutil.NoSuchProcess):
                 psutil.Process(server.pid).wait()
-                console.print(f"The server has ended by itself. Its log is {server.log_file}.")
+                console.print(
+                    f"The server has ended by itself. Its log is {markup(str(server.log_file))}."
+                )
                 return 1
     except LocalServerError as error:
-        console.print(str(error), markup=False)
+        console.print(markup(str(error)))
         return 1
     console.print("Stopped.")
     return 0

@@ -13,12 +13,19 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from prefect_optuna.blocks.errors import ServerUnavailableError, WorkPoolNotFoundError
+from prefect_optuna.blocks.texts import command
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import WorkPool
 
-__all__ = ["find_work_pool", "prefect_server"]
+__all__ = ["STUDIES_QUEUE", "find_work_pool", "prefect_server"]
+
+STUDIES_QUEUE = "studies"
+"""The queue of a work pool for flow runs that distribute a study, and wait for its workers.
+
+All other runs are in Prefect's queue `default`. A worker without `--work-queue` takes from both.
+"""
 
 
 @contextmanager
@@ -81,12 +88,13 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
     if name is None and len(pools) == 1:
         return pools[0]
     names = ", ".join(repr(pool.name) for pool in pools)
-    create = f"prefect work-pool create {name or 'lab'} --type process"
+    create = command("prefect", "work-pool", "create", name or "lab", "--type", "process")
     if name:
         missing = f"There is no work pool {name!r} on the server"
+        start = command("prefect", "worker", "start", "--pool", name)
         raise WorkPoolNotFoundError(
             f"{missing}; it has {names or 'none'}. Make it with: {create}{os.linesep}"
-            f"and start a worker for it with: prefect worker start --pool {name}"
+            f"and start a worker for it with: {start}"
         )
     raise WorkPoolNotFoundError(
         f"Which work pool is meant? The server has {names}. Name one of them."

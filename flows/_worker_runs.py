@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from prefect_optuna.blocks.errors import InvalidSettingError, WorkersLostError
+from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows.session import MAX_REPETITIONS
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def pool_of(deployment: str) -> str:
             name = deployment.partition("/")[2]
             raise InvalidSettingError(
                 f"There is no deployment {deployment!r} on the Prefect server {client.api_url}. "
-                f"Make it: prefect-optuna deploy-worker --pool {name}"
+                f"Make it: {command('prefect-optuna', 'deploy-worker', '--pool', name)}"
             ) from None
     if found.work_pool_name is None:
         raise InvalidSettingError(
@@ -252,7 +253,8 @@ class WorkerRuns:
             notes = (
                 f"{len(left)} of the study's workers have been waiting for more than "
                 f"{_LATE_SECONDS:g} seconds: no Prefect worker of the pool {self._pool!r} "
-                f"picks them up. Start one: prefect worker start --pool {self._pool}",
+                "picks them up. Start one, or more, or give them a higher --limit: "
+                + command("prefect", "worker", "start", "--pool", self._pool),
             )
             if not self.notes:
                 self._logger.warning("%s", notes[0])

@@ -12,7 +12,9 @@ import math
 import queue
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +25,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import task
 
 from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.flows.session import MAX_REPETITIONS
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
 
@@ -37,6 +40,7 @@ __all__ = [
     "Dispatcher",
     "Here",
     "Lanes",
+    "Lost",
     "WorkerLostError",
     "run_trials",
 ]
@@ -54,7 +58,18 @@ TASK_RUN_SECONDS = THREAD_TASK_RUN_SECONDS / ORCHESTRATION_SHARE
 
 
 class WorkerLostError(PrefectOptunaError, RuntimeError):
-    """The process that ran a batch of trials is gone."""
+    """Task runs of trials do not come back."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A trial whose process has died.
+
+    Args:
+        number: the trial's number.
+    """
+
+    number: int
 
 
 class Report(Protocol):
@@ -90,7 +105,8 @@ def run_trials(
     for assignment in assignments:
         outcome = runner(assignment)
         counts[outcome.state] += 1
-        if outcome.values is not None and len(directions) == 1:
+        feasible = all(value <= 0 for value in outcome.constraints.values())
+        if outcome.values is not None and len(directions) == 1 and feasible:
             pick = min if directions[0] == "minimize" else max
             best = outcome.values if best is None else pick(best, outcome.values)
         if report is None:
@@ -109,7 +125,8 @@ def _name(first: int, last: Outcome, total: int, best: tuple[float, ...] | None)
     """What a task run is called when its trials have ended."""
     if total == 1:
         values = ", ".join(map(format_value, last.values or ()))
-        return f"trial {last.number}: {values or last.state}"
+        infeasible = values and any(value > 0 for value in last.constraints.values())
+        return f"trial {last.number}: {values or last.state}{', infeasible' if infeasible else ''}"
     return f"trials {first} to {last.number}" + (f": best {format_value(best[0])}" if best else "")
 
 
@@ -127,7 +144,7 @@ class Dispatcher(Protocol):
         """Have these trials run."""
         ...
 
-    def get(self, timeout: float) -> list[Outcome]:
+    def get(self, timeout: float) -> Sequence[Outcome | Lost]:
         """The outcomes that have come, after waiting at most `timeout` seconds for the first."""
         ...
 
@@ -245,6 +262,9 @@ class Lanes:
 class Batches:
     """On processes, Dask or Ray: task runs of several trials each.
 
+    A process of this program that dies is replaced, and its trials are lost. Dask and Ray see to
+    their own workers.
+
     Args:
         task_runner: any task runner; it has to be able to pickle the problem.
         trial_runner: runs one trial.
@@ -262,6 +282,7 @@ class Batches:
         self._under_way = 0
         self.task_runs: int = 0
         self._seconds: float | None = None  # of a trial, a running mean
+        self._died = 0  # processes in a row
 
     @property
     def batch(self) -> int:
@@ -281,9 +302,7 @@ class Batches:
 
     def put(self, assignments: list[Assignment]) -> None:
         """Have these trials run."""
-        size = self.batch
-        for start in range(0, len(assignments), size):
-            batch = assignments[start : start + size]
+        for batch in self._batches(assignments):
             self._under_way += 1
             self.task_runs += 1
             future = self._task_runner.submit(
@@ -296,9 +315,9 @@ class Batches:
             )
             future.add_done_callback(partial(self._batch_ended, batch))
 
-    def get(self, timeout: float) -> list[Outcome]:
+    def get(self, timeout: float) -> list[Outcome | Lost]:
         """The outcomes that have come, after waiting at most `timeout` seconds for the first."""
-        outcomes: list[Outcome] = []
+        outcomes: list[Outcome | Lost] = []
         try:
             while True:
                 future, batch = self._ended.get(block=not outcomes, timeout=timeout)
@@ -310,13 +329,35 @@ class Batches:
     def close(self) -> None:
         """Nothing waits for more: each batch has all its trials."""
 
+    def _batches(self, assignments: list[Assignment]) -> Iterator[list[Assignment]]:
+        size, batch = self.batch, list[Assignment]()
+        for assignment in assignments:
+            if assignment.alone:
+                yield [assignment]
+                continue
+            batch.append(assignment)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
     def _batch_ended(self, batch: list[Assignment], future: PrefectFuture[Any]) -> None:
         self._ended.put((future, batch))
 
-    def _collect(self, future: PrefectFuture[Any], batch: list[Assignment]) -> list[Outcome]:
+    def _collect(
+        self, future: PrefectFuture[Any], batch: list[Assignment]
+    ) -> Sequence[Outcome | Lost]:
         failure = _failure(future)
+        if failure is not None and isinstance(failure.__cause__, BrokenExecutor):
+            self._died += 1
+            # As of the workers of `distribute`: a trial that takes its process down does so a few
+            # times before it counts as failed.
+            if self._died <= (MAX_REPETITIONS + 1) * self._n_jobs:
+                return [Lost(assignment.number) for assignment in batch]
         if failure is not None:
             raise failure
+        self._died = 0
         outcomes: list[Outcome] = future.result()
         for outcome in outcomes:
             mean = outcome.seconds if self._seconds is None else self._seconds
@@ -326,15 +367,18 @@ class Batches:
 
 def _failure(future: PrefectFuture[Any]) -> BaseException | None:
     """Why a task run failed, where it did; a trial's own error is an outcome and no failure."""
+    cause: Exception | None = None
     try:
         future.wait()
     except Exception as error:  # noqa: BLE001 - the pool broke, and each has its own error
-        message = f"{type(error).__name__}: {error}"
+        cause, message = error, f"{type(error).__name__}: {error}"
     else:
         if future.state.is_completed():
             return None
         message = f"{future.state.name}: {future.state.message or 'no reason given'}"
-    return WorkerLostError(
+    failure = WorkerLostError(
         f"A task run of trials did not complete: {message}. Its trials are asked again when the "
         "study is started again under the same name."
     )
+    failure.__cause__ = cause
+    return failure

@@ -47,10 +47,8 @@ from prefect_optuna.flows.study import (
     PrunerName,
     Sampler,
     SamplerName,
-    make_pruner,
-    make_sampler,
 )
-from prefect_optuna.flows.study_flow import study_flow
+from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.work import type_names
@@ -157,17 +155,12 @@ def distribute(
         storage_block,
         study_name,
         the_problem,
-        lambda n_existing: make_sampler(
-            sampler,
-            seed=seed,
-            n_existing=n_existing,
-            n_objectives=len(the_problem.directions),
-            parallel=True,
-        ),
-        make_pruner(pruner),
+        sampler,
+        pruner,
+        seed,
     )
     archive = OptunaArchive(study, artifacts=filesystem)
-    code_version = archive.save_problem(capture, scope=trial_scope.values, seed=seed)
+    archive.save_problem(capture, scope=trial_scope.values, seed=seed)
     picture = BestPicture(the_problem, filesystem, trial_scope)
     before = study.get_trials(deepcopy=False)
     events = StudyEvents(study_uuid(study), the_problem.directions, before=before)
@@ -187,13 +180,11 @@ def distribute(
 
     session = Session(study, storage_block.get_storage(), {"flow_run": str(current_flow_run.id)})
     caught = (catch,) if isinstance(catch, type) else tuple(catch)
-    manifest = archive.manifest
-    assert manifest is not None  # noqa: S101 - it was written above
     common: dict[str, Any] = {
         **places,
         "study_name": study_name,
         "parent": session.id,
-        "version": [v.id for v in manifest.versions if v.code_version == code_version][-1],
+        "version": archive.writer().version,
         "sampler": _as_parameter(sampler),
         "pruner": _as_parameter(pruner),
         "n_jobs": n_jobs,
@@ -240,7 +231,7 @@ def distribute(
             return cast("StudyResult", Cancelled(message="The study was cancelled."))
     result = watch.result(n_task_runs=queue.task_runs)
     logger.info("%s", result)
-    return result
+    return note_result(result)
 
 
 class _CancelledFromOutsideError(BaseException):

@@ -12,7 +12,7 @@ from prefect.logging import get_logger
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.ranking import best_first
-from prefect_optuna.tasks.reevaluation import ReevaluatedTrial
+from prefect_optuna.tasks.reevaluation import ReevaluatedTrial, constraint_words
 
 if TYPE_CHECKING:
     from prefect_optuna.flows.study_status import StudyStatus
@@ -213,6 +213,7 @@ def emit_drifted(uuid: str, study_name: str, trial: ReevaluatedTrial) -> None:
             "verdict": trial.verdict,
             "archived": repr(trial.archived),
             "values": list(map(repr, trial.values)),
+            "constraints": constraint_words(trial, repr),
             "cause": trial.cause,
             "message": trial.message,
         },

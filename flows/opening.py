@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from prefect_optuna.blocks import StudyStorage
 from prefect_optuna.blocks.errors import InvalidProblemError, InvalidSettingError
-from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.flows.study import (
+    FlowStudy,
+    Pruner,
+    Sampler,
+    continued_seed,
+    make_pruner,
+    make_sampler,
+)
 from prefect_optuna.flows.study_run import suggest_params
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial_scope import TrialScope
@@ -81,8 +86,9 @@ def open_study(
     block: StudyStorage,
     name: str,
     problem: Problem,
-    sampler_for: Callable[[int], BaseSampler],
-    pruner: BasePruner,
+    sampler: BaseSampler | Sampler | str | None,
+    pruner: BasePruner | Pruner | str | None,
+    seed: int | None,
 ) -> FlowStudy:
     """Create the study, or go on with it.
 
@@ -90,14 +96,16 @@ def open_study(
         block: where it is kept.
         name: of the study.
         problem: what it optimizes.
-        sampler_for: makes the sampler of a study that has so many trials.
-        pruner: stops trials early.
+        sampler: a sampler, or its name; `None` is Optuna's own choice.
+        pruner: stops trials early; likewise.
+        seed: seeds the sampler; of a study that goes on, its number of trials is mixed in.
 
     Raises:
+        InvalidSettingError: no such sampler or pruner, or not with these options.
         StudyMismatchError: it exists with other directions.
     """
-    sampler = sampler_for(0)  # before anything is created: an option may be wrong
+    make_sampler(sampler, seed)  # before anything is created: an option may be wrong
+    made_pruner = make_pruner(pruner)
     plain = block.create_study(name, directions=list(problem.directions), load_if_exists=True)
-    if n_existing := len(plain.get_trials(deepcopy=False)):
-        sampler = sampler_for(n_existing)
-    return FlowStudy.open(name, block.get_storage(), sampler, pruner)
+    seed = continued_seed(seed, len(plain.get_trials(deepcopy=False)))
+    return FlowStudy.open(name, block.get_storage(), sampler, made_pruner, seed=seed)

@@ -47,10 +47,8 @@ from prefect_optuna.flows.study import (
     PrunerName,
     Sampler,
     SamplerName,
-    make_pruner,
-    make_sampler,
 )
-from prefect_optuna.flows.study_flow import study_flow
+from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.study_watch import StudyWatch
@@ -119,8 +117,8 @@ def optimize(
             `sqlite:///study.db`. By default a file in `.prefect-optuna/`.
         artifacts: Where the archive is kept: a block, `"slug/name"` of a saved one, a path, or an
             fsspec URL. By default a folder in `.prefect-optuna/`.
-        sampler: A sampler by name, or with options, or an Optuna sampler.
-        pruner: A pruner by name, or with options, or an Optuna pruner.
+        sampler: A sampler by name, or with options, or an Optuna sampler; by default Optuna's.
+        pruner: A pruner by name, or with options, or an Optuna pruner; by default Optuna's.
         seed: Seeds the sampler. With one job, a study and its seed give the same trials again.
         directions: `minimize` or `maximize` for each value; by default the problem's.
         scope: Parameters for `auto_param` functions and `param_scope` in whatever the problem
@@ -165,14 +163,9 @@ def optimize(
         storage_block,
         study_name or f"{the_problem.name}-{current_flow_run.name}",
         the_problem,
-        lambda n_existing: make_sampler(
-            sampler,
-            seed=seed,
-            n_existing=n_existing,
-            n_objectives=len(the_problem.directions),
-            parallel=n_jobs > 1,
-        ),
-        make_pruner(pruner),
+        sampler,
+        pruner,
+        seed,
     )
     archive = OptunaArchive(study, artifacts=filesystem)
     archive.save_problem(capture, scope=trial_scope.values, seed=seed)
@@ -196,7 +189,8 @@ def optimize(
         live_trials = not isinstance(runner, ThreadPoolTaskRunner)
         if live_trials and the_problem.needs_trial:
             _check_reachable(storage_block)
-        trial_runner = TrialRunner(the_problem, archive.writer(), trial_scope, retries)
+        writer = archive.writer()
+        trial_runner = TrialRunner(the_problem, writer, trial_scope, retries)
         dispatcher: Here | Lanes | Batches
         if not isinstance(runner, ThreadPoolTaskRunner):
             dispatcher = Batches(runner, trial_runner, n_jobs)
@@ -212,7 +206,7 @@ def optimize(
             problem=the_problem,
             study=study,
             storage_block=storage_block,
-            session=Session(study, storage_block.get_storage()),
+            session=Session(study, storage_block.get_storage(), version=writer.version),
             dispatcher=dispatcher,
             logger=logger,
             n_trials=n_trials,
@@ -227,7 +221,7 @@ def optimize(
             run.run()
     result = watch.result(n_task_runs=dispatcher.task_runs)
     logger.info("%s", result)
-    return result
+    return note_result(result)
 
 
 def _check_reachable(block: StudyStorage) -> None:

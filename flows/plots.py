@@ -100,6 +100,7 @@ def pareto_plot(
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     values = np.array([trial.values for trial in complete], dtype=float).reshape(-1, 2)
+    good = np.array([is_feasible(trial) for trial in complete], dtype=bool)
     best = sorted(tuple(trial.values) for trial in best_first(trials, directions))
     front = np.array(best, dtype=float).reshape(-1, 2)
     figure = new_figure(3.6)
@@ -107,7 +108,10 @@ def pareto_plot(
     style(axes)
     limits = [Range(values[:, i], directions[i], keep=front[:, i]) for i in (0, 1)]
     shown = np.column_stack([limits[i].clip(values[:, i]) for i in (0, 1)])
-    axes.plot(*shown.T, "o", color=SKY, markersize=3.5, markeredgewidth=0, label="trials")
+    for these, colour, label in ((~good, PURPLE, "infeasible"), (good, SKY, "trials")):
+        if these.any():
+            dots = shown[these].T
+            axes.plot(*dots, "o", color=colour, markersize=3.5, markeredgewidth=0, label=label)
     if len(front):
         line = np.column_stack([limits[i].clip(front[:, i]) for i in (0, 1)])
         # The steps bound what the front is known to beat, and so turn on the worse side.

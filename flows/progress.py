@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import rich
 import rich.box
-import rich.markup
 from optuna.trial import FrozenTrial, TrialState
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
@@ -29,9 +28,11 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.theme import Theme
 
+from prefect_optuna.blocks.texts import markup
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
     column_width,
+    constraint_columns,
     fit_columns,
     format_duration,
     format_value,
@@ -192,7 +193,7 @@ def best_trials_table(
         heading = "value" if len(directions) == 1 else f"value {index}"
         numbers[heading] = [format_value(trial.values[index]) for trial in best]
     durations = {"took": [_took(trial) for trial in best]}
-    params = {
+    params = constraint_columns(best) | {
         name: [format_value(trial.params.get(name, ""), digits=4) for trial in best]
         for name in dict.fromkeys(name for trial in best for name in trial.params)
     }
@@ -272,4 +273,4 @@ def _log_console() -> Console | None:
 
 def _plain(text: str) -> str:
     """Text of the user's, which may look like rich's markup."""
-    return rich.markup.escape(shorten(text))
+    return markup(shorten(text))

@@ -23,7 +23,7 @@ from prefect_optuna.flows.reevaluation_report import (
     SHOWN_REEVALUATIONS,
     publish_reevaluation,
 )
-from prefect_optuna.flows.study_flow import study_flow
+from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.drift import likely_cause
@@ -33,7 +33,7 @@ from prefect_optuna.tasks.reevaluation import (
     compare,
     scope_as_text,
 )
-from prefect_optuna.tasks.rerun import RerunAnswer, RerunRequest, rerun
+from prefect_optuna.tasks.rerun import RerunAnswer, RerunRequest, check_variables, rerun
 from prefect_optuna.tasks.selection import select_trials
 
 __all__ = ["DriftError", "ReevaluatedTrial", "Reevaluation", "reevaluate"]
@@ -74,6 +74,7 @@ def reevaluate(
     artifacts: ArtifactFileSystem | str | Path | None = None,
     trusted: bool = False,
     scope: Mapping[str, Any] | None = None,
+    environment_variables: Sequence[str] = (),
     rtol: float | Sequence[float] = 1e-9,
     atol: float | Sequence[float] = 0.0,
     n_jobs: Annotated[int, Field(json_schema_extra={"minimum": -1})] = 1,
@@ -82,7 +83,9 @@ def reevaluate(
 ) -> Reevaluation:
     """Run archived trials again, in a fresh process, and compare.
 
-    The code is the archived one, which the present code, if there is any, cannot influence. A
+    The code is the archived one, which the present code, if there is any, cannot influence. Its
+    process gets the environment variables that Python needs and an empty home folder: no
+    credentials, no settings of Prefect, not the storage and no key. It runs as the same user. A
     pruned trial is pruned again after the same step, and compared by the last value it reported.
     What came of it is kept beside the archive, where `ArchivedStudy.reevaluations()` reads it, and
     shown as a Prefect artifact. For each trial that is not reproduced there is a Prefect event,
@@ -99,6 +102,9 @@ def reevaluate(
             `ArchivedStudy.load(study_name).describe()`. Not needed where a key for archives is
             configured and the archive's signature holds.
         scope: Values that replace some of the archived scope.
+        environment_variables: The names of variables that the archived code needs as well, such
+            as `["DATA_FOLDER"]`; with `"HOME"`, it gets the real home folder. Where it runs, those
+            that are set are passed on.
         rtol: How far a value may differ, relative to the archived one; with several directions,
             perhaps one for each.
         atol: How far a value may differ, absolutely; with several directions, perhaps one for
@@ -138,6 +144,7 @@ def reevaluate(
         raise InvalidSettingError(
             f"`n_jobs` is 1 or more, or -1 for the number of processors; found {n_jobs}."
         )
+    check_variables(environment_variables)
     archived = ArchivedStudy.load(study_name, storage=storage, artifacts=artifacts)
     n_values = len(archived.study.directions)
     relative = _for_each("rtol", rtol, n_values)
@@ -146,7 +153,14 @@ def reevaluate(
     chosen = select_trials(archived.study, trials)
     archived.verify_trials(chosen)
     n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
-    requests = RerunRequest.of(archived, chosen, repeats=repeats, scope=scope, parts=n_jobs)
+    requests = RerunRequest.of(
+        archived,
+        chosen,
+        repeats=repeats,
+        scope=scope,
+        environment_variables=environment_variables,
+        parts=n_jobs,
+    )
     answers = _run(requests, n_jobs, task_runner)
     by_number = {trial.number: trial for trial in chosen}
     compared: dict[int, ReevaluatedTrial] = {}
@@ -173,7 +187,7 @@ def reevaluate(
     publish_reevaluation(result, archived.reevaluations(last=SHOWN_REEVALUATIONS))
     if fail_on_drift and not result.reproduced:
         raise DriftError(f"{result}", result)
-    return result
+    return note_result(result)
 
 
 def _run(

@@ -9,7 +9,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect_optuna.blocks.artifacts.markdown import code, escape
 from prefect_optuna.flows.report import report_key
 from prefect_optuna.flows.wording import format_value
-from prefect_optuna.tasks.reevaluation import ReevaluatedTrial, Reevaluation, as_tuple
+from prefect_optuna.tasks.reevaluation import (
+    ReevaluatedTrial,
+    Reevaluation,
+    as_tuple,
+    constraint_words,
+)
 
 __all__ = [
     "SHOWN_REEVALUATIONS",
@@ -43,7 +48,7 @@ def publish_reevaluation(result: Reevaluation, history: Sequence[Reevaluation]) 
     create_markdown_artifact(
         render_reevaluation(result, history),
         key=reevaluation_key(result.study_name),
-        description=f"Reevaluation of {result.study_name!r}: {result.headline}",
+        description=escape(f"Reevaluation of {result.study_name!r}: {result.headline}"),
     )
 
 
@@ -66,6 +71,11 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         "|---:|---:|---:|---:|---:|---|",
         *map(_row, result.trials),
     ]
+    if constrained := [trial for trial in result.trials if constraint_words(trial, format_value)]:
+        lines += ["", "## Constraints", "", "| trial | constraints |", "|---:|---|"]
+        lines += [
+            f"| {t.number} | {escape(constraint_words(t, format_value))} |" for t in constrained
+        ]
     causes: dict[str, list[str]] = {}
     for trial in result.trials:
         if trial.verdict != "reproduced":
@@ -80,7 +90,7 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         lines += [f"- Trial {t.number}: {code(t.message)}" for t in failures]
     if result.scope:
         lines += ["", "## Scope that was changed", "", "| parameter | value |", "|---|---|"]
-        lines += [f"| {code(name)} | {code(value)} |" for name, value in result.scope.items()]
+        lines += [f"| {escape(name)} | {escape(value)} |" for name, value in result.scope.items()]
     if len(history) > 1:
         lines += ["", "## History", "", "| time (UTC) | reproduced | largest difference |"]
         lines += ["|---|---|---:|", *map(_past, reversed(history[-SHOWN_REEVALUATIONS:]))]

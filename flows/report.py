@@ -7,7 +7,6 @@ import hashlib
 import logging
 import math
 import re
-import shlex
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +30,8 @@ from prefect.logging import get_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_optuna.blocks import OptunaSettings
-from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape
+from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape, fenced
+from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plots
 from prefect_optuna.flows.gallery import PICTURES, Gallery, draw_gallery
 from prefect_optuna.flows.study_status import StudyState, StudyStatus
@@ -39,7 +39,9 @@ from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.wording import (
     MAX_CELL,
     column_width,
+    constraint_columns,
     count_states,
+    count_words,
     fit_columns,
     format_duration,
     format_value,
@@ -71,11 +73,9 @@ _logger = get_logger(__name__)
 _TABLE_LETTERS = 76  # what fits beside the page's margin on a common screen
 _PICTURE_BYTES = 100_000
 _PAGE_BYTES = 170_000  # of all pictures; as text in the page they are a third larger
-_LAST_SECONDS, _LAST_SHARE = 0.25, 0.02  # what the last pictures may take, beside the study's time
+_LAST_SECONDS = 2.0  # of processor time, after which the last report begins no other picture
+_NBSP = "\N{NO-BREAK SPACE}"  # and no entity, which Prefect's first UI shows as its letters
 _IN_ADDRESSES = ":/?&=%@;,+-._~"
-_LEFT_OUT = (
-    "This study was too short for more pictures. `prefect-optuna report {}` draws all of them."
-)
 _TIMEOUT = 10.0  # seconds for a request
 _LAST_REPORT_SECONDS = 30.0
 
@@ -135,7 +135,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
         ),
         _section("The best trial among others", _image("Series of trials", status.ensemble)),
         _section("Who ran what", _image(PICTURES["timeline"], drawn.get("timeline"))),
-        _LEFT_OUT.format(shlex.quote(shorten(status.study_name, 80))) if gallery.left_out else "",
+        _left_out(status) if gallery.left_out else "",
         _whereabouts(status),
     ]
     cover = best or next(iter(drawn.values()), None)
@@ -335,9 +335,8 @@ class ReportThread:
         try:
             status = self._status()
             if draw:
-                # The end of a short study should not wait for pictures that take as long as it.
-                final = status.state != "running"
-                seconds = _LAST_SECONDS + _LAST_SHARE * status.elapsed if final else math.inf
+                # What stays has all pictures, but the end of a study is not held up by them.
+                seconds = math.inf if status.state == "running" else _LAST_SECONDS
                 with self._drawing.spend():
                     self._gallery = draw_gallery(status, seconds=seconds)
             status = replace(status, gallery=self._gallery)
@@ -366,7 +365,9 @@ def _paragraphs(parts: Iterable[str]) -> str:
 
 def _headline(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     if not ranked:
-        return "No complete trial yet" if status.state == "running" else "No complete trial"
+        complete = count_states(status.trials)["complete"]
+        found = f"No {'feasible' if complete else 'complete'} trial"
+        return f"{found} yet" if status.state == "running" else found
     if len(status.directions) > 1:
         return f"{len(ranked)} Pareto-best trial{'s' if len(ranked) > 1 else ''}"
     return f"Best value {format_value(ranked[0].values[0])}"
@@ -376,7 +377,7 @@ def _parameters(ranked: Sequence[FrozenTrial]) -> str:
     if not ranked:
         return ""
     items = list(ranked[0].params.items())
-    words = [f"{_escape(name)}&nbsp;**{_escape(format_value(v))}**" for name, v in items[:40]]
+    words = [f"{_escape(name)}{_NBSP}**{_escape(format_value(v))}**" for name, v in items[:40]]
     if len(items) > 40:
         words.append(f"and {len(items) - 40} more")
     return f"Trial {ranked[0].number}: " + " · ".join(words) if words else ""
@@ -388,7 +389,7 @@ def _scope(ranked: Sequence[FrozenTrial]) -> str:
     if not isinstance(read, Mapping) or not read:
         return ""
     items = list(read.items())
-    words = [f"{_escape(name)}&nbsp;{_escape(format_value(v))}" for name, v in items[:40]]
+    words = [f"{_escape(name)}{_NBSP}{_escape(format_value(v))}" for name, v in items[:40]]
     if len(items) > 40:
         words.append(f"and {len(items) - 40} more")
     return "Scope: " + " · ".join(words)
@@ -406,8 +407,7 @@ def _extremes(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
 
 def _progress(status: StudyStatus) -> str:
     done = _done(status)
-    counts = count_states(status.trials)
-    words = [f"{count} {name}" for name, count in counts.items() if count]
+    words = count_words(status.trials)
     if status.lost:
         words.append(f"{status.lost} lost and repeated")
     return (
@@ -468,7 +468,7 @@ def _table(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     for index, _ in enumerate(status.directions):
         heading = "value" if len(status.directions) == 1 else f"value {index}"
         numbers[heading] = [format_value(trial.values[index]) for trial in best]
-    params = {
+    params = constraint_columns(best) | {
         name: [format_value(trial.params.get(name, ""), digits=4) for trial in best]
         for name in dict.fromkeys(name for trial in best for name in trial.params)
     }
@@ -491,7 +491,12 @@ def _table(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
 
 def _took(trial: FrozenTrial) -> str:
     duration = trial.duration
-    return format_duration(duration.total_seconds()).replace(" ", "&nbsp;") if duration else ""
+    return format_duration(duration.total_seconds()).replace(" ", _NBSP) if duration else ""
+
+
+def _left_out(status: StudyStatus) -> str:
+    draw = code(command("prefect-optuna", "report", status.study_name))
+    return f"Drawing more pictures would have held up the end of the study. {draw} draws all."
 
 
 def _whereabouts(status: StudyStatus) -> str:
@@ -500,12 +505,12 @@ def _whereabouts(status: StudyStatus) -> str:
         (
             "## Load it",
             "",
-            "```python",
-            "from prefect_optuna.blocks import as_study_storage",
-            "",
-            f"storage = as_study_storage({storage!r})",
-            f"study = storage.load_study({status.study_name!r})",
-            "```",
+            fenced(
+                "from prefect_optuna.blocks import as_study_storage\n\n"
+                f"storage = as_study_storage({storage!r})\n"
+                f"study = storage.load_study({status.study_name!r})",
+                "python",
+            ),
             "",
             f"The study is in {code(storage)}, its archive in {code(artifacts)}.",
         )

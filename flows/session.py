@@ -24,6 +24,7 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.tasks.archive.trial_records import MARK
 from prefect_optuna.tasks.trial import RESULT_KEY
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ CLAIM_SECONDS = 10.0
 MAX_REPETITIONS = 3
 """A trial that took its process down so often, counting its repetitions, counts as failed."""
 
-_SESSION = "prefect_optuna:session"  # on a trial: the session's id; on a study: its record
 _LOST = "prefect_optuna:lost"  # on a trial: who gave it up, and why
 _RELEASED = "prefect_optuna:released"  # on a trial: whose workers may take it from the queue
 
@@ -89,7 +89,8 @@ def owner_of(trial: FrozenTrial) -> str | None:
         >>> owner_of(optuna.trial.create_trial(value=1.0)) is None
         True
     """
-    return trial.system_attrs.get(_SESSION)
+    mark = trial.system_attrs.get(MARK)
+    return mark.get("id") if isinstance(mark, Mapping) else mark
 
 
 class Session:
@@ -99,6 +100,8 @@ class Session:
         study: the study; its storage is asked and written through Optuna's storage interface.
         storage: the study's storage.
         details: what else the record says of this session, as JSON.
+        version: the id of the version of the archive that its trials run with; each trial that
+            it takes says so.
     """
 
     def __init__(
@@ -106,8 +109,12 @@ class Session:
         study: optuna.Study,
         storage: BaseStorage,
         details: Mapping[str, Any] | None = None,
+        version: str = "",
     ) -> None:
         self.id: str = uuid.uuid4().hex
+        self._mark = {"id": self.id, "version": version}
+        self.repeats: set[int] = set()
+        """The trials of this session that are lost ones, asked again."""
         self._details = dict(details or {})
         self._study = study
         self._storage = storage
@@ -152,7 +159,7 @@ class Session:
         if (trial := self.take(study)) is not None:
             return trial
         template = optuna.trial.create_trial(
-            state=TrialState.RUNNING, system_attrs={_SESSION: self.id}
+            state=TrialState.RUNNING, system_attrs={MARK: self._mark}
         )
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
         return optuna.Trial(study.for_one_trial(), trial_id)
@@ -174,7 +181,9 @@ class Session:
             # Somebody else was quicker, or took this process for dead before the mark was there.
             with contextlib.suppress(UpdateFinishedTrialError):
                 if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                    self._storage.set_trial_system_attr(trial_id, _SESSION, self.id)
+                    self._storage.set_trial_system_attr(trial_id, MARK, self._mark)
+                    if _HISTORY in trial.system_attrs:
+                        self.repeats.add(trial.number)
                     return optuna.Trial(study.for_one_trial(), trial_id)
         return None
 
@@ -211,7 +220,7 @@ class Session:
 
     def claim(self, trial: optuna.Trial) -> None:
         """Mark a trial as run by this session."""
-        self._storage.set_trial_system_attr(self._trial_id(trial.number), _SESSION, self.id)
+        self._storage.set_trial_system_attr(self._trial_id(trial.number), MARK, self._mark)
 
     def give_up(self, number: int, why: str) -> int | None:
         """Fail a trial that will not be finished, and ask it again.
@@ -236,6 +245,8 @@ class Session:
                 self._storage.set_trial_system_attr(
                     trial_id, _LOST, {"session": self.id, "why": why}
                 )
+            else:
+                self._storage.set_trial_user_attr(trial_id, "error", f"{why}, as often before")
             if not self._storage.set_trial_state_values(trial_id, TrialState.FAIL):
                 return None
         except UpdateFinishedTrialError:
@@ -255,7 +266,7 @@ class Session:
         for trial in trials:
             if trial.state != TrialState.RUNNING:
                 continue
-            owner = trial.system_attrs.get(_SESSION)
+            owner = owner_of(trial)
             dead = owner not in alive if owner else _is_unclaimed(trial, records, alive - {self.id})
             if dead:
                 self.give_up(trial.number, "the process that ran it is gone")
@@ -277,12 +288,12 @@ class Session:
     def declare_dead(self, session: str) -> None:
         """Say of another session that it has ended, where somebody knows it for sure."""
         record = {**self._records()[session], "closed": True, "clean": False}
-        self._storage.set_study_system_attr(self._study_id, f"{_SESSION}:{session}", record)
+        self._storage.set_study_system_attr(self._study_id, f"{MARK}:{session}", record)
 
     def others_running(self, trials: Iterable[FrozenTrial]) -> int:
         """How many of these trials are being run by other live sessions."""
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        owners = [trial.system_attrs.get(_SESSION, self.id) for trial in running]
+        owners = [owner_of(trial) or self.id for trial in running]
         if all(owner == self.id for owner in owners):
             return 0
         records = self._records()
@@ -311,7 +322,7 @@ class Session:
 
     def _records(self) -> dict[str, dict[str, Any]]:
         attributes = self._storage.get_study_system_attrs(self._study_id)
-        prefix = f"{_SESSION}:"
+        prefix = f"{MARK}:"
         return {k.removeprefix(prefix): v for k, v in attributes.items() if k.startswith(prefix)}
 
     def _write(self, *, closed: bool, clean: bool = False) -> None:
@@ -326,7 +337,7 @@ class Session:
             "clean": clean,
             **self._details,
         }
-        self._storage.set_study_system_attr(self._study_id, f"{_SESSION}:{self.id}", record)
+        self._storage.set_study_system_attr(self._study_id, f"{MARK}:{self.id}", record)
 
     def _renew(self) -> None:
         while not self._closed.wait(RENEW_SECONDS):
@@ -356,7 +367,7 @@ def _is_released(trial: FrozenTrial, session: str) -> bool:
 
 def _is_ours(trial: FrozenTrial) -> bool:
     """Whether a session has made the trial, and not somebody with Optuna alone."""
-    return not trial.system_attrs.keys().isdisjoint({_SESSION, _RELEASED, _HISTORY})
+    return not trial.system_attrs.keys().isdisjoint({MARK, _RELEASED, _HISTORY})
 
 
 def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive: set[str]) -> bool:
@@ -380,7 +391,7 @@ def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive:
 def _place() -> str:
     """Where process ids mean the same: the machine since its last start, and its pid namespace."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         namespace = Path("/proc/self/ns/pid").readlink().name
     except OSError:  # no Linux: containers do not share host names there
         boot = namespace = ""

@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 from pydantic import BaseModel, Field
 
 from prefect_optuna.blocks import InvalidSettingError
+from prefect_optuna.flows.cmaes_state import without_pickles
 
 __all__ = [
     "FlowStudy",
@@ -19,6 +20,7 @@ __all__ = [
     "PrunerName",
     "Sampler",
     "SamplerName",
+    "continued_seed",
     "make_pruner",
     "make_sampler",
 ]
@@ -77,11 +79,28 @@ class FlowStudy(optuna.Study):
         cls,
         study_name: str,
         storage: BaseStorage,
-        sampler: optuna.samplers.BaseSampler,
-        pruner: optuna.pruners.BasePruner,
+        sampler: optuna.samplers.BaseSampler | Sampler | str | None,
+        pruner: optuna.pruners.BasePruner | Pruner | str | None,
+        *,
+        seed: int | None = None,
     ) -> FlowStudy:
-        """The study of that name, which exists."""
-        study = cls(study_name, storage, sampler, pruner)
+        """The study of that name, which exists.
+
+        Args:
+            study_name: of the study.
+            storage: where it is.
+            sampler: a sampler, or its name; `None` is what Optuna takes for this study.
+            pruner: a pruner, or its name; `None` is what Optuna takes.
+            seed: seeds a sampler that is made here.
+
+        Raises:
+            InvalidSettingError: no such sampler or pruner, or not with these options.
+        """
+        study = cls(study_name, storage, make_sampler(sampler, seed), make_pruner(pruner))
+        if sampler is None and seed is not None:
+            default: Any = type(study.sampler)
+            study.sampler = default(seed=seed)
+        study.sampler = without_pickles(study.sampler)
         study._stop = threading.Event()
         return study
 
@@ -105,49 +124,34 @@ class FlowStudy(optuna.Study):
 
 
 def make_sampler(
-    sampler: optuna.samplers.BaseSampler | Sampler | str | None,
-    *,
-    seed: int | None,
-    n_existing: int,
-    n_objectives: int,
-    parallel: bool,
-) -> optuna.samplers.BaseSampler:
+    sampler: optuna.samplers.BaseSampler | Sampler | str | None, seed: int | None = None
+) -> optuna.samplers.BaseSampler | None:
     """The sampler that was asked for.
 
     Args:
-        sampler: a sampler is used as it is; `None` is Optuna's default: TPE, or NSGA-II for
-            several objectives.
-        seed: the seed. A study that goes on does not start the sequence of random numbers again,
-            or a random search would repeat itself: the number of trials that exist is mixed in.
-        n_existing: how many trials the study has.
-        n_objectives: how many values a trial has.
-        parallel: several trials run at once; TPE then keeps them apart (`constant_liar`).
+        sampler: a sampler is used as it is; `None` leaves the choice to Optuna.
+        seed: seeds one that is made here.
 
     Raises:
         InvalidSettingError: no such sampler, or not with these options.
 
     Example:
-        >>> sampler = make_sampler("random", seed=1, n_existing=0, n_objectives=1, parallel=False)
-        >>> type(sampler).__name__
+        >>> type(make_sampler("random", seed=1)).__name__
         'RandomSampler'
     """
-    if isinstance(sampler, optuna.samplers.BaseSampler):
+    if sampler is None or isinstance(sampler, optuna.samplers.BaseSampler):
         return sampler
-    if sampler is None:
-        sampler = "tpe" if n_objectives == 1 else "nsgaii"
-    name, given = (sampler.name, sampler.options) if isinstance(sampler, Sampler) else (sampler, {})
-    options: dict[str, Any] = {}
-    if seed is not None:
-        options["seed"] = _continued(seed, n_existing)
-    if parallel and name == "tpe":
-        options["constant_liar"] = True
-    return _make("sampler", _SAMPLERS, optuna.samplers, name, {**options, **given})
+    name, options = (
+        (sampler.name, sampler.options) if isinstance(sampler, Sampler) else (sampler, {})
+    )
+    seeded = {} if seed is None else {"seed": seed}
+    return _make("sampler", _SAMPLERS, optuna.samplers, name, {**seeded, **options})
 
 
 def make_pruner(
     pruner: optuna.pruners.BasePruner | Pruner | str | None,
-) -> optuna.pruners.BasePruner:
-    """The pruner that was asked for; `None` is Optuna's default, the median pruner.
+) -> optuna.pruners.BasePruner | None:
+    """The pruner that was asked for; `None` leaves the choice to Optuna.
 
     Raises:
         InvalidSettingError: no such pruner, or not with these options.
@@ -156,10 +160,10 @@ def make_pruner(
         >>> type(make_pruner("hyperband")).__name__
         'HyperbandPruner'
     """
-    if isinstance(pruner, optuna.pruners.BasePruner):
+    if pruner is None or isinstance(pruner, optuna.pruners.BasePruner):
         return pruner
     name, options = (pruner.name, pruner.options) if isinstance(pruner, Pruner) else (pruner, {})
-    return _make("pruner", _PRUNERS, optuna.pruners, name or "median", options)
+    return _make("pruner", _PRUNERS, optuna.pruners, name, options)
 
 
 def _make(
@@ -177,8 +181,17 @@ def _make(
         ) from error
 
 
-def _continued(seed: int, n_existing: int) -> int:
-    if n_existing == 0:
+def continued_seed(seed: int | None, n_existing: int) -> int | None:
+    """The seed for a study that has so many trials already.
+
+    A study that goes on does not start the sequence of random numbers again, or a random search
+    would repeat itself.
+
+    Example:
+        >>> continued_seed(1, 0), continued_seed(1, 20) != 1
+        (1, True)
+    """
+    if seed is None or n_existing == 0:
         return seed
     import numpy as np
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import httpx
 from prefect.flows import Flow
+from prefect.logging import get_logger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import BaseModel
 
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage
+from prefect_optuna.flows.temporary_server import end_temporary_server
 from prefect_optuna.tasks.problem import Problem
 
-__all__ = ["StudyFlow", "study_flow"]
+__all__ = ["StudyFlow", "note_result", "study_flow"]
+
+_results: ContextVar[list[Any]] = ContextVar("prefect_optuna_results")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,12 +39,37 @@ class StudyFlow(Flow[P, R]):
         # the first call, since it takes as long as importing this package.
         importlib.import_module("prefect.main")
 
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            return super().__call__(*args, **kwargs)
+        end_temporary_server()
+        token = _results.set(results := [])
+        try:
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                return super().__call__(*args, **kwargs)
+        except httpx.TransportError as error:
+            # What became of a study does not depend on whether a server hears of it.
+            if not results:
+                raise
+            get_logger(__name__).warning(
+                "The Prefect server is away, and will show this run as running: %s: %s.",
+                type(error).__name__,
+                error,
+            )
+            return results[0]
+        finally:
+            _results.reset(token)
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The parameters as the server records them: no contents of contexts, no secrets."""
         return {name: _describe(value) for name, value in parameters.items()}
+
+
+def note_result(result: R) -> R:
+    """Note what a study flow returns, in case that no server is there to hear of it.
+
+    Args:
+        result: what it returns next.
+    """
+    _results.get([]).append(result)
+    return result
 
 
 def study_flow(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from prefect_optuna.blocks import StudyStorage, as_study_storage
 from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.blocks.texts import visible
 from prefect_optuna.tasks.persistence import field, persistence_class
 
 __all__ = ["BestTrial", "NoCompleteTrialError", "StudyResult"]
@@ -27,6 +28,9 @@ class BestTrial(BaseModel):
     number: int = Field(description="The trial's number in the study.")
     values: tuple[float, ...] = Field(description="Its values, one for each direction.")
     params: dict[str, Any] = Field(description="Its parameters.")
+    constraints: dict[str, float] = Field(
+        default_factory=dict, description="Its constraints, each zero or less."
+    )
 
 
 @persistence_class
@@ -93,12 +97,13 @@ class StudyResult(BaseModel):
         """The best trial.
 
         Raises:
-            NoCompleteTrialError: no trial is complete, or the study has several directions and
-                so has `best_trials`.
+            NoCompleteTrialError: no trial is complete and feasible, or the study has several
+                directions and so has `best_trials`.
         """
         if not self.best_trials:
             raise NoCompleteTrialError(
-                f"No trial of study {self.study_name!r} is complete "
+                f"No trial of study {self.study_name!r} is complete"
+                f"{' and meets its constraints' if self.states.get('complete') else ''} "
                 f"({_counts(self.states) or 'there are none'})."
             )
         if len(self.directions) > 1:
@@ -134,7 +139,7 @@ class StudyResult(BaseModel):
 
     def __repr__(self) -> str:
         return f"StudyResult of {self.study_name!r}: {self._headline()}\n" + "\n".join(
-            f"  {name:<11} {text}" for name, text in self._rows()
+            f"  {name:<11} {visible(text)}" for name, text in self._rows()
         )
 
     __str__ = __repr__
@@ -143,15 +148,15 @@ class StudyResult(BaseModel):
         """What notebooks show."""
         rows = "".join(
             f"<tr><th style='text-align:left'>{escape(name)}</th>"
-            f"<td style='text-align:left'>{escape(text)}</td></tr>"
+            f"<td style='text-align:left'>{escape(visible(text))}</td></tr>"
             for name, text in self._rows()
         )
-        title = f"<b>{escape(self.study_name)}</b>: {escape(self._headline())}"
+        title = f"<b>{escape(visible(self.study_name))}</b>: {escape(self._headline())}"
         return f"<div>{title}<table>{rows}</table></div>"
 
     def _headline(self) -> str:
         if not self.best_trials:
-            return "no complete trial"
+            return f"no {'feasible' if self.states.get('complete') else 'complete'} trial"
         if len(self.directions) > 1:
             return f"{len(self.best_trials)} Pareto-best trials of {self.n_trials}"
         best = self.best_trials[0]
@@ -160,8 +165,10 @@ class StudyResult(BaseModel):
     def _rows(self) -> list[tuple[str, str]]:
         rows = []
         if len(self.directions) == 1 and self.best_trials:
-            params = self.best_trials[0].params.items()
-            rows.append(("parameters", ", ".join(f"{k}={_short(v)}" for k, v in params)))
+            best = self.best_trials[0]
+            for name, found in ("parameters", best.params), ("constraints", best.constraints):
+                if found or name == "parameters":
+                    rows.append((name, ", ".join(f"{k}={_short(v)}" for k, v in found.items())))
         rows.append(("trials", _counts(self.states) or "none"))
         rows.append(("study", self.storage))
         rows.append(("archive", self.artifacts))

@@ -18,7 +18,7 @@ from prefect_optuna.blocks.errors import (
     InvalidProblemError,
     PrefectOptunaError,
 )
-from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, Here
+from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, Here, Lost
 from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.archive.trial_records import TrialSigner
@@ -115,7 +115,10 @@ class StudyRun:
             if not self._in_flight and not self._wait_for_others():
                 return
             for outcome in dispatcher.get(timeout=self._idle_seconds):
-                self._tell(outcome)
+                if isinstance(outcome, Lost):
+                    self._lose(outcome.number)
+                else:
+                    self._tell(outcome)
             self._recover_now_and_then()
 
     def _run_here(self, here: Here) -> None:
@@ -164,7 +167,7 @@ class StudyRun:
         live: optuna.Trial | LiveTrial | None = None
         if self.problem.needs_trial:
             live = self._live(trial) if self.live_trials else trial
-        return Assignment(trial.number, params, live)
+        return Assignment(trial.number, params, live, alone=trial.number in self.session.repeats)
 
     def _next_trial(self) -> optuna.Trial | None:
         return self.session.ask(self.study)
@@ -276,6 +279,17 @@ class StudyRun:
         if self._others:
             self._recover()
         return True
+
+    def _lose(self, number: int) -> None:
+        """Ask a trial again whose process has died."""
+        del self._in_flight[number]
+        again = self.session.give_up(number, "the process that ran it is gone")
+        self.logger.warning(
+            "The process that ran trial %d is gone; %s.",
+            number,
+            "it counts as failed" if again is None else "it is asked again",
+        )
+        self._refresh()
 
     def _give_up(self, why: str) -> None:
         for number in list(self._in_flight):

@@ -111,7 +111,12 @@ class StudyWatch:
             study_name=self._study.study_name,
             directions=directions,
             best_trials=[
-                BestTrial(number=t.number, values=tuple(t.values), params=t.params)
+                BestTrial(
+                    number=t.number,
+                    values=tuple(t.values),
+                    params=t.params,
+                    constraints=t.constraints,
+                )
                 for t in (ranked if len(directions) > 1 else ranked[:1])
             ],
             n_trials=sum(states.values()),

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import BrokenExecutor
 from typing import Any, Literal
 
 from prefect.context import FlowRunContext
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
+from prefect.settings import temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.flows.temporary_server import share_temporary_server
 
-__all__ = ["RunnerName", "open_task_runner"]
+__all__ = ["Processes", "RunnerName", "open_task_runner"]
 
 RunnerName = Literal["threads", "processes"]
 
@@ -29,19 +36,121 @@ def open_task_runner(
     Raises:
         InvalidSettingError: it is none of these.
     """
-    if wanted is None:
+    given = wanted
+    if given is None:
         context = FlowRunContext.get()
         assert context is not None  # noqa: S101 - this is the flow
-        yield context.task_runner
-        return
-    if wanted == "threads":
+        given = context.task_runner
+    elif given == "threads":
         # A lane ends while the next one begins.
-        wanted = ThreadPoolTaskRunner(max_workers=2 * n_jobs)
-    elif wanted == "processes":
-        wanted = ProcessPoolTaskRunner(max_workers=n_jobs)
-    elif not isinstance(wanted, TaskRunner):  # pyright: ignore[reportUnnecessaryIsInstance]
+        given = ThreadPoolTaskRunner(max_workers=2 * n_jobs)
+    elif given == "processes":
+        given = ProcessPoolTaskRunner(max_workers=1)
+    elif not isinstance(given, TaskRunner):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidSettingError(
-            f"`task_runner` is `threads`, `processes` or a Prefect task runner; found {wanted!r}."
+            f"`task_runner` is `threads`, `processes` or a Prefect task runner; found {given!r}."
         )
-    with wanted.duplicate() as runner:
-        yield runner
+    with contextlib.ExitStack() as stack:
+        # The flow has asked the server for its version. A process that begins later would fail
+        # its first task run if the server were away at that moment.
+        stack.enter_context(temporary_settings({"client.server_version_check_enabled": False}))
+        # A cluster with an address is elsewhere, and would not reach a server of this program.
+        if not isinstance(given, ThreadPoolTaskRunner) and getattr(given, "address", None) is None:
+            stack.enter_context(share_temporary_server())
+        if isinstance(given, ProcessPoolTaskRunner):
+            yield stack.enter_context(Processes(given, n_jobs))
+        elif wanted is None:
+            yield given
+        else:
+            yield stack.enter_context(given.duplicate())
+
+
+class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
+    """A process for each job, which ends with this one, and is replaced when it dies.
+
+    A pool breaks as a whole, and nobody can say then which of its task runs took a process down.
+    So each process is a pool of its own.
+
+    Args:
+        pool: makes the pools.
+        n_jobs: how many task runs there will be at once.
+    """
+
+    def __init__(self, pool: ProcessPoolTaskRunner, n_jobs: int) -> None:
+        super().__init__()
+        self._pool = pool
+        self._pools: list[ProcessPoolTaskRunner | None] = [None] * n_jobs
+        self._under_way: list[list[PrefectConcurrentFuture[Any]]] = [[] for _ in range(n_jobs)]
+
+    def duplicate(self) -> Processes:
+        """Another one like this, with no process yet."""
+        return Processes(self._pool, len(self._pools))
+
+    def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        task: Any,
+        parameters: dict[str, Any],
+        wait_for: Iterable[PrefectFuture[Any]] | None = None,
+        dependencies: dict[str, set[Any]] | None = None,
+    ) -> PrefectConcurrentFuture[Any]:
+        """Have a task run by the process that has the least to do."""
+        for place, futures in enumerate(self._under_way):
+            if any(_process_died(future) for future in futures):
+                self._close(place)
+            self._under_way[place] = [one for one in futures if not one.wrapped_future.done()]
+        place = min(range(len(self._pools)), key=lambda one: len(self._under_way[one]))
+        pool = self._pools[place]
+        if pool is None:
+            pool = self._pools[place] = self._open()
+        future = pool.submit(task, parameters, wait_for, dependencies)
+        self._under_way[place].append(future)
+        return future
+
+    def cancel_all(self) -> None:
+        """End all processes, each when it has done what it is doing."""
+        for place in range(len(self._pools)):
+            self._close(place)
+
+    def __exit__(self, *exc_info: object) -> None:
+        """End all processes."""
+        self.cancel_all()
+        super().__exit__(*exc_info)
+
+    def _open(self) -> ProcessPoolTaskRunner:
+        pool = self._pool.duplicate()
+        # In front of what its owner has begin in each process.
+        begin = pool._initializer, pool._initargs  # pyright: ignore[reportPrivateUsage]
+        pool._initializer, pool._initargs = _end_with_parent, begin  # pyright: ignore[reportPrivateUsage]
+        return pool.__enter__()
+
+    def _close(self, place: int) -> None:
+        pool, self._pools[place] = self._pools[place], None
+        if pool is None:
+            return
+        if any(_process_died(future) for future in self._under_way[place]):
+            # It may have died with a lock of the queue: nobody waits for that at exit.
+            messages = pool._subprocess_message_queue  # pyright: ignore[reportPrivateUsage]
+            if messages is not None:
+                messages.cancel_join_thread()
+        pool.__exit__(None, None, None)
+
+
+def _process_died(future: PrefectConcurrentFuture[Any]) -> bool:
+    done = future.wrapped_future.done()
+    return done and isinstance(future.wrapped_future.exception(), BrokenExecutor)
+
+
+def _end_with_parent(
+    begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+) -> None:
+    """Begin in a process of a pool. An orphan would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 - a pool has started this process
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="prefect-optuna-parent", daemon=True).start()
+    if begin is not None:
+        begin(*arguments)

@@ -9,12 +9,16 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks.artifacts.markdown import one_line
 from prefect_optuna.flows.session import is_lost
+from prefect_optuna.tasks.ranking import is_feasible
 
 __all__ = [
     "MAX_CELL",
     "column_width",
+    "constraint_columns",
     "count_states",
+    "count_words",
     "fit_columns",
     "format_duration",
     "format_value",
@@ -85,6 +89,42 @@ def count_states(trials: Iterable[FrozenTrial]) -> dict[str, int]:
     return {name: found[state] for state, name in _STATE_NAMES.items()}
 
 
+def count_words(trials: Iterable[FrozenTrial]) -> list[str]:
+    """How many trials are in which state, in words; states without any are left out.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> for mass in -1.0, 1.0, 2.0:
+        ...     study.add_trial(optuna.trial.create_trial(value=0.5, constraints={"mass": mass}))
+        >>> count_words(study.trials)
+        ['3 complete (2 infeasible)']
+    """
+    trials = list(trials)
+    words = [f"{count} {name}" for name, count in count_states(trials).items() if count]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if infeasible := sum(not is_feasible(trial) for trial in complete):
+        words[0] += f" ({infeasible} infeasible)"
+    return words
+
+
+def constraint_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
+    """The columns of a table of trials that show their constraints.
+
+    Example:
+        >>> import optuna
+        >>> constraint_columns([optuna.trial.create_trial(value=1.0, constraints={"mass": 0.5})])
+        {'mass ≤ 0': ['0.5']}
+    """
+    found = [trial.constraints for trial in trials]
+    return {
+        f"{shorten(name, MAX_CELL - 4)} ≤ 0": [
+            format_value(one[name], digits=4) if name in one else "" for one in found
+        ]
+        for name in dict.fromkeys(name for one in found for name in one)
+    }
+
+
 def shorten(text: str, length: int = MAX_CELL) -> str:
     """Text of the user's in one line of at most so many letters.
 
@@ -92,8 +132,7 @@ def shorten(text: str, length: int = MAX_CELL) -> str:
         >>> shorten("learning rate of the first layer", 16)
         'learning rate o…'
     """
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return one_line("".join(c if c.isprintable() else " " for c in text), length)
 
 
 def column_width(name: str, cells: Sequence[str]) -> int:

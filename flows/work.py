@@ -28,8 +28,6 @@ from prefect_optuna.flows.study import (
     PrunerName,
     Sampler,
     SamplerName,
-    make_pruner,
-    make_sampler,
 )
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_run import StudyRun
@@ -100,7 +98,8 @@ def work(
     storage_block = as_study_storage(storage)
     plain = storage_block.load_study(study_name)
     flow_run = str(current_flow_run.id)
-    session = Session(plain, storage_block.get_storage(), {"parent": parent, "flow_run": flow_run})
+    details = {"parent": parent, "flow_run": flow_run}
+    session = Session(plain, storage_block.get_storage(), details, version)
     session.open()
     try:
         filesystem = as_artifact_filesystem(artifacts)
@@ -109,22 +108,12 @@ def work(
         # Whoever started this flow run has archived that very code, and says so by its digest.
         problem = archived.problem(trusted=True, version=place)
         scope = TrialScope(archived.scope(place), handed_out=problem.names_scope)
-        study = FlowStudy.open(
-            study_name,
-            storage_block.get_storage(),
-            make_sampler(
-                sampler,
-                seed=seed,
-                n_existing=0,
-                n_objectives=len(problem.directions),
-                parallel=True,
-            ),
-            make_pruner(pruner),
-        )
+        study = FlowStudy.open(study_name, storage_block.get_storage(), sampler, pruner, seed=seed)
         uuid = archived.manifest.uuid
         keys = SigningKeys.configured()
         signer = None if keys is None else TrialSigner(keys, study, uuid, version)
-        runner = TrialRunner(problem, ResultWriter(filesystem, uuid, problem.axes), scope, retries)
+        writer = ResultWriter(filesystem, uuid, problem.axes, version)
+        runner = TrialRunner(problem, writer, scope, retries)
     except Exception as error:
         session.close(error=f"{type(error).__name__}: {error}", refused=True)
         raise

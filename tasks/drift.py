@@ -46,7 +46,8 @@ def likely_cause(
         The differences, separated by semicolons; that there is none, where there is none.
     """
     found: list[str] = []
-    if len(set(rerun.values)) > 1:
+    chance = len(set(rerun.values)) > 1 or any(c != rerun.constraints[0] for c in rerun.constraints)
+    if chance:
         found.append("its repetitions differ from one another: random numbers without a seed")
     if scope:
         found.append("the scope was changed: " + _few(f"{k}={v!r}" for k, v in scope.items()))

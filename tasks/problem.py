@@ -13,7 +13,8 @@ plot       `result`            `params`, `context` (or `ctx`), `scope`
 ========== =================== ==========================================================
 
 `run` and `evaluate` are executed by a task, perhaps in another process. One that names `trial`
-gets a live Optuna trial there, which needs a storage that the worker can reach.
+gets a live Optuna trial there, for `trial.set_constraint`, `trial.report` and the like; that needs
+a storage that the worker can reach.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Problem:
             tables, data frames, or a mapping of those. It runs as (part of) a task run, on
             whichever task runner the flow has. What it returns is archived.
         evaluate: `evaluate(result)` returns the value to optimize, or one for each direction.
-            Without it, what `run` returns is the value.
+            Without it, what `run` returns is the value. `evaluate(result, trial)` may also call
+            `trial.set_constraint`.
         objective: a plain Optuna objective, in place of the three above.
         context: values that the functions get by naming a parameter `context`. Archived.
         axes: the coordinates of the result's series, such as `{"year": YEARS}`. Archived.

@@ -71,14 +71,11 @@ def _losses(trial: FrozenTrial, directions: Sequence[str]) -> tuple[float, ...]:
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial meets all constraints that were set for it.
+    """Whether a trial meets all constraints that were set for it: none of them is above zero.
 
     Example:
         >>> import optuna
-        >>> is_feasible(optuna.trial.create_trial(value=1.0))
-        True
+        >>> is_feasible(optuna.trial.create_trial(value=1.0, constraints={"mass": 0.5}))
+        False
     """
-    constraints = getattr(trial, "constraints", None)  # Optuna 5
-    if constraints is None:
-        constraints = dict(enumerate(trial.system_attrs.get("constraints") or ()))
-    return all(value <= 0 for value in constraints.values())
+    return all(value <= 0 for value in trial.constraints.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, ClassVar, Literal
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_optuna.blocks.texts import visible
 from prefect_optuna.tasks.rerun import Rerun
 
 __all__ = ["REEVALUATION_FORMAT", "ReevaluatedTrial", "Reevaluation", "compare"]
@@ -28,14 +29,20 @@ class ReevaluatedTrial(BaseModel):
 
     number: int = Field(description="The trial's number in the study.")
     verdict: Verdict = Field(
-        description="`reproduced` where every new value is within the tolerance, `drifted` where "
-        "one is not, `failed` where a run gave none."
+        description="`reproduced` where every new value and constraint is within the tolerance, "
+        "`drifted` where one is not, `failed` where a run gave none."
     )
     archived: Value | None = Field(
         description="The archived value; with several directions, a tuple. Of a pruned trial the "
         "last value that it had reported; `None` where there is none."
     )
     values: list[Value] = Field(description="The new value of each repetition.")
+    constraints: dict[str, float] = Field(
+        default_factory=dict, description="The archived constraints."
+    )
+    new_constraints: list[dict[str, float]] = Field(
+        default_factory=list, description="The constraints of each repetition."
+    )
     difference: float | None = Field(
         description="The largest difference to the archived value; `None` where there is none."
     )
@@ -99,10 +106,11 @@ class Reevaluation(BaseModel):
         rows = [
             f"  trial {t.number}: {t.verdict}, archived {_text(t.archived)}, "
             f"now {', '.join(map(_text, t.values)) or t.message}"
+            + (f"; {words}" if (words := constraint_words(t, repr)) else "")
             + (f" ({t.cause})" if t.cause else "")
             for t in self.trials
         ]
-        return "\n".join([f"Reevaluation of {self.study_name!r}: {self.headline}", *rows])
+        return visible("\n".join([f"Reevaluation of {self.study_name!r}: {self.headline}", *rows]))
 
     __str__ = __repr__
 
@@ -116,7 +124,7 @@ def compare(
         trial: the archived trial.
         rerun: what it gave now.
         rtol: the relative tolerance of each direction.
-        atol: the absolute tolerance of each direction.
+        atol: the absolute tolerance of each direction; the least ones hold for constraints.
 
     Example:
         >>> import optuna
@@ -127,27 +135,63 @@ def compare(
         'drifted'
     """
     archived = None if trial.values is None else tuple(trial.values)
+    # The function of a sampler has computed those that lie in a list: archived code knows no more
+    # of them than of the sampler.
+    constraints = {} if "constraints" in trial.system_attrs else trial.constraints
     differences: list[float] = []
     within = archived is not None and trial.state != TrialState.FAIL
     for values in rerun.values if archived is not None else ():
         for old, new, relative, absolute in zip(archived or (), values, rtol, atol, strict=False):
-            # Equality first: infinities are equal, and their difference is no number.
-            difference = 0.0 if old == new else abs(new - old)
-            differences.append(difference)
-            # Of an infinite value every tolerance would be infinite, too.
-            within = within and difference <= absolute + (
-                relative * abs(old) if isfinite(old) else 0
+            differences.append(_difference(old, new))
+            within = within and _is_within(old, new, relative, absolute)
+    for new_constraints in rerun.constraints:
+        within = (
+            within
+            and new_constraints.keys() == constraints.keys()
+            and all(
+                _is_within(old, new_constraints[name], min(rtol), min(atol))
+                for name, old in constraints.items()
             )
+        )
     verdict: Verdict = "failed" if rerun.error else "reproduced" if within else "drifted"
     return ReevaluatedTrial(
         number=trial.number,
         verdict=verdict,
         archived=None if archived is None else _value(archived),
         values=[_value(values) for values in rerun.values],
+        constraints=constraints,
+        new_constraints=[dict(one) for one in rerun.constraints],
         difference=max(differences, default=None),
         params=trial.params,
         message=rerun.error,
     )
+
+
+def constraint_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
+    """The constraints of a re-evaluated trial, and what has become of those that differ now.
+
+    Args:
+        trial: what the trial came to.
+        number: writes a number.
+
+    Example:
+        >>> from prefect_optuna.tasks.reevaluation import constraint_words
+        >>> trial = ReevaluatedTrial(
+        ...     number=0, verdict="drifted", archived=1.0, values=[1.0], difference=0.0, params={},
+        ...     constraints={"mass": -0.5, "cost": 0.0}, new_constraints=[{"mass": 0.25}])
+        >>> constraint_words(trial, repr)
+        'mass -0.5, now 0.25; cost 0.0, now not set'
+    """
+    words: list[str] = []
+    for name in dict.fromkeys([*trial.constraints, *(n for c in trial.new_constraints for n in c)]):
+        then = trial.constraints.get(name)
+        now = list(dict.fromkeys(one.get(name) for one in trial.new_constraints))
+        text = f"{name} {'not set' if then is None else number(then)}"
+        if now and now != [then]:
+            new = ["not set" if value is None else number(value) for value in now]
+            text += f", now {' or '.join(new)}"
+        words.append(text)
+    return "; ".join(words)
 
 
 def as_tuple(value: Value) -> tuple[float, ...]:
@@ -162,6 +206,16 @@ def scope_as_text(scope: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _value(values: Sequence[float]) -> Value:
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def _difference(old: float, new: float) -> float:
+    """Equality first: infinities are equal, and their difference is no number."""
+    return 0.0 if old == new else abs(new - old)
+
+
+def _is_within(old: float, new: float, relative: float, absolute: float) -> bool:
+    """Of an infinite value every tolerance would be infinite, too."""
+    return _difference(old, new) <= absolute + (relative * abs(old) if isfinite(old) else 0)
 
 
 def _deviation(column: Sequence[float]) -> float:

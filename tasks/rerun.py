@@ -1,7 +1,10 @@
 """Archived trials again, in a process that starts empty: no script, no modules of the user's.
 
-The archive travels to that process as data, through a pipe; the process knows neither the study's
-storage nor the key that signs archives. What the archived code prints goes to standard error.
+The archive travels to that process as data, through a pipe. The process starts with an environment
+of what running Python needs and an empty home folder, and Prefect has no profile there: it is told
+neither the study's storage, nor the key that signs archives, nor any credentials. It is the same
+user's, though, and may read what that user may. What the archived code prints goes to standard
+error.
 """
 
 from __future__ import annotations
@@ -9,18 +12,22 @@ from __future__ import annotations
 import base64
 import json
 import os
+import site
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
+from prefect.context import get_settings_context
 
-from prefect_optuna.blocks.errors import ArchiveError
+from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.tasks.archive.capture import Capture, encode_scope
-from prefect_optuna.tasks.archive.environment import Environment
-from prefect_optuna.tasks.archive.restore import restore_problem, restore_value
+from prefect_optuna.tasks.archive.environment import RECORDED_VARIABLES, Environment
+from prefect_optuna.tasks.archive.restore import restore_problem
+from prefect_optuna.tasks.archive.review import restore_value
 from prefect_optuna.tasks.files_read import files_read
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial import Assignment, TrialRunner
@@ -28,10 +35,26 @@ from prefect_optuna.tasks.trial import Assignment, TrialRunner
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive import ArchivedStudy
 
-__all__ = ["ArchivedTrial", "Rerun", "RerunAnswer", "RerunRequest", "rerun"]
+__all__ = ["ArchivedTrial", "Rerun", "RerunAnswer", "RerunRequest", "check_variables", "rerun"]
 
 # Not `-m`: that would put the current directory, and with it the user's modules, on the path.
 _START = "import sys; del sys.path[0]; from prefect_optuna.tasks.rerun import main; main()"
+
+# What Python, its packages and numerical libraries need to start as they did; nothing secret.
+_NEEDED = {
+    *RECORDED_VARIABLES, "PATH", "TMPDIR", "TEMP", "TMP", "TZ", "LANG", "LANGUAGE", "USER",
+    "LOGNAME",
+    "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH", "PYTHONHOME",
+    "PYTHONNOUSERSITE", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONWARNINGS", "PYTHONOPTIMIZE",
+    "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONSAFEPATH", "PYTHONFAULTHANDLER",
+    "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER", "CUDA_HOME", "CUDA_PATH", "NVIDIA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC",
+    "KMP_AFFINITY", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS", "OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS", "JAX_PLATFORMS",
+    "JAX_ENABLE_X64", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT",
+    "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,7 @@ class RerunRequest:
         trials: the trials.
         repeats: how many times each is run.
         scope: the scope that they ran with, and what replaces parts of it.
+        environment_variables: the names of variables that their process gets as well.
     """
 
     capture: Capture
@@ -72,6 +96,7 @@ class RerunRequest:
     trials: Sequence[ArchivedTrial]
     repeats: int = 1
     scope: Mapping[str, Any] = field(default_factory=dict)
+    environment_variables: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -81,6 +106,7 @@ class RerunRequest:
         *,
         repeats: int = 1,
         scope: Mapping[str, Any] | None = None,
+        environment_variables: Sequence[str] = (),
         parts: int = 1,
     ) -> list[RerunRequest]:
         """Requests for trials of a study, by the version that they ran with.
@@ -90,6 +116,7 @@ class RerunRequest:
             trials: trials of the study.
             repeats: how many times each is run.
             scope: values that replace some of the archived scope.
+            environment_variables: the names of variables that their process gets as well.
             parts: into how many requests the trials of a version are divided, for several
                 processes.
         """
@@ -105,6 +132,7 @@ class RerunRequest:
                 group[part::parts],
                 repeats,
                 {**archived.scope(version), **(scope or {})},
+                tuple(environment_variables),
             )
             for version, group in sorted(versions.items())
             for part in range(min(parts, len(group)))
@@ -121,12 +149,14 @@ class Rerun:
             archived trial was, the last value that it had reported.
         error: why one gave none; empty where all did.
         files: the files that its code has read, other than Python's and its packages'.
+        constraints: those that each repetition with values has set.
     """
 
     number: int
     values: tuple[tuple[float, ...], ...]
     error: str = ""
     files: tuple[str, ...] = ()
+    constraints: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,8 +184,6 @@ def rerun(request: RerunRequest) -> RerunAnswer:
     Raises:
         ArchiveError: the code cannot be brought to life, or its process died.
     """
-    from prefect_optuna.tasks.archive.signing import KEY_VARIABLES
-
     capture = request.capture
     message = {
         "document": capture.document,
@@ -164,14 +192,17 @@ def rerun(request: RerunRequest) -> RerunAnswer:
         "trials": [vars(trial) for trial in request.trials],
         "repeats": request.repeats,
         "scope": encode_scope(request.scope),
+        "folder": os.getcwd(),  # noqa: PTH109
     }
-    process = subprocess.run(  # noqa: S603 - our own interpreter, and whoever calls trusts the code
-        [sys.executable, "-c", _START],
-        input=json.dumps(message).encode(),
-        stdout=subprocess.PIPE,
-        env={name: text for name, text in os.environ.items() if name not in KEY_VARIABLES},
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="prefect-optuna-", ignore_cleanup_errors=True) as home:
+        process = subprocess.run(  # noqa: S603 - our interpreter; whoever calls trusts the code
+            [sys.executable, "-c", _START],
+            input=json.dumps(message).encode(),
+            stdout=subprocess.PIPE,
+            env=_environment(home, request.environment_variables),
+            cwd=home,  # where no `.env` and no prefect.toml is
+            check=False,
+        )
     try:
         answer: dict[str, Any] = json.loads(process.stdout)
     except ValueError:
@@ -188,6 +219,7 @@ def rerun(request: RerunRequest) -> RerunAnswer:
                 values=tuple(map(tuple, one["values"])),
                 error=one["error"],
                 files=tuple(one["files"]),
+                constraints=tuple(one["constraints"]),
             )
             for one in answer["reruns"]
         ],
@@ -195,11 +227,49 @@ def rerun(request: RerunRequest) -> RerunAnswer:
     )
 
 
+def check_variables(names: Sequence[str]) -> None:
+    """Refuse names of environment variables that archived code does not get.
+
+    Raises:
+        InvalidSettingError: one holds the key for signing, or is no name.
+    """
+    from prefect_optuna.tasks.archive.signing import KEY_VARIABLES
+
+    for name in [names] if isinstance(names, str) else names:
+        if isinstance(names, str) or not isinstance(name, str) or not name or "=" in name:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidSettingError(
+                "`environment_variables` is a list of the names of variables, such as "
+                "['DATA_FOLDER'], without their values."
+            )
+        if name.upper() in KEY_VARIABLES:
+            raise InvalidSettingError(
+                f"{name} is for signing archives, and archived code does not get it: it could "
+                "sign anything."
+            )
+
+
+def _environment(home: str, more: Sequence[str]) -> dict[str, str]:
+    """The variables of the fresh process: what is needed, what is named, and nothing else."""
+    check_variables(more)
+    variables = {
+        name: text for name, text in os.environ.items() if name in _NEEDED or name.startswith("LC_")
+    }
+    variables |= {"HOME": home, "USERPROFILE": home}
+    if "PYTHONPATH" in variables:  # the process starts in another folder
+        folders = map(os.path.abspath, variables["PYTHONPATH"].split(os.pathsep))
+        variables["PYTHONPATH"] = os.pathsep.join(folders)
+    if site.ENABLE_USER_SITE:  # packages of the user's lie below the real home
+        variables["PYTHONUSERBASE"] = site.getuserbase()
+    return variables | {name: os.environ[name] for name in more if name in os.environ}
+
+
 def main() -> None:
     """The fresh process: a request on standard input, an answer on standard output."""
     answer_to = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # archived code may print
     message = json.load(sys.stdin)
+    get_settings_context()  # Prefect reads its settings here and now, and not where we go
+    os.chdir(message["folder"])
     try:
         answer = _answer(message)
     except ArchiveError as error:
@@ -218,11 +288,15 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
     for data in message["trials"]:
         trial = ArchivedTrial(**data)
         values: list[tuple[float, ...]] = []
+        constraints: list[dict[str, float]] = []
         errors: list[str] = []
         with files_read() as read:
             for _ in range(message["repeats"]):
-                once, error = _run_once(problem, runner, trial)
-                values += [] if once is None else [once]
+                replayed = _ReplayedTrial(trial)
+                once, error = _run_once(problem, runner, replayed)
+                if once is not None:
+                    values.append(once)
+                    constraints.append(replayed.constraints)
                 errors += [error] if error else []
         files = sorted({*read_at_import, *read})
         reruns.append(
@@ -231,16 +305,16 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
                 "values": values,
                 "error": next(iter(errors), ""),
                 "files": files,
+                "constraints": constraints,
             }
         )
     return {"reruns": reruns, "environment": Environment.capture().to_json()}
 
 
 def _run_once(
-    problem: Problem, runner: TrialRunner, archived: ArchivedTrial
+    problem: Problem, runner: TrialRunner, trial: _ReplayedTrial
 ) -> tuple[tuple[float, ...] | None, str]:
     """The values of one more run, or why there are none."""
-    trial = _ReplayedTrial(archived)
     try:
         with runner.scope.around():
             params = (
@@ -250,10 +324,10 @@ def _run_once(
             )
     except Exception as failure:  # noqa: BLE001 - it is the answer
         return None, f"suggest: {type(failure).__name__}: {failure}"
-    outcome = runner(Assignment(archived.number, params, trial))
+    outcome = runner(Assignment(trial.number, params, trial))
     if outcome.values is not None:
         return outcome.values, ""
-    if outcome.state == "pruned" and archived.pruned_at is not None and trial.reported:
+    if outcome.state == "pruned" and trial.pruned_at is not None and trial.reported:
         return (trial.reported[max(trial.reported)],), ""
     return None, f"{outcome.state}: {outcome.message}"
 
@@ -263,11 +337,11 @@ class _ReplayedTrial(FixedTrial):
 
     def __init__(self, archived: ArchivedTrial) -> None:
         super().__init__(dict(archived.params), number=archived.number)
-        self._pruned_at = archived.pruned_at
+        self.pruned_at = archived.pruned_at
         self.reported: dict[int, float] = {}
 
     def report(self, value: float, step: int) -> None:
         self.reported.setdefault(int(step), float(value))  # the first one counts, as in Optuna
 
     def should_prune(self) -> bool:
-        return self._pruned_at is not None and max(self.reported, default=-1) >= self._pruned_at
+        return self.pruned_at is not None and max(self.reported, default=-1) >= self.pruned_at

@@ -29,9 +29,9 @@ def select_trials(study: optuna.Study, trials: Selection) -> list[FrozenTrial]:
 
     Args:
         study: the study.
-        trials: `"best:K"` for the K best ones (with several directions, of the Pareto front),
-            `"pareto"`; `"complete"`, `"pruned"`, `"failed"` or `"all"` of these; a number, or
-            several; or a function that takes a finished trial and says whether it is meant.
+        trials: `"best:K"` for the K best feasible ones (with several directions, of the Pareto
+            front), `"pareto"`; `"complete"`, `"pruned"`, `"failed"` or `"all"` of these; a number,
+            or several; or a function that takes a finished trial and says whether it is meant.
 
     Returns:
         Finished trials: the best first, numbers as they were given, others by number. No trial
@@ -89,7 +89,7 @@ def _by_word(study: optuna.Study, every: list[FrozenTrial], trials: str) -> list
     elif trials == "pareto" or (word == "best" and colon and count.isdecimal() and int(count) > 0):
         ranked = best_first(every, [direction.name.lower() for direction in study.directions])
         chosen = ranked[: int(count)] if colon else ranked
-        missing = "is complete"
+        missing = "is complete and meets its constraints"
     else:
         raise _unknown(trials)
     if not chosen:

@@ -59,9 +59,18 @@ class LiveTrial:
         study = optuna.load_study(
             study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
         )
+        # Optuna caches a database in front of this study, and changes no trial there that it has
+        # not read. A sampler reads them; where all parameters are fixed, it is not asked.
+        study.get_trials(deepcopy=False)
         study_id = storage.get_study_id_from_name(self.study_name)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
         return optuna.Trial(study, trial_id)
+
+    def deliver(self) -> None:
+        """Have the storage hold all that the trial was given: the next who tells it, ends it."""
+        flush = getattr(self.storage.get_storage(), "flush", None)  # where writes are gathered
+        if flush is not None:
+            flush()
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,13 @@ class Assignment:
         number: the trial's number.
         params: what `suggest` returned; empty for a plain objective.
         trial: the live trial, or the way to it, where the problem needs it.
+        alone: whether it shares a batch with no other: it may take its process down again.
     """
 
     number: int
     params: Mapping[str, Any] = field(default_factory=dict)
     trial: BaseTrial | LiveTrial | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ class Outcome:
         number: the trial's number.
         state: how it ended.
         values: the values, one for each direction; `None` unless complete.
+        constraints: those that the trial has set; it is feasible where none is above zero.
         result: reference to the archived result, for the trial's user attribute `"result"`.
         used: what the trial read of its scope, for its user attribute `"scope"`.
         error: the exception that failed the trial, or that says why it was pruned.
@@ -97,6 +109,7 @@ class Outcome:
     number: int
     state: Literal["complete", "pruned", "failed"]
     values: tuple[float, ...] | None = None
+    constraints: dict[str, float] = field(default_factory=dict)
     result: dict[str, Any] | None = None
     used: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
@@ -142,6 +155,8 @@ class TrialRunner:
         started = time.perf_counter()
         with self.scope.around(assignment.number, assignment.params) as used:
             outcome = self._outcome(assignment)
+        if isinstance(assignment.trial, LiveTrial):
+            assignment.trial.deliver()
         return replace(
             outcome,
             used=self.scope.attribute(used, assignment.params) if used else {},
@@ -150,9 +165,9 @@ class TrialRunner:
 
     def _outcome(self, assignment: Assignment) -> Outcome:
         def outcome(state: Literal["complete", "pruned", "failed"], **more: Any) -> Outcome:
-            return Outcome(assignment.number, state, **more)
+            return Outcome(assignment.number, state, constraints=_constraints(trial), **more)
 
-        result, reference = None, None
+        result, reference, trial = None, None, None
         try:
             trial = assignment.trial
             if isinstance(trial, LiveTrial):
@@ -196,6 +211,13 @@ class TrialRunner:
             "evaluate", result, params=assignment.params, scope=self.scope.values, trial=trial
         )
         return checked_values(value, self.problem)
+
+
+def _constraints(trial: BaseTrial | LiveTrial | None) -> dict[str, float]:
+    """The constraints that were set on a trial; the storage is not asked for them again."""
+    if isinstance(trial, optuna.Trial):
+        trial = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
+    return {} if trial is None or isinstance(trial, LiveTrial) else trial.constraints
 
 
 def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:

@@ -23,6 +23,8 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 _SCRATCH = tempfile.mkdtemp(prefix="po-", dir=os.environ["PYTEST_DEBUG_TEMPROOT"])
 Path(_SCRATCH).chmod(0o711)  # as root, PostgreSQL runs as another user
 tempfile.tempdir = os.environ["TMPDIR"] = _SCRATCH
+# What programs print must come through a pipe without it, too.
+os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.update(
     PREFECT_HOME=f"{_SCRATCH}/prefect",
     PREFECT_SERVER_EPHEMERAL_ENABLED="false",

@@ -241,7 +241,9 @@ def wait_until_listening(port: int, process: subprocess.Popen[bytes], log_file: 
 
     def listens() -> bool:
         if process.poll() is not None:
-            raise RuntimeError(f"the server ended while starting:\n{log_file.read_text()}")
+            raise RuntimeError(
+                f"the server ended while starting:\n{log_file.read_text(encoding='utf-8')}"
+            )
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:

@@ -28,12 +28,10 @@ HEARTBEAT = {"heartbeat_interval": 1, "grace_period": 2}
 
 
 def retry_once() -> Any:
-    """The callback that tries a stale trial once more, under its name of Optuna 4 or 5."""
-    name = "RetryHeartbeatStaleTrialCallback"
-    callback = getattr(optuna.storages, name, optuna.storages.RetryFailedTrialCallback)
+    """The callback that tries a stale trial once more."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return callback(max_retry=1)
+        return optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=1)
 
 
 # Opening, in whichever process: importable functions of plain arguments.

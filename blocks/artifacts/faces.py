@@ -281,7 +281,7 @@ def _table(value: Any) -> str:
             break
         numeric = all(isinstance(cell, numbers.Real | None) for cell in cells)
         heading, *shown = map(escape, column)
-        columns.append([heading or "&nbsp;", "---:" if numeric else "---", *shown])
+        columns.append([heading or "\N{NO-BREAK SPACE}", "---:" if numeric else "---", *shown])
     if not columns:
         return ""
     table = "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))

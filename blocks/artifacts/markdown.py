@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import re
 
+from prefect_optuna.blocks.texts import visible
+
 __all__ = ["code", "data_uri", "escape", "fenced", "one_line", "without_secrets"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>]*")
 
 
 def escape(text: str) -> str:
-    r"""Text that looks as it is in Markdown, also in a table.
+    r"""Text that looks as it is in Markdown, also in a table, in one line.
 
     Example:
         >>> escape("a|b <i> *c*")
         'a\\|b &lt;i&gt; \\*c\\*'
     """
+    text = visible(text).replace("\n", " ")
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#+!|~$:-])", r"\\\1", text)
 
@@ -28,7 +31,7 @@ def one_line(text: str, length: int) -> str:
         >>> one_line("learning\nrate of the first layer", 16)
         'learning rate o…'
     """
-    text = " ".join(_visible(text[: 20 * length]).split())
+    text = " ".join(visible(text[: 20 * length]).split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -39,7 +42,7 @@ def code(text: str) -> str:
         >>> code("a`b"), code("a")
         ('`` a`b ``', '`a`')
     """
-    text = _visible(text).replace("\n", " ")
+    text = visible(text).replace("\n", " ")
     fence = "`" * (1 + _longest_run("`", text))
     return f"{fence} {text} {fence}" if "`" in text else f"`{text or ' '}`"
 
@@ -52,7 +55,8 @@ def fenced(text: str, language: str = "") -> str:
         '```python\nx = 1\n```'
     """
     fence = "`" * max(3, 1 + _longest_run("`", text))
-    return f"{fence}{language}\n{_visible(text)}\n{fence}"
+    lines = visible(text.replace("\r\n", "\n"))
+    return f"{fence}{language}\n{lines}\n{fence}"
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:
@@ -90,11 +94,6 @@ def _bare_url(match: re.Match[str]) -> str:
     elif "@" in rest and port and not port.isdigit() and not host.startswith("["):
         rest = rest.rpartition("@")[2]  # the password has a slash in it
     return f"{scheme}://{re.split('[?#]', rest)[0]}"
-
-
-def _visible(text: str) -> str:
-    lines = text.replace("\r\n", "\n").replace("\t", "    ").split("\n")
-    return "\n".join("".join(c if c.isprintable() else "�" for c in line) for line in lines)
 
 
 def _longest_run(letter: str, text: str) -> int:

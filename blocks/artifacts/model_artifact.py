@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import IO, Any, ClassVar
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
@@ -20,9 +19,13 @@ class PydanticArtifact(Artifact):
     """Writes a pydantic model, and gives it back validated.
 
     The file is JSON: the class as `module:name`, and the fields as `JSONArtifact` writes them.
-    Reading imports nothing that the file names, for importing runs code: the module of the class
-    has to be imported already, or the class is passed as `model`. What a class excludes from its
-    dumps, such as private attributes, is not kept.
+    What the file names is not followed, for the validators of a class run code, and some import
+    whatever they are told: the class is passed as `model`, or is that of a handler of one's own,
+    which has an alias and a `model` and is registered. What a class excludes from its dumps, such
+    as private attributes, is not kept.
+
+    Attributes:
+        model: the class of a handler for one class of models.
 
     Example:
         >>> from pydantic import BaseModel
@@ -32,17 +35,23 @@ class PydanticArtifact(Artifact):
         >>> content = encode(PydanticArtifact, Settings(rate=0.1))
         >>> decode(PydanticArtifact, content, model=Settings)
         Settings(rate=0.1)
+        >>> class SettingsArtifact(PydanticArtifact):
+        ...     alias = "settings"
+        ...     model = Settings
+        >>> decode(SettingsArtifact, content)
+        Settings(rate=0.1)
     """
 
     __slots__ = ()
     alias: ClassVar[str] = "pydantic"
     suffix: ClassVar[str] = "json"
     binary: ClassVar[bool] = False
+    model: ClassVar[type[BaseModel] | None] = None
 
     @classmethod
     def takes(cls, value: Any) -> bool:
-        """Take models."""
-        return isinstance(value, BaseModel)
+        """Take models; a handler for one class, those of that class."""
+        return isinstance(value, BaseModel if cls.model is None else cls.model)
 
     @classmethod
     def write(cls, obj: Any, buf: IO[str], **writer_kwargs: Any) -> None:
@@ -85,18 +94,25 @@ class PydanticArtifact(Artifact):
 
         Args:
             buf: a text file.
-            model: the class; by default the one that was written, if its module is imported.
+            model: the class; by default that of the handler.
             **reader_kwargs: there are no others.
 
         Returns:
             A validated instance.
 
         Raises:
-            ArtifactLoadError: the class is not to be found, or refuses what was written.
+            ArtifactLoadError: no class is given, or it refuses what was written.
         """
         refuse_options(reader_kwargs)
         data = json.load(buf)
-        return _validated(model or _imported(data["$model"]), data["fields"])
+        chosen = model or cls.model
+        if chosen is None:
+            raise ArtifactLoadError(
+                f"The artifact is a pydantic model of the class {data['$model']!r}. Import the "
+                "class and pass it as model=...: an artifact does not decide by itself what is "
+                "validated, for validating may run code."
+            )
+        return _validated(chosen, data["fields"])
 
     def reread_kwargs(self) -> dict[str, Any]:
         """The class itself, which is imported where the artifact is unpickled."""
@@ -126,20 +142,3 @@ def _validated(model: type[BaseModel], fields: Any) -> BaseModel:
             f"{model.__module__}:{model.__qualname__} refuses the fields that were written: "
             f"{error}. Has the class changed? Pass model=... with one that fits."
         ) from error
-
-
-def _imported(path: str) -> type[BaseModel]:
-    """The class of that path, if it is there already. Nothing is imported, so no code runs."""
-    module_name, _, qualname = path.partition(":")
-    module = sys.modules.get(module_name)
-    found: Any = module
-    for name in qualname.split("."):
-        found = vars(found).get(name) if hasattr(found, "__dict__") else None
-    if isinstance(found, type) and issubclass(found, BaseModel):
-        return found
-    what = "is not imported" if module is None else f"has no model {qualname!r}"
-    raise ArtifactLoadError(
-        f"The artifact is a pydantic model of the class {path!r}, and the module {module_name!r} "
-        f"{what}. Import the class and pass it as model=...: an artifact does not decide by "
-        "itself what is imported."
-    )

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial
+from optuna.trial import BaseTrial, FrozenTrial
 
 from prefect_optuna.blocks._artifact_paths import checked_path
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
@@ -128,6 +128,7 @@ def logged_parameters(trial: Trial | FrozenTrial) -> dict[str, Any]:
 
 def logged_tags(trial: Trial | FrozenTrial) -> list[str]:
     """What `tag` has kept, in order."""
+    _check(trial)
     return list(trial.user_attrs.get(_TAGS, []))
 
 
@@ -178,6 +179,7 @@ def log_artifact(
         >>> load_artifact(trial, "fit", artifacts="memory://docs-trial")
         {'slope': 2.0}
     """
+    _check(study_or_trial)
     key = f"{_ARTIFACT}{checked_path(name)}"
     if not overwrite and key in study_or_trial.user_attrs:
         raise ArtifactLogError(
@@ -269,7 +271,17 @@ def load_artifact(
     return repository.load(full_name, version, validate=validate, **reader_kwargs)
 
 
+def _check(study_or_trial: Study | BaseTrial) -> None:
+    """Know before anything is done; that the name was given first is a slip that happens."""
+    if not isinstance(study_or_trial, (Study, BaseTrial)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ArtifactLogError(
+            "expected a trial first, or a study where artifacts are logged, and found "
+            f"{type(study_or_trial).__name__}: log_artifact(trial, name, value)."
+        )
+
+
 def _named(study_or_trial: Study | Trial | FrozenTrial, prefix: str) -> dict[str, Any]:
+    _check(study_or_trial)
     attributes: Mapping[str, Any] = study_or_trial.user_attrs
     return {
         key[len(prefix) :]: value for key, value in attributes.items() if key.startswith(prefix)
@@ -277,6 +289,7 @@ def _named(study_or_trial: Study | Trial | FrozenTrial, prefix: str) -> dict[str
 
 
 def _set(study_or_trial: Study | Trial, key: str, value: Any) -> None:
+    _check(study_or_trial)
     if isinstance(study_or_trial, FrozenTrial):
         raise _ended(study_or_trial)
     value = value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value

@@ -25,6 +25,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks._json import encode
 from prefect_optuna.blocks.errors import AttributeEncodingError
 
 __all__ = [
@@ -51,36 +52,8 @@ STATES: dict[str, TrialState] = {letter: state for state, letter in LETTERS.item
 """The state that a letter stands for."""
 
 _SIMPLE = frozenset({str, int, float, bool, type(None)})
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 (Optuna's times are on the writer's wall clock)
-_MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def encode(value: object, name: str = "") -> str:
-    """Turn an attribute's value into JSON.
-
-    Args:
-        value: what Python's json module can write; NaN and infinity included.
-        name: of the attribute, for the error.
-
-    Returns:
-        The text, on one line, in ASCII.
-
-    Raises:
-        AttributeEncodingError: the value is nothing that JSON has.
-
-    Example:
-        >>> from prefect_optuna.blocks.redis_storage.encoding import encode
-        >>> encode({"lr": (0.1, float("inf"))})
-        '{"lr":[0.1,Infinity]}'
-    """
-    try:
-        return _to_json(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise AttributeEncodingError(
-            f"Expected a value of {name!r} that is JSON: numbers, text, None, lists, and mappings "
-            f"with text as keys. Found a {type(value).__qualname__}: {error}. Convert it first."
-        ) from error
 
 
 def plain(value: Any, text: str) -> Any:
@@ -140,43 +113,50 @@ def encode_time(moment: datetime | None) -> str:
     """Turn a time into JSON.
 
     Args:
-        moment: with or without a time zone, or None.
+        moment: in a time zone, or in that of this process, as Optuna's are; or None.
 
     Returns:
-        Microseconds since 1970 on the wall clock, or ISO 8601 if there is a time zone.
+        Seconds since 1970 in UTC, with a decimal point.
 
     Example:
-        >>> from datetime import datetime
-        >>> from prefect_optuna.blocks.redis_storage.encoding import decode_time, encode_time
-        >>> encode_time(datetime(2026, 1, 2, 3, 4, 5))
-        '1767323045000000'
+        >>> from datetime import UTC, datetime
+        >>> from prefect_optuna.blocks.redis_storage.encoding import encode_time
+        >>> encode_time(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+        '1767323045.0'
     """
-    if moment is None:
-        return "null"
-    if moment.tzinfo is not None:
-        return _to_json(moment.isoformat())
-    return str((moment - _EPOCH) // _MICROSECOND)
+    return "null" if moment is None else repr(moment.timestamp())
 
 
-def decode_time(stored: int | str | None) -> datetime | None:
-    """Give back a time.
+def decode_time(stored: float | str | None) -> datetime | None:
+    """Give back a time, as Optuna's other storages do: in the time zone of this process.
+
+    Version 0.1.0 wrote whole numbers, microseconds since 1970 on the writer's wall clock, and
+    text where a time had a zone.
 
     Args:
         stored: what was in the JSON.
 
     Returns:
-        The time.
+        The time, which says nothing of its zone.
+
+    Raises:
+        ValueError: it is none.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.encoding import decode_time
-        >>> decode_time(1767323045000000)
-        datetime.datetime(2026, 1, 2, 3, 4, 5)
+        >>> decode_time(1767323045.0).timestamp(), decode_time(1767323045000000)
+        (1767323045.0, datetime.datetime(2026, 1, 2, 3, 4, 5))
     """
     if stored is None:
         return None
-    if isinstance(stored, str):
-        return datetime.fromisoformat(stored)
-    return _EPOCH + timedelta(microseconds=stored)
+    try:
+        if isinstance(stored, float):
+            return datetime.fromtimestamp(stored)  # noqa: DTZ006
+        if isinstance(stored, str):
+            return datetime.fromisoformat(stored).astimezone().replace(tzinfo=None)
+        return _EPOCH + timedelta(microseconds=stored)
+    except (OverflowError, OSError) as error:
+        raise ValueError(f"{stored!r} is no time") from error
 
 
 @lru_cache(4096)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefect_optuna.blocks.redis_storage.scripts import Script
+from prefect_optuna.blocks.texts import visible
 
 __all__ = ["LOOK", "MEND", "Content", "Findings", "RedisProblem", "integer"]
 
@@ -66,7 +67,7 @@ class RedisProblem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.key} {self.found} ({self.kind}: {self.remedy})"
+        return visible(f"{self.key} {self.found} ({self.kind}: {self.remedy})")
 
 
 @dataclass(frozen=True)

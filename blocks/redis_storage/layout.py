@@ -28,9 +28,9 @@ and `"skey"` are attributes, `"i3"` is the intermediate value of step 3, `"v"` t
 values. In `trial:<n>` each value follows the place of its field and a space: `0 [...]`.
 
 A record is a JSON array: `[number, state, values, started, completed, fields, later fields...]`,
-where states are the first letters of their names, times are microseconds since 1970 on the
-writer's wall clock (or text, if they have a time zone), and a parameter is `[id of the
-distribution, value inside Optuna]`. Of fields of one name, the last one counts.
+where states are the first letters of their names, times are seconds since 1970 in UTC, with a
+decimal point (0.1.0 wrote microseconds on the writer's wall clock, without one), and a parameter is
+`[id of the distribution, value inside Optuna]`. Of fields of one name, the last one counts.
 
 An entry of the log is lines: the operation, a tab and its answer; then what it did, as in
 `study_copy.py`. Nothing is ever pickled.

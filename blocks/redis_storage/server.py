@@ -20,7 +20,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from prefect_optuna.blocks.errors import InvalidLocationError
+from prefect_optuna.blocks.errors import InvalidLocationError, PrefectOptunaError
 from prefect_optuna.blocks.redis_storage.failures import is_passing, translated
 from prefect_optuna.blocks.redis_storage.scripts import Script
 from prefect_optuna.blocks.redis_storage.urls import location_of, split_url
@@ -70,12 +70,32 @@ class Server:
             "retry": Retry(NoBackoff(), 0),
             "decode_responses": False,
         }
-        self.client: _Client = (
-            _from_url(target, settings, sentinel_options)
-            if isinstance(target, str)
-            else _like(target, settings)
-        )
+        self.client: _Client = self._connected(target, settings, sentinel_options)
         self._is_cluster = isinstance(self.client, RedisCluster)
+
+    def _connected(
+        self, target: str | _Client, settings: dict[str, Any], sentinel_options: dict[str, Any]
+    ) -> _Client:
+        try:
+            if not isinstance(target, str):
+                return _like(target, settings)
+            client = _from_url(target, settings, sentinel_options)
+            if (pool := getattr(client, "connection_pool", None)) is not None:
+                if not isinstance(pool.connection_kwargs["retry"], Retry):
+                    raise TypeError("retry")
+                pool.connection_class(**pool.connection_kwargs)  # it is not connected yet
+            return client
+        except PrefectOptunaError:
+            raise
+        except redis_errors.RedisError as error:  # a cluster is asked for its nodes
+            raise translated(error, self.where) from None
+        except (TypeError, ValueError, AttributeError):
+            # Their own message names an option; that may be a piece of a password.
+            raise InvalidLocationError(
+                f"The URL of {self.location} has an option that redis-py does not have, or one "
+                "whose value is of another kind. Expected those of redis.Redis, such as "
+                "?socket_timeout=5, or none: user, password and TLS have settings of their own."
+            ) from None
 
     def run(
         self, script: Script, keys: Sequence[str], arguments: list[Any], *, again: int | None = None

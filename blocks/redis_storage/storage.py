@@ -118,7 +118,6 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         grace_period: seconds of silence after which a trial is failed; twice the interval if None.
         heartbeat_stale_trial_callback: called with the study and the trial after that, such as
             `optuna.storages.RetryHeartbeatStaleTrialCallback()`.
-        failed_trial_callback: what Optuna 4 calls it; give one of the two.
         timeout: seconds to wait for a connection and for each reply.
         retry_limit: seconds for which a call is tried again when the server cannot be reached.
         connection_options: more settings for redis-py's connections, such as `password`.
@@ -151,18 +150,12 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         heartbeat_interval: int | None = None,
         grace_period: int | None = None,
         heartbeat_stale_trial_callback: _StaleTrialCallback | None = None,
-        failed_trial_callback: _StaleTrialCallback | None = None,
         timeout: float = 10.0,
         retry_limit: float = 30.0,
         connection_options: dict[str, Any] | None = None,
         sentinel_options: dict[str, Any] | None = None,
     ) -> None:
         _check_settings(namespace, write_mode, heartbeat_interval, grace_period)
-        if heartbeat_stale_trial_callback is not None and failed_trial_callback is not None:
-            raise InvalidSettingError(
-                "heartbeat_stale_trial_callback and failed_trial_callback are two names of one "
-                "setting. Give one of them."
-            )
         if timeout <= 0 or retry_limit < 0:
             raise InvalidSettingError(
                 f"expected a positive timeout and a retry_limit of at least 0 seconds, and found "
@@ -175,7 +168,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         self.heartbeat_interval: int | None = heartbeat_interval
         self.grace_period: int | None = grace_period
         self.heartbeat_stale_trial_callback: _StaleTrialCallback | None = (
-            heartbeat_stale_trial_callback or failed_trial_callback
+            heartbeat_stale_trial_callback
         )
         self._timeout = timeout
         self._retry_limit = retry_limit
@@ -945,10 +938,6 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
 
     def get_heartbeat_stale_trial_callback(self) -> _StaleTrialCallback | None:
         """What is called for a trial that has lost its worker."""
-        return self.heartbeat_stale_trial_callback
-
-    def get_failed_trial_callback(self) -> _StaleTrialCallback | None:
-        """What Optuna 4 calls `get_heartbeat_stale_trial_callback`."""
         return self.heartbeat_stale_trial_callback
 
 

@@ -10,9 +10,9 @@ import errno
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
 
-__all__ = ["is_transient", "translated"]
+__all__ = ["is_transient", "translated", "wrong_options"]
 
 _CONNECTION = {
     # botocore
@@ -59,6 +59,15 @@ _TRANSIENT_ERRNO = {
     errno.EPIPE,
     getattr(errno, "EREMOTEIO", errno.EIO),  # what s3fs makes of 500
 }
+
+
+def wrong_options(url: str) -> InvalidSettingError:
+    """What a client's own `TypeError` means, which may quote a value that is secret."""
+    return InvalidSettingError(
+        f"The artifact filesystem {url} has options that its client does not take, or values of "
+        "another kind. Expected those of fsspec's filesystem for this protocol, such as key, "
+        "secret and endpoint_url for S3. Correct the options of the block."
+    )
 
 
 def is_transient(error: Exception) -> bool:

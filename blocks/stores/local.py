@@ -1,18 +1,19 @@
 """Artifacts on a local disk."""
 
 # Calls of os and not of pathlib, whose overhead would show in a write of 50 microseconds.
-# ruff: noqa: PTH103, PTH105, PTH108, PTH112, PTH113, PTH114, PTH116, PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: PTH103, PTH112, PTH114, PTH118, PTH120, PTH123, PTH206
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import stat
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, cast
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
 from prefect_optuna.blocks.errors import ArtifactPathError
@@ -20,12 +21,31 @@ from prefect_optuna.blocks.stores.protocol import ArtifactInfo
 
 __all__ = ["LocalStore"]
 
+# Where folders can be opened, nobody who swaps one for a link leads a call out of the root.
+_BY_FOLDER = {os.open, os.stat, os.mkdir, os.unlink} <= os.supports_dir_fd
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_FOLDER = getattr(os, "O_DIRECTORY", 0)
+_PASSING = getattr(os, "O_PATH", os.O_RDONLY) | _FOLDER  # needs no right to list it
+# A FIFO that nobody writes to would keep us waiting.
+_FILE = _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_LINKS = 40  # on the way to a path, as Linux has it
+
+
+class _Place(NamedTuple):
+    """A name in a folder that is open; without such folders, a path and no folder."""
+
+    name: str
+    folder: int | None
+
 
 class LocalStore:
     """Files below a local folder, by the operating system's own calls.
 
     A write goes to a new file beside the target, which then takes the target's place in one
     step. It is not forced to the disk: a crash of the process loses nothing, a power cut may.
+
+    No call follows a symbolic link: the folders on the way are opened one in the other, and
+    where one is a link within the root, its target is walked to in the same way.
     """
 
     def __init__(self, root: str) -> None:
@@ -34,108 +54,238 @@ class LocalStore:
     def location(self, path: str) -> str:
         return os.path.join(self.root, *path.split("/")) if path else self.root
 
-    def _inside(self, path: str) -> str:
-        """The path on disk, once no symbolic link on the way to it leads out of the root."""
-        place = self.root
-        for name in path.split("/"):
-            place = f"{place}{os.sep}{name}"
-            if os.path.islink(place):
-                real_root = os.path.realpath(self.root)
-                if os.path.commonpath([real_root, os.path.realpath(place)]) != real_root:
-                    raise ArtifactPathError(
-                        f"{path!r} is no artifact path: the symbolic link {place} leads out of "
-                        f"the artifact root {self.root}. Remove the link, or copy its target in."
-                    )
-        return place
-
     def open(self, path: str) -> BinaryIO:
-        return open(self._inside(path), "rb")
+        return os.fdopen(self._descriptor(path), "rb")
 
     def read(self, path: str) -> bytes:
-        with open(self._inside(path), "rb", buffering=0) as file:
+        with os.fdopen(self._descriptor(path), "rb", buffering=0) as file:
             return file.readall()
 
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
         return {path: self.read(path) for path in paths}
 
     def write(self, path: str, content: bytes) -> None:
-        target = self._inside(path)
-        with _unfinished(target, _writer(content)) as temporary:
-            os.replace(temporary, target)
+        with self._place(path, make=True) as place, _unfinished(place, content) as temporary:
+            _put(temporary, place, replace=True)
 
     def create(self, path: str, content: bytes, token: str) -> bool:
-        target = self._inside(path)
-        if os.path.lexists(target):
-            return False
-        with _unfinished(target, _writer(content)) as temporary:
-            return _link(temporary, target)
+        with self._place(path, make=True) as place:
+            if _status(place) is not None:
+                return False
+            with _unfinished(place, content) as temporary:
+                return _put(temporary, place, replace=False)
 
     def scratch(self, path: str) -> str:
-        # In the target's folder, so that putting it in place is a rename.
-        folder = os.path.dirname(self._inside(path))
-        os.makedirs(folder, exist_ok=True)
-        return folder
+        # In the root, so that putting it in place is a rename, and nobody can swap the folder.
+        with self._place(path, make=True):
+            return self.root
 
     def put(self, file: str, path: str, token: str | None) -> bool:
-        target = self._inside(path)
-        if token is not None:
-            return _link(file, target)
-        os.replace(file, target)
-        return True
+        with self._place(path, make=True) as place:
+            try:
+                return _put(_Place(file, None), place, replace=token is None)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+            # Something else is mounted within the root.
+            with open(file, "rb") as source, _unfinished(place, source) as temporary:
+                return _put(temporary, place, replace=token is None)
 
     def copy(self, source: str, target: str) -> None:
-        origin = self._inside(source)
-        place = self._inside(target)
-        with _unfinished(place, lambda temporary: shutil.copyfile(origin, temporary)) as temporary:
-            os.replace(temporary, place)
+        with (
+            self.open(source) as file,
+            self._place(target, make=True) as place,
+            _unfinished(place, file) as temporary,
+        ):
+            _put(temporary, place, replace=True)
 
     def info(self, path: str) -> ArtifactInfo:
-        status = os.stat(self._inside(path))
+        with self._place(path) as place:
+            status = os.stat(place.name, dir_fd=place.folder, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         return _info(path, status)
 
     def is_file(self, path: str) -> bool:
-        return os.path.isfile(self._inside(path))
+        try:
+            with self._place(path) as place:
+                status = _status(place)
+        except OSError:
+            return False
+        return status is not None and stat.S_ISREG(status.st_mode)
 
     def ls(self, path: str) -> list[str]:
         try:
-            names = os.listdir(self._inside(path) if path else self.root)
+            return [name for name, _ in self._entries(path)]
         except FileNotFoundError:
             return []
         except NotADirectoryError:
             return [path] if self.is_file(path) else []
-        start = f"{path}/" if path else ""
-        return [start + name for name in names if not name.startswith(TEMPORARY_PREFIX)]
 
     def walk(self, path: str) -> Iterator[str]:
-        for name in self.ls(path):
-            place = os.path.join(self.root, name)
-            if name != path and os.path.isdir(place) and not os.path.islink(place):
+        try:
+            entries = self._entries(path)
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            entries = [(path, False)] if self.is_file(path) else []
+        for name, is_folder in entries:
+            if is_folder:
                 yield from self.walk(name)
             else:
                 yield name
 
     def unfinished(self) -> Iterator[ArtifactInfo]:
+        # It does not follow links to folders.
         for folder, _, names in os.walk(self.root):
             for name in names:
                 if name.startswith(TEMPORARY_PREFIX):
                     place = os.path.join(folder, name)
                     with suppress(FileNotFoundError):  # finished meanwhile
                         path = os.path.relpath(place, self.root).replace(os.sep, "/")
-                        yield _info(path, os.stat(place))
+                        yield _info(path, os.lstat(place))
 
     def rm(self, path: str, recursive: bool) -> None:
-        place = self._inside(path)
-        if recursive and os.path.isdir(place) and not os.path.islink(place):
-            shutil.rmtree(place)
-        elif os.path.isdir(place):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), place)
-        else:
-            os.unlink(place)
+        with self._place(path, links=False) as place:
+            status = os.stat(place.name, dir_fd=place.folder, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):  # it goes, and its target stays
+                self._behind(path, path.count("/"))
+            if not stat.S_ISDIR(status.st_mode):
+                os.unlink(place.name, dir_fd=place.folder)
+            elif recursive:
+                shutil.rmtree(place.name, dir_fd=place.folder)
+            else:
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
 
     def root_is_there(self) -> bool:
         return True  # it is made by the first write
+
+    def _descriptor(self, path: str) -> int:
+        """Open a file to be read."""
+        with self._place(path) as place:
+            descriptor = os.open(place.name, os.O_RDONLY | _FILE, dir_fd=place.folder)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return descriptor
+
+    def _entries(self, path: str) -> list[tuple[str, bool]]:
+        """The paths in a folder, and whether each is a folder."""
+        if not path:
+            return _listed(self.root, "")
+        with self._place(path) as place:
+            if place.folder is None:
+                return _listed(place.name, f"{path}/")
+            flags = os.O_RDONLY | _FOLDER | _NO_LINK
+            folder = os.open(place.name, flags, dir_fd=place.folder)
+        try:
+            return _listed(folder, f"{path}/")
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _place(self, path: str, *, make: bool = False, links: bool = True) -> Generator[_Place]:
+        """Where a path is, in a folder that stays the same one whatever it is called meanwhile.
+
+        Args:
+            path: a checked path.
+            make: make the folders on the way.
+            links: whether its last name, if it is a link within the root, means the target.
+
+        Raises:
+            ArtifactPathError: a link on the way leads out of the root.
+        """
+        for _ in range(_LINKS):
+            try:
+                place = self._walked(path.split("/"), make=make, links=links)
+            except _LinkError as error:
+                path = self._behind(path, error.depth)
+                continue
+            try:
+                yield place
+            finally:
+                if place.folder is not None:
+                    os.close(place.folder)
+            return
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+    def _walked(self, names: list[str], *, make: bool, links: bool) -> _Place:
+        if not _BY_FOLDER:
+            return self._walked_by_path(names, make=make, links=links)
+        if make and not os.path.isdir(self.root):
+            os.makedirs(self.root, exist_ok=True)
+        folder = os.open(self.root, _PASSING)
+        try:
+            for depth, name in enumerate(names[:-1]):
+                inner = _opened(folder, name, depth, make=make)
+                os.close(folder)
+                folder = inner
+            place = _Place(names[-1], folder)
+            status = _status(place) if links else None
+            if status is not None and stat.S_ISLNK(status.st_mode):
+                raise _LinkError(len(names) - 1)
+        except BaseException:
+            os.close(folder)
+            raise
+        return place
+
+    def _walked_by_path(self, names: list[str], *, make: bool, links: bool) -> _Place:
+        place = self.root
+        for depth, name in enumerate(names):
+            place = f"{place}{os.sep}{name}"
+            if os.path.islink(place) and (links or depth < len(names) - 1):
+                raise _LinkError(depth)
+        if make:
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+        return _Place(place, None)
+
+    def _behind(self, path: str, depth: int) -> str:
+        """The path without the link that one of its names is.
+
+        What is found here may have changed when it is walked to, which does not trust it.
+        """
+        names = path.split("/")
+        link = os.path.join(self.root, *names[: depth + 1])
+        root, target = os.path.realpath(self.root), os.path.realpath(link)
+        if target == root or os.path.commonpath([root, target]) != root:
+            raise ArtifactPathError(
+                f"{path!r} is no artifact path: the symbolic link {link} leads out of "
+                f"the artifact root {self.root}. Remove the link, or copy its target in."
+            )
+        return "/".join([*os.path.relpath(target, root).split(os.sep), *names[depth + 1 :]])
+
+
+class _LinkError(Exception):
+    """One of the names of a path is a link."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(depth)
+        self.depth = depth
+
+
+def _opened(folder: int, name: str, depth: int, *, make: bool) -> int:
+    """Open a folder in an open folder."""
+    try:
+        return os.open(name, _PASSING | _NO_LINK, dir_fd=folder)
+    except FileNotFoundError:
+        if not make:
+            raise
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=folder)
+        return _opened(folder, name, depth, make=False)
+    except OSError as error:
+        status = _status(_Place(name, folder))
+        if status is not None and stat.S_ISLNK(status.st_mode):
+            raise _LinkError(depth) from error
+        raise
+
+
+def _status(place: _Place) -> os.stat_result | None:
+    """What is there, also if it is a link that leads nowhere."""
+    try:
+        return os.stat(place.name, dir_fd=place.folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def _info(path: str, status: os.stat_result) -> ArtifactInfo:
@@ -143,11 +293,23 @@ def _info(path: str, status: os.stat_result) -> ArtifactInfo:
     return ArtifactInfo(path, status.st_size, modified)
 
 
-def _link(temporary: str, target: str) -> bool:
+def _listed(folder: int | str, start: str) -> list[tuple[str, bool]]:
+    with os.scandir(folder) as entries:
+        return [
+            (start + entry.name, entry.is_dir(follow_symlinks=False))
+            for entry in entries
+            if not entry.name.startswith(TEMPORARY_PREFIX)
+        ]
+
+
+def _put(source: _Place, target: _Place, *, replace: bool) -> bool:
+    # A hard link, because unlike a rename it fails if the target exists.
+    move = os.replace if replace else os.link
     try:
-        # A hard link, because unlike a rename it fails if the target exists.
-        os.link(temporary, target)
+        move(source.name, target.name, src_dir_fd=source.folder, dst_dir_fd=target.folder)
     except FileExistsError:
+        if replace:
+            raise
         return False
     return True
 
@@ -155,28 +317,23 @@ def _link(temporary: str, target: str) -> bool:
 _PIECE = 1 << 19
 
 
-def _writer(content: bytes) -> Callable[[str], None]:
-    def write(temporary: str) -> None:
-        with open(temporary, "xb", buffering=0) as file:
-            view = memoryview(content)
-            while view:  # some kernels take ten times as long for larger pieces
-                view = view[file.write(view[:_PIECE]) :]
-
-    return write
-
-
 @contextmanager
-def _unfinished(target: str, fill: Callable[[str], object]) -> Generator[str]:
+def _unfinished(target: _Place, content: bytes | BinaryIO) -> Generator[_Place]:
     """Fill a new file in the target's folder, and remove it unless it has been renamed."""
-    folder = os.path.dirname(target)
-    temporary = f"{folder}{os.sep}{TEMPORARY_PREFIX}{os.urandom(12).hex()}"
+    folder, _ = os.path.split(target.name)
+    name = f"{TEMPORARY_PREFIX}{os.urandom(12).hex()}"
+    temporary = _Place(os.path.join(folder, name), target.folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE
+    descriptor = os.open(temporary.name, flags, 0o666, dir_fd=temporary.folder)
     try:
-        try:
-            fill(temporary)
-        except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
-            fill(temporary)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            source = (
+                content if isinstance(content, io.IOBase) else io.BytesIO(cast("bytes", content))
+            )
+            while piece := source.read(_PIECE):  # larger ones take some kernels ten times as long
+                while piece:
+                    piece = piece[file.write(piece) :]
         yield temporary
     finally:
         with suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(temporary.name, dir_fd=temporary.folder)

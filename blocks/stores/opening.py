@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from prefect_optuna.blocks.errors import StorageUnavailableError
-from prefect_optuna.blocks.stores.failures import translated
+from prefect_optuna.blocks.stores.failures import translated, wrong_options
 from prefect_optuna.blocks.stores.fsspec_store import MemoryStore, ObjectStore
 from prefect_optuna.blocks.stores.local import LocalStore
 from prefect_optuna.blocks.stores.protocol import ArtifactStore
@@ -74,6 +74,9 @@ def _connect(url: str, protocol: str, extra: str, options: Mapping[str, Any]) ->
             f"{protocol}:// needs a library that is not installed ({error}). Install it: "
             f'pip install "prefect-optuna[{extra}]"'
         ) from error
+    except (TypeError, ValueError, AttributeError, LookupError):
+        # Their own message may quote a value, which may be a secret.
+        raise wrong_options(url) from None
     return ObjectStore(filesystem, root, url)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
-from prefect_optuna.blocks.stores.failures import is_transient
+from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.blocks.stores.failures import is_transient, wrong_options
 from prefect_optuna.blocks.stores.protocol import ArtifactInfo, ArtifactStore
 
 __all__ = ["RetryingStore"]
@@ -33,6 +34,7 @@ class RetryingStore:
         self._url = url
         self._connect = connect
         self._connected: ArtifactStore | None = None
+        self._worked = False
 
     @property
     def _store(self) -> ArtifactStore:
@@ -58,7 +60,15 @@ class RetryingStore:
             wait_jitter=_JITTER,
         ):
             with attempt:
-                return call()
+                try:
+                    result = call()
+                except (TypeError, AttributeError) as error:
+                    if self._worked or isinstance(error, PrefectOptunaError):
+                        raise
+                    # Some clients look at their options when they are first used.
+                    raise wrong_options(self._url) from None
+                self._worked = True
+                return result
         raise AssertionError("unreachable")
 
     def open(self, path: str) -> BinaryIO:

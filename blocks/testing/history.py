@@ -76,7 +76,7 @@ class History:
             False
         """
         attempts: dict[int, Attempt] = {}
-        for line in log.read_text().splitlines() if log.exists() else ():
+        for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
             index, fields = json.loads(line)
             attempts[index] = Attempt(**fields)
         return History(list(attempts.values()))

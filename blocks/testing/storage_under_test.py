@@ -26,7 +26,8 @@ class StorageUnderTest:
             `functools.partial` of something that can be imported.
         connect_with_heartbeat: the same with a heartbeat each second, a grace period of 2 s, and
             a callback that tries a stale trial once more
-            (`optuna.storages.RetryFailedTrialCallback(max_retry=1)`). Without it, `connect`.
+            (`optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=1)`). Without it,
+            `connect`.
         server_port: where the server listens on 127.0.0.1, if there is one.
         connect_through: given another port, returns a `connect` that goes there. The contract
             puts a proxy of its own on it, which drops connections.

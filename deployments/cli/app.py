@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
+from prefect_optuna.blocks.texts import VisibleOnly, markup, terminal
 from prefect_optuna.deployments.cli import deploying, looking, running
 from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
 
@@ -81,13 +82,10 @@ def main(tokens: Sequence[str] | None = None) -> int:
         >>> main(["trials", "lynx-hare", "--limit", "many"])
         2
     """
-    from rich.console import Console
-    from rich.markup import escape
-
-    errors = Console(stderr=True, soft_wrap=True)
+    errors = terminal(stderr=True, soft_wrap=True)
     try:
         command, bound, _ = app.parse_args(
-            tokens, exit_on_error=False, print_error=True, error_console=Console(stderr=True)
+            tokens, exit_on_error=False, print_error=True, error_console=terminal(stderr=True)
         )
         if not getattr(command, "__module__", "").startswith(__package__ or ""):
             command(*bound.args, **bound.kwargs)  # help, or the version
@@ -108,7 +106,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         # A file that cannot be written has a sentence of its own; anything else is a bug of ours.
         if not isinstance(error, (PrefectOptunaError, OSError)):
             raise
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+        errors.print(f"[bold red]Error:[/] {markup(str(error))}")
         if type(error) is UntrustedArchiveError:
             errors.print("[dim]Here: prefect-optuna show STUDY, and then --trusted.[/]")
         return FAILED
@@ -140,6 +138,8 @@ def _surroundings() -> Generator[None]:
             if isinstance(handler, PrefectConsoleHandler):
                 stack.callback(handler.removeFilter, _has_no_traceback)
                 handler.addFilter(_has_no_traceback)
+                stack.callback(handler.console.pop_render_hook)
+                handler.console.push_render_hook(VisibleOnly())
         yield
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "Schedule",
     "Scope",
     "Study",
+    "Variables",
 ]
 
 _PLACES = Group("Where it is kept", sort_key=5)
@@ -29,6 +30,14 @@ Study: TypeAlias = Annotated[str, Parameter(help="The study, by its name.")]
 Json: TypeAlias = Annotated[
     bool,
     Parameter(name="--json", negative="", help="One JSON document on standard output."),
+]
+Variables: TypeAlias = Annotated[
+    tuple[str, ...],
+    Parameter(
+        metavar="NAME",
+        negative="",
+        help="A variable that the archived code needs as well, such as *HOME*; repeatable.",
+    ),
 ]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from prefect_optuna.blocks.texts import command, markup
 from prefect_optuna.deployments.cli.arguments import (
     HERE,
     NO_SCOPE,
@@ -16,6 +17,7 @@ from prefect_optuna.deployments.cli.arguments import (
     Schedule,
     Scope,
     Study,
+    Variables,
 )
 from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
 from prefect_optuna.deployments.cli.output import answer, note, working
@@ -67,8 +69,6 @@ def deploy(
         --storage redis-study-storage/lab --artifacts artifact-file-system/lab
     ```
     """
-    from rich.markup import escape
-
     from prefect_optuna.deployments.deploy import deploy_optimization
 
     options = {"sampler": sampler, "pruner": pruner, "seed": seed, "n_jobs": jobs}
@@ -95,7 +95,7 @@ def deploy(
     state = watch_study(run, study, deployed.parameters["storage"], trials, deployed.pool)
     if state.is_completed():
         return OK
-    note(f"[bold red]{state.name}[/] {escape(state.message or '')}")
+    note(f"[bold red]{state.name}[/] {markup(state.message or '')}")
     return FAILED
 
 
@@ -114,6 +114,7 @@ def deploy_reevaluation(
     fail_on_drift: Annotated[
         bool, Parameter(negative="", help="The flow run fails where a trial differs.")
     ] = False,
+    environment_variable: Variables = (),
     scope: Scope = NO_SCOPE,
     schedule: Schedule = ON_DEMAND,
     places: Places = HERE,
@@ -132,6 +133,8 @@ def deploy_reevaluation(
     from prefect_optuna.deployments.deploy import deploy_reevaluation as deploy_it
 
     options: dict[str, Any] = {"fail_on_drift": True} if fail_on_drift else {}
+    if environment_variable:
+        options["environment_variables"] = list(environment_variable)
     if values := scope.values():
         options["scope"] = values
     settings = OptunaSettings()
@@ -229,7 +232,6 @@ def _where(study: str, places: Places) -> dict[str, Any]:
 
 def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: bool) -> None:
     from prefect.utilities.urls import url_for
-    from rich.markup import escape
 
     from prefect_optuna.deployments.cli.tables import facts
 
@@ -245,17 +247,18 @@ def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: 
     }
     shown = facts(
         {
-            "deployment": f"[bold]{escape(deployed.name)}[/]",
-            "pool": escape(deployed.pool),
-            "study kept in": escape(str(deployed.parameters.get("storage") or "")),
-            "archive kept in": escape(str(deployed.parameters.get("artifacts") or "")),
-            "runs at": f"{escape(schedule.cron)} ({escape(schedule.timezone)})"
+            "deployment": f"[bold]{markup(deployed.name)}[/]",
+            "pool": markup(deployed.pool),
+            "study kept in": markup(str(deployed.parameters.get("storage") or "")),
+            "archive kept in": markup(str(deployed.parameters.get("artifacts") or "")),
+            "runs at": f"{markup(schedule.cron)} ({markup(schedule.timezone)})"
             if schedule.cron
             else "",
-            "page": deployed.url,
+            "page": markup(deployed.url or ""),
             "this run": run_url,
         }
     )
     answer(document, shown, as_json=as_json)
     if run is None and not schedule.cron:
-        note(f"[dim]Have it run: prefect deployment run '{escape(deployed.name)}'[/]")
+        start = command("prefect", "deployment", "run", deployed.name)
+        note(f"[dim]Have it run: {markup(start)}[/]")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from prefect_optuna.blocks.texts import command, markup
 from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
 from prefect_optuna.deployments.cli.output import answer, note, working
 
@@ -35,7 +36,7 @@ def studies(*, places: Places = HERE, json: Json = False) -> None:
         rows = [_overview(block, name) for name in block.study_names()]
     rows.sort(key=lambda row: str(row["last"] or ""), reverse=True)  # as text, they sort by time
     if not rows:
-        note(f"There are no studies in {block.location} yet.")
+        note(f"There are no studies in {markup(block.location)} yet.")
     answer(rows, *([studies_table(rows)] if rows else []), as_json=json)
 
 
@@ -48,13 +49,17 @@ def show(study: Study, /, *, places: Places = HERE, json: Json = False) -> None:
     ```
     """
     from rich.console import Console
-    from rich.markup import escape
 
     from prefect_optuna.blocks import PrefectOptunaError
     from prefect_optuna.deployments.cli.tables import facts
     from prefect_optuna.flows.progress import best_trials_table
     from prefect_optuna.flows.report_flow import read_status
-    from prefect_optuna.flows.wording import count_states, format_duration, format_value
+    from prefect_optuna.flows.wording import (
+        count_states,
+        count_words,
+        format_duration,
+        format_value,
+    )
     from prefect_optuna.tasks import ArchivedStudy
     from prefect_optuna.tasks.ranking import best_first
 
@@ -96,22 +101,25 @@ def show(study: Study, /, *, places: Places = HERE, json: Json = False) -> None:
         best = f"[bold]{format_value(ranked[0].values[0])}[/] in trial {ranked[0].number}"
     elif ranked:
         best = f"{len(ranked)} trials are Pareto-best"
-    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    elif counts["complete"]:
+        best = "none: no trial is feasible"
+    lost = [f"{status.lost} lost"] if status.lost else []
+    words = ", ".join([*count_words(status.trials), *lost])
     rows = facts(
         {
             "best value": best,
             "trials": words or "none yet",
             "took": format_duration(status.elapsed) if status.elapsed else "",
-            "study": escape(status.storage),
-            "archive": escape(status.artifacts if archived else f"none ({headline})"),
-            "code": f"{code}, Python {python}" if archived else "",
-            "signature": escape(archive),
-            "re-evaluated": f"{last.created[:16].replace('T', ' ')}: {last.headline}"
+            "study": markup(status.storage),
+            "archive": markup(status.artifacts if archived else f"none ({headline})"),
+            "code": markup(f"{code}, Python {python}") if archived else "",
+            "signature": markup(archive),
+            "re-evaluated": markup(f"{last.created[:16].replace('T', ' ')}: {last.headline}")
             if last
             else "",
         }
     )
-    title = f"[bold]{escape(study)}[/] [dim]{', '.join(status.directions)}, {status.state}[/]\n"
+    title = f"[bold]{markup(study)}[/] [dim]{', '.join(status.directions)}, {status.state}[/]\n"
     shown: list[Any] = [title, rows]
     if ranked:
         width = Console().width
@@ -198,7 +206,7 @@ def export(
         archived = ArchivedStudy.load(study, **places.keywords())
         path = archived.export(target)
     size = path.stat().st_size
-    answer({"path": str(path), "bytes": size}, f"{path} ({size:,} bytes)", as_json=json)
+    answer({"path": str(path), "bytes": size}, markup(f"{path} ({size:,} bytes)"), as_json=json)
 
 
 def import_(
@@ -228,7 +236,7 @@ def import_(
     count = len(archived.study.get_trials(deepcopy=False))
     answer(
         {"study": brought, "trials": count},
-        f"{brought}: {count} trials. prefect-optuna show {brought}",
+        markup(f"{brought}: {count} trials. {command('prefect-optuna', 'show', brought)}"),
         as_json=json,
     )
 
@@ -277,6 +285,7 @@ def _trial(trial: FrozenTrial) -> dict[str, Any]:
         "state": trial.state.name.lower(),
         "values": trial.values,
         "params": trial.params,
+        "constraints": trial.constraints,
         "intermediate_values": trial.intermediate_values,
         "started": trial.datetime_start,
         "completed": trial.datetime_complete,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Generator, Mapping, Sequence
@@ -10,7 +9,9 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
+
+from prefect_optuna.blocks.texts import json_text, markup, terminal
 
 __all__ = ["answer", "note", "plain", "working"]
 
@@ -24,9 +25,10 @@ def answer(document: Any, *shown: RenderableType, as_json: bool) -> None:
         as_json: which of the two.
     """
     if as_json:
-        print(json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+        # A command that goes on, such as `serve`, would keep it in a pipe's buffer.
+        print(json_text(plain(document)), flush=True)
         return
-    console = Console(highlight=False)
+    console = terminal()
     for one in shown:
         console.print(one, soft_wrap=isinstance(one, str))
 
@@ -37,7 +39,7 @@ def note(text: str) -> None:
     Args:
         text: with rich's markup.
     """
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    terminal(stderr=True, soft_wrap=True).print(text)
 
 
 @contextmanager
@@ -47,9 +49,9 @@ def working(text: str) -> Generator[None]:
     What is printed meanwhile, by code that is not ours, goes to standard error.
 
     Args:
-        text: what is done.
+        text: what is done; no markup.
     """
-    with Console(stderr=True).status(text), redirect_stdout(sys.stderr):
+    with terminal(stderr=True).status(markup(text)), redirect_stdout(sys.stderr):
         yield
 
 

@@ -9,7 +9,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_optuna.deployments.cli.arguments import HERE, NO_SCOPE, Json, Places, Scope, Study
+from prefect_optuna.blocks.texts import markup
+from prefect_optuna.deployments.cli.arguments import (
+    HERE,
+    NO_SCOPE,
+    Json,
+    Places,
+    Scope,
+    Study,
+    Variables,
+)
 from prefect_optuna.deployments.cli.exit_codes import DRIFT, OK
 from prefect_optuna.deployments.cli.output import answer, note, working
 
@@ -36,6 +45,7 @@ def reevaluate(
     rtol: Annotated[float, Parameter(help="How far a value may differ, relatively.")] = 1e-9,
     atol: Annotated[float, Parameter(help="How far a value may differ, absolutely.")] = 0.0,
     jobs: Annotated[int, Parameter(name=("--jobs", "-j"), help="At once; -1 for all cores.")] = 1,
+    environment_variable: Variables = (),
     scope: Scope = NO_SCOPE,
     places: Places = HERE,
     json: Json = False,
@@ -50,7 +60,6 @@ def reevaluate(
     ```
     """
     from prefect.settings import get_current_settings
-    from rich.markup import escape
 
     from prefect_optuna.blocks import InvalidSettingError
     from prefect_optuna.deployments.cli.looking import as_selection
@@ -70,6 +79,7 @@ def reevaluate(
             repeats=repeats,
             trusted=trusted,
             scope=scope.values() or None,
+            environment_variables=environment_variable,
             rtol=rtol,
             atol=atol,
             n_jobs=jobs,
@@ -80,7 +90,7 @@ def reevaluate(
     for trial in result.trials:
         if trial.verdict != "reproduced":
             reason = trial.message or trial.cause
-            shown.append(f"[dim]trial {trial.number}:[/] {escape(reason)}")
+            shown.append(f"[dim]trial {trial.number}:[/] {markup(reason)}")
     document = {
         "study": study,
         "reproduced": result.reproduced,
@@ -122,7 +132,7 @@ def report(
         with working("Drawing the report ..."):
             markdown = render_report(read_status(study, **places.keywords())).markdown
         output.write_text(markdown, encoding="utf-8")
-        answer({"path": str(output)}, str(output), as_json=json)
+        answer({"path": str(output)}, markup(str(output)), as_json=json)
         return
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
     from prefect.client.schemas.sorting import ArtifactSort
@@ -140,7 +150,7 @@ def report(
         )
     ui = get_current_settings().ui_url
     url = f"{ui}/artifacts/artifact/{artifacts[0].id}" if artifacts and ui else None
-    answer({"key": key, "url": url}, url or key, as_json=json)
+    answer({"key": key, "url": url}, markup(url or key), as_json=json)
 
 
 def gc(
@@ -168,8 +178,6 @@ def gc(
     prefect-optuna gc --delete
     ```
     """
-    from rich.markup import escape
-
     from prefect_optuna.tasks import collect_garbage
 
     with working("Looking for garbage ..."):
@@ -185,7 +193,7 @@ def gc(
         "leftovers": garbage.leftovers,
     }
     text = str(garbage).replace("by dry_run=False", "by --delete")
-    answer(document, escape(text), as_json=json)
+    answer(document, markup(text), as_json=json)
 
 
 def dashboard(
@@ -220,7 +228,7 @@ def dashboard(
             as_json=json,
         )
         note(
-            f"[dim]Studies of {server.location}. For links from the reports, set:\n"
+            f"[dim]Studies of {markup(server.location)}. For links from the reports, set:\n"
             f"  export PREFECT_INTEGRATIONS_OPTUNA_DASHBOARD_URL={server.url}\nCtrl-C ends it.[/]"
         )
         server.wait()
@@ -230,7 +238,11 @@ def dashboard(
 def serve(
     *,
     pool: Annotated[str, Parameter(help="The work pool, which is made if need be.")] = "lab",
-    workers: Annotated[int, Parameter(help="How many workers, each with any number of runs.")] = 1,
+    workers: Annotated[int, Parameter(help="How many workers.")] = 1,
+    limit: Annotated[
+        int | None,
+        Parameter(help="How many runs each has at once; by default any number."),
+    ] = None,
     port: Annotated[
         int | None, Parameter(help="Of the server; by default 4200, or a free one.")
     ] = None,
@@ -250,14 +262,23 @@ def serve(
     from prefect_optuna.blocks import InvalidSettingError
     from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
     from prefect_optuna.deployments.serve import LocalWorker, make_process_pool, usual_port_if_free
+    from prefect_optuna.deployments.work_pools import STUDIES_QUEUE
 
     if workers < 0:
         raise InvalidSettingError(f"--workers is 0 or more; found {workers}.")
+    if limit is not None and limit < 1:
+        raise InvalidSettingError(f"--limit is 1 or more; found {limit}.")
     with contextlib.ExitStack() as stack, _until_interrupted():
         with working("Starting the server ..."):
             server = stack.enter_context(LocalServer(home, port=port or usual_port_if_free()))
             make_process_pool(pool)
-        started = [LocalWorker(pool, home / f"worker-{n + 1}.log") for n in range(workers)]
+        queue = None if limit is None else "default"
+        started = [
+            LocalWorker(pool, home / f"worker-{n + 1}.log", limit=limit, queue=queue)
+            for n in range(workers)
+        ]
+        if queue and workers:  # who distributes a study waits, and takes no place of those who work
+            started.append(LocalWorker(pool, home / "studies.log", queue=STUDIES_QUEUE))
         with working("Starting the workers ..." if workers > 1 else "Starting the worker ..."):
             for worker in started:
                 stack.callback(worker.stop)
@@ -273,7 +294,7 @@ def serve(
         noun = "worker" if workers == 1 else "workers"
         answer(
             document,
-            f"Prefect: [bold]{server.url}[/]\npool   : {pool}, {workers} {noun}",
+            f"Prefect: [bold]{server.url}[/]\npool   : {markup(pool)}, {workers} {noun}",
             as_json=json,
         )
         note(

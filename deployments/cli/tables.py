@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import rich.box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from prefect_optuna.blocks.texts import markup
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
     column_width,
+    constraint_columns,
     fit_columns,
     format_duration,
     format_value,
     shorten,
 )
+from prefect_optuna.tasks.ranking import is_feasible
+from prefect_optuna.tasks.reevaluation import constraint_words
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -30,6 +33,7 @@ __all__ = ["ago", "facts", "reevaluation_table", "studies_table", "trials_table"
 _STYLES = {
     "complete": "green",
     "pruned": "yellow",
+    "infeasible": "yellow",
     "failed": "red",
     "lost": "red",
     "running": "cyan",
@@ -96,7 +100,7 @@ def trials_table(
         ],
         "state": states,
     }
-    params = {
+    params = constraint_columns(trials) | {
         name: [format_value(trial.params.get(name, ""), digits=4) for trial in trials]
         for name in dict.fromkeys(name for trial in trials for name in trial.params)
     }
@@ -127,11 +131,14 @@ def reevaluation_table(result: Reevaluation) -> Table:
     Args:
         result: the re-evaluation.
     """
+    constraints = [constraint_words(trial, format_value) for trial in result.trials]
     table = _table()
     for heading in ("trial", "archived", "now", "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for trial in result.trials:
+    if any(constraints):
+        table.add_column("constraints")
+    for trial, words in zip(result.trials, constraints, strict=True):
         archived = trial.archived
         values = archived if isinstance(archived, tuple) else (archived,)
         known = [value for value in values if value is not None]
@@ -142,6 +149,7 @@ def reevaluation_table(result: Reevaluation) -> Table:
             ", ".join(format_value(value, digits=7) for value in trial.mean) or "none",
             "" if trial.difference is None else f"{trial.difference:.2g}",
             f"[{style}]{trial.verdict}[/]",
+            *([markup(words)] if any(constraints) else []),
         )
     return table
 
@@ -199,6 +207,8 @@ def _table() -> Table:
 def _state(trial: FrozenTrial) -> str:
     if is_lost(trial):
         return "lost"
+    if trial.state.name == "COMPLETE" and not is_feasible(trial):
+        return "infeasible"
     return {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower())
 
 
@@ -214,4 +224,4 @@ def _value(trial: FrozenTrial, index: int) -> str:
 
 def _plain(text: str, length: int = 24) -> str:
     """Text of the user's, which may look like rich's markup."""
-    return escape(shorten(text, length))
+    return markup(shorten(text, length))

@@ -9,6 +9,7 @@ from uuid import UUID
 from prefect.client.schemas.objects import StateType
 
 from prefect_optuna.blocks import StudyNotFoundError, as_study_storage
+from prefect_optuna.blocks.texts import command, markup
 from prefect_optuna.deployments.cli.output import note, working
 from prefect_optuna.deployments.work_pools import prefect_server
 from prefect_optuna.flows.progress import StudyProgress
@@ -59,8 +60,8 @@ def _wait_for_start(client: SyncPrefectClient, flow_run_id: UUID, pool: str) -> 
         if not said and time.monotonic() - since > _NO_WORKER_SECONDS:
             said = True
             note(
-                f"[yellow]No worker has taken it yet.[/] Start one: "
-                f"prefect worker start --pool {pool}"
+                "[yellow]No worker has taken it yet.[/] Start one: "
+                + markup(command("prefect", "worker", "start", "--pool", pool))
             )
         time.sleep(_SECONDS)
 

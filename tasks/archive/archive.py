@@ -594,7 +594,9 @@ class OptunaArchive:
         series = self._series
         if series is None:
             study = self._the_study()
-            series = StudySeries(study, self.artifacts, self._keys, self._axes_of_the_problem)
+            series = StudySeries(
+                study, self.artifacts, self._keys, self._axes_of_the_problem, self._version
+            )
             self._series = series
         return series
 

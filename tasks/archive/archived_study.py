@@ -29,7 +29,14 @@ from prefect_optuna.tasks.archive.history import read_history, record
 from prefect_optuna.tasks.archive.manifest import Manifest, Version, read_manifest
 from prefect_optuna.tasks.archive.parcel import pack, unpack
 from prefect_optuna.tasks.archive.portable import read_parcel, write_parcel
-from prefect_optuna.tasks.archive.restore import restore_problem, restore_value, source_text
+from prefect_optuna.tasks.archive.restore import restore_problem
+from prefect_optuna.tasks.archive.review import (
+    acts_of,
+    as_python,
+    restore_value,
+    source_text,
+    visible,
+)
 from prefect_optuna.tasks.archive.series_table import (
     SeriesKind,
     SeriesReader,
@@ -155,6 +162,7 @@ class ArchivedStudy:
 
         The file may come from anybody: nothing of it is executed, all of it is looked through
         before anything is written, and either all of the study is there afterwards, or nothing.
+        It takes only the files that an archive has, and no state that a sampler would unpickle.
 
         Args:
             path: the file.
@@ -381,7 +389,10 @@ class ArchivedStudy:
         return restore_value(self._version(version).scope)
 
     def source(self, version: int | None = None) -> str:
-        """All archived source, module by module, as text.
+        """All archived source, module by module, as text that shows what is there.
+
+        Constants that are nothing but data are shortened. What cannot be seen, such as control
+        characters, is written out.
 
         Args:
             version: which of `versions`; by default the last one.
@@ -509,7 +520,11 @@ class ArchivedStudy:
         return self._axes[version.code_version]
 
     def describe(self) -> str:
-        """Say what is in the archive, and which code would run."""
+        """Say what is in the archive, and all that would run, be imported, called or unpickled.
+
+        Nothing of it is shortened, and what cannot be seen, such as control characters, is
+        written out. `source()` has the source that is named here.
+        """
         lines = [f"Study {self.study.study_name!r}, archived {self.manifest.created}"]
         lines.append(f"  Files in {self._artifacts.location()}")
         lines.append(f"  {self.signatures}")
@@ -520,7 +535,7 @@ class ArchivedStudy:
             lines.append(f"  Series: {', '.join(series)}")
         for number, version in enumerate(self.manifest.versions):
             lines.extend(self._describe_version(number, version))
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
     def _describe_version(self, number: int, version: Version) -> list[str]:
         document = self._captures[version.code_version].document
@@ -537,13 +552,20 @@ class ArchivedStudy:
             lines.append(f"  git {git.commit[:12] or 'no commit'} {git.branch} ({state})")
         lines.append("  Would run:")
         for part, reference in document["entrypoints"].items():
-            lines.append(f"    {part:10} {_name(reference)}")
+            lines.append(f"    {part:10} {as_python(reference)}")
         modules: dict[str, list[str]] = {}
         for symbol in document["symbols"]:
             if symbol["mode"] == "source":
                 modules.setdefault(symbol["module"], []).append(symbol["name"])
         for module, names in modules.items():
             lines.append(f"  Source of {module}: {', '.join(names)}")
+        statements = [
+            f"{symbol['module']}.{symbol['name']}"
+            for symbol in document["symbols"]
+            if symbol["mode"] == "source" and symbol["kind"] != "function"
+        ]
+        if statements:
+            lines.append(f"  Source that runs when it is restored: {', '.join(statements)}")
         if document["distributions"]:
             needs = sorted(set(document["distributions"].values()))
             versions = environment.distributions
@@ -551,10 +573,12 @@ class ArchivedStudy:
             lines.append(f"  Needs {', '.join(listed)}")
         if document["context"]:
             lines.append(f"  Context: {', '.join(document['context'])}")
-        if pickled := document.get("pickled"):
-            lines.append(f"  Would unpickle: {', '.join(pickled)}")
         if document["axes"]:
             lines.append(f"  Axes: {', '.join(document['axes'])}")
+        acts = {(act.does, act.what): act for act in acts_of(document)}
+        if acts:
+            lines.append("  Restoring it would, apart from the source:")
+            lines.extend(f"    {act.does:8} {act.what}  ({act.where})" for act in acts.values())
         return lines
 
     def _trial(self, number: int) -> FrozenTrial:
@@ -597,9 +621,3 @@ def _read_capture(artifacts: ArtifactFileSystem, version: Version, number: int) 
         for digest in document["blobs"]
     }
     return Capture(document, blobs)
-
-
-def _name(reference: Any) -> str:
-    if isinstance(reference, dict) and list(reference) == ["$ref"]:
-        return str(reference["$ref"]).replace(":", ".")
-    return json.dumps(reference)

@@ -28,7 +28,8 @@ def copy_study(
 
     Unlike `optuna.copy_study`, it takes along the files: code, values, results, and what
     `log_artifact` and Optuna's `upload_artifact` have stored. Signatures hold for the copy as well.
-    Either the copy is complete, or there is none.
+    Either the copy is complete, or there is none. Only the state of CMA-ES, which Optuna keeps as
+    pickles in attributes of trials, stays behind: CMA-ES finds it again from the trials.
 
     Args:
         from_study_name: the study.

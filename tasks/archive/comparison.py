@@ -15,8 +15,10 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, StudyStorage
+from prefect_optuna.blocks.texts import visible
 from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
-from prefect_optuna.tasks.archive.restore import restore_value
+from prefect_optuna.tasks.archive.review import restore_value
+from prefect_optuna.tasks.ranking import is_feasible
 
 __all__ = ["StudyDiff", "diff"]
 
@@ -39,7 +41,8 @@ class StudyDiff:
         environment: as `Environment.diff` says it.
         space: parameters, and the distributions that they were drawn from, as JSON.
         results: `"trials"`, `"complete"`, `"pruned"`, `"failed"`, `"directions"` and `"best"`,
-            where that is the best value, or with several directions the best of each.
+            where that is the best value of a feasible trial, or with several directions the best
+            of each.
 
     Example:
         >>> from prefect_optuna.tasks import StudyDiff
@@ -75,7 +78,7 @@ class StudyDiff:
                 lines.append(f"{title}:")
             for name, (first, second) in pairs.items():
                 lines.append(f"  {name}: {_shown(first)} -> {_shown(second)}")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     __repr__ = __str__
 
@@ -183,10 +186,10 @@ def _results(archived: ArchivedStudy) -> dict[str, Any]:
     study = archived.study
     trials = study.get_trials(deepcopy=False)
     counts = Counter(trial.state for trial in trials)
-    complete = [t.values for t in trials if t.state == TrialState.COMPLETE]
+    feasible = [t.values for t in trials if t.state == TrialState.COMPLETE and is_feasible(t)]
     best = [
         (max if direction == StudyDirection.MAXIMIZE else min)(column)
-        for direction, column in zip(study.directions, zip(*complete, strict=True), strict=False)
+        for direction, column in zip(study.directions, zip(*feasible, strict=True), strict=False)
     ]
     return {
         "trials": len(trials),

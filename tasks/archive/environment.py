@@ -23,15 +23,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from prefect_optuna.blocks.settings import OptunaSettings
 
-__all__ = ["MAX_SOURCE_BYTES", "Environment", "GitState", "requirements_text"]
+__all__ = ["MAX_SOURCE_BYTES", "RECORDED_VARIABLES", "Environment", "GitState", "requirements_text"]
 
 MAX_SOURCE_BYTES = 1 << 20
 """A script or a diff that is larger is left out of the archive, and only its size is said."""
 
 _GIT_SECONDS = 3.0
 
-# What changes results without a change of code: the order of sets, and of sums across threads.
-_VARIABLES = (
+RECORDED_VARIABLES = (
     "PYTHONHASHSEED",
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -41,6 +40,7 @@ _VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "XLA_FLAGS",
 )
+"""What changes results without a change of code: the order of sets, of sums across threads."""
 
 # What a former version did not take down says nothing about what it was.
 _SINCE_FORMAT_1 = ("cpu",)
@@ -129,7 +129,7 @@ class Environment:
         return replace(
             _here(),
             git=git,
-            variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+            variables={name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
             seed=seed,
             script_source=_keep(_script_bytes(), files) if keep else "",
             files=files,
@@ -273,7 +273,7 @@ def _cpu() -> str | None:
     """The model of the processor: `platform` knows its architecture only."""
     try:
         if sys.platform == "linux":
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
                 key, _, value = line.partition(":")
                 if key.strip() == "model name":
                     return value.strip()

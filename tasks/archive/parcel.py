@@ -24,6 +24,7 @@ from prefect_optuna.blocks import (
     StudyMismatchError,
     StudyStorage,
 )
+from prefect_optuna.blocks._inert_pickles import without_pickled_state
 from prefect_optuna.blocks.study_identity import (
     OWNERS,
     UUID_ATTRIBUTE,
@@ -171,7 +172,7 @@ def _fill(
         for path in sorted(parcel.files, key=lambda path: "/needs/" not in path):
             _place(path, parcel.read(path), path in references, artifacts, made)
     for trial in parcel.trials:
-        storage.create_new_trial(study_id, template_trial=trial)
+        storage.create_new_trial(study_id, template_trial=without_pickled_state(trial))
     for name, value in parcel.system_attrs.items():
         if name not in (_UNFINISHED, UUID_ATTRIBUTE):
             storage.set_study_system_attr(study_id, name, value)

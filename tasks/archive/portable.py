@@ -29,7 +29,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import ArchiveError, PrefectOptunaError
-from prefect_optuna.blocks.study_identity import OWNERS
+from prefect_optuna.blocks.artifacts import handlers
 from prefect_optuna.tasks.archive.blobs import blob_path
 from prefect_optuna.tasks.archive.parcel import Parcel
 
@@ -41,6 +41,17 @@ _KIND = "prefect-optuna/export"
 _INDEX, _TRIALS, _FILES = "index.json", "trials.jsonl", "files/"
 _UUID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]*")
 _UPLOAD = re.compile(r"optuna/[0-9A-Za-z][0-9A-Za-z-]*")
+# What a study's folder has in it, but for whose it is: nothing that Python could import.
+_MEMBER = re.compile(
+    r"best\.png"
+    r"|needs/[0-9a-f]{32}\.json"
+    r"|reevaluations/[0-9T]+-[0-9a-f]{8}\.json"
+    r"|(trials|series/[A-Za-z0-9_.~%-]+)/\d{6,}(-[0-9a-f]{16})?\.arrow"
+    r"|artifacts/versions/[a-z0-9_.~-]+/\d{8,}\.json"
+    r"|artifacts/marks/[a-z0-9_.~-]+/(newest|\d{8,}\.\d{4,})\.json"
+    r"|artifacts/objects/[0-9a-f]{2}/[0-9a-f]{64}\.[A-Za-z0-9][A-Za-z0-9_.-]*",
+    re.ASCII,
+)
 _MAX_RATIO = 200  # text of trials shrinks to a tenth or so
 _SMALL = 1 << 20
 
@@ -70,6 +81,8 @@ def write_parcel(parcel: Parcel, path: Path) -> None:
 def _write(parcel: Parcel, archive: zipfile.ZipFile) -> None:
     files: dict[str, Any] = {}
     for path in parcel.files:
+        if not path.startswith("blobs/") and not _is_member(path, parcel.uuid):
+            continue  # somebody has put it into the folder, or it is left of a write cut short
         content = parcel.read(path)
         archive.writestr(f"{_FILES}{path}", content, zipfile.ZIP_STORED)
         files[path] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
@@ -106,7 +119,7 @@ def trial_to_json(trial: FrozenTrial) -> dict[str, Any]:
     """A trial as JSON, for `trial_from_json`."""
 
     def time(moment: datetime | None) -> str | None:
-        return moment.isoformat() if moment else None
+        return moment.astimezone(UTC).isoformat() if moment else None
 
     return {
         "number": trial.number,
@@ -128,7 +141,11 @@ def trial_from_json(data: dict[str, Any]) -> FrozenTrial:
     """The trial that `trial_to_json` described."""
 
     def time(text: str | None) -> datetime | None:
-        return datetime.fromisoformat(text) if text else None
+        if not text:
+            return None
+        moment = datetime.fromisoformat(text)
+        # As Optuna's, in this process's time zone. 0.1.0 wrote the wall clock, without one.
+        return moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
 
     distributions = {
         name: json_to_distribution(json.dumps(one)) for name, one in data["distributions"].items()
@@ -235,13 +252,28 @@ def _text(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _check_path(path: str, digest: str, uuid: str | None) -> None:
-    if path == blob_path(digest) or _UPLOAD.fullmatch(path):
-        return
-    folder = f"studies/{uuid}/"
-    inside = uuid is not None and _UUID.fullmatch(uuid) is not None and path.startswith(folder)
-    names = path.split("/")
-    if not inside or {"", ".", ".."} & set(names) or names[2] == OWNERS or "\\" in path:
+    if path != blob_path(digest) and not _is_member(path, uuid):
         raise _DamagedError(f"{path!r} is no file of this study's archive")
+    suffix = path.partition("/objects/")[2].partition(".")[2]
+    if suffix and suffix not in {handler.suffix for handler in handlers().values()}:
+        raise _DamagedError(
+            f"no artifact handler here writes files like {path!r}; install or register the one "
+            "that wrote it"
+        )
+
+
+def _is_member(path: str, uuid: str | None) -> bool:
+    """Whether a file, other than a blob, is one that the format has."""
+    if _UPLOAD.fullmatch(path):
+        return True
+    folder, member = f"studies/{uuid}/", path.removeprefix(f"studies/{uuid}/")
+    return (
+        uuid is not None
+        and _UUID.fullmatch(uuid) is not None
+        and path.startswith(folder)
+        and {".", ".."}.isdisjoint(member.split("/"))
+        and _MEMBER.fullmatch(member) is not None
+    )
 
 
 # What reading a file raises that somebody has taken apart; RuntimeError: one that is encrypted.

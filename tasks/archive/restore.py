@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import functools
 import importlib
-import json
 import linecache
 import logging
 import pickle
@@ -26,11 +25,18 @@ import numpy as np
 
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks.artifacts.values import decode_value
+from prefect_optuna.blocks.texts import command
 from prefect_optuna.tasks.archive.modules import (
     ARCHIVED_AS,
     ARCHIVED_IMPORTS,
 )
 from prefect_optuna.tasks.archive.results import decode_result
+from prefect_optuna.tasks.archive.review import (
+    CODE_TAGS,
+    module_sources,
+    restore_value,
+    tag_of,
+)
 from prefect_optuna.tasks.archive.sources import compile_function, compile_statement
 
 if TYPE_CHECKING:
@@ -38,9 +44,8 @@ if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.environment import Environment
     from prefect_optuna.tasks.problem import Problem
 
-__all__ = ["OtherPythonWarning", "restore_problem", "restore_value", "source_text"]
+__all__ = ["OtherPythonWarning", "restore_problem"]
 
-_SHOWN = 80  # letters of a value in the source text
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _PACKAGE = "prefect_optuna_archive_"
 
@@ -103,78 +108,6 @@ def _minor(python: str) -> str:
     return ".".join(python.split(".")[:2])
 
 
-def restore_value(data: Any) -> Any:
-    """Turn tagged JSON that refers to no code into the value again."""
-
-    def unknown(tag: str, held: Any) -> Any:
-        raise ArchiveError(f"The archive holds {tag!r}, which this version does not know.")
-
-    return decode_value(data, unknown)
-
-
-def source_text(capture: Capture) -> str:
-    """All source of a capture as text, module by module, with imports and constants."""
-    return "\n\n".join(
-        f"# {'-' * 4} {name} {'-' * (72 - len(name))}\n\n{module.text}"
-        for name, module in _module_sources(capture.document["symbols"]).items()
-        if module.text
-    )
-
-
-class _ModuleSource:
-    """The source of one module, put together from its symbols."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.first_lines: dict[str, int] = {}
-
-    def add(self, name: str, text: str) -> None:
-        if "\n" in text:
-            self.text += "\n\n" if self.text else ""
-        self.first_lines[name] = self.text.count("\n") + 1
-        self.text += f"{text}\n"
-
-
-def _module_sources(symbols: list[dict[str, Any]]) -> dict[str, _ModuleSource]:
-    modules: dict[str, _ModuleSource] = {}
-    # Imports first, as everybody writes them; the order matters to the text only.
-    for symbol in sorted(symbols, key=lambda symbol: symbol["mode"] == "source"):
-        module = modules.setdefault(symbol["module"], _ModuleSource())
-        module.add(symbol["name"], _symbol_text(symbol))
-    return modules
-
-
-def _symbol_text(symbol: dict[str, Any]) -> str:
-    if symbol["mode"] == "source":
-        return symbol["source"]
-    name = symbol["name"]
-    value = symbol["value"]
-    if symbol["mode"] == "import":
-        return _import_text(value["$import"], name)
-    return f"# {name} = {_shown(value)}"
-
-
-def _import_text(path: str, name: str) -> str:
-    module, _, attribute = path.partition(":")
-    last = attribute or module
-    text = f"from {module} import {attribute}" if attribute else f"import {module}"
-    return text if name == last else f"{text} as {name}"
-
-
-def _shown(data: Any) -> str:
-    """A value as a person would write it, short."""
-    try:
-        text = repr(restore_value(data))
-    except ArchiveError:
-        text = json.dumps(data)
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-
-
-def _tag(data: Any) -> str:
-    return next(iter(data)) if isinstance(data, dict) and len(data) == 1 else ""
-
-
 class _Restorer:
     def __init__(self, capture: Capture, environment: Environment | None) -> None:
         self._capture = capture
@@ -185,7 +118,7 @@ class _Restorer:
             f"{symbol['module']}:{symbol['name']}": symbol for symbol in capture.document["symbols"]
         }
         self._loaded: dict[str, Any] = {}
-        self._sources = _module_sources(capture.document["symbols"])
+        self._sources = module_sources(capture.document["symbols"])
         self._modules: dict[str, ModuleType] = {}
 
     def restore(self) -> None:
@@ -311,7 +244,7 @@ class _Restorer:
         for submodule in symbol.get("submodules", ()):
             self._import(submodule)
         data = symbol["value"]
-        if (tag := _tag(data)) in ("$instance", "$pydantic"):
+        if (tag := tag_of(data)) in ("$instance", "$pydantic"):
             return self._instance(tag, data[tag], reference)
         return self.value(data)
 
@@ -328,7 +261,7 @@ class _Restorer:
         )
         cells: dict[str, CellType] = {}
         for name, data in free.items():
-            cells[name] = self._cell(data["$cell"]) if _tag(data) == "$cell" else CellType()
+            cells[name] = self._cell(data["$cell"]) if tag_of(data) == "$cell" else CellType()
         if reference in self._loaded:
             return self._loaded[reference]  # the owner of a shared variable refers to this one
         function = FunctionType(
@@ -348,7 +281,7 @@ class _Restorer:
             function.__kwdefaults__ = self.value(symbol["kwdefaults"])
         function.__annotations__ = self.value(symbol.get("annotations", {}))
         for name, data in free.items():
-            if _tag(data) not in ("$cell", "$unbound"):
+            if tag_of(data) not in ("$cell", "$unbound"):
                 cells[name].cell_contents = self.value(data)
         vars(function).update(self.value(symbol.get("attributes", {})))
         return function
@@ -381,6 +314,8 @@ class _Restorer:
     # -- values -----------------------------------------------------------------------------
 
     def _other(self, tag: str, held: Any) -> Any:
+        if tag not in CODE_TAGS:  # nothing is restored that a review does not show
+            raise ArchiveError(f"The archive holds {tag!r}, which this version does not know.")
         match tag:
             case "$ref":
                 return self._load(held)
@@ -415,8 +350,8 @@ class _Restorer:
                 return dispatch
             case "$logger":
                 return logging.getLogger(held)
-            case _:
-                raise ArchiveError(f"The archive holds {tag!r}, which this version does not know.")
+            case _:  # an object that is no symbol of its own, or a variable outside a closure
+                raise ArchiveError(f"The archive holds {tag!r} where it cannot be.")
 
     def _unpickle(self, python: str, held: Any) -> Any:
         try:
@@ -471,5 +406,5 @@ class _Restorer:
         pinned = f"{distribution}=={version}" if version else distribution
         return (
             f"The archived code imports {path.replace(':', '.')}, which cannot be imported here: "
-            f"{error}. Run: pip install {pinned}"
+            f"{error}. Run: {command('pip', 'install', pinned)}"
         )

@@ -39,6 +39,7 @@ class StudySeries:
         artifacts: where the files go.
         keys: sign what is written to the study; trials are signed when they have ended.
         axes_of_problem: returns the axes that the study's problem has.
+        version: the id of the archive's version that the trials run with, for their references.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class StudySeries:
         artifacts: ArtifactFileSystem,
         keys: SigningKeys | None,
         axes_of_problem: Callable[[], Mapping[str, Axis]],
+        version: str = "",
     ) -> None:
         self._study = study
         self._artifacts = artifacts
         self._keys = keys
         self._axes_of_problem = axes_of_problem
+        self._version = version
         # What has been read is kept: axes and specs never change.
         self._axes: dict[str, Axis] = {}
         self._specs: dict[str, SeriesSpec] = {}
@@ -124,6 +127,8 @@ class StudySeries:
             created = self._artifacts.create(path, content)
         try:
             self._write_spec(key, spec)
+            if self._version:
+                reference["version"] = self._version
             trial.set_user_attr(f"{KEY_TIMESERIES}{key}", reference)
         except BaseException:
             if created:  # the trial has ended, perhaps: nothing refers to the file

@@ -16,9 +16,25 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.archive.timeseries import KEY_TIMESERIES
 from prefect_optuna.tasks.trial import RESULT_KEY
 
-__all__ = ["SIGNATURE", "TrialSigner", "trial_content", "trial_signature", "trial_version"]
+__all__ = [
+    "MARK",
+    "SIGNATURE",
+    "VERSION",
+    "TrialSigner",
+    "trial_content",
+    "trial_signature",
+    "trial_version",
+]
+
+MARK = "prefect_optuna:session"
+"""The system attribute of a trial that says who took it: the `id` of the session, and the
+`version` of the archive that it runs. What 0.1.0 wrote is the session's id alone."""
+
+VERSION = "prefect_optuna:version"
+"""The system attribute of a trial in the queue: the id of the version that was saved last."""
 
 SIGNATURE = "signature"
 """The user attribute of a trial that holds its signature, where it has no archived result."""
@@ -141,10 +157,21 @@ def trial_signature(trial: FrozenTrial) -> Any:
 
 
 def trial_version(trial: FrozenTrial) -> str | None:
-    """The id of the version that a trial says it ran with; `None` if it does not say."""
-    for record in (trial_signature(trial), trial.user_attrs.get(RESULT_KEY)):
+    """The id of the version that a trial says it ran with; `None` if it does not say.
+
+    What is signed says it first, then whoever took the trial, then what a loop of one's own has
+    kept with it. What a repetition has of its predecessor comes after that.
+    """
+    records: list[Any] = [
+        trial_signature(trial),
+        trial.user_attrs.get(RESULT_KEY),
+        trial.system_attrs.get(MARK),
+        *(value for key, value in trial.user_attrs.items() if key.startswith(KEY_TIMESERIES)),
+        {"version": trial.system_attrs.get(VERSION)},
+    ]
+    for record in records:
         version = record.get("version") if isinstance(record, Mapping) else None
-        if isinstance(version, str):
+        if isinstance(version, str) and version:
             return version
     return None
 

@@ -11,6 +11,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.blocks.texts import visible
 from prefect_optuna.tasks.archive.manifest import Manifest, write_head, write_version
 from prefect_optuna.tasks.archive.signing import SigningKeys, canonical
 from prefect_optuna.tasks.archive.trial_records import (
@@ -56,14 +57,18 @@ class SignatureCheck:
         if self.holds:
             return f"Signed with the key {' and '.join(self.keys)}; the signatures hold"
         if self.problems:
-            return "\n  - ".join(["The signatures do not hold:", *self.problems])
+            return visible("\n  - ".join(["The signatures do not hold:", *self.problems]))
         if self.keys:
             return f"Signed with the key {' and '.join(self.keys)}, which is not configured here"
         return "Not signed"
 
 
 def version_of(manifest: Manifest, trial: FrozenTrial) -> int:
-    """The place of the version that a trial ran with: as it says itself, or by its number."""
+    """The place of the version that a trial ran with, as it says itself.
+
+    By its number, where it does not say: what 0.1.0 took from the queue, and what is asked and
+    told by Optuna alone.
+    """
     named = trial_version(trial)
     started = 0
     for place, version in enumerate(manifest.versions):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from optuna import Study
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks.study_identity import claim_folder, study_uuid
@@ -18,6 +21,7 @@ from prefect_optuna.tasks.archive.environment import Environment
 from prefect_optuna.tasks.archive.manifest import Manifest, Version, read_manifest, write_version
 from prefect_optuna.tasks.archive.signing import SigningKeys
 from prefect_optuna.tasks.archive.study_series import check_same
+from prefect_optuna.tasks.archive.trial_records import VERSION
 
 __all__ = ["changes", "save_version"]
 
@@ -79,10 +83,24 @@ def save_version(
         manifest = write_version(
             study, version, uuid=study_uuid(study), artifacts=artifacts.location(), keys=keys
         )
+    if last is not None and version is not last:
+        _name_queued(study, version)
     if (claimed := claim_folder(study, artifacts)) != folder:
         # Another process has given the study its UUID at the same moment.
         write_blobs(artifacts, claimed, blobs)
     return manifest, version
+
+
+def _name_queued(study: Study, version: Version) -> None:
+    """Have the trials in the queue name the new version: by their numbers, they were older.
+
+    Who takes one says again what he runs it with; in a loop of one's own, nobody does.
+    """
+    storage = study._storage  # pyright: ignore[reportPrivateUsage]
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        with contextlib.suppress(UpdateFinishedTrialError):
+            trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
+            storage.set_trial_system_attr(trial_id, VERSION, version.id)
 
 
 def changes(manifest: Manifest) -> list[str]:

@@ -377,7 +377,12 @@ def test_results_of_tasks_are_kept(s3: ArtifactFileSystem, prefect_server: objec
     s3.save(name, _sync=True)
     calls: list[int] = []
 
-    @task(result_storage=f"artifact-file-system/{name}", persist_result=True, cache_policy=INPUTS)
+    @task(
+        result_storage=f"artifact-file-system/{name}",
+        result_serializer="json",
+        persist_result=True,
+        cache_policy=INPUTS,
+    )
     def square(x: int) -> int:
         calls.append(x)
         return x * x

@@ -288,6 +288,16 @@ MISTAKES = [
     (("reevaluate", "parabola", "--trusted", "-D", "gain"), "gain"),
     (("reevaluate", "parabola", "--trusted", "-C", "none.toml"), "no file of parameters"),
     (("reevaluate", "states", "--trusted"), "has no archive"),
+    (
+        (
+            "reevaluate",
+            "parabola",
+            "--trusted",
+            "--environment-variable",
+            "prefect_integrations_optuna_archive_key",
+        ),
+        "could sign anything",
+    ),
     (("export", "states"), "has no archive"),
     (("import", "nothing.zip"), "nothing.zip"),
     (("studies", "--storage", "redi://x"), "Expected one of"),

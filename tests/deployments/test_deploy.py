@@ -101,7 +101,7 @@ def test_a_deployment_names_module_blocks_schedule_tags_limit_and_version(lab: P
         tags=["nightly"],
         concurrency_limit=2,
         version="7",
-        options={"rtol": 1e-6},
+        options={"rtol": 1e-6, "environment_variables": ["LAB_DATA"]},
     )
     there = stored(deployed.id)
     assert deployed.name == "reevaluate/lynx-hare"
@@ -113,6 +113,7 @@ def test_a_deployment_names_module_blocks_schedule_tags_limit_and_version(lab: P
         "artifacts": ARTIFACTS,
         "trusted": False,
         "rtol": 1e-6,
+        "environment_variables": ["LAB_DATA"],
     }
     [schedule] = there.schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 * * *", "Europe/Berlin")

@@ -105,6 +105,23 @@ def test_a_seed_gives_the_trials_that_plain_optuna_gives(what: Any, sampler: Any
     assert [t.value for t in trials] == [t.value for t in expected.trials]
 
 
+def test_with_several_directions_a_seed_gives_the_trials_that_plain_optuna_gives() -> None:
+    def two(trial: optuna.Trial) -> tuple[float, float]:
+        x, y = trial.suggest_float("x", -5, 5), trial.suggest_float("y", -5, 5)
+        return x**2 + y**2, (x - 2) ** 2
+
+    directions = ["minimize", "minimize"]
+    expected = optuna.create_study(directions=directions)
+    expected.sampler = type(expected.sampler)(seed=3)
+    expected.optimize(two, n_trials=25)
+
+    result = optimize(two, study_name="two", n_trials=25, seed=3, directions=directions)
+
+    trials = result.load_study().trials
+    assert [t.params for t in trials] == [t.params for t in expected.trials]
+    assert [t.values for t in trials] == [t.values for t in expected.trials]
+
+
 def test_a_problem_by_its_import_path(tmp_path: Path) -> None:
     (tmp_path / "parabola.py").write_text(
         "def objective(trial):\n    return trial.suggest_float('x', -1, 1) ** 2\n"

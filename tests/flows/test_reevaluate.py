@@ -303,3 +303,32 @@ def test_bad_input_is_told() -> None:
     as_study_storage(None).create_study("bare")
     with pytest.raises(ArchiveError, match="has no archive"):
         reevaluate("bare", trusted=True)
+
+
+def test_a_variable_reaches_the_archived_code_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_with_offset(params: dict[str, float]) -> float:
+        import os
+
+        return params["x"] + float(os.environ.get("LAB_OFFSET", "0"))
+
+    optimize(Problem(suggest=suggest, run=run_with_offset), study_name="named", n_trials=1)
+    monkeypatch.setenv("LAB_OFFSET", "2")
+    assert reevaluate("named", trusted=True).reproduced
+    named = ["LAB_OFFSET", "NOT_SET_HERE"]
+    [trial] = reevaluate("named", trusted=True, environment_variables=named).trials
+    assert trial.difference == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["prefect_integrations_optuna_archive_key"],
+        ["PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY_BLOCK"],
+        ["NAME=value"],
+        [""],
+    ],
+)
+def test_the_key_for_signing_is_passed_on_to_nobody(names: list[str]) -> None:
+    optimize(Problem(suggest=suggest, run=square), study_name="no key", n_trials=1)
+    with pytest.raises(InvalidSettingError):
+        reevaluate("no key", trusted=True, environment_variables=names)

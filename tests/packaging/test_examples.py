@@ -67,7 +67,7 @@ def test_the_examples_in_the_docstrings_of_a_module_run(
 def test_the_python_of_a_readme_is_a_program_that_prints_what_the_readme_says(
     path: Path, tmp_path: Path, redis_server: str
 ) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     program, expected = "", ""
     for block in PYTHON.finditer(text):
         # On the lines it has in the README, for the traceback.

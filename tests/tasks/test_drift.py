@@ -168,7 +168,7 @@ def test_a_trial_that_was_pruned_is_pruned_again_after_the_same_step() -> None:
         Capture.of(Problem(objective=descend)), HERE, [ArchivedTrial(4, {"x": 0.5}, pruned_at=3)]
     )
     [again] = rerun(request).reruns
-    assert again == Rerun(4, ((3.5,),))
+    assert again == Rerun(4, ((3.5,),), constraints=({},))
 
 
 def test_the_fresh_process_names_the_files_that_the_code_reads(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_fresh_process_names_the_files_that_the_code_reads(tmp_path: Path) -
     def from_file(params: dict[str, float], scope: dict[str, str]) -> float:
         from pathlib import Path
 
-        return params["x"] * float(Path(scope["file"]).read_text())
+        return params["x"] * float(Path(scope["file"]).read_text(encoding="utf-8"))
 
     request = RerunRequest(
         Capture.of(Problem(suggest=suggest, run=from_file)),
@@ -188,5 +188,5 @@ def test_the_fresh_process_names_the_files_that_the_code_reads(tmp_path: Path) -
         scope={"file": str(path)},
     )
     answer = rerun(request)
-    assert answer.reruns == [Rerun(0, ((1.5,), (1.5,)), "", (str(path),))]
+    assert answer.reruns == [Rerun(0, ((1.5,), (1.5,)), "", (str(path),), ({}, {}))]
     assert answer.environment.distributions == HERE.distributions

@@ -213,7 +213,10 @@ def test_text_is_shown_as_text_and_cut_at_a_stated_length(value: str, alias: str
     fence = re.search(r"\n(`{3,})(markdown)?\n(.*?)\n\1\n", markdown + "\n", re.S)
     assert fence
     visible = (
-        value.replace("\x00", "�").replace("\x1b", "�").replace("\r", "").replace("\t", " " * 4)
+        value.replace("\x00", r"\x00")
+        .replace("\x1b", r"\x1b")
+        .replace("\r", "")
+        .replace("\t", " " * 4)
     )
     assert fence[3] == visible[:4000]
     assert ("The first 4,000 of 10,000 letters." in markdown) is (len(value) > 4000)

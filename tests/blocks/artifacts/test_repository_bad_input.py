@@ -214,7 +214,7 @@ def test_a_record_that_was_tampered_with_leads_nowhere_else(
 def test_a_damaged_mark_is_recognized(repository: ArtifactRepository) -> None:
     repository.expire("a")
     mark = Path(repository.location, "marks", "a", "00000000.0000.json")
-    mark.write_text('{"at":"')
+    mark.write_text('{"at":"', encoding="utf-8")
     with pytest.raises(CorruptArtifactError, match="delete it and set the expiry again"):
         repository.load("a")
     assert "expiry" in repository.verify().problems[0].problem

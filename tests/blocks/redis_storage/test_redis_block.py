@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import optuna
 import pytest
-from pydantic import ValidationError
 from redis_servers import (
     RedisServer,
     TlsProxy,
@@ -24,6 +23,7 @@ from redis_servers import (
 
 from prefect_optuna.blocks import (
     InvalidLocationError,
+    InvalidSettingError,
     RedisStorage,
     RedisStudyStorage,
     StorageUnavailableError,
@@ -214,7 +214,7 @@ def test_a_block_describes_what_a_sentinel_knows(tmp_path: Path) -> None:
 def test_fields_that_do_not_fit_are_refused_without_showing_secrets(
     fields: dict, reason: str
 ) -> None:
-    with pytest.raises(ValidationError, match=reason) as caught:
+    with pytest.raises(InvalidSettingError, match=reason) as caught:
         RedisStudyStorage(**fields)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 

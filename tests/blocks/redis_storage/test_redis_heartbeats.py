@@ -140,9 +140,7 @@ def test_heartbeats_of_optimize_arrive(open_storage: Open) -> None:
     assert storage.client.zcard(beats) == 0
 
 
-def test_the_callback_has_the_names_that_optuna_gives_it(open_storage: Open) -> None:
-    for name in ("heartbeat_stale_trial_callback", "failed_trial_callback"):
-        storage = open_storage(heartbeat_interval=1, **{name: print})
-        assert storage.get_heartbeat_stale_trial_callback() is print
-        assert storage.get_failed_trial_callback() is print
-        assert storage.get_heartbeat_interval() == 1
+def test_the_callback_has_the_name_that_optuna_gives_it(open_storage: Open) -> None:
+    storage = open_storage(heartbeat_interval=1, heartbeat_stale_trial_callback=print)
+    assert storage.get_heartbeat_stale_trial_callback() is print
+    assert storage.get_heartbeat_interval() == 1

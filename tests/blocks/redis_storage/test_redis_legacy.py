@@ -11,15 +11,19 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Generator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from redis_servers import RedisServer
 
 from prefect_optuna.blocks import (
@@ -28,9 +32,11 @@ from prefect_optuna.blocks import (
     StorageUnavailableError,
     StudyMismatchError,
     StudyNotFoundError,
+    _inert_pickles,
     import_legacy_redis,
     read_legacy_redis,
 )
+from prefect_optuna.blocks._inert_pickles import loads
 
 DATA = Path(__file__).with_name("data")
 VERSIONS = ["1.5.0", "2.10.1", "3.0.6"]
@@ -275,3 +281,95 @@ def test_a_server_that_is_not_there_is_named_without_the_password() -> None:
     with pytest.raises(StorageUnavailableError, match=r"redis://127\.0\.0\.1:\d+/0") as error:
         read_legacy_redis(url)
     assert "hunter2" not in str(error.value)
+
+
+def _changes_the_enumeration() -> bytes:
+    """A pickle that sets an attribute of the class `TrialState`."""
+    return b"\x80\x04coptuna.trial._state\nTrialState\nN}(\x8c\x0bis_finished\x8c\x05wrongu\x86b."
+
+
+def test_a_pickle_changes_no_class_of_the_process(server: RedisServer, client: redis.Redis) -> None:
+    fill(client, "3.0.6")
+    client.set(TRIAL, _changes_the_enumeration())
+    finished = TrialState.is_finished
+    try:
+        with pytest.raises(LegacyDataError, match=TRIAL):
+            read_legacy_redis(server.url)
+        assert TrialState.is_finished is finished
+    finally:
+        TrialState.is_finished = finished  # or else the other tests would suffer, too
+
+
+_NAMED = st.sampled_from(
+    [
+        ("optuna.trial", "FrozenTrial"),
+        ("optuna.trial._state", "TrialState"),
+        ("datetime", "datetime"),
+        ("datetime", "timedelta"),
+        ("datetime", "timezone"),
+        ("collections", "OrderedDict"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("optuna.trial", "FrozenTrial.__init__"),
+        ("builtins", "eval"),
+        ("os", "system"),
+    ]
+).map(lambda name: f"c{name[0]}\n{name[1]}\n".encode())
+_VALUES = st.sampled_from(
+    [b"N", b"K\x05", b"J\xff\xff\xff\x7f", b"\x8c\x02f8", b"\x8c\x0b__setstate__", b"\x88",
+     b"C\x08", b"\x8c\x08__dict__", b"\x8c\x07__new__", b"B\x04\0\0\0abcd", b"G?\xf0\0\0\0\0\0\0"]
+)  # fmt: skip
+_OPCODES = st.sampled_from(
+    [bytes([op]) for op in b"(.0123abdeilostu2\x81\x85\x86\x87\x92\x8f\x90\x91\x93\x94)]}"]
+    + [b"h\x00", b"h\x01", b"\x82\x01", b"P0\n", b"Q"]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(_NAMED, _VALUES, _OPCODES), max_size=24))
+def test_no_sequence_of_opcodes_gets_at_a_real_object(parts: list[bytes]) -> None:
+    before = _state_of_classes()
+    try:
+        value = loads(
+            b"".join([b"\x80\x04", *parts, b"."]),
+            "optuna",
+            ["FrozenTrial"],
+            {"TrialState": TrialState},
+            arrays=True,
+        )
+    except Exception:  # noqa: BLE001 - whatever a broken pickle raises; what it does is the matter
+        value = None
+    assert _is_data(value)
+    assert _state_of_classes() == before
+
+
+def _state_of_classes() -> list[Any]:
+    kinds = (TrialState, _inert_pickles.Stored, *_inert_pickles._MADE, _inert_pickles._Noted)
+    return [(kind.__name__, dict(vars(kind))) for kind in kinds]
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(_is_data, value))
+    if isinstance(value, dict):
+        return all(_is_data(key) and _is_data(item) for key, item in value.items())
+    return value is None or isinstance(
+        value,
+        (bool, int, float, str, bytes, datetime, timedelta, timezone, TrialState, np.ndarray,
+         _inert_pickles._DType),
+    )  # fmt: skip
+
+
+def test_an_import_leaves_behind_what_a_sampler_would_unpickle(
+    server: RedisServer, client: redis.Redis
+) -> None:
+    fill(client, "3.0.6")
+    trial = create_trial(value=1.0, system_attrs={"cma:optimizer:0": "80", "cma:generation": 3})
+    trial.number = 1
+    client.set(TRIAL, pickle.dumps(trial))
+    storage = InMemoryStorage()
+    import_legacy_redis(server.url, storage, "old")
+    [study] = storage.get_all_studies()
+    assert storage.get_all_trials(study._study_id)[1].system_attrs == {"cma:generation": 3}

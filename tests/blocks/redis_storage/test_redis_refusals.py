@@ -181,7 +181,6 @@ def test_a_target_that_is_no_client() -> None:
         {"grace_period": -1},
         {"timeout": 0},
         {"retry_limit": -1},
-        {"heartbeat_stale_trial_callback": print, "failed_trial_callback": print},
     ],
     ids=str,
 )

@@ -417,6 +417,11 @@ def _result_forged(_: dict[str, Any], entries: dict[str, bytes]) -> None:
         (_renamed("studies/other/trials/0.arrow"), "no file of this study"),
         (_renamed("studies/UUID/owners/mine.json"), "no file of this study"),
         (_renamed("blobs/00/00"), "no file of this study"),
+        (_renamed("studies/UUID/brought_along.py"), "no file of this study"),
+        (_renamed("studies/UUID/trials/__init__.py"), "no file of this study"),
+        (_renamed("studies/UUID/trials/000000.arrow.py"), "no file of this study"),
+        (_renamed(f"studies/UUID/artifacts/objects/00/{'0' * 64}.py"), "no artifact handler"),
+        (_renamed("optuna/brought_along.py"), "no file of this study"),
         (_file_more, "other entries than its index"),
         (_bomb, "would unpack to"),
         (_trials_forged, "trials are not those"),
@@ -540,3 +545,21 @@ def test_an_export_that_cannot_be_written_says_so(
         original.export(tmp_path / "nowhere" / "hares.zip")
     with pytest.raises(ArchiveError, match="There is no file"):
         ArchivedStudy.import_(tmp_path / "nothing.zip", storage="memory://", artifacts=artifacts)
+
+
+def test_what_is_no_part_of_an_archive_is_not_exported(
+    storage: StudyStorage,
+    artifacts: ArtifactFileSystem,
+    elsewhere: ArtifactFileSystem,
+    tmp_path: Path,
+) -> None:
+    archived = archived_study(storage, artifacts)
+    folder = f"studies/{archived.manifest.uuid}"
+    for path in ("notes.txt", "trials/helper.py", "artifacts/trash/run/started"):
+        artifacts.write_path(f"{folder}/{path}", b"import os")
+    file = archived.export(tmp_path / "hares.zip")
+    copy = ArchivedStudy.import_(file, storage="memory://carry-parts", artifacts=elsewhere)
+    assert_same(copy, archived)
+    assert not [
+        p for p in elsewhere.glob("**") if p.endswith(("helper.py", "notes.txt", "started"))
+    ]

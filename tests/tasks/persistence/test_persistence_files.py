@@ -138,12 +138,12 @@ def test_PS24_a_handler_of_ones_own_writes_and_reads_local_paths(
             return artifacts
 
         def _save_persistence(self, result: Session, path: Path) -> None:
-            path.write_text(result.notes)
+            path.write_text(result.notes, encoding="utf-8")
             if not result.notes:
                 raise RuntimeError("a mistake")
 
         def _load_persistence(self, path: Path) -> Session:
-            return Session("lynx", notes=path.read_text())
+            return Session("lynx", notes=path.read_text(encoding="utf-8"))
 
     handler = Text()
     handler.save_persistence(Session("lynx", notes="asleep"))

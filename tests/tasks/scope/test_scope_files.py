@@ -28,7 +28,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(name: str, content: Any) -> str:
-    Path(name).write_text(content if isinstance(content, str) else json.dumps(content))
+    Path(name).write_text(
+        content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+    )
     return name
 
 

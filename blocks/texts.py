@@ -1,0 +1,124 @@
+"""Text of others, such as the name of a study, where people and shells read it.
+
+A terminal obeys the control characters in a name, rich its brackets, a shell its semicolons, and
+bidirectional characters show a name that is another one. Text is kept as it came, and made
+harmless where it is put out: here for terminals, JSON and shells, and in `artifacts/markdown.py`
+for Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import unicodedata
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, ConsoleRenderable, RenderHook
+from rich.markup import escape
+from rich.segment import Segment
+
+if TYPE_CHECKING:
+    from rich.console import ConsoleOptions, RenderResult
+
+__all__ = ["VisibleOnly", "command", "json_text", "markup", "terminal", "visible"]
+
+
+def visible(text: str) -> str:
+    r"""Text with its lines, in which what cannot be seen is written as Python writes it.
+
+    Example:
+        >>> print(visible("a\x1b[2Jb\u202ec"))
+        a\x1b[2Jb\u202ec
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _written(c) for c in text)
+
+
+def _written(character: str) -> str:
+    if unicodedata.category(character) == "Zs":
+        return " "  # of another width
+    return "    " if character == "\t" else character.encode("unicode_escape").decode("ascii")
+
+
+def markup(text: str) -> str:
+    r"""Text in rich's markup, as text.
+
+    Example:
+        >>> print(markup("[bold]\x1b[2J"))
+        \[bold]\x1b[2J
+    """
+    return escape(visible(text))
+
+
+def command(*words: str) -> str:
+    r"""A command that somebody may copy into a shell.
+
+    Example:
+        >>> print(command("prefect-optuna", "show", "a; rm -rf ~"))
+        prefect-optuna show 'a; rm -rf ~'
+        >>> print(command("prefect-optuna", "show", "a\x1b[2J"))
+        prefect-optuna show $'a\x1b[2J'
+    """
+    return " ".join(map(_word, words))
+
+
+def _word(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    # Bash, zsh and the shells of POSIX 2024 read this; in single quotes a terminal would obey it.
+    written = (
+        c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in c.encode(errors="replace"))
+        for c in word.replace("\\", "\\\\").replace("'", "\\'")
+    )
+    return f"$'{''.join(written)}'"
+
+
+def json_text(document: Any) -> str:
+    r"""JSON for programs, that is also harmless in a terminal.
+
+    Example:
+        >>> print(json_text({"name": "\x9b2J\u202e"}))
+        {
+          "name": "\u009b2J\u202e"
+        }
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    # What is not printable and no line end can only be within a string.
+    return text if text.isprintable() else re.sub(r"[^\n -~]", _json_escape, text)
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
+
+
+class VisibleOnly(RenderHook):
+    """Lets a console write its own control characters, and nobody else's."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Part of rich's hooks: what is printed, in a form that is harmless."""
+        return [_Visible(renderable) for renderable in renderables]
+
+
+class _Visible:
+    def __init__(self, renderable: ConsoleRenderable) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        segments: Iterable[Segment] = console.render(self._renderable, options)
+        for segment in segments:
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+def terminal(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
+    """A console for what this package says; links and emoji come from us or not at all.
+
+    Args:
+        stderr: for what is not the answer.
+        soft_wrap: leave lines to the terminal.
+    """
+    console = Console(stderr=stderr, soft_wrap=soft_wrap, highlight=False, emoji=False)
+    console.push_render_hook(VisibleOnly())
+    return console

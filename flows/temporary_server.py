@@ -1,0 +1,88 @@
+"""The temporary server that Prefect starts for a program where none is set: one, and no longer.
+
+Prefect starts it in a process of its own. Other processes of the program would each start another
+one, and all of them would outlive a program that is killed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from typing import IO
+
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_ENABLED,
+    temporary_settings,
+)
+
+__all__ = ["end_temporary_server", "share_temporary_server"]
+
+# Its input ends when the program does, however that ends. psutil knows a process from another one
+# that has got its number.
+_GUARD = """
+import sys
+import psutil
+try:
+    server = psutil.Process(int(sys.argv[1]))
+    if not sys.stdin.buffer.read(1):
+        server.terminate()
+        try:
+            server.wait(2)
+        except psutil.TimeoutExpired:
+            server.kill()
+except psutil.NoSuchProcess:
+    pass
+"""
+
+_guarded: set[int] = set()
+
+
+def end_temporary_server() -> None:
+    """See to it that this program's temporary server, if it has one, ends when the program does.
+
+    Prefect ends it with an exit handler, which a signal leaves out.
+    """
+    if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    server.start()  # as Prefect's client would at once
+    if server.server_process is None or server.server_process.pid in _guarded:
+        return
+    _guarded.add(server.server_process.pid)
+    guard = subprocess.Popen(  # noqa: S603 - Python, and a number
+        [sys.executable, "-P", "-c", _GUARD, str(server.server_process.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the program
+    )
+    assert guard.stdin is not None  # noqa: S101 - it is a pipe
+    atexit.register(_stand_down, guard, guard.stdin, os.getpid())
+
+
+def _stand_down(guard: subprocess.Popen[bytes], line: IO[bytes], program: int) -> None:
+    if os.getpid() != program:  # a fork
+        return
+    with contextlib.suppress(OSError):
+        line.write(b".")
+        line.close()
+    guard.wait()
+
+
+@contextlib.contextmanager
+def share_temporary_server() -> Generator[None]:
+    """Have the processes that get this one's settings use its temporary server, if it has one."""
+    if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+        yield
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+
+    with temporary_settings({PREFECT_API_URL: SubprocessASGIServer().api_url}):
+        yield

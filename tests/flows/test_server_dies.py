@@ -1,0 +1,53 @@
+"""Prefect's server dies while a study runs on it: the study goes on, and its result is right."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from prefect_optuna.blocks import as_study_storage
+from prefect_optuna.deployments import LocalServer
+from prefect_optuna.flows import optimize
+
+
+def kills_the_server(trial: optuna.Trial) -> float:
+    x = trial.suggest_float("x", 0, 1)
+    if trial.number == 1 and (pid := Path("server.pid")).exists():
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        pid.unlink()
+    time.sleep(0.1)
+    return x
+
+
+ALL = os.environ.get("PREFECT_OPTUNA_TEST_ALL") == "1"
+
+
+@pytest.mark.parametrize("runner", ["here", "threads", "processes"] if ALL else ["processes"])
+def test_a_study_goes_on_to_its_end_without_its_server(
+    runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with (
+        LocalServer(tmp_path / "prefect") as server,
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, "flows.heartbeat_frequency": None}),
+    ):
+        Path("server.pid").write_text(str(server.pid))
+        result = optimize(
+            kills_the_server,
+            study_name="s",
+            n_trials=6,
+            n_jobs=1 if runner == "here" else 2,
+            task_runner=None if runner == "here" else runner,
+        )
+        assert not Path("server.pid").exists()
+    assert result.states == {"complete": 6, "pruned": 0, "failed": 0}
+    trials = as_study_storage().load_study("s").trials
+    assert [t.value for t in trials] == [t.params["x"] for t in trials]
+    assert result.best_value == min(t.value for t in trials)
