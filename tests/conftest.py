@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -23,6 +24,8 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 _SCRATCH = tempfile.mkdtemp(prefix="po-", dir=os.environ["PYTEST_DEBUG_TEMPROOT"])
 Path(_SCRATCH).chmod(0o711)  # as root, PostgreSQL runs as another user
 tempfile.tempdir = os.environ["TMPDIR"] = _SCRATCH
+# Last of all, for what is imported later makes files there until the interpreter ends.
+atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 # What programs print must come through a pipe without it, too.
 os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.update(
@@ -59,11 +62,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if heavy:
         config.hook.pytest_deselected(items=heavy)
         items[:] = [item for item in items if not item.get_closest_marker("heavy")]
-
-
-def pytest_unconfigure() -> None:
-    """Remove the scratch folder of this run."""
-    shutil.rmtree(_SCRATCH, ignore_errors=True)
 
 
 def _is_python_s_own(process: psutil.Process) -> bool:

