@@ -59,8 +59,8 @@ class ArtifactFileSystemContract:
         assert artifacts.read_path("a") == b""
 
     def test_the_engine_s_keyword_is_accepted(self, artifacts: ArtifactFileSystem) -> None:
-        artifacts.write_path("a", b"1", _sync=True)
-        assert artifacts.read_path("a", _sync=True) == b"1"
+        artifacts.write_path("a", b"ARROW1 and more", _sync=True)
+        assert artifacts.read_path("a", _sync=True) == b"ARROW1 and more"
 
     def test_two_readers_have_positions_of_their_own(self, artifacts: ArtifactFileSystem) -> None:
         artifacts.write_path("a", b"12345")
