@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: .venv/installed ## calibrate a predator-prey model as a Prefect flow
@@ -34,7 +34,7 @@ test: .venv/installed-test chromium ## run the tests; ARGS="-k name" goes to pyt
 # protocol. What cannot be had fails; nothing is left out.
 .PHONY: test-all
 test-all: export PREFECT_OPTUNA_TEST_ALL := 1
-test-all: .venv/installed-test-all .cache/azurite/installed chromium redis-server ## run the tests, the heavy ones too, on every server
+test-all: .venv/installed-test-all .cache/azurite/installed chromium redis-server mariadb-server ## run the tests, the heavy ones too, on every server
 	$(BIN)/python tests/servers.py
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 	for server in $$($(BIN)/python tests/servers.py --redis); do \
@@ -42,6 +42,12 @@ test-all: .venv/installed-test-all .cache/azurite/installed chromium redis-serve
 		PREFECT_OPTUNA_REDIS_SERVER=$$server $(BIN)/python -m pytest --numprocesses=3 \
 			--dist=loadfile tests/blocks/redis_storage $(ARGS); \
 	done
+
+# In an environment of its own, where nothing that we depend on is newer than it has to be.
+.PHONY: test-lowest
+test-lowest: .cache/lowest/installed chromium ## run the tests with the lowest versions that pyproject.toml allows
+	.cache/lowest/bin/python tests/servers.py
+	.cache/lowest/bin/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
 lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types and that floors import downwards only
@@ -77,6 +83,25 @@ clean: ## remove everything that make has made, the environment included
 .venv/installed-test-all: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable ".[test-all]"
 	touch $@ .venv/installed-test .venv/installed
+
+.cache/lowest/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct \
+		--editable ".[test]"
+	touch $@
+
+.PHONY: mariadb-server
+mariadb-server:
+	@if command -v mariadb-install-db >/dev/null; then exit; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update --quiet=2 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends mariadb-server; \
+	else \
+		echo "The tests of MySQL run on MariaDB, and there is no mariadb-install-db on the PATH." >&2; \
+		echo "Install it, for example: sudo apt-get install mariadb-server; brew install mariadb" >&2; \
+		exit 1; \
+	fi
 
 .cache/azurite/installed:
 	@command -v npm >/dev/null || { echo "Azurite, which stands for Azure in the tests, needs Node.js with npm. Install it, for example: sudo apt-get install npm" >&2; exit 1; }
