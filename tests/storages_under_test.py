@@ -5,11 +5,15 @@ Optuna's own are taken as they come from Optuna, without what this project's blo
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
+import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -323,6 +327,70 @@ class PostgresServer:
 
     def _url(self, database: str, port: int = 0) -> str:
         return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"
+
+
+class MariaDBServer:
+    """A real MariaDB on a port of 127.0.0.1, with a new database whenever one is asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self._directory = directory
+        self._processes = ExitStack()
+        self._databases = 0
+        user = f"--user={getpass.getuser()}"  # as root, too, if it is told so
+        self._options = ["--no-defaults", user, f"--datadir={directory / 'data'}"]
+        try:
+            subprocess.run(
+                [
+                    "mariadb-install-db",
+                    *self._options,
+                    "--auth-root-authentication-method=normal",
+                    "--skip-test-db",
+                ],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+        except FileNotFoundError:
+            raise RuntimeError(
+                "expected MariaDB's server on the PATH, found none. Install it, for example: "
+                "sudo apt-get install mariadb-server; brew install mariadb"
+            ) from None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        # fmt: off
+        command = [
+            shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin") or "mariadbd",
+            *self._options, "--bind-address=127.0.0.1", f"--port={self.port}",
+            f"--socket={self._directory / 's'}", f"--pid-file={self._directory / 'pid'}",
+        ]
+        # fmt: on
+        log_file = self._directory / "log"
+        self._process = self._processes.enter_context(running(command, log_file))
+        wait_until_listening(self.port, self._process, log_file)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> MariaDBServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._processes.close()
+
+    def new_url(self) -> str:
+        """The URL of a new database of this server, without a driver."""
+        import pymysql
+
+        self._databases += 1
+        name = f"studies{self._databases}"
+        with pymysql.connect(host="127.0.0.1", port=self.port, user="root") as connection:
+            connection.cursor().execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        return f"mysql://root@127.0.0.1:{self.port}/{name}"
 
 
 GRPC_SERVER = """

@@ -87,7 +87,9 @@ def describe(server: Server, namespace: str) -> RedisDescription:
         namespace=namespace,
         server=str(info.get("server_name", "redis")).capitalize(),
         version=str(info.get("valkey_version", info["redis_version"])),
-        mode="sentinel" if "+sentinel:" in server.location else str(info["redis_mode"]),
+        mode="sentinel"
+        if "+sentinel:" in server.location
+        else str(info.get("redis_mode") or info["server_mode"]),
         persistence=persistence,
         warning=warning,
         studies=studies,

@@ -13,6 +13,7 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.testing.pytest_storages import StorageTestCase
 from servers import free_port
+from storages_under_test import MariaDBServer
 
 from prefect_optuna.blocks import (
     GrpcStudyStorage,
@@ -72,6 +73,41 @@ class TestPostgresql(StorageTestCase):
     # Optuna's test leaves the connections of the unpickled storage open, which is an error here.
     def test_pickle_storage(self) -> None:
         pytest.skip("the same code is tested on SQLite")
+
+
+@pytest.fixture(scope="module")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Generator[MariaDBServer]:
+    with MariaDBServer(tmp_path_factory.mktemp("mariadb")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mysql(mariadb: MariaDBServer) -> Generator[BaseStorage]:
+    storage = SQLStudyStorage(url=mariadb.new_url()).get_storage()
+    yield storage
+    storage.scoped_session.remove()
+    storage.engine.dispose()
+
+
+@pytest.mark.heavy
+class TestMysql(StorageTestCase):
+    @pytest.fixture
+    def storage(self, mysql: BaseStorage) -> Generator[BaseStorage]:
+        yield mysql
+        for study in mysql.get_all_studies():
+            mysql.delete_study(study._study_id)
+
+    # Optuna's test leaves the connections of the unpickled storage open, which is an error here.
+    def test_pickle_storage(self) -> None:
+        pytest.skip("the same code is tested on SQLite")
+
+    # The columns that Optuna makes keep whole seconds in MySQL, and these tests compare times.
+    def test_create_new_trial(self) -> None:
+        pytest.skip("MySQL rounds the times of a trial to seconds")
+
+    test_create_new_trial_with_template_trial = test_create_new_trial
+    test_get_trial = test_create_new_trial
+    test_get_all_trials = test_create_new_trial
 
 
 class TestJournal(StorageTestCase):
