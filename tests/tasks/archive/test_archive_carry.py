@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import re
@@ -790,3 +791,46 @@ def test_an_import_that_claims_to_be_a_study_that_is_here_is_refused(
         ArchivedStudy.import_(file, storage=storage, artifacts=artifacts, study_name="lynxes")
     assert storage.study_names() == ["hares"]
     assert {path: artifacts.read_path(path) for path in artifacts.glob("**")} == before
+
+
+def test_a_forged_reevaluation_does_not_get_into_the_folder_of_a_study_that_is_here(
+    storage: StudyStorage, artifacts: ArtifactFileSystem, tmp_path: Path
+) -> None:
+    victim = archived_study(storage, artifacts)
+    file = victim.export(tmp_path / "hares.zip")
+    forged = f"studies/{victim.manifest.uuid}/reevaluations/20990101T000000-00000000.json"
+
+    def forge(index: dict[str, Any], entries: dict[str, bytes]) -> None:
+        content = b"{}"
+        digest = hashlib.sha256(content).hexdigest()
+        index["files"][forged] = {"bytes": len(content), "sha256": digest}
+        entries[f"files/{forged}"] = content
+
+    rewritten(file, forge)
+    before = everything(storage, artifacts)
+    for target, name in ((storage, "lynxes"), (InMemoryStudyStorage(), "hares")):
+        with pytest.raises(ArchiveError, match="Nothing has been imported"):
+            ArchivedStudy.import_(file, storage=target, artifacts=artifacts, study_name=name)
+    assert everything(storage, artifacts) == before
+    assert victim.reevaluations() == []
+
+
+def test_a_copy_in_the_same_folder_changes_no_file_of_the_other(
+    storage: StudyStorage, artifacts: ArtifactFileSystem
+) -> None:
+    original = archived_study(storage, artifacts)
+    before = {path: artifacts.read_path(path) for path in artifacts.glob("**")}
+    copy_study(
+        from_study_name="hares",
+        from_storage=storage,
+        from_artifacts=artifacts,
+        to_storage=storage,
+        to_study_name="copy",
+    )
+    copy = ArchivedStudy.load("copy", storage=storage, artifacts=artifacts)
+    log_artifact(copy.study, "notes", "of the copy", artifacts=artifacts, overwrite=True)
+    after = {path: artifacts.read_path(path) for path in artifacts.glob("**")}
+    changed = [path for path in before if before[path] != after[path] and "/marks/" not in path]
+    assert changed == []
+    assert load_artifact(original.study, "notes", artifacts=artifacts) == "a good start"
+    assert load_artifact(copy.study, "notes", artifacts=artifacts) == "of the copy"
