@@ -15,7 +15,15 @@ from optuna.storages import BaseStorage
 
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 
-__all__ = ["OWNERS", "UUID_ATTRIBUTE", "claim_folder", "storage_identity", "study_uuid", "uuid_of"]
+__all__ = [
+    "OWNERS",
+    "UUID_ATTRIBUTE",
+    "claim_folder",
+    "owner_file",
+    "storage_identity",
+    "study_uuid",
+    "uuid_of",
+]
 
 OWNERS = "owners"
 """The directory in a study's folder that says which study of which storage it belongs to."""
@@ -64,15 +72,20 @@ def claim_folder(study: Study, artifacts: ArtifactFileSystem) -> str:
     Raises:
         StorageUnavailableError: the filesystem failed.
     """
-    uuid = study_uuid(study)
+    path, content = owner_file(study)
+    artifacts.create(path, content)
+    return path.rpartition(f"/{OWNERS}/")[0]
+
+
+def owner_file(study: Study) -> tuple[str, bytes]:
+    """The file in a study's folder that says whose it is: its path, and what is in it."""
     owner = {
         "study_name": study.study_name,
         "storage": storage_identity(study._storage),  # pyright: ignore[reportPrivateUsage]
     }
     content = json.dumps(owner, sort_keys=True).encode()
     name = sha256(content).hexdigest()[:16]
-    artifacts.create(f"studies/{uuid}/{OWNERS}/{name}.json", content)
-    return f"studies/{uuid}"
+    return f"studies/{study_uuid(study)}/{OWNERS}/{name}.json", content
 
 
 def storage_identity(storage: BaseStorage) -> str | None:

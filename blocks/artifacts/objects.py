@@ -152,6 +152,15 @@ class ContentStore:
             raise
         return unneeded, [path for paths in abandoned.values() for path in paths]
 
+    def remove(self, paths: list[str], needed: Callable[[], Container[str]]) -> None:
+        """Remove these objects, unless they are needed, beside whoever makes them.
+
+        Args:
+            paths: of the objects.
+            needed: says which are, once they are in the trash.
+        """
+        self._remove(paths, self.open_run()[0], needed)
+
     def _remove(
         self, paths: list[str], run: str, needed: Callable[[], Container[str]]
     ) -> list[str]:

@@ -871,7 +871,10 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         trials = study.waiting() if states == _WAITING else study.trials()
         if states is not None:
             trials = [trial for trial in trials if trial.state in states]
-        return copy.deepcopy(trials) if deepcopy else trials
+        if not deepcopy:
+            return trials
+        with decoding(study.keys.prefix):  # forged, and nested too deeply to be copied
+            return copy.deepcopy(trials)
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """The id of a trial by its number."""

@@ -29,7 +29,7 @@ from prefect_optuna.tasks.archive.capture import CAPTURE_FORMAT, CAPTURE_KIND, C
 from prefect_optuna.tasks.archive.environment import Environment, requirements_text
 from prefect_optuna.tasks.archive.history import read_history, record
 from prefect_optuna.tasks.archive.manifest import Manifest, Version, read_manifest
-from prefect_optuna.tasks.archive.parcel import pack, refuse_claimed, unpack
+from prefect_optuna.tasks.archive.parcel import pack, refuse_claimed, unpacked
 from prefect_optuna.tasks.archive.portable import read_parcel, write_parcel
 from prefect_optuna.tasks.archive.restore import restore_problem
 from prefect_optuna.tasks.archive.review import (
@@ -223,8 +223,8 @@ class ArchivedStudy:
         with read_parcel(Path(path)) as parcel:
             name = study_name or parcel.name
             refuse_claimed(parcel, block, filesystem, name)
-            unpack(parcel, block, filesystem, name)
-        return cls.load(name, storage=block, artifacts=filesystem, signing_key=signing_key)
+            with unpacked(parcel, block, filesystem, name):
+                return cls.load(name, storage=block, artifacts=filesystem, signing_key=signing_key)
 
     def export(self, path: str | Path) -> Path:
         """Write the study with its archive to one file, which `import_` reads anywhere.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, ArtifactNotFoundError
 from prefect_optuna.blocks.artifacts.objects import ContentStore
@@ -18,6 +18,7 @@ __all__ = [
     "blob_path",
     "blob_store",
     "needed_blobs",
+    "needed_paths",
     "read_blob",
     "read_verified",
     "write_blobs",
@@ -72,6 +73,16 @@ def needed_blobs(artifacts: ArtifactFileSystem, folder: str) -> set[str]:
                 "Bring it back from a copy."
             ) from None
     return needed
+
+
+def needed_paths(artifacts: ArtifactFileSystem, gone: Container[str] = ()) -> set[str]:
+    """The paths of the blobs that any study needs, but for those whose folders are `gone`."""
+    return {
+        blob_path(digest)
+        for folder in artifacts.ls("studies")
+        if folder not in gone
+        for digest in needed_blobs(artifacts, folder)
+    }
 
 
 def read_blob(artifacts: ArtifactFileSystem, digest: str, what: str) -> bytes:

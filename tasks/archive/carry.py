@@ -10,7 +10,7 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.tasks.archive.parcel import pack, unpack
+from prefect_optuna.tasks.archive.parcel import pack, unpacked, verify
 
 __all__ = ["copy_study"]
 
@@ -63,4 +63,7 @@ def copy_study(
     target = source if to_artifacts is None else as_artifact_filesystem(to_artifacts)
     study = as_study_storage(from_storage).load_study(from_study_name)
     name = to_study_name or from_study_name
-    unpack(pack(study, source), as_study_storage(to_storage), target, name)
+    parcel = pack(study, source)
+    verify(parcel)
+    with unpacked(parcel, as_study_storage(to_storage), target, name):
+        pass

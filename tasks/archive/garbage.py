@@ -19,7 +19,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.study_identity import OWNERS, storage_identity, uuid_of
 from prefect_optuna.blocks.texts import visible
-from prefect_optuna.tasks.archive.blobs import blob_path, blob_store, needed_blobs
+from prefect_optuna.tasks.archive.blobs import blob_store, needed_paths
 
 __all__ = ["DeletedStudy", "StudyGarbage", "collect_garbage"]
 
@@ -197,13 +197,7 @@ def _remove(filesystem: ArtifactFileSystem, folder: str) -> None:
 def _unneeded_blobs(
     filesystem: ArtifactFileSystem, gone: set[str], *, dry_run: bool
 ) -> tuple[list[str], list[str]]:
-    def needed() -> set[str]:
-        return {
-            blob_path(digest)
-            for folder in filesystem.ls("studies")
-            if folder not in gone
-            for digest in needed_blobs(filesystem, folder)
-        }
-
-    unneeded, abandoned = blob_store(filesystem).collect(needed, dry_run=dry_run)
+    unneeded, abandoned = blob_store(filesystem).collect(
+        lambda: needed_paths(filesystem, gone), dry_run=dry_run
+    )
     return [path.rpartition("/")[2] for path in unneeded], abandoned

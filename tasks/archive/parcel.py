@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import optuna
+from optuna.exceptions import DuplicatedStudyError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import (
     ArchiveError,
     ArtifactFileSystem,
+    ArtifactNotFoundError,
     StudyMismatchError,
     StudyStorage,
 )
@@ -28,20 +30,22 @@ from prefect_optuna.blocks._inert_pickles import without_pickled_state
 from prefect_optuna.blocks.study_identity import (
     OWNERS,
     UUID_ATTRIBUTE,
-    claim_folder,
+    owner_file,
     storage_identity,
     uuid_of,
 )
 from prefect_optuna.tasks.archive.blobs import (
     beside_path,
     blob_path,
+    blob_store,
     needed_blobs,
+    needed_paths,
     read_blob,
     read_verified,
 )
-from prefect_optuna.tasks.archive.manifest import BACKUP_CONTEXT
+from prefect_optuna.tasks.archive.manifest import BACKUP_CONTEXT, manifest_of
 
-__all__ = ["Parcel", "pack", "refuse_claimed", "unpack"]
+__all__ = ["Parcel", "pack", "refuse_claimed", "unpacked", "verify"]
 
 _UNFINISHED = "prefect_optuna:unfinished_copy"  # a system attribute of a study that is being made
 _UPLOADS = "optuna"  # where the block puts what Optuna's own upload_artifact stores
@@ -125,15 +129,70 @@ def pack(study: optuna.Study, artifacts: ArtifactFileSystem) -> Parcel:
     )
 
 
-def unpack(
+def verify(parcel: Parcel) -> None:
+    """Read all files of a study, and look whether all is there that its parts name.
+
+    Args:
+        parcel: the study.
+
+    Raises:
+        ArchiveError: a file is missing or damaged, or the manifest is.
+    """
+    manifest = manifest_of(parcel.name, parcel.user_attrs)
+    digests: dict[str, str] = {}
+    listed: set[str] = set()
+    for path in parcel.files:
+        content = parcel.read(path)
+        digests[path] = sha256(content).hexdigest()
+        if path.startswith(f"studies/{parcel.uuid}/needs/"):
+            listed |= {blob_path(digest) for digest in json.loads(content)}
+    there = {path for path in parcel.files if path.startswith("blobs/")}
+    named: set[str] = set()
+    for version in manifest.versions if manifest else ():
+        code = blob_path(version.code_version)
+        named |= {code, blob_path(version.environment)}
+        if code in there:
+            named |= {blob_path(digest) for digest in _values_of(parcel.read(code))}
+    if missing := sorted((listed | named) - there):
+        raise ArchiveError(
+            f"The study {parcel.name!r} is incomplete: the file {missing[0]}, which its code, "
+            "values or environments are in, is missing. Bring it back from a copy."
+        )
+    if unlisted := sorted((there | named) - listed):
+        raise ArchiveError(
+            f"The study {parcel.name!r} is incomplete: no list of what it needs, in needs/, names "
+            f"the file {unlisted[0]}. Bring it back from a copy."
+        )
+    for path, digest in _references(parcel.trials):
+        places = (path, beside_path(path, digest))
+        own = path.startswith(f"studies/{parcel.uuid}/")  # another study's may be named as well
+        if own and digest not in [digests.get(place) for place in places]:
+            raise ArchiveError(
+                f"The study {parcel.name!r} is incomplete: the file {path}, which a trial names, "
+                "is missing, or is another one. Bring it back from a copy."
+            )
+
+
+def _values_of(code: bytes) -> list[str]:
+    """The digests of the blobs that a captured problem has values in."""
+    try:
+        return list(json.loads(code)["blobs"])
+    except (ValueError, TypeError, LookupError):
+        raise ArchiveError(
+            "The manifest names a file as captured code that is none. Bring it back from a copy."
+        ) from None
+
+
+@contextlib.contextmanager
+def unpacked(
     parcel: Parcel, storage: StudyStorage, artifacts: ArtifactFileSystem, study_name: str
-) -> None:
-    """Make a study of a parcel: all of it, or none.
+) -> Generator[None]:
+    """Make a study of a parcel, which stays if the block ends well: all of it, or none.
 
     What a killed process has left half made is made anew by the next one with that name.
 
     Args:
-        parcel: the study.
+        parcel: the study; `verify` has looked at it.
         storage: where it goes.
         artifacts: where its files go.
         study_name: its name there.
@@ -144,18 +203,56 @@ def unpack(
         StorageUnavailableError: the storage or the filesystem failed.
     """
     _make_room(storage, study_name)
-    study = storage.create_study(study_name, directions=list(parcel.directions))
+    folder = f"studies/{parcel.uuid}"
+    is_new = parcel.uuid is not None and not artifacts.ls(folder)
     made: list[str] = []
+    study = None
     try:
+        study = storage.create_study(study_name, directions=list(parcel.directions))
         _fill(study, parcel, artifacts, made)
-    except BaseException:
-        # Blobs stay: another study may have come to need them. `collect_garbage` finds them.
-        for path in made:
-            if not path.startswith("blobs/"):
-                with contextlib.suppress(Exception):
-                    artifacts.rm(path)
-        optuna.delete_study(study_name=study_name, storage=storage.get_storage())
+        yield
+        _mark(study, unfinished=False)
+    except DuplicatedStudyError:
+        raise StudyMismatchError(_is_there(storage, study_name)) from None
+    except BaseException as error:
+        undo: list[Callable[[], None]] = [
+            lambda: _delete(storage, study_name, is_ours=study is not None),
+            lambda: _remove(artifacts, made, folder if is_new else ""),
+        ]
+        for step in undo:
+            try:
+                step()
+            except Exception as problem:  # noqa: BLE001 - the first error is the one that counts
+                error.add_note(
+                    "Not all that was made could be removed again; the same call once more makes "
+                    f"it anew, and collect_garbage finds what is left: {type(problem).__name__}"
+                )
         raise
+
+
+def _delete(storage: StudyStorage, study_name: str, *, is_ours: bool) -> None:
+    """Remove the study that was being made, if it came so far."""
+    if study_name not in storage.study_names():
+        return
+    found = storage.get_storage()
+    study_id = found.get_study_id_from_name(study_name)
+    # The very call that makes it may have been cut short: it is empty then.
+    if is_ours or not (found.get_study_system_attrs(study_id) or found.get_n_trials(study_id)):
+        optuna.delete_study(study_name=study_name, storage=found)
+
+
+def _remove(artifacts: ArtifactFileSystem, made: Sequence[str], folder: str) -> None:
+    """Remove the files that were made, and the study's folder, if it was made as well."""
+    for path in made:
+        if not path.startswith("blobs/"):
+            with contextlib.suppress(ArtifactNotFoundError):
+                artifacts.rm(path)
+    if folder and not artifacts.glob(f"{folder}/**"):
+        with contextlib.suppress(ArtifactNotFoundError):
+            artifacts.rm(folder, recursive=True)
+    # Another study may have come to need one of the blobs.
+    if blobs := [path for path in made if path.startswith("blobs/")]:
+        blob_store(artifacts).remove(blobs, lambda: needed_paths(artifacts))
 
 
 def refuse_claimed(
@@ -188,7 +285,7 @@ def refuse_claimed(
             name, place = owner["study_name"], owner["storage"]
         except (ValueError, TypeError, KeyError):
             name, place = "of somebody", ""
-        own = place == here and name == study_name  # `unpack` refuses one that is still there
+        own = place == here and name == study_name  # `unpacked` refuses one that is still there
         is_gone = place == here is not None and name not in names
         if not own and not is_gone:
             raise ArchiveError(
@@ -204,11 +301,11 @@ def _fill(
 ) -> None:
     storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
     study_id = storage.get_study_id_from_name(study.study_name)
-    storage.set_study_system_attr(study_id, _UNFINISHED, True)
+    _mark(study, unfinished=True)
     if parcel.uuid is not None:
         # The study, then its folder, then what it needs: else `collect_garbage` takes it for left.
         storage.set_study_system_attr(study_id, UUID_ATTRIBUTE, parcel.uuid)
-        claim_folder(study, artifacts)
+        _create(*owner_file(study), artifacts, made)
     if parcel.home != artifacts.location():
         references = dict(_references(parcel.trials))
         for path in sorted(parcel.files, key=lambda path: "/needs/" not in path):
@@ -223,14 +320,29 @@ def _fill(
         parcel.user_attrs.items(), key=lambda item: item[0] == BACKUP_CONTEXT
     ):
         storage.set_study_user_attr(study_id, name, value)
-    storage.set_study_system_attr(study_id, _UNFINISHED, False)
+
+
+def _mark(study: optuna.Study, *, unfinished: bool) -> None:
+    storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
+    study_id = storage.get_study_id_from_name(study.study_name)
+    storage.set_study_system_attr(study_id, _UNFINISHED, unfinished)
+
+
+def _create(path: str, content: bytes, artifacts: ArtifactFileSystem, made: list[str]) -> bool:
+    """Make a file, and take down that it is ours before it is there: the call may be cut short."""
+    if artifacts.exists(path):
+        return False
+    made.append(path)
+    if artifacts.create(path, content):
+        return True
+    made.remove(path)  # somebody else was faster
+    return False
 
 
 def _place(
     path: str, content: bytes, referred: bool, artifacts: ArtifactFileSystem, made: list[str]
 ) -> None:
-    if artifacts.create(path, content):
-        made.append(path)
+    if _create(path, content, artifacts, made):
         return
     digest = sha256(content).hexdigest()
     if artifacts.sha256(path) == digest or path.endswith("/best.png"):
@@ -240,9 +352,7 @@ def _place(
             f"{artifacts.location(path)} is of another copy of this study, which has gone its own "
             "way since. Name other artifacts for this one: artifacts=..., or to_artifacts=..."
         )
-    beside = beside_path(path, digest)
-    if artifacts.create(beside, content):
-        made.append(beside)
+    _create(beside_path(path, digest), content, artifacts, made)
 
 
 def _make_room(storage: StudyStorage, study_name: str) -> None:
@@ -252,11 +362,15 @@ def _make_room(storage: StudyStorage, study_name: str) -> None:
         return
     study_id = found.get_study_id_from_name(study_name)
     if not found.get_study_system_attrs(study_id).get(_UNFINISHED):
-        raise StudyMismatchError(
-            f"There is a study {study_name!r} in {storage.location} already. Take another name: "
-            "study_name=..., or to_study_name=..."
-        )
+        raise StudyMismatchError(_is_there(storage, study_name))
     optuna.delete_study(study_name=study_name, storage=found)
+
+
+def _is_there(storage: StudyStorage, study_name: str) -> str:
+    return (
+        f"There is a study {study_name!r} in {storage.location} already. Take another name: "
+        "study_name=..., or to_study_name=..."
+    )
 
 
 def _references(trials: Sequence[FrozenTrial]) -> Iterator[tuple[str, str]]:

@@ -34,7 +34,7 @@ from prefect_optuna.blocks.artifacts import handlers
 from prefect_optuna.blocks.attribute_nesting import check_attributes, check_nesting
 from prefect_optuna.blocks.untrusted import open_zip
 from prefect_optuna.tasks.archive.blobs import blob_path
-from prefect_optuna.tasks.archive.parcel import Parcel
+from prefect_optuna.tasks.archive.parcel import Parcel, verify
 
 __all__ = ["EXPORT_FORMAT", "read_parcel", "trial_from_json", "trial_to_json", "write_parcel"]
 
@@ -191,8 +191,7 @@ def read_parcel(path: Path) -> Generator[Parcel]:
         with _explained(path):
             archive = stack.enter_context(open_zip(path, path.stat().st_size))
             parcel = _parcel(archive, path)
-            for file in parcel.files:
-                parcel.read(file)
+            verify(parcel)
         yield parcel
 
 

@@ -8,6 +8,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.artifacts import decode, encode, find_handler
 from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
+from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import decode_result, encode_result, portable
 from prefect_optuna.tasks.persistence import PersistenceError
@@ -433,6 +435,24 @@ def test_a_redis_value_that_is_nested_too_deeply_is_damage(
         with pytest.raises(DamagedStorageError):
             _ = _storage("redis", tmp_path, redis_server).load_study("hares").user_attrs
         client.delete(key)
+
+
+def test_a_trial_in_redis_that_is_nested_too_deeply_to_be_copied_is_damage(
+    tmp_path: Path, redis_server: str
+) -> None:
+    import redis
+
+    study = _storage("redis", tmp_path, redis_server).create_study("hares")
+    study.add_trial(create_trial(value=1.0, user_attrs={"note": "hares"}))
+    with redis.Redis.from_url(redis_server) as client:
+        (key,) = (k for k in client.keys(f"*{tmp_path.name}*finished"))
+        nested = b"[" * 485 + b"]" * 485  # which is decoded, and copied no more
+        client.lset(key, 0, client.lindex(key, 0).replace(b'"hares"', nested))
+        with (
+            closing(RedisStorage(redis_server, namespace=tmp_path.name)) as reader,
+            pytest.raises(DamagedStorageError, match="RecursionError"),
+        ):
+            reader.get_all_trials(reader.get_study_id_from_name("hares"))
 
 
 @pytest.mark.parametrize("count", [1, 10**12])

@@ -346,3 +346,26 @@ def test_a_run_that_was_killed_leaves_a_gap_until_somebody_signs_what_is_there(
     signatures = ArchivedStudy.load("hares", storage=storage, artifacts=artifacts).signatures
     assert signatures.complete, str(signatures)
     assert "the signatures hold, and nothing is missing" in str(signatures)
+
+
+@pytest.mark.usefixtures("key")
+def test_a_trial_that_was_told_otherwise_than_it_was_signed_is_in_no_list(
+    storage: StudyStorage, artifacts: ArtifactFileSystem
+) -> None:
+    study = storage.create_study("hares")
+    archive = OptunaArchive(study, artifacts=artifacts)
+    archive.save_problem(PROBLEM)
+    signer = archive.signer()
+    assert signer is not None
+    complete = optuna.trial.TrialState.COMPLETE
+    for value in (3.0, 1.0):
+        trial = study.ask()
+        stored = storage.get_storage().get_trial(trial._trial_id)
+        for name, content in signer.signed(stored, {}, complete, [1.0]).items():
+            trial.set_user_attr(name, content)
+        signer.told(study.tell(trial, value))
+    signer.close()
+    first, second = study.trials
+    assert first.user_attrs["signature"]["place"] == second.user_attrs["signature"]["place"] == 0
+    signatures = ArchivedStudy.load("hares", storage=storage, artifacts=artifacts).signatures
+    assert signatures.problems == ("Trial 0 has been changed after it was signed.",)
