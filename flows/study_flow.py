@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -42,7 +44,7 @@ class StudyFlow(Flow[P, R]):
         end_temporary_server()
         token = _results.set(results := [])
         try:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _said_once():
                 return super().__call__(*args, **kwargs)
         except httpx.TransportError as error:
             # What became of a study does not depend on whether a server hears of it.
@@ -60,6 +62,32 @@ class StudyFlow(Flow[P, R]):
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The parameters as the server records them: no contents of contexts, no secrets."""
         return {name: _describe(value) for name, value in parameters.items()}
+
+
+# Where Prefect says every few seconds that it cannot send its events, as long as that lasts.
+_REPEATING = ("prefect.events.clients", "prefect._internal.concurrency")
+
+
+@contextlib.contextmanager
+def _said_once() -> Generator[None]:
+    """Have each warning of a server that is away pass once in a run."""
+    seen: set[str] = set()
+
+    def passes(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        new = record.msg not in seen
+        seen.add(record.msg)
+        return new
+
+    loggers = [logging.getLogger(name) for name in _REPEATING]
+    for logger in loggers:
+        logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(passes)
 
 
 def note_result(result: R) -> R:
