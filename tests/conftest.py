@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 # Before Prefect is imported: no test may see the profile, the history or the server of the
 # person who runs it, and none may fall back on an ephemeral server unnoticed.
-for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
+_KEPT = "PREFECT_OPTUNA_TEST_ALL"  # a switch of the tests' own
+for _name in [n for n in os.environ if n.startswith("PREFECT_") and n != _KEPT]:
     del os.environ[_name]
 # What programs print must come through a pipe without it, too.
 os.environ.pop("PYTHONUNBUFFERED", None)
