@@ -54,7 +54,7 @@ class StudyFlow(Flow[P, R]):
         end_temporary_server()
         token = _results.set(results := [])
         try:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _said_once():
                 return super().__call__(*args, **kwargs)
         except httpx.TransportError as error:
             # What became of a study does not depend on whether a server hears of it.
@@ -85,6 +85,32 @@ class StudyFlow(Flow[P, R]):
         """Validate as Prefect does, which would put what is wrong into its log, secrets and all."""
         with _without_its_log():
             return super().validate_parameters(parameters)
+
+
+# Where Prefect says every few seconds that it cannot send its events, as long as that lasts.
+_REPEATING = ("prefect.events.clients", "prefect._internal.concurrency")
+
+
+@contextmanager
+def _said_once() -> Generator[None]:
+    """Have each warning of a server that is away pass once in a run."""
+    seen: set[str] = set()
+
+    def passes(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        new = record.msg not in seen
+        seen.add(record.msg)
+        return new
+
+    loggers = [logging.getLogger(name) for name in _REPEATING]
+    for logger in loggers:
+        logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(passes)
 
 
 def note_result(result: R) -> R:

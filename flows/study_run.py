@@ -213,6 +213,8 @@ class StudyRun:
     def _tell(self, outcome: Outcome) -> None:
         trial = self._in_flight[outcome.number]
         try:
+            if outcome.undelivered is not None:
+                self._deliver(trial, outcome.undelivered)
             for name, value in self._attributes(trial, outcome).items():
                 trial.set_user_attr(name, value)
             frozen = self.study.tell(trial, values=outcome.values, state=_STATE[outcome.state])
@@ -236,6 +238,22 @@ class StudyRun:
             self._failed(outcome)
         for callback in self.callbacks:
             callback(self.study, frozen)
+
+    def _deliver(self, trial: optuna.Trial, given: FrozenTrial) -> None:
+        """Store what a trial was given in a process that had lost the storage."""
+        storage, of = self.storage_block.get_storage(), trial._trial_id  # pyright: ignore[reportPrivateUsage]
+        stored = storage.get_trial(of)
+        for name in given.params.keys() - stored.params.keys():
+            distribution = given.distributions[name]
+            value = distribution.to_internal_repr(given.params[name])
+            storage.set_trial_param(of, name, value, distribution)
+        for step in given.intermediate_values.keys() - stored.intermediate_values.keys():
+            storage.set_trial_intermediate_value(of, step, given.intermediate_values[step])
+        for name, value in given.user_attrs.items():
+            storage.set_trial_user_attr(of, name, value)
+        for name, value in given.system_attrs.items():
+            if stored.system_attrs.get(name) != value:
+                storage.set_trial_system_attr(of, name, value)
 
     def _attributes(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any]:
         """What is told of a trial beside its values, signed where there is a key."""

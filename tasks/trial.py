@@ -15,9 +15,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-from optuna.trial import BaseTrial
+from optuna.trial import BaseTrial, FrozenTrial
 
-from prefect_optuna.blocks.errors import InvalidProblemError, PrefectOptunaError
+from prefect_optuna.blocks.errors import (
+    InvalidProblemError,
+    PrefectOptunaError,
+    StorageUnavailableError,
+)
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial_scope import TrialScope
 
@@ -67,7 +71,11 @@ class LiveTrial:
         return optuna.Trial(study, trial_id)
 
     def deliver(self) -> None:
-        """Have the storage hold all that the trial was given: the next who tells it, ends it."""
+        """Have the storage hold all that the trial was given: the next who tells it, ends it.
+
+        Raises:
+            StorageUnavailableError: the storage cannot be reached.
+        """
         flush = getattr(self.storage.get_storage(), "flush", None)  # where writes are gathered
         if flush is not None:
             flush()
@@ -104,6 +112,8 @@ class Outcome:
         error: the exception that failed the trial, or that says why it was pruned.
         message: why it failed, for people.
         seconds: how long it took, in seconds.
+        undelivered: the trial with all that it was given, where the storage was away at the end.
+            Whoever tells it stores that first.
     """
 
     number: int
@@ -115,6 +125,7 @@ class Outcome:
     error: BaseException | None = None
     message: str = ""
     seconds: float = 0.0
+    undelivered: FrozenTrial | None = None
 
 
 class TrialRunner:
@@ -155,8 +166,6 @@ class TrialRunner:
         started = time.perf_counter()
         with self.scope.around(assignment.number, assignment.params) as used:
             outcome = self._outcome(assignment)
-        if isinstance(assignment.trial, LiveTrial):
-            assignment.trial.deliver()
         return replace(
             outcome,
             used=self.scope.attribute(used, assignment.params) if used else {},
@@ -165,7 +174,9 @@ class TrialRunner:
 
     def _outcome(self, assignment: Assignment) -> Outcome:
         def outcome(state: Literal["complete", "pruned", "failed"], **more: Any) -> Outcome:
-            return Outcome(assignment.number, state, constraints=_constraints(trial), **more)
+            constraints = _constraints(trial)
+            ended = Outcome(assignment.number, state, constraints=constraints, **more)
+            return _delivered(ended, assignment.trial, trial)
 
         result, reference, trial = None, None, None
         try:
@@ -211,6 +222,23 @@ class TrialRunner:
             "evaluate", result, params=assignment.params, scope=self.scope.values, trial=trial
         )
         return checked_values(value, self.problem)
+
+
+def _delivered(
+    outcome: Outcome, live: BaseTrial | LiveTrial | None, trial: BaseTrial | LiveTrial | None
+) -> Outcome:
+    """An outcome whose trial the storage holds, or which brings its trial along."""
+    if not isinstance(live, LiveTrial) or not isinstance(trial, optuna.Trial):
+        return outcome
+    try:
+        live.deliver()
+    except StorageUnavailableError:
+        given = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
+        return replace(outcome, undelivered=given)
+    except Exception as error:  # noqa: BLE001 - it was given what the study cannot hold
+        message = f"{type(error).__name__}: {error}"
+        return replace(outcome, state="failed", values=None, error=error, message=message)
+    return outcome
 
 
 def _constraints(trial: BaseTrial | LiveTrial | None) -> dict[str, float]:

@@ -82,7 +82,7 @@ def main(cells: list[list[str]]) -> None:
         from distributed import LocalCluster
         from prefect_dask import DaskTaskRunner
 
-        cluster = LocalCluster(n_workers=1, threads_per_worker=8, dashboard_address=None)
+        cluster = LocalCluster(n_workers=1, threads_per_worker=len(cells), dashboard_address=None)
         dask = DaskTaskRunner(address=cluster.scheduler_address)
     threads = [
         threading.Thread(

@@ -36,6 +36,7 @@ def dies_at_the_top(trial: optuna.Trial) -> float:
     return x
 
 
+@pytest.mark.timeout(300)  # six processes begin one after the other, and import Prefect
 @pytest.mark.usefixtures("prefect_server")
 def test_a_process_that_dies_takes_its_own_trial_along_and_the_study_goes_on() -> None:
     study = as_study_storage().create_study("s")

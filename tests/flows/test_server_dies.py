@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments import LocalServer
 from prefect_optuna.flows import optimize
+from prefect_optuna.flows.study_flow import _said_once
 
 
 def kills_the_server(trial: optuna.Trial) -> float:
@@ -51,3 +53,19 @@ def test_a_study_goes_on_to_its_end_without_its_server(
     trials = as_study_storage().load_study("s").trials
     assert [t.value for t in trials] == [t.params["x"] for t in trials]
     assert result.best_value == min(t.value for t in trials)
+
+
+@pytest.mark.parametrize("name", ["prefect.events.clients", "prefect._internal.concurrency"])
+def test_prefect_says_once_in_a_run_that_its_events_are_not_sent(name: str) -> None:
+    said: list[str] = []
+    logger, handler = logging.getLogger(name), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        with _said_once():
+            for number in range(3):
+                logger.error("Unable to connect to %r.", number)
+        logger.error("Unable to connect to %r.", "the next")
+    finally:
+        logger.removeHandler(handler)
+    assert said == ["Unable to connect to 0.", "Unable to connect to 'the next'."]
