@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 # Before Prefect is imported: no test may see the profile, the history or the server of the
 # person who runs it, and none may fall back on an ephemeral server unnoticed.
+_OF_THE_TESTS = ("PREFECT_OPTUNA_TEST_ALL", "PREFECT_OPTUNA_REDIS_SERVER")
 for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
-    del os.environ[_name]
+    if _name not in _OF_THE_TESTS:
+        del os.environ[_name]
 # What programs print must come through a pipe without it, too.
 os.environ.pop("PYTHONUNBUFFERED", None)
 _PREFECT_HOME = tempfile.mkdtemp(prefix="prefect-optuna-tests-")
