@@ -73,7 +73,7 @@ clean: ## remove everything that make has made, the environment included
 
 # The stamps lie inside the environment, so that they go with it.
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed; this is Python %s. Name another one: make PYTHON=python3.13 ..." % sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed; this is Python %s. Name another one: make PYTHON=python3.13 ..." % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/installed: pyproject.toml | .venv/bin/python

@@ -8,6 +8,7 @@ database, and drops that queue when it is told to stop.
     python -m prefect_optuna.deployments._serve
 """
 
+import os
 import sys
 import threading
 import time
@@ -40,7 +41,8 @@ def _wait_until_quiet() -> None:
 
 
 def _stop_at_end_of_input(server: uvicorn.Server) -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # `sys.stdin` would hold a lock while Python ends
+        pass
     _wait_until_quiet()
     server.should_exit = True
 

@@ -40,9 +40,18 @@ def main() -> int:
     """Run the demo.
 
     Returns:
-        The exit code: 0, or 1 where the best trial did not give its value again.
+        The exit code: 0, or 1 where it could not be run, or the best trial did not give its value
+        again.
     """
     console = terminal(soft_wrap=True)
+    try:
+        return _run(console)
+    except (PrefectOptunaError, OSError) as error:  # each has a sentence for people
+        terminal(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {markup(str(error))}")
+        return 1
+
+
+def _run(console: Console) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # In the terminal only; Prefect's UI has it all.
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"
@@ -52,13 +61,12 @@ def main() -> int:
         "\n[bold]Lynx and hares[/]: the Lotka-Volterra equations, fitted to the pelts that the\n"
         f"Hudson's Bay Company took from 1900 to 1920. {TRIALS} trials of TPE, one Prefect flow.\n"
     )
-    problem = Problem.of(PROBLEM)
+    name = study_name(Problem.of(PROBLEM))  # before the server: the folder may not be writable
     with console.status("Starting a Prefect server ..."):
         server = LocalServer().__enter__()
     with contextlib.ExitStack() as stack:
         stack.push(server.__exit__)
         console.print(f"[dim]Prefect's server is {server.url}, its history is kept in .prefect/[/]")
-        name = study_name(problem)
         result = optimize(PROBLEM, study_name=name, n_trials=TRIALS, seed=SEED)
         again = reevaluate(name, trials="best:1", trusted=True)
         with console.status("Waiting until the server has taken in all task runs ..."):

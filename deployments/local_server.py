@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import filelock
+import prefect
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import refresh_global_settings_context
@@ -138,8 +140,8 @@ class LocalServer:
         """Start the server and point this process at it.
 
         Raises:
-            LocalServerError: The home is in use or cannot be written, the port is taken, or
-                the server ended while starting.
+            LocalServerError: The home is in use, cannot be written or is of a later Prefect, the
+                port is taken, or the server ended while starting.
             LocalServerTimeoutError: The server did not answer in time.
         """
         with contextlib.ExitStack() as stack:
@@ -233,6 +235,7 @@ class LocalServer:
         deadline = time.monotonic() + self._start_timeout
         while not _is_healthy(self.url):
             if (code := process.poll()) is not None:
+                self._refuse_another_version()
                 raise LocalServerError(
                     f"the Prefect server on {self.url} ended with code {code} while starting. "
                     f"The end of its log, {self.log_file}:\n{self._log_tail()}"
@@ -244,6 +247,16 @@ class LocalServer:
                     f"The end of its log, {self.log_file}:\n{self._log_tail()}"
                 )
             time.sleep(0.05)
+
+    def _refuse_another_version(self) -> None:
+        log = self.log_file.read_text(errors="replace")
+        if found := re.search(r"Can't locate revision identified by '(\w+)'", log):
+            raise LocalServerError(
+                f"expected {self.home} to hold the history of Prefect {prefect.__version__} or of "
+                f"an earlier one, found a database of another version (revision {found[1]}, which "
+                "this one does not know). It is left as it is. Move that folder away, name "
+                "another home, or use the Prefect that wrote it."
+            )
 
     def _log_tail(self) -> str:
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-15:])

@@ -33,7 +33,8 @@ def prefect_server() -> Generator[SyncPrefectClient]:
     """A client of the Prefect server, which has to be a lasting one.
 
     Raises:
-        ServerUnavailableError: no server is configured, or it does not answer.
+        ServerUnavailableError: no server is configured, it does not answer, or it is of another
+            major version than this Prefect.
 
     Example:
         >>> from prefect_optuna.deployments.work_pools import prefect_server
@@ -50,6 +51,7 @@ def prefect_server() -> Generator[SyncPrefectClient]:
         )
     try:
         with get_client(sync_client=True) as client:
+            _refuse_another_version(client, url)
             client.hello()
             yield client
     except httpx.TransportError as error:
@@ -57,6 +59,20 @@ def prefect_server() -> Generator[SyncPrefectClient]:
             f"No Prefect server answers at {url} ({type(error).__name__}). Start it (prefect "
             "server start, or prefect-optuna serve), or correct PREFECT_API_URL."
         ) from error
+
+
+def _refuse_another_version(client: SyncPrefectClient, url: str) -> None:
+    try:
+        client.raise_for_api_version_mismatch_once()
+    except RuntimeError as error:
+        if isinstance(error.__cause__, httpx.TransportError):
+            raise error.__cause__ from None
+        if error.__cause__ is not None:  # it says something else than its version
+            return
+        raise ServerUnavailableError(
+            f"The Prefect server at {url} is of another version than the "
+            f"Prefect here: {error} Install the server's Prefect here, or correct PREFECT_API_URL."
+        ) from None
 
 
 def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPool:

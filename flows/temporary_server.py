@@ -11,14 +11,19 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from typing import IO
 
 from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_API_URL,
+    PREFECT_HOME,
     PREFECT_SERVER_EPHEMERAL_ENABLED,
     temporary_settings,
 )
+
+from prefect_optuna.blocks.errors import InvalidSettingError
 
 __all__ = ["end_temporary_server", "share_temporary_server"]
 
@@ -46,9 +51,13 @@ def end_temporary_server() -> None:
     """See to it that this program's temporary server, if it has one, ends when the program does.
 
     Prefect ends it with an exit handler, which a signal leaves out.
+
+    Raises:
+        InvalidSettingError: Prefect's home cannot be written.
     """
     if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         return
+    _check_home()
     from prefect.server.api.server import SubprocessASGIServer
 
     server = SubprocessASGIServer()
@@ -65,6 +74,22 @@ def end_temporary_server() -> None:
     )
     assert guard.stdin is not None  # noqa: S101 - it is a pipe
     atexit.register(_stand_down, guard, guard.stdin, os.getpid())
+
+
+def _check_home() -> None:
+    """Say at once what Prefect says, after a minute, as that its server does not answer."""
+    home = PREFECT_HOME.value()
+    if str(home) not in str(PREFECT_API_DATABASE_CONNECTION_URL.value()):
+        return  # the history is kept elsewhere
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise InvalidSettingError(
+            f"Prefect keeps its history in {home}, which has to be a folder that can be written: "
+            f"{error.strerror}. Name another one by PREFECT_HOME, or a server by PREFECT_API_URL."
+        ) from error
 
 
 def _stand_down(guard: subprocess.Popen[bytes], line: IO[bytes], program: int) -> None:

@@ -30,6 +30,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from prefect.results import ResultRecord, ResultRecordMetadata
+from prefect.serializers import JSONSerializer
 
 from prefect_optuna.blocks import (
     ArtifactExistsError,
@@ -59,8 +61,11 @@ class ArtifactFileSystemContract:
         assert artifacts.read_path("a") == b""
 
     def test_the_engine_s_keyword_is_accepted(self, artifacts: ArtifactFileSystem) -> None:
-        artifacts.write_path("a", b"ARROW1 and more", _sync=True)
-        assert artifacts.read_path("a", _sync=True) == b"ARROW1 and more"
+        # It reads results with it, which have to be plain JSON.
+        metadata = ResultRecordMetadata(serializer=JSONSerializer(), storage_key="a")
+        record = ResultRecord(result=[1.5], metadata=metadata)
+        artifacts.write_path("a", record.serialize(), _sync=True)
+        assert ResultRecord.deserialize(artifacts.read_path("a", _sync=True)).result == [1.5]
 
     def test_two_readers_have_positions_of_their_own(self, artifacts: ArtifactFileSystem) -> None:
         artifacts.write_path("a", b"12345")

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.logging.configuration import setup_logging
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments import LocalServer
-from prefect_optuna.deployments.demo import PROBLEM, TRIALS, study_name
+from prefect_optuna.deployments.demo import PROBLEM, TRIALS, main, study_name
 from prefect_optuna.flows.examples.lynx_hare import PUBLISHED
 from prefect_optuna.tasks import OptunaArchive, Problem
 
@@ -75,6 +77,29 @@ def test_all_of_its_history_is_there_afterwards(demo: tuple[Path, str]) -> None:
     assert report.count("data:image/png") >= 2  # as many as there is time for
     assert "reevaluation-lynx-hare" in artifacts
     assert any("StudyResult of 'lynx-hare'" in message for message in logged)
+
+
+@pytest.mark.parametrize("name", [".prefect", ".prefect-optuna"])
+def test_a_folder_that_it_cannot_write_is_one_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    verbosity = optuna.logging.get_verbosity()
+    try:
+        with monkeypatch.context() as put_back:
+            put_back.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+            assert main() == 1
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+        setup_logging()
+    assert f"Error: expected {tmp_path / name}" in (said := capsys.readouterr().err) or (
+        f"Error: The journal {tmp_path / name}" in said
+    )
+    assert "Traceback" not in said
 
 
 def test_a_study_that_is_done_is_left_alone_and_an_interrupted_one_goes_on(

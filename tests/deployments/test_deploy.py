@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -276,6 +278,30 @@ def test_without_a_server_it_says_how_to_come_to_one() -> None:
         pytest.raises(ServerUnavailableError, match=r"No Prefect server answers at http://127"),
     ):
         make_process_pool("x")
+
+
+def test_a_server_of_another_version_is_said_in_one_sentence() -> None:
+    class Old(BaseHTTPRequestHandler):
+        """Answers as Prefect 2 does, which cannot be installed beside this one."""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'"2.20.1"')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Old) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with (
+                temporary_settings({"api.url": f"http://127.0.0.1:{server.server_port}/api"}),
+                pytest.raises(ServerUnavailableError, match=r"server: 2\.20\.1"),
+            ):
+                make_process_pool("x")
+        finally:
+            server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -148,6 +148,16 @@ def test_a_server_that_ends_while_starting_shows_the_end_of_its_log(tmp_path: Pa
     assert not (tmp_path / "server.json").exists()
 
 
+def test_a_home_of_a_later_prefect_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        database.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
+        database.commit()
+    with pytest.raises(LocalServerError, match=r"version .*ffffffffffff") as refused:
+        LocalServer(tmp_path).__enter__()
+    assert "\n" not in str(refused.value)
+
+
 def test_an_error_in_the_block_stops_the_server_and_goes_through(home: Path) -> None:
     server = LocalServer(home)
     processes: list[psutil.Process] = []

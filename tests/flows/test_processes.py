@@ -13,9 +13,10 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
+from prefect.settings import temporary_settings
 from servers import wait_until
 
-from prefect_optuna.blocks import as_study_storage
+from prefect_optuna.blocks import InvalidSettingError, as_study_storage
 from prefect_optuna.flows import optimize
 from prefect_optuna.flows.dispatch import WorkerLostError
 from prefect_optuna.flows.session import is_lost
@@ -136,3 +137,19 @@ def test_a_program_without_a_server_has_one_and_nothing_outlives_it(
     assert not left, (left, output)
     assert len(servers) == 1, output
     assert how == "is killed" or program.returncode == 0, output
+
+
+def test_a_home_that_cannot_be_written_is_said_before_a_server_is_started(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.touch()
+    elsewhere = {
+        "home": home,
+        "api.url": None,
+        "server.ephemeral.enabled": True,
+        "server.database.connection_url": f"sqlite+aiosqlite:///{home}/prefect.db",
+    }
+    with (
+        temporary_settings(elsewhere),
+        pytest.raises(InvalidSettingError, match=f"{home}.* PREFECT_HOME"),
+    ):
+        optimize(dies_at_the_top, n_trials=1)
