@@ -54,6 +54,7 @@ from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import Capture, OptunaArchive
+from prefect_optuna.tasks.archive.capture import encode_scope
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.trial import TrialRunner
 from prefect_optuna.tasks.trial_scope import TrialScope
@@ -155,6 +156,7 @@ def optimize(
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
     rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
+    encode_scope(trial_scope.values)  # what cannot be archived shows before there is a study
     storage_block = as_study_storage(storage)
     filesystem = as_artifact_filesystem(artifacts)
     filesystem.check()
