@@ -76,3 +76,34 @@ def test_a_scope_with_a_secret_leaves_neither_a_study_nor_a_file(
     assert CANARY not in str(error.value)
     assert storage.study_names() == []
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("storage", "why"),
+    [
+        ({"url": f"oracle://me:{CANARY}@host"}, "oracle:// URL of this form is no study storage"),
+        ({"url": f"postgresql:/me:{CANARY}@host"}, "no study storage"),
+        ({"password": CANARY}, "expected the fields of a storage block"),
+        ({}, "expected the fields of a storage block"),
+    ],
+)
+def test_a_mapping_that_is_no_storage_is_refused_in_words(
+    storage: dict[str, str], why: str
+) -> None:
+    with pytest.raises(ParameterTypeError, match=why) as caught:
+        optimize.validate_parameters({"problem": "a:b", "storage": storage})
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("storage", "kind"),
+    [
+        ({"url": "redis://host"}, "RedisStudyStorage"),
+        ({"url": f"postgresql://me:{CANARY}@host", "timeout": 3}, "SQLStudyStorage"),
+        ({"path": "studies.journal"}, "JournalStudyStorage"),
+        ({"name": "lab"}, "InMemoryStudyStorage"),
+    ],
+)
+def test_a_mapping_is_the_storage_whose_fields_it_has(storage: dict[str, Any], kind: str) -> None:
+    valid = optimize.validate_parameters({"problem": "a:b", "storage": storage})
+    assert type(valid["storage"]).__name__ == kind
