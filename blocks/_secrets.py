@@ -16,6 +16,7 @@ __all__ = [
     "check_login",
     "clean_cause",
     "has_credentials",
+    "has_secret_urls",
     "is_secret_name",
     "place_text",
     "scheme_of",
@@ -24,12 +25,19 @@ __all__ = [
 ]
 
 _NAME = re.compile(
-    r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|CONNECTION_STRING|KEY|AUTH(?!OR)", re.IGNORECASE
+    r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|CONNECTION_STRING|KEY|AUTH(?!OR)|SIGNATURE|^SIG$",
+    re.IGNORECASE,
 )
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _URL = re.compile(rf"{_SCHEME.pattern}://[^\s'\"`<>]*")
 _FILES = ("sqlite", "sqlite+pysqlite", "journal", "file", "local", "memory", "unix")
 _LEAST = 6  # characters; a shorter value is found in any text
+_WORD = 12  # letters; a shorter word, such as `postgres`, is found in text that means no password
+
+# What a program fills in is no secret: {password}, %s, $PASSWORD.
+_LOGIN_IN_TEXT = re.compile(r"://[^\s/?#'\"`<>@:]{0,256}:(?!%[s(])[^\s/'\"`<>@{}$*]{1,1024}@")
+_OPTION_IN_TEXT = re.compile(r"[?&]([\w.-]{1,64})=(?!%[s(])[^\s&#'\"`<>{}$*]+")
+_USER_IN_TEXT = re.compile(r"https?://[^\s/?#'\"`<>@:{}$*]{20,256}@")  # no name is that long
 
 _ENCODE = (
     "expected at most one @, the one after the user and the password, and found another. Write /, "
@@ -90,6 +98,22 @@ def has_credentials(url: str) -> bool:
         return False
     login, _, _ = _authority(rest).rpartition("@")
     return ":" in login or "?" in rest or "#" in rest or _is_ambiguous(scheme, rest)
+
+
+def has_secret_urls(text: str) -> bool:
+    """Whether a URL with a password or a token is in a text, such as the source of a program.
+
+    Example:
+        >>> has_secret_urls('url = "https://oauth2:hunter2@host/x"')
+        True
+        >>> has_secret_urls('url = f"https://oauth2:{token}@host/x?size=3"')
+        False
+    """
+    return bool(
+        _LOGIN_IN_TEXT.search(text)
+        or _USER_IN_TEXT.search(text)
+        or any(is_secret_name(match[1]) for match in _OPTION_IN_TEXT.finditer(text))
+    )
 
 
 def place_text(value: str) -> str:
@@ -242,7 +266,7 @@ class SecretVariables:
     """The environment variables whose names say that they are secret, and where their values are.
 
     So are those that hold a URL with a password. What is a file's path, or shorter than 6
-    characters, is no secret.
+    characters, is no secret. A word of up to 11 letters is found where it is all of a text.
 
     Args:
         environment: by default that of this process.
@@ -261,24 +285,36 @@ class SecretVariables:
                 found.add(value)
             self._values |= {secret: name for secret in found if len(secret) >= _LEAST}
         # Longer ones first, so that of two the one is named that is meant.
-        self._forms = {
-            form: self._values[secret]
-            for secret in sorted(self._values, key=len, reverse=True)
-            for form in (secret, json.dumps(secret)[1:-1], *_in_base64(secret.encode()))
+        by_length = sorted(self._values.items(), key=lambda item: len(item[0]), reverse=True)
+        parts = {value: name for value, name in by_length if not _is_word(value)}
+        self._bytes = {
+            secret.encode(encoding, "surrogateescape" if encoding == "utf-8" else "replace"): name
+            for secret, name in parts.items()
+            for encoding in ("utf-8", "utf-16-le", "utf-32-le")
         }
+        self._forms = {
+            form: name
+            for secret, name in parts.items()
+            for form in (secret, json.dumps(secret)[1:-1])
+        }
+        self._forms |= {
+            form: name for content, name in self._bytes.items() for form in _in_base64(content)
+        }
+        self._shortest = min(map(len, self._forms), default=0)
 
     def name_in(self, value: Any) -> str | None:
         """The name of a variable whose value is in this text, these bytes or this JSON."""
-        if not self._forms:
+        if not self._values:
             return None
         if isinstance(value, bytes):
-            for secret, name in self._values.items():
-                for encoding in ("utf-8", "utf-16-le", "utf-32-le"):
-                    if secret.encode(encoding) in value:
-                        return name
-            return None
+            return next((name for form, name in self._bytes.items() if form in value), None)
         if isinstance(value, str):
-            return next((name for form, name in self._forms.items() if form in value), None)
+            if (name := self._values.get(value)) is not None or len(value) < self._shortest:
+                return name
+            for form, name in self._forms.items():
+                if form in value:
+                    return name
+            return None
         if isinstance(value, Mapping):
             parts = (part for item in value.items() for part in item)
             return next(filter(None, map(self.name_in, parts)), None)
@@ -287,6 +323,10 @@ class SecretVariables:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return self._values.get(str(value))
         return None
+
+
+def _is_word(value: str) -> bool:
+    return value.isalpha() and len(value) < _WORD
 
 
 def _is_path(value: str) -> bool:

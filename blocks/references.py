@@ -6,8 +6,9 @@ of its flow runs. So a password stays in the block, which the worker loads by it
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from prefect.blocks.core import Block
 
@@ -21,11 +22,23 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks._secrets import has_credentials, scheme_of
+from prefect_optuna.blocks._secrets import (
+    SecretVariables,
+    has_credentials,
+    has_secret_urls,
+    scheme_of,
+    secrets_in,
+)
 from prefect_optuna.blocks.errors import UnsavedBlockError
 from prefect_optuna.blocks.settings import OptunaSettings
 
-__all__ = ["Artifacts", "Storage", "artifacts_reference", "storage_reference"]
+__all__ = [
+    "Artifacts",
+    "Storage",
+    "artifacts_reference",
+    "public_parameters",
+    "storage_reference",
+]
 
 Storage: TypeAlias = StudyStorage | str | Path | None
 """Where studies are kept: a saved block or its `"slug/name"`, a URL without secrets, a path of a
@@ -104,6 +117,65 @@ def artifacts_reference(artifacts: Artifacts) -> str:
             "a place that both reach: a saved block, s3://bucket/prefix, or a folder."
         )
     return _without_secrets(block.url, block)
+
+
+def public_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a flow as everybody may read them: those that are places, by references.
+
+    Args:
+        parameters: by name, as a deployment, one of its runs or an automation has them.
+
+    Raises:
+        UnsavedBlockError: a place is not saved, or something holds a URL with a password, a
+            token, or the value of an environment variable whose name says that it is secret.
+        InvalidLocationError: a place is nothing that another process could reach.
+        StorageUnavailableError: no block of that name is saved.
+
+    Example:
+        >>> from prefect_optuna.blocks.references import public_parameters
+        >>> public_parameters({"study_name": "lynx", "storage": "postgresql://me:pw@host/db"})
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.UnsavedBlockError: A postgresql:// URL with a password ...
+    """
+    variables = SecretVariables()
+    public: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if name in _REFERENCES and not (isinstance(value, Mapping) or _is_template(value)):
+            public[name] = _references(_REFERENCES[name], value)
+            continue
+        public[name] = value
+        found = variables.name_in(value)
+        what = f"the value of {found}" if found else "a URL with a password or a token, or a secret"
+        if found or secrets_in(value) or any(map(has_secret_urls, _texts(value))):
+            raise UnsavedBlockError(
+                f"`{name}` holds {what}, and would be readable for everybody who may open "
+                "Prefect's UI. Save a block with it once, as in Secret(value=...).save('lab'), "
+                "and load that where it is needed; or have the workers read it from their "
+                "environment."
+            )
+    return public
+
+
+_REFERENCES: dict[str, Any] = {"storage": storage_reference, "artifacts": artifacts_reference}
+
+
+def _references(reference: Any, value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_references(reference, one) for one in value]
+    return None if value is None else reference(value)
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, str) and "{{" in value and not has_credentials(value)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [text for item in value.items() for part in item for text in _texts(part)]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [text for part in value for text in _texts(part)]
+    return [str(value)] if isinstance(value, (str, Path)) else []
 
 
 def _saved_name(block: Block) -> str | None:

@@ -16,6 +16,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
 from prefect_optuna.blocks.errors import InvalidSettingError, MissingReferenceError
+from prefect_optuna.blocks.references import public_parameters
 from prefect_optuna.deployments.work_pools import prefect_server
 from prefect_optuna.flows.events import STUDY_EVENTS, EventName
 
@@ -209,6 +210,7 @@ def run_on(
 
     Raises:
         MissingReferenceError: There is no such deployment.
+        UnsavedBlockError: A parameter holds a secret, which Prefect would show.
         InvalidSettingError: As `automate`.
         ServerUnavailableError: No Prefect server answers.
 
@@ -219,6 +221,7 @@ def run_on(
         ...
         prefect_optuna.blocks.errors.MissingReferenceError: ...
     """
+    public = public_parameters(parameters or {})
     with prefect_server() as client:
         try:
             found = client.read_deployment_by_name(deployment)
@@ -231,7 +234,7 @@ def run_on(
         source="selected",
         deployment_id=found.id,
         job_variables=None,
-        parameters={key: _templated(value) for key, value in (parameters or {}).items()} or None,
+        parameters={key: _templated(value) for key, value in public.items()} or None,
     )
     return automate(event, action, study=study, name=name, threshold=threshold, within=within)
 

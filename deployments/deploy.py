@@ -27,6 +27,7 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.urls import url_for
 
 from prefect_optuna.blocks import InvalidSettingError, StudyStorage
+from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.errors import (
     DeploymentExistsError,
     InvalidProblemError,
@@ -35,6 +36,7 @@ from prefect_optuna.blocks.references import (
     Artifacts,
     Storage,
     artifacts_reference,
+    public_parameters,
     storage_reference,
 )
 from prefect_optuna.blocks.texts import command
@@ -93,8 +95,13 @@ class Deployed:
 
         Returns:
             The id of the flow run.
+
+        Raises:
+            UnsavedBlockError: a parameter holds a secret, which Prefect would show; `storage` and
+                `artifacts` are given as to `deploy_optimization`.
         """
-        run = run_deployment(self.id, parameters=parameters, timeout=0, _sync=True)  # pyright: ignore[reportCallIssue]
+        public = public_parameters(parameters)
+        run = run_deployment(self.id, parameters=public, timeout=0, _sync=True)  # pyright: ignore[reportCallIssue]
         return run.id  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -168,6 +175,7 @@ def deploy_optimization(
             f"`n_trials` is the number of finished trials to reach, 1 or more; found {n_trials}."
         )
     Problem.of(problem)
+    _refuse_secrets(options or {})
     with prefect_server() as client:
         work_pool = find_work_pool(client, pool)
         problem, job_variables = _reach_problem(problem, work_pool.name, work_pool.type)
@@ -289,6 +297,7 @@ def deploy_reevaluation(
             raise InvalidSettingError(f"`best` is 1 or more; found {best}.")
         trials = f"best:{best}"
     schedule = _schedule(cron, timezone)
+    _refuse_secrets(options or {})
     parameters = {
         "study_name": study_name,
         "trials": trials,
@@ -493,10 +502,22 @@ def _refuse_another(client: SyncPrefectClient, full_name: str, whose: Mapping[st
     for key, value in whose.items():
         if existing.get(key) != value:
             raise DeploymentExistsError(
-                f"The deployment {full_name!r} exists with {key} {existing.get(key)!r}, and "
+                f"The deployment {full_name!r} exists with {key} {_shown(existing.get(key))}, and "
                 f"{value!r} was asked for. Give this one another `name`, or remove that one "
                 f"first: {command('prefect', 'deployment', 'delete', full_name)}"
             )
+
+
+def _refuse_secrets(options: Mapping[str, Any]) -> None:
+    """Refuse secrets before anything is on the server; places are no options at all."""
+    public_parameters({k: v for k, v in options.items() if k not in ("storage", "artifacts")})
+
+
+def _shown(value: Any) -> str:
+    """A parameter that somebody else has stored, who may have put a password into it."""
+    if isinstance(value, str):
+        return repr(place_text(value))
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list) else "something else"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def _with_options(

@@ -53,6 +53,7 @@ from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.work import type_names
 from prefect_optuna.tasks.archive import Capture, OptunaArchive
+from prefect_optuna.tasks.archive.capture import encode_scope
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.trial_scope import TrialScope
 
@@ -145,6 +146,7 @@ def distribute(
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
     rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
+    encode_scope(trial_scope.values)  # what cannot be archived shows before there is a study
     places = {"storage": storage_reference(storage), "artifacts": artifacts_reference(artifacts)}
     deployment = deployment if "/" in deployment else f"work/{deployment}"
     pool = pool_of(deployment)

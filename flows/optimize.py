@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import optuna
 from optuna.pruners import BasePruner
@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as current_flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from pydantic import Field
+from pydantic import BeforeValidator, Field, InstanceOf, SecretStr
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
@@ -54,6 +54,7 @@ from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import Capture, OptunaArchive
+from prefect_optuna.tasks.archive.capture import encode_scope
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.trial import TrialRunner
 from prefect_optuna.tasks.trial_scope import TrialScope
@@ -61,16 +62,37 @@ from prefect_optuna.tasks.trial_scope import TrialScope
 __all__ = ["optimize"]
 
 Callback = Callable[[optuna.Study, FrozenTrial], None]
-Storage = (
+
+
+def _as_block(value: Any) -> Any:
+    """Make the block of a mapping's own kind: for pydantic, any mapping is a storage in memory."""
+    if not isinstance(value, Mapping):
+        return value
+    fields = dict(cast("Mapping[str, Any]", value))
+    url = fields.get("url")
+    if url is not None:
+        secret = url if isinstance(url, SecretStr) else SecretStr(str(url))
+        return type(as_study_storage(secret.get_secret_value()))(**fields)
+    for kind in (JournalStudyStorage, GrpcStudyStorage, InMemoryStudyStorage):
+        if fields and fields.keys() <= kind.model_fields.keys():
+            return kind(**fields)
+    raise ValueError(
+        "expected the fields of a storage block, such as {'url': 'postgresql://...'} or "
+        "{'path': 'studies.journal'}; or a block, a URL or a Path"
+    )
+
+
+Storage = Annotated[
     SQLStudyStorage
     | JournalStudyStorage
     | InMemoryStudyStorage
     | GrpcStudyStorage
     | RedisStudyStorage
-    | StudyStorage
+    | InstanceOf[StudyStorage]
     | str
-    | Path
-)
+    | Path,
+    BeforeValidator(_as_block),
+]
 
 
 def _flow_run_name() -> str:
@@ -155,6 +177,7 @@ def optimize(
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
     rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
+    encode_scope(trial_scope.values)  # what cannot be archived shows before there is a study
     storage_block = as_study_storage(storage)
     filesystem = as_artifact_filesystem(artifacts)
     filesystem.check()

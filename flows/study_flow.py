@@ -35,7 +35,7 @@ _results: ContextVar[list[Any]] = ContextVar("prefect_optuna_results")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PLACES = ("storage", "artifacts", "to_storage", "to_artifacts")
+_PLACES = ("storage", "artifacts")
 
 
 class StudyFlow(Flow[P, R]):

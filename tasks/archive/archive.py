@@ -110,6 +110,7 @@ class OptunaArchive:
         self._manifest: Manifest | None = None
         self._axes: Mapping[str, Any] = {}
         self._version = ""
+        self._left_out: tuple[str, ...] = ()
         self._registered = Registered()
         self._is_saved = True
         self._own_axes: dict[str, Axis] = {}
@@ -143,8 +144,9 @@ class OptunaArchive:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What somebody should know who compares the study's trials: where its code changed."""
-        return tuple(changes(self.manifest)) if self.manifest else ()
+        """What somebody should know: where the study's code changed, and what is not archived."""
+        changed = changes(self.manifest) if self.manifest else ()
+        return (*changed, *self._left_out)
 
     # -- what is registered -----------------------------------------------------------------
 
@@ -474,13 +476,13 @@ class OptunaArchive:
             The digest of what was saved, its `code_version`.
 
         Raises:
-            CaptureError: something cannot be archived; lists everything.
+            CaptureError: something cannot be archived, or is secret; lists everything.
             StorageUnavailableError: the artifact filesystem or the storage failed.
         """
         study = self._the_study()
         if not isinstance(problem, Capture):
             problem = Capture.of(problem, allow_pickle=self.allow_pickle)
-        self._manifest, version = save_version(
+        self._manifest, version, self._left_out = save_version(
             study, self.artifacts, problem, scope=scope or {}, seed=seed, keys=self._keys
         )
         self._version, self._axes, self._series = version.id, problem.axes, None
@@ -578,6 +580,7 @@ class OptunaArchive:
     def _bind(self, study: Study | None) -> None:
         self.study = study
         self._manifest, self._version, self._axes, self._series = None, "", {}, None
+        self._left_out = ()
         self._is_saved = False
 
     def _write_waiting(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from prefect_optuna.blocks import CaptureError
+from prefect_optuna.blocks._secrets import SecretVariables
 from prefect_optuna.blocks.artifacts.values import encode_value
 from prefect_optuna.tasks.archive.inspection import functions_in
 from prefect_optuna.tasks.archive.reach import Reach
@@ -26,6 +28,8 @@ __all__ = ["CAPTURE_FORMAT", "CAPTURE_KIND", "Capture", "encode_scope"]
 CAPTURE_FORMAT = 1
 CAPTURE_KIND = "prefect-optuna/capture"
 
+# The head of an array of numbers, in which is no text; bytes may be some.
+_NUMBERS = re.compile(rb"\x93NUMPY[^{]{4,6}\{'descr': '[<>|=](?:[fcmMb]|[iu][248])")
 _PARTS = ("suggest", "run", "evaluate", "objective", "plot")
 
 
@@ -63,8 +67,9 @@ class Capture:
                 back with the same versions of Python and of their packages only.
 
         Raises:
-            CaptureError: something cannot be captured; the message lists everything, and says
-                for each what to do.
+            CaptureError: something cannot be captured, or is the value of an environment variable
+                whose name says that it is secret; the message lists everything, and says for
+                each what to do.
         """
         functions = {part: f for part in _PARTS if (f := getattr(problem, part)) is not None}
         reach = Reach(own=map(_globals_of, functions.values()), allow_pickle=allow_pickle)
@@ -95,6 +100,12 @@ class Capture:
         }
         if reach.pickled:
             document["pickled"] = reach.pickled
+        if found := _secrets_in(document, reach.blobs):
+            listed = "\n".join(f"  - {line}" for line in found)
+            raise CaptureError(
+                f"The problem {problem.name!r} is not archived, for everybody who reads the "
+                f"archive would read secrets of this machine:\n{listed}"
+            )
         return cls(document, reach.blobs, problem.axes, _folder(functions.values()))
 
     @cached_property
@@ -112,13 +123,50 @@ def encode_scope(scope: Mapping[str, Any]) -> Any:
     """Turn the scope of a flow into tagged JSON.
 
     Raises:
-        CaptureError: it holds something that has no exact form there.
+        CaptureError: it holds something that has no exact form there, or a secret.
     """
 
     def refuse(value: Any, path: str) -> Any:
         raise CaptureError(unknown_value(value, path))
 
-    return encode_value(dict(scope), refuse, "scope")
+    encoded = encode_value(dict(scope), refuse, "scope")
+    if name := SecretVariables().name_in(encoded):
+        raise CaptureError(_held("The scope", name))
+    return encoded
+
+
+def _secrets_in(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> list[str]:
+    """What holds the value of a secret environment variable, a line for each."""
+    secrets = SecretVariables()
+    in_blobs = {
+        digest: name
+        for digest, content in blobs.items()
+        if not _NUMBERS.match(content) and (name := secrets.name_in(content))
+    }
+    parts = {
+        **{f"`{part}`": value for part, value in document["entrypoints"].items()},
+        **{f"{one['module']}.{one['name']}": one for one in document["symbols"]},
+        **{f"context[{key!r}]": value for key, value in document["context"].items()},
+        **{f"axes[{name!r}]": value for name, value in document["axes"].items()},
+    }
+    found: list[str] = []
+    for path, value in parts.items():
+        name = secrets.name_in(value)
+        if not name and in_blobs:
+            text = json.dumps(value)
+            name = next((name for digest, name in in_blobs.items() if digest in text), None)
+        if in_path := secrets.name_in(path):
+            name, path = in_path, "a name"
+        if name:
+            found.append(_held(path, name))
+    return found
+
+
+def _held(path: str, name: str) -> str:
+    return (
+        f"{path} holds the value of the environment variable {name}. Read it inside the function, "
+        f"when it runs: os.environ[{name!r}]."
+    )
 
 
 def _globals_of(function: Any) -> dict[str, Any]:

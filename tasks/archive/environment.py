@@ -2,7 +2,8 @@
 
 Beside that it keeps what a digest names: the script that Python was started with, and the changes
 to tracked files that git has not committed. Files that git does not track are left out, since that
-is where secrets are. The setting `archive_sources` leaves out both.
+is where secrets are; and so is a script, or the changes, with a secret in it. The setting
+`archive_sources` leaves out both.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from prefect_optuna.blocks._secrets import SecretVariables, has_secret_urls, without_secrets
 from prefect_optuna.blocks.settings import OptunaSettings
 
 __all__ = ["MAX_SOURCE_BYTES", "RECORDED_VARIABLES", "Environment", "GitState", "requirements_text"]
@@ -88,6 +90,7 @@ class Environment:
         script_source: SHA-256 digest of the blob that holds the script; empty if there is none,
             if it is larger than 1 MiB, or where `archive_sources` is off.
         files: the bytes that the digests here name, when it has just been captured.
+        notes: what was left out of them, since there are secrets in it.
     """
 
     python: str
@@ -104,6 +107,7 @@ class Environment:
     seed: int | None = None
     script_source: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def capture(cls, folder: str | Path | None = None, *, seed: int | None = None) -> Environment:
@@ -118,27 +122,42 @@ class Environment:
             >>> Environment.capture().implementation in ("CPython", "PyPy")
             True
         """
-        keep = OptunaSettings().archive_sources
         files: dict[str, bytes] = {}
+        notes: list[str] = []
+        secrets = SecretVariables()
+
+        def keep(content: bytes, what: str) -> str:
+            if note := _secret_note(content, what, secrets):
+                notes.append(note)
+                return ""
+            return _keep(content, files)
+
+        keeps_sources = OptunaSettings().archive_sources
         git = _git_state(folder) if folder else None
-        if git is not None and git.dirty and folder and keep:
+        if git is not None and git.dirty and folder and keeps_sources:
             diff = (
                 _git("diff", "--binary", "--no-color", "--no-ext-diff", "HEAD", cwd=folder) or b""
             )
-            git = replace(git, diff=_keep(diff, files), diff_bytes=len(diff))
+            digest = keep(diff, "What git has not committed")
+            git = replace(git, diff=digest, diff_bytes=len(diff))
+        variables = {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ}
+        script = _script_bytes() if keeps_sources else b""
         return replace(
             _here(),
             git=git,
-            variables={name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
+            variables={
+                name: value for name, value in variables.items() if secrets.name_in(value) is None
+            },
             seed=seed,
-            script_source=_keep(_script_bytes(), files) if keep else "",
+            script_source=keep(script, "The script that Python was started with"),
             files=files,
+            notes=tuple(notes),
         )
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Environment:
         """Read what `to_json` returned; fields of newer versions are left out."""
-        names = cls.__dataclass_fields__.keys() - {"files"}
+        names = cls.__dataclass_fields__.keys() - {"files", "notes"}
         known = {name: data[name] for name in names if name in data}
         if git := known.get("git"):
             fields = GitState.__dataclass_fields__
@@ -148,7 +167,7 @@ class Environment:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON, without the bytes of the files."""
         fields = asdict(replace(self, files={}))
-        del fields["files"]
+        del fields["files"], fields["notes"]
         return fields
 
     @property
@@ -160,7 +179,7 @@ class Environment:
             >>> Environment.capture(seed=7).surroundings == Environment.capture().surroundings
             True
         """
-        return replace(self, git=None, script=None, seed=None, script_source="", files={})
+        return replace(self, git=None, script=None, seed=None, script_source="", files={}, notes=())
 
     def diff(self, other: Environment | None = None) -> dict[str, tuple[Any, Any]]:
         """Say what differs between two environments.
@@ -307,9 +326,9 @@ def _source(record: dict[str, Any]) -> str:
     url = urlsplit(str(record["url"]))
     if "dir_info" in record or url.scheme == "file":
         return _FOLDER
-    # What is before the @ may be a token; only the user of ssh is part of the address.
-    netloc = url.netloc if url.scheme == "ssh" else url.netloc.rpartition("@")[2]
-    plain = str(urlunsplit(url._replace(netloc=netloc, fragment="")))
+    plain = without_secrets(urlunsplit(url))
+    if url.scheme == "ssh" and url.username:  # of an address of ssh, the user is a part
+        plain = plain.replace("://", f"://{url.username}@", 1)
     subdirectory = record.get("subdirectory")
     fragments = [f"subdirectory={subdirectory}"] if subdirectory else []
     if vcs := record.get("vcs_info"):
@@ -326,6 +345,17 @@ def _script_bytes() -> bytes:
         return path.read_bytes() if script and path.suffix == ".py" else b""
     except OSError:
         return b""
+
+
+def _secret_note(content: bytes, what: str, secrets: SecretVariables) -> str | None:
+    """Why a file is not archived, for people; `None` if nothing in it is known to be secret."""
+    if not content or len(content) > MAX_SOURCE_BYTES:
+        return None
+    if name := secrets.name_in(content):
+        return f"{what} holds the value of the environment variable {name}, and is not archived."
+    if has_secret_urls(content.decode("utf-8", "replace")):
+        return f"{what} holds a URL with a password or a token, and is not archived."
+    return None
 
 
 def _keep(content: bytes, files: dict[str, bytes]) -> str:

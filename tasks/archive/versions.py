@@ -34,7 +34,7 @@ def save_version(
     scope: Mapping[str, Any],
     seed: int | None,
     keys: SigningKeys | None,
-) -> tuple[Manifest, Version]:
+) -> tuple[Manifest, Version, tuple[str, ...]]:
     """Archive a captured problem, unless the study's last version is the same.
 
     Args:
@@ -46,7 +46,7 @@ def save_version(
         keys: sign it.
 
     Returns:
-        The manifest, and the version that holds now.
+        The manifest, the version that holds now, and what was left out, for people.
 
     Raises:
         ArchiveError: the study's archive is in another place.
@@ -88,7 +88,7 @@ def save_version(
     if (claimed := claim_folder(study, artifacts)) != folder:
         # Another process has given the study its UUID at the same moment.
         write_blobs(artifacts, claimed, blobs)
-    return manifest, version
+    return manifest, version, environment.notes
 
 
 def _name_queued(study: Study, version: Version) -> None:

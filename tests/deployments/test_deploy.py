@@ -42,6 +42,7 @@ from prefect_optuna.deployments import (
     deploy_reevaluation,
     deploy_report,
     make_process_pool,
+    run_on,
 )
 from prefect_optuna.tasks import ArchivedStudy
 
@@ -141,6 +142,56 @@ def test_the_same_call_twice_is_once_and_a_changed_one_changes(lab: Path) -> Non
     assert [s.schedule.cron for s in stored(first.id).schedules] == ["0 4 * * *"]
     deploy(None)
     assert stored(first.id).schedules == []
+
+
+URL = f"postgresql://lab:{PASSWORD}@db.example.org/studies"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"callbacks": [URL]},
+        {"sampler": {"name": "tpe", "storage": URL}},
+        {"scope": {"db": [f"https://example.org/x?private_token={PASSWORD}"]}},
+        {"scope": {"header": f"Bearer {PASSWORD}"}},
+        {"scope": {"login": SecretStr(PASSWORD)}},
+    ],
+)
+def test_a_secret_in_options_or_in_the_parameters_of_a_run_reaches_no_server(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("DEPLOY_TEST_TOKEN", PASSWORD)
+    deployed = deploy_report("options", storage=STORAGE, artifacts=ARTIFACTS, pool=POOL)
+    calls = [
+        lambda: deploy_optimization(LYNX, study_name="options", pool=POOL, options=options),
+        lambda: deploy_reevaluation(
+            "options", storage=STORAGE, artifacts=ARTIFACTS, pool=POOL, options=options
+        ),
+        lambda: deployed.run(**options),
+        lambda: run_on("study.completed", deployed.name, parameters=options),
+    ]
+    for call in calls:
+        with pytest.raises(UnsavedBlockError, match="Save a block") as refused:
+            call()
+        assert PASSWORD not in str(refused.value)
+    assert PASSWORD not in everything_on_the_server()
+
+
+def test_the_places_of_a_run_are_given_as_those_of_a_deployment(lab: Path) -> None:
+    deployed = deploy_report("places", storage=STORAGE, artifacts=ARTIFACTS, pool=POOL)
+    block = SQLStudyStorage(url=SecretStr(URL))
+    for storage in (URL, block):
+        with pytest.raises(UnsavedBlockError, match="sql-study-storage/lab") as refused:
+            deployed.run(storage=storage)
+        assert PASSWORD not in str(refused.value)
+        with pytest.raises(UnsavedBlockError, match="sql-study-storage/lab"):
+            run_on("study.completed", deployed.name, parameters={"storage": storage})
+    block.save("deploy-places", overwrite=True)
+    run = deployed.run(storage=block)
+    with get_client(sync_client=True) as client:
+        given = client.read_flow_run(run).parameters
+    assert given["storage"] == "sql-study-storage/deploy-places"
+    assert PASSWORD not in everything_on_the_server()
 
 
 def test_no_secret_is_stored_for_a_storage_with_a_password(lab: Path) -> None:

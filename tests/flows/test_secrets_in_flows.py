@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.exceptions import ParameterTypeError
 from pydantic import SecretStr
 
-from prefect_optuna.blocks import as_study_storage
+from prefect_optuna.blocks import CaptureError, InMemoryStudyStorage, as_study_storage
 from prefect_optuna.flows import optimize
 
 CANARY = "hunter2-canary"
@@ -55,3 +56,54 @@ def test_wrong_parameters_are_refused_without_being_logged_or_quoted(
     seen = capfd.readouterr()
     assert "n_jobs" in str(caught.value)
     assert CANARY not in str(caught.value) + caplog.text + seen.out + seen.err
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_scope_with_a_secret_leaves_neither_a_study_nor_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_API_TOKEN", CANARY)
+    storage = InMemoryStudyStorage(name=tmp_path.name)
+    with pytest.raises(CaptureError) as error:
+        optimize(
+            lambda trial: trial.suggest_float("x", 0, 1),
+            n_trials=1,
+            scope={"client": {"header": f"Bearer {CANARY}"}},
+            storage=storage,
+            artifacts=tmp_path / "artifacts",
+        )
+    assert "LAB_API_TOKEN" in str(error.value)
+    assert CANARY not in str(error.value)
+    assert storage.study_names() == []
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("storage", "why"),
+    [
+        ({"url": f"oracle://me:{CANARY}@host"}, "oracle:// URL of this form is no study storage"),
+        ({"url": f"postgresql:/me:{CANARY}@host"}, "no study storage"),
+        ({"password": CANARY}, "expected the fields of a storage block"),
+        ({}, "expected the fields of a storage block"),
+    ],
+)
+def test_a_mapping_that_is_no_storage_is_refused_in_words(
+    storage: dict[str, str], why: str
+) -> None:
+    with pytest.raises(ParameterTypeError, match=why) as caught:
+        optimize.validate_parameters({"problem": "a:b", "storage": storage})
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("storage", "kind"),
+    [
+        ({"url": "redis://host"}, "RedisStudyStorage"),
+        ({"url": f"postgresql://me:{CANARY}@host", "timeout": 3}, "SQLStudyStorage"),
+        ({"path": "studies.journal"}, "JournalStudyStorage"),
+        ({"name": "lab"}, "InMemoryStudyStorage"),
+    ],
+)
+def test_a_mapping_is_the_storage_whose_fields_it_has(storage: dict[str, Any], kind: str) -> None:
+    valid = optimize.validate_parameters({"problem": "a:b", "storage": storage})
+    assert type(valid["storage"]).__name__ == kind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -118,6 +119,48 @@ def test_the_changes_that_git_has_not_committed_are_kept(
     assert environment.git is not None
     assert (environment.git.dirty, environment.git.diff) == (True, "")
     assert not environment.files
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("N = 'canary-5ecre7'", "the value of the environment variable LAB_API_TOKEN"),
+        ("--extra-index-url https://oauth2:glpat-1@example.org/simple", "a URL with a password"),
+        ("fork @ https://example.org/f.whl?private_token=glpat-1", "a URL with a password"),
+        ("blob = 'https://example.org/b?sv=1&sig=abc%3D'", "a URL with a password"),
+        ("fork @ git+ssh://git:glpat-1@example.org/f.git", "a URL with a password"),
+        ("fork @ https://ghp_0123456789abcdefghij@example.org/f", "a URL with a password"),
+        ("url = f'postgresql://me:{password}@host?sig={sig}'", None),
+        ("url = 'postgresql://me:%s@host' % password", None),
+        ("url = 'https://someone@example.org/f?size=2'", None),
+    ],
+    ids=itertools.count(),  # pytest puts the names of tests into an environment variable
+)
+def test_a_script_and_changes_with_a_secret_are_left_out_and_that_is_said(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, line: str, why: str | None
+) -> None:
+    git(repository, "commit", "-m", "first")
+    (repository / "study.py").write_text(f"{line}\n")
+    monkeypatch.setenv("LAB_API_TOKEN", "canary-5ecre7")
+    monkeypatch.setenv("MKL_CBWR", "canary-5ecre7")
+    script = str(repository / "study.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
+    environment = Environment.capture(repository)
+    assert environment.git is not None
+    assert environment.git.dirty
+    assert "MKL_CBWR" not in environment.variables
+    if why is None:
+        assert environment.notes == ()
+        assert {environment.git.diff, environment.script_source} == environment.files.keys()
+        return
+    assert (environment.git.diff, environment.script_source) == ("", "")
+    assert not environment.files
+    assert len(environment.notes) == 2
+    assert all(why in note and "canary" not in note for note in environment.notes)
+    study = InMemoryStudyStorage(name=repository.name).create_study("hares")
+    archive = OptunaArchive(study, artifacts=repository / "artifacts")
+    archive.save_problem(Problem.of("prefect_optuna.flows.examples.lynx_hare:problem"))
+    assert any(why in note for note in archive.notes)
 
 
 def test_changes_that_are_too_large_leave_their_size(
@@ -269,6 +312,26 @@ def test_only_what_is_wanted_is_listed() -> None:
         (
             {
                 "url": "https://example.org/a.whl",
+                "archive_info": {"hashes": {"sha256": "00"}},
+            },
+            "https://example.org/a.whl#sha256=00",
+        ),
+        *(
+            (
+                {"url": url, "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}},
+                f"git+{plain}@c0ffee",
+            )
+            for url, plain in {
+                "ssh://git:secret@example.org/f.git": "ssh://git@example.org/f.git",
+                "ssh://git:sec/ret@example.org/f.git": "ssh://example.org/f.git",
+                "https://oauth2:secret@example.org/f.git": "https://example.org/f.git",
+                "https://secret@example.org:8443/f.git": "https://example.org:8443/f.git",
+                "https://example.org/f.git?private_token=secret": "https://example.org/f.git",
+            }.items()
+        ),
+        (
+            {
+                "url": "https://example.org/a.whl?sv=1&sig=secret#egg=a",
                 "archive_info": {"hashes": {"sha256": "00"}},
             },
             "https://example.org/a.whl#sha256=00",

@@ -257,3 +257,78 @@ def test_a_local_module_that_fails_to_import_is_reported(project: Path) -> None:
     assert re.search(
         "study.run imports broken, which fails: ZeroDivisionError", refusal(module.run)
     )
+
+
+# -- secrets of this machine ---------------------------------------------------------------------
+
+SECRET = "canary-5ecre7/of=mine"
+
+HELD = {
+    "a constant": "TOKEN = SECRET\ndef run(params): return len(TOKEN)",
+    "a header": "HEAD = {'a': [f'Bearer {SECRET}']}\ndef run(params): return len(HEAD)",
+    "all variables": "import os\nALL = dict(os.environ)\ndef run(params): return len(ALL)",
+    "bytes": "RAW = b'x' + SECRET.encode()\ndef run(params): return len(RAW)",
+    "a small array": (
+        "import numpy as np\nA = np.array(['x', SECRET])\ndef run(params): return len(A)"
+    ),
+    "a large array": (
+        "import numpy as np\nA = np.array(['x', SECRET] * 999)\ndef run(params): return len(A)"
+    ),
+    "bytes as numbers": (
+        "import numpy as np\nA = np.frombuffer(SECRET.encode() * 99, 'u1')\n"
+        "def run(params): return len(A)"
+    ),
+    "a table": (
+        "import pyarrow as pa\nT = pa.table({'x': [SECRET] * 9})\ndef run(params): return len(T)"
+    ),
+    "a default": "def run(params, token=SECRET): return len(token)",
+    "a closure": (
+        "def make(token):\n    def run(params): return len(token)\n    return run\n"
+        "run = make(SECRET)"
+    ),
+    "an attribute": ("def run(params): return len(run.token)\nrun.token = SECRET"),
+    "the source": f"def run(params): return len({SECRET!r})",
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_the_value_of_a_secret_environment_variable_is_not_archived(
+    project: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    monkeypatch.setenv("LAB_API_TOKEN", SECRET)
+    message = refusal(
+        load(project, f"import os\nSECRET = os.environ['LAB_API_TOKEN']\n{HELD[held]}\n").run
+    )
+    assert "the environment variable LAB_API_TOKEN" in message
+    assert "Read it inside the function, when it runs: os.environ['LAB_API_TOKEN']" in message
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize("context", [{"login": {"token": SECRET}}, {SECRET: 1}, {"n": 4711_0815}])
+def test_a_context_with_a_secret_is_refused_without_quoting_it(
+    monkeypatch: pytest.MonkeyPatch, context: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("LAB_API_TOKEN", SECRET)
+    monkeypatch.setenv("LAB_DOOR_KEY", "47110815")
+    message = refusal(no_parameters, context=context)
+    assert "LAB_API_TOKEN" in message or "LAB_DOOR_KEY" in message
+    assert SECRET not in message
+    assert "47110815" not in message
+
+
+def test_what_is_read_when_it_runs_and_words_that_are_passwords_elsewhere_are_archived(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_API_TOKEN", SECRET)
+    monkeypatch.setenv("POSTGRES_PASSWORD", "postgres")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    module = load(
+        project,
+        """
+        import os
+        DRIVER = "postgresql+psycopg"
+        def run(params):
+            return len(os.environ["LAB_API_TOKEN"]) + len(DRIVER.replace("postgres", "false"))
+        """,
+    )
+    Capture.of(Problem(suggest=no_parameters, run=module.run))
