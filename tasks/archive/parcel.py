@@ -260,6 +260,8 @@ def refuse_claimed(
 ) -> None:
     """Refuse a study of a stranger that says it is one which has its folder here already.
 
+    A copy of that very study, under another name, may share the folder: it adds nothing to it.
+
     Args:
         parcel: the study.
         storage: where it would go.
@@ -287,13 +289,24 @@ def refuse_claimed(
             name, place = "of somebody", ""
         own = place == here and name == study_name  # `unpacked` refuses one that is still there
         is_gone = place == here is not None and name not in names
-        if not own and not is_gone:
+        if not own and not is_gone and (path := _added(parcel, artifacts)):
             raise ArchiveError(
                 f"The file says that it is the study {name!r}, whose files are in "
-                f"{artifacts.location(f'studies/{parcel.uuid}')}, and a file may come from "
-                "anybody. Import it to other artifacts: artifacts=...; a study of your own is "
-                "copied by copy_study. Nothing has been imported."
+                f"{artifacts.location(f'studies/{parcel.uuid}')}, and would add {path} to them; it "
+                "may come from anybody. Import it to other artifacts: artifacts=...; a study of "
+                "your own is copied by copy_study. Nothing has been imported."
             )
+
+
+def _added(parcel: Parcel, artifacts: ArtifactFileSystem) -> str | None:
+    """A file that is not there yet, or is another one; `None` for a copy of what is here."""
+    for path in parcel.files:
+        # The name of a blob is the digest of its content.
+        if not artifacts.exists(path) or (
+            not path.startswith("blobs/") and artifacts.read_path(path) != parcel.read(path)
+        ):
+            return path
+    return None
 
 
 def _fill(
