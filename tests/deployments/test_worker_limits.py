@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,9 +28,7 @@ def meet(trial):
 """
 
 
-@pytest.mark.skipif(
-    "PREFECT_OPTUNA_TEST_ALL" not in os.environ, reason="slow: set PREFECT_OPTUNA_TEST_ALL=1"
-)
+@pytest.mark.heavy
 @pytest.mark.timeout(400)
 def test_a_study_takes_two_workers_with_one_place_each_and_none_for_who_distributes_it(
     prefect_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
