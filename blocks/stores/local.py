@@ -55,7 +55,8 @@ class LocalStore:
         return os.path.join(self.root, *path.split("/")) if path else self.root
 
     def open(self, path: str) -> BinaryIO:
-        return os.fdopen(self._descriptor(path), "rb")
+        # By `open`, so that the file knows its name.
+        return open(self.location(path), "rb", opener=lambda *_: self._descriptor(path))
 
     def read(self, path: str) -> bytes:
         with os.fdopen(self._descriptor(path), "rb", buffering=0) as file:

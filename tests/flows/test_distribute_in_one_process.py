@@ -38,12 +38,13 @@ def make_runner(name: str) -> Any:
             cluster_kwargs={"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
         )
     if name == "ray":
-        # Half a gigabyte, and no part of the tests' environment: it runs where Ray is installed.
-        return pytest.importorskip("prefect_ray").RayTaskRunner(init_kwargs={"num_cpus": 2})
+        return importlib.import_module("prefect_ray").RayTaskRunner(init_kwargs={"num_cpus": 2})
     return name
 
 
-@pytest.mark.parametrize("name", ["threads", "processes", "dask", "ray"])
+@pytest.mark.parametrize(
+    "name", ["threads", "processes", "dask", pytest.param("ray", marks=pytest.mark.heavy)]
+)
 def test_a_task_runner_runs_every_trial_once_with_its_scope_and_archives_its_result(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,14 +112,6 @@ def test_prefect_finds_the_blocks_by_the_entry_point(python: Path, tmp_path: Pat
     assert result.stdout == "prefect_optuna.blocks\n"
 
 
-def test_fastapi_is_held_below_the_versions_that_break_prefect_s_server(metadata: Message) -> None:
-    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
-    (fastapi,) = [r for r in requirements if r.name == "fastapi"]
-    assert fastapi.marker is None
-    assert "0.150.0" in fastapi.specifier
-    assert "0.151.0" not in fastapi.specifier
-
-
 def test_the_extras_are_there(metadata: Message) -> None:
     expected = {"s3", "gcs", "azure", "sftp", "dask", "ray", "dashboard", "examples", "test"}
     assert expected <= set(metadata.get_all("Provides-Extra", []))
