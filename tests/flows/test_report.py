@@ -418,17 +418,17 @@ def test_a_server_that_is_away_is_reported_once_and_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     logger = logging.getLogger("test.report")
-    publisher = ReportPublisher("gone for a while", logger)
+    publisher = ReportPublisher("unreachable", logger)
     with caplog.at_level(logging.INFO, logger="test.report"):
         with server_away():
             assert not publisher.publish(Report("lost", ""))
             assert not publisher.publish(Report("lost", ""))
         assert len(caplog.records) == 1
         assert caplog.records[0].levelname == "WARNING"
-        assert "study-gone-for-a-while" in caplog.text
+        assert "study-unreachable" in caplog.text
         assert publisher.publish(Report("back", ""))
         assert "up to date again" in caplog.records[1].getMessage()
-    assert [a.data for a in artifacts_of("study-gone-for-a-while")] == ["back"]
+    assert [a.data for a in artifacts_of("study-unreachable")] == ["back"]
 
 
 @pytest.mark.usefixtures("prefect_server")

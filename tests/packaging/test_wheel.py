@@ -13,7 +13,6 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ["blocks", "tasks", "flows", "deployments"]
