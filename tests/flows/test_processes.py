@@ -29,7 +29,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def dies_at_the_top(trial: optuna.Trial) -> float:
     x = trial.suggest_float("x", 0, 1)
-    with Path("log.txt").open("a") as log:
+    with Path("log.txt").open("a", encoding="utf-8") as log:
         print(x, os.getpid(), file=log)
     time.sleep(0.05)
     if x == 1:
@@ -55,7 +55,7 @@ def test_a_process_that_dies_takes_its_own_trial_along_and_the_study_goes_on() -
     (failed,) = [t for t in trials if t.state == optuna.trial.TrialState.FAIL and not is_lost(t)]
     assert failed.params == {"x": 1}
     assert "is gone" in failed.user_attrs["error"]
-    ran = [line.split() for line in Path("log.txt").read_text().splitlines()]
+    ran = [line.split() for line in Path("log.txt").read_text(encoding="utf-8").splitlines()]
     assert sum(float(x) == 1 for x, _ in ran) == 4
     assert len({pid for x, pid in ran if float(x) == 1}) == 4
 

@@ -22,7 +22,7 @@ from prefect_optuna.flows.study_flow import _said_once
 def kills_the_server(trial: optuna.Trial) -> float:
     x = trial.suggest_float("x", 0, 1)
     if trial.number == 1 and (pid := Path("server.pid")).exists():
-        os.kill(int(pid.read_text()), signal.SIGKILL)
+        os.kill(int(pid.read_text(encoding="utf-8")), signal.SIGKILL)
         pid.unlink()
     time.sleep(0.1)
     return x
@@ -40,7 +40,7 @@ def test_a_study_goes_on_to_its_end_without_its_server(
         LocalServer(tmp_path / "prefect") as server,
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, "flows.heartbeat_frequency": None}),
     ):
-        Path("server.pid").write_text(str(server.pid))
+        Path("server.pid").write_text(str(server.pid), encoding="utf-8")
         result = optimize(
             kills_the_server,
             study_name="s",

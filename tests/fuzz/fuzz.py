@@ -159,7 +159,10 @@ def run_target(name: str, seed: int, seconds: float, folder: Path, count: int = 
 
 
 def _address_space() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return (
+        int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+        * resource.getpagesize()
+    )
 
 
 def run_targets(names: list[str], seed: int, seconds: float, folder: Path, count: int) -> int:

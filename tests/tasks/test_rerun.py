@@ -30,7 +30,7 @@ def look(params: dict[str, float]) -> float:
         "home": [str(path) for path in Path.home().rglob("*")],
         "prefect": [str(current.api.url), str(current.api.key and "a key")],
     }
-    Path("seen.json").write_text(json.dumps(found))
+    Path("seen.json").write_text(json.dumps(found), encoding="utf-8")
     return params["x"]
 
 
