@@ -56,7 +56,7 @@ class LocalStore:
 
     def open(self, path: str) -> BinaryIO:
         # By `open`, so that the file knows its name.
-        return open(self.location(path), "rb", opener=lambda *_: self._descriptor(path))
+        return open(self.location(path), "rb", opener=lambda _, __: self._descriptor(path))
 
     def read(self, path: str) -> bytes:
         with os.fdopen(self._descriptor(path), "rb", buffering=0) as file:
