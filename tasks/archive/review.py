@@ -248,7 +248,7 @@ class ModuleSource:
     """The source of one module, put together from its symbols."""
 
     def __init__(self) -> None:
-        self.text = ""
+        self.text: str = ""
         self.first_lines: dict[str, int] = {}
 
     def add(self, name: str, text: str) -> None:
