@@ -628,6 +628,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         now: bool = False,
     ) -> None:
         study, trial = self._live(of)
+        _last.created = None
         kind = ""
         if distribution is not None:
             key, _, stored = value
@@ -841,7 +842,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
     def _is_second_half(self, of: int) -> bool:
         """Whether this thread has made the trial in its last call, a moment ago.
 
-        Optuna reads each trial right after it has made it. Nobody can have changed it since
+        After a write of its own it is not: that write goes out with the next read. Optuna reads each trial right after it has made it. Nobody can have changed it since
         then and have told this thread.
         """
         created = getattr(_last, "created", None)

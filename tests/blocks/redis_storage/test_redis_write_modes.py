@@ -84,6 +84,18 @@ def test_what_is_buffered_travels_with_the_next(
     assert reader.get_trial(trial).user_attrs == {"note": "good"}
 
 
+def test_a_read_right_after_the_trial_was_made_takes_a_write_along(
+    open_storage: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = open_storage(), open_storage()
+    monkeypatch.setattr(writer._flusher, "wake", lambda: None)
+    for _ in range(20):  # the read that Optuna makes of a new trial is spared for a millisecond
+        trial = new_trial(writer)
+        writer.set_trial_user_attr(trial, "note", "good")
+        writer.get_trial(trial)
+        assert reader.get_trial(trial).user_attrs == {"note": "good"}
+
+
 def test_a_writer_reads_what_it_has_buffered(open_storage: Open) -> None:
     storage = open_storage(write_mode="fast")
     trial = new_trial(storage)
