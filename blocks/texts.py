@@ -22,7 +22,7 @@ from rich.segment import Segment
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderResult
 
-__all__ = ["VisibleOnly", "command", "json_text", "markup", "terminal", "visible"]
+__all__ = ["VisibleOnly", "command", "json_text", "markup", "terminal", "visible", "visible_line"]
 
 
 def visible(text: str) -> str:
@@ -35,6 +35,16 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else _written(c) for c in text)
+
+
+def visible_line(text: str) -> str:
+    r"""The same on one line, for a list in which nothing may look like another entry.
+
+    Example:
+        >>> print(visible_line("safe\nand sound"))
+        safe\nand sound
+    """
+    return visible(text).replace("\n", "\\n")
 
 
 def _written(character: str) -> str:

@@ -842,8 +842,8 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
     def _is_second_half(self, of: int) -> bool:
         """Whether this thread has made the trial in its last call, a moment ago.
 
-        After a write of its own it is not: that write goes out with the next read. Optuna reads each trial right after it has made it. Nobody can have changed it since
-        then and have told this thread.
+        Optuna reads each trial right after it has made it. Nobody can have changed it since
+        then and have told this thread; what the thread itself writes goes out with a read.
         """
         created = getattr(_last, "created", None)
         if created is None or created[0] != self._writer or created[1] != of:

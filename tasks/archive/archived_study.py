@@ -23,6 +23,7 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.axes import Axis, axis_names, problem_axes, read_axis
 from prefect_optuna.tasks.archive.blobs import read_blob
 from prefect_optuna.tasks.archive.capture import CAPTURE_FORMAT, CAPTURE_KIND, Capture
@@ -37,7 +38,6 @@ from prefect_optuna.tasks.archive.review import (
     as_python,
     restore_value,
     source_text,
-    visible,
 )
 from prefect_optuna.tasks.archive.series_table import (
     SeriesKind,
@@ -588,7 +588,7 @@ class ArchivedStudy:
             lines.append(f"  Series: {', '.join(series)}")
         for number, version in enumerate(self.manifest.versions):
             lines.extend(self._describe_version(number, version))
-        return "\n".join(map(visible, lines))
+        return "\n".join(map(visible_line, lines))
 
     def _describe_version(self, number: int, version: Version) -> list[str]:
         document = self._captures[version.code_version].document

@@ -6,7 +6,6 @@ Restoring knows no tag of code that is not in the table here, so that none can b
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks.artifacts.values import decode_value
+from prefect_optuna.blocks.texts import visible, visible_line
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.capture import Capture
@@ -28,28 +28,9 @@ __all__ = [
     "restore_value",
     "source_text",
     "tag_of",
-    "visible",
 ]
 
 _SHOWN = 120  # letters of a value that is nothing but data, in the source text
-_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # control, invisible, bidirectional, line breaks
-
-
-def visible(text: object) -> str:
-    r"""A text on one line, in which what cannot be seen is written out, such as `\x1b`, `\u202e`.
-
-    Example:
-        >>> from prefect_optuna.tasks.archive.review import visible
-        >>> visible("safe" + chr(27) + "[2K")
-        'safe\\x1b[2K'
-    """
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(
-        ascii(letter)[1:-1] if unicodedata.category(letter) in _HIDDEN else letter
-        for letter in text
-    )
 
 
 def tag_of(data: Any) -> str:
@@ -234,14 +215,14 @@ def _has_tag(data: Any, tags: Collection[str]) -> bool:
 def source_text(capture: Capture) -> str:
     """All source of a capture as text, module by module, with imports and constants."""
     return "\n\n".join(
-        f"# {'-' * 4} {visible(name)} {'-' * (72 - len(name))}\n\n{_visible_lines(module.text)}"
+        f"# ---- {visible_line(name)} {'-' * (72 - len(name))}\n\n{_visible_lines(module.text)}"
         for name, module in module_sources(capture.document["symbols"]).items()
         if module.text
     )
 
 
 def _visible_lines(text: str) -> str:
-    return "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
+    return "\t".join(map(visible, text.split("\t")))
 
 
 class ModuleSource:
@@ -274,11 +255,11 @@ def _symbol_text(symbol: dict[str, Any]) -> str:
         return symbol["source"]
     name, value = symbol["name"], symbol["value"]
     if tag_of(value) == "$import":
-        return visible(_import_text(str(value["$import"]), name))
+        return visible_line(_import_text(str(value["$import"]), name))
     text = as_python(value)
     if len(text) > _SHOWN and not _has_tag(value, CODE_TAGS.keys() - _DATA_TAGS):
         text = f"{text[: _SHOWN - 3]}..."
-    return visible(f"# {name} = {text}")
+    return visible_line(f"# {name} = {text}")
 
 
 def _import_text(path: str, name: str) -> str:

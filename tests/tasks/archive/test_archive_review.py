@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_optuna.blocks import ArchiveError, InMemoryStudyStorage
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture, restore
 from prefect_optuna.tasks.archive.restore import restore_problem
-from prefect_optuna.tasks.archive.review import CODE_TAGS, visible
+from prefect_optuna.tasks.archive.review import CODE_TAGS
 
 TABLE = [float(number) for number in range(40)]
 SHELL = {"$import": "os:system"}
@@ -150,7 +151,7 @@ def test_a_line_break_in_a_name_makes_no_line() -> None:
 
 
 def test_letters_of_all_languages_stay_as_they_are() -> None:
-    assert visible("é ñ → 雪 🐇 \\x1b") == "é ñ → 雪 🐇 \\x1b"
+    assert visible_line("é ñ → 雪 🐇 \\x1b") == "é ñ → 雪 🐇 \\x1b"
 
 
 def test_a_tag_that_no_review_shows_is_not_restored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +249,7 @@ def test_whatever_a_mutated_archive_would_do_is_described(place: str, data: Any)
     shown = archived_as(document).describe()
     for does, what in done:
         assert any(
-            line.strip().startswith(does) and visible(what) in line for line in shown.splitlines()
+            line.strip().startswith(does) and visible_line(what) in line
+            for line in shown.splitlines()
         ), (does, what, shown)
     assert all(line.isprintable() for line in shown.splitlines())
