@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from prefect_optuna.blocks import StudyStorage, as_study_storage
 from prefect_optuna.blocks.errors import PrefectOptunaError
-from prefect_optuna.blocks.texts import visible
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.persistence import field, persistence_class
 
 __all__ = ["BestTrial", "NoCompleteTrialError", "StudyResult"]
@@ -139,7 +139,7 @@ class StudyResult(BaseModel):
 
     def __repr__(self) -> str:
         return f"StudyResult of {self.study_name!r}: {self._headline()}\n" + "\n".join(
-            f"  {name:<11} {visible(text)}" for name, text in self._rows()
+            f"  {name:<11} {visible_line(text)}" for name, text in self._rows()
         )
 
     __str__ = __repr__
@@ -148,10 +148,10 @@ class StudyResult(BaseModel):
         """What notebooks show."""
         rows = "".join(
             f"<tr><th style='text-align:left'>{escape(name)}</th>"
-            f"<td style='text-align:left'>{escape(visible(text))}</td></tr>"
+            f"<td style='text-align:left'>{escape(visible_line(text))}</td></tr>"
             for name, text in self._rows()
         )
-        title = f"<b>{escape(visible(self.study_name))}</b>: {escape(self._headline())}"
+        title = f"<b>{escape(visible_line(self.study_name))}</b>: {escape(self._headline())}"
         return f"<div>{title}<table>{rows}</table></div>"
 
     def _headline(self) -> str:

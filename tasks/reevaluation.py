@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_optuna.blocks.texts import visible
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.rerun import Rerun
 
 __all__ = ["REEVALUATION_FORMAT", "ReevaluatedTrial", "Reevaluation", "compare"]
@@ -110,7 +110,9 @@ class Reevaluation(BaseModel):
             + (f" ({t.cause})" if t.cause else "")
             for t in self.trials
         ]
-        return visible("\n".join([f"Reevaluation of {self.study_name!r}: {self.headline}", *rows]))
+        return "\n".join(
+            map(visible_line, [f"Reevaluation of {self.study_name!r}: {self.headline}", *rows])
+        )
 
     __str__ = __repr__
 

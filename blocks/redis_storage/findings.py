@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefect_optuna.blocks.redis_storage.scripts import Script
-from prefect_optuna.blocks.texts import visible
+from prefect_optuna.blocks.texts import visible_line
 
 __all__ = ["LOOK", "MEND", "Content", "Findings", "RedisProblem", "integer"]
 
@@ -67,7 +67,7 @@ class RedisProblem:
     remedy: str
 
     def __str__(self) -> str:
-        return visible(f"{self.key} {self.found} ({self.kind}: {self.remedy})")
+        return visible_line(f"{self.key} {self.found} ({self.kind}: {self.remedy})")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, StudyStorage
-from prefect_optuna.blocks.texts import visible
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
 from prefect_optuna.tasks.archive.review import restore_value
 from prefect_optuna.tasks.ranking import is_feasible
@@ -78,7 +78,7 @@ class StudyDiff:
                 lines.append(f"{title}:")
             for name, (first, second) in pairs.items():
                 lines.append(f"  {name}: {_shown(first)} -> {_shown(second)}")
-        return visible("\n".join(lines))
+        return "\n".join(map(visible_line, lines))
 
     __repr__ = __str__
 

@@ -18,7 +18,7 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks.study_identity import OWNERS, storage_identity, uuid_of
-from prefect_optuna.blocks.texts import visible
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.blobs import blob_store, needed_paths
 
 __all__ = ["DeletedStudy", "StudyGarbage", "collect_garbage"]
@@ -79,7 +79,7 @@ class StudyGarbage:
         if not lines:
             return "There is no garbage."
         head = "Would be removed, by dry_run=False:" if self.dry_run else "Removed:"
-        return visible("\n".join([head, *lines]))
+        return "\n".join(map(visible_line, [head, *lines]))
 
 
 def collect_garbage(

@@ -11,7 +11,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import ArchiveError
-from prefect_optuna.blocks.texts import visible
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.manifest import Manifest, with_ledger, write_head, write_version
 from prefect_optuna.tasks.archive.running_list import (
     AFTERWARDS,
@@ -80,9 +80,9 @@ class SignatureCheck:
             start = f"Signed with the key {' and '.join(self.keys)}; the signatures hold"
             if not self.gaps:
                 return f"{start}, and nothing is missing"
-            return "\n  - ".join([f"{start}, with gaps:", *self.gaps])
+            return _listed([f"{start}, with gaps:", *self.gaps])
         if self.problems:
-            return visible("\n  - ".join(["The signatures do not hold:", *self.problems]))
+            return _listed(["The signatures do not hold:", *self.problems])
         if self.keys:
             return f"Signed with the key {' and '.join(self.keys)}, which is not configured here"
         return "Not signed"
@@ -392,6 +392,10 @@ def _from_ranges(text: Any) -> list[int]:
     except ValueError:
         return []
     return numbers
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "\n  - ".join(map(visible_line, lines))
 
 
 def _directions(study: Study) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from prefect_optuna.blocks.texts import visible
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.scope.auto_parameters import find_default
 from prefect_optuna.tasks.scope.frames import Frame, origins_of
 from prefect_optuna.tasks.scope.origins import describe
@@ -64,10 +64,10 @@ class Explanation:
     def __str__(self) -> str:
         if not self.layers:
             hint = f"; did you mean {self.hint}?" if self.hint else ""
-            return visible(f"{self.name} is not set, and no auto_param function has it{hint}")
+            return visible_line(f"{self.name} is not set, and no auto_param function has it{hint}")
         first, *others = [f"{value!r} from {origin}" for origin, value in self.layers]
         rest = f", in place of {', '.join(others)}" if others else ""
-        return visible(f"{self.name} = {first}{rest}")
+        return visible_line(f"{self.name} = {first}{rest}")
 
 
 def explain(name: str, frame: Frame) -> Explanation:

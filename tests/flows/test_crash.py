@@ -17,7 +17,8 @@ from servers import wait_until
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.flows.session import is_lost
-from prefect_optuna.tasks import ArchivedStudy
+from prefect_optuna.tasks import ArchivedStudy, OptunaArchive
+from prefect_optuna.tasks.archive.trial_records import trial_signature
 from prefect_optuna.tasks.trial import RESULT_KEY
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -83,6 +84,11 @@ class Program:
     def is_in_its_seventh_trial(self) -> bool:
         ended = len(self.lines("end"))
         return 6 <= ended < len(self.lines("start"))
+
+    def signing_runs(self) -> set[str]:
+        """The runs that have told a trial with a signature."""
+        signatures = [trial_signature(trial) for trial in self.study().trials]
+        return {signature["run"] for signature in signatures if signature}
 
     def study(self) -> optuna.Study:
         return as_study_storage(self.storage).load_study("crash")
@@ -190,3 +196,31 @@ def test_kill_9_again_and_again(program: Program) -> None:
     end(program.start(), program)
 
     assert_consistent(program)
+
+
+@pytest.mark.parametrize("program", [MANY], ids=["sqlite"], indirect=True)
+def test_two_signing_programs_on_one_study_and_kill_9_of_one(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY", "k" * 32)
+    killed, other = program.start(), program.start()
+    try:
+        wait_until(
+            lambda: program.is_in_its_seventh_trial() and len(program.signing_runs()) == 2,
+            what="both are at work",
+            timeout=120,
+        )
+        os.kill(killed.pid, signal.SIGKILL)
+        end(killed, program, code=-signal.SIGKILL)
+    finally:
+        killed.kill()
+        end(other, program)
+    end(program.start(), program)
+
+    assert_consistent(program)
+    archived = ArchivedStudy.load("crash", storage=program.storage)
+    assert archived.signatures.holds, archived.signatures
+    assert "was killed" in str(archived.signatures)
+    OptunaArchive(program.study()).sign()
+    archived = ArchivedStudy.load("crash", storage=program.storage)
+    assert archived.signatures.complete, archived.signatures

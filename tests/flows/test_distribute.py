@@ -39,7 +39,7 @@ from prefect_optuna.blocks import (
     StudyStorage,
 )
 from prefect_optuna.deployments import LocalServer, LocalWorker, deploy_worker, make_process_pool
-from prefect_optuna.flows import Problem, distribute
+from prefect_optuna.flows import Problem, distribute, optimize
 from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.tasks import ArchivedStudy
 
@@ -253,6 +253,23 @@ def test_kill_9_of_a_worker_and_then_of_the_parent_loses_nothing_and_runs_nothin
         "hurt", storage=name, artifacts="artifact-file-system/distributed"
     )
     assert archived.result(counted[7].number)["series"] == [counted[7].params["x"]] * 10
+
+
+def test_workers_name_the_code_that_they_run_also_for_trials_that_were_queued_before() -> None:
+    block = JournalStudyStorage.load("distributed")
+    assert isinstance(block, JournalStudyStorage)
+    artifacts = "artifact-file-system/distributed"
+    before = Problem(suggest=suggest, run=lambda params: params["x"])
+    optimize(before, study_name="changed", n_trials=1, storage=block, artifacts=artifacts)
+    study = block.load_study("changed")
+    study.enqueue_trial({"x": 0.25})
+    study.enqueue_trial({"x": 0.75})
+
+    in_background("changed", block, n_trials=4, workers=2).wait(120)
+
+    archived = ArchivedStudy.load("changed", storage=block, artifacts=artifacts)
+    assert [archived.version_of(number) for number in range(4)] == [0, 1, 1, 1]
+    assert archived.result(1)["series"] == [0.25] * 10
 
 
 def test_cancelled_in_the_ui_its_workers_are_cancelled_and_their_trials_wait_again() -> None:
