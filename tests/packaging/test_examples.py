@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import redis
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("blocks", "tasks", "flows", "deployments")
@@ -67,6 +68,8 @@ def test_the_examples_in_the_docstrings_of_a_module_run(
 def test_the_python_of_a_readme_is_a_program_that_prints_what_the_readme_says(
     path: Path, tmp_path: Path, redis_server: str
 ) -> None:
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushdb()  # other tests have left studies there
     text = path.read_text(encoding="utf-8")
     program, expected = "", ""
     for block in PYTHON.finditer(text):
