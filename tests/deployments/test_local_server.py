@@ -22,7 +22,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.settings import get_current_settings, temporary_settings
-from servers import free_port, wait_until
+from servers import free_port, prefect_home, wait_until
 
 from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.deployments import LocalServer, LocalServerError, LocalServerTimeoutError
@@ -45,8 +45,8 @@ def forty_increments() -> UUID:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home for the module: making its database takes most of a server's first start."""
-    return tmp_path_factory.mktemp("home")
+    """One home for the module."""
+    return prefect_home(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture

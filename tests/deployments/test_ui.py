@@ -13,6 +13,7 @@ from playwright.sync_api import Page
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.settings import temporary_settings
+from servers import prefect_home
 
 from prefect_optuna.deployments import LocalServer, ui
 
@@ -25,7 +26,7 @@ def reported() -> None:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the history of one flow run and its report."""
-    home = tmp_path_factory.mktemp("home")
+    home = prefect_home(tmp_path_factory.mktemp("home"))
     with LocalServer(home), temporary_settings({"flows.heartbeat_frequency": None}):
         reported()
     return home

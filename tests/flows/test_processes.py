@@ -14,7 +14,7 @@ import optuna
 import psutil
 import pytest
 from prefect.settings import temporary_settings
-from servers import wait_until
+from servers import prefect_home, wait_until
 
 from prefect_optuna.blocks import InvalidSettingError, as_study_storage
 from prefect_optuna.flows import optimize
@@ -92,7 +92,7 @@ def start(tmp_path: Path, how: str) -> subprocess.Popen[bytes]:
     (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
     environment.update(
-        PREFECT_HOME=str(tmp_path / "home"),
+        PREFECT_HOME=str(prefect_home(tmp_path / "home")),
         PREFECT_SERVER_EPHEMERAL_ENABLED="true",
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
     )

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from servers import prefect_home
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments import LocalServer
@@ -37,7 +38,7 @@ def test_a_study_goes_on_to_its_end_without_its_server(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with (
-        LocalServer(tmp_path / "prefect") as server,
+        LocalServer(prefect_home(tmp_path / "prefect")) as server,
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, "flows.heartbeat_frequency": None}),
     ):
         Path("server.pid").write_text(str(server.pid), encoding="utf-8")
