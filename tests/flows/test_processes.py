@@ -102,6 +102,7 @@ def start(tmp_path: Path, how: str) -> subprocess.Popen[bytes]:
         )
 
 
+@pytest.mark.timeout(300)  # a server and five processes begin
 @pytest.mark.parametrize("how", ["is killed", "ends"])
 def test_a_program_without_a_server_has_one_and_nothing_outlives_it(
     how: str, tmp_path: Path
