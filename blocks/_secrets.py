@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
@@ -15,11 +15,15 @@ __all__ = [
     "SecretVariables",
     "check_login",
     "clean_cause",
+    "error_words",
     "has_credentials",
     "has_secret_urls",
+    "is_public",
     "is_secret_name",
     "place_text",
+    "public_text",
     "scheme_of",
+    "secret_paths",
     "secrets_in",
     "without_secrets",
 ]
@@ -28,14 +32,22 @@ _NAME = re.compile(
     r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|CONNECTION_STRING|KEY|AUTH(?!OR)|SIGNATURE|^SIG$",
     re.IGNORECASE,
 )
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+# The names of parameters: a tokenizer, a number of keys and a key of a mapping are no secrets.
+_PARAMETER = re.compile(
+    r"(?:^|_)(?:token|secret|passw(?:or)?d|passphrase|pwd|credentials?|connection_string"
+    r"|(?:api|access|account|auth|encryption|private|secret|signing|ssh)_?keys?)s?$"
+)
+# Of a limited length, as all that is looked for in text: a message may be a megabyte of letters.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,63}")
 _URL = re.compile(rf"{_SCHEME.pattern}://[^\s'\"`<>]*")
+# What somebody wrote who forgot a slash.
+_ONE_SLASH = re.compile(rf"({_SCHEME.pattern}):/[^\s/:@'\"`<>]{{0,256}}:[^\s'\"`<>]{{1,1024}}@")
 _FILES = ("sqlite", "sqlite+pysqlite", "journal", "file", "local", "memory", "unix")
 _LEAST = 6  # characters; a shorter value is found in any text
 _WORD = 12  # letters; a shorter word, such as `postgres`, is found in text that means no password
 
 # What a program fills in is no secret: {password}, %s, $PASSWORD.
-_LOGIN_IN_TEXT = re.compile(r"://[^\s/?#'\"`<>@:]{0,256}:(?!%[s(])[^\s/'\"`<>@{}$*]{1,1024}@")
+_LOGIN_IN_TEXT = re.compile(r":/{1,3}[^\s/?#'\"`<>@:]{0,256}:(?!%[s(])/?[^\s/'\"`<>@{}$*]{1,1024}@")
 _OPTION_IN_TEXT = re.compile(r"[?&]([\w.-]{1,64})=(?!%[s(])[^\s&#'\"`<>{}$*]+")
 _USER_IN_TEXT = re.compile(r"https?://[^\s/?#'\"`<>@:{}$*]{20,256}@")  # no name is that long
 
@@ -160,15 +172,17 @@ def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     Example:
         >>> without_secrets("s3://key:secret@bucket/a.json?signature=x")
         's3://bucket/a.json'
-        >>> without_secrets("C:/data/a.json")
-        'C:/data/a.json'
+        >>> without_secrets("C:/data/a.json"), without_secrets("redis:/me:secret@host")
+        ('C:/data/a.json', 'redis:/***@host')
         >>> without_secrets("no role 'hunter%2'", ["hunter%2"])
         "no role '***'"
     """
     for secret in sorted(set(secrets), key=len, reverse=True):
         for spelling in _spellings(secret):
             text = text.replace(spelling, "***")
-    return _URL.sub(_bare_url, text)
+    if "@" in text:
+        text = _ONE_SLASH.sub(r"\1:/***@", text)
+    return _URL.sub(_bare_url, text) if "://" in text else text
 
 
 def _bare_url(match: re.Match[str]) -> str:
@@ -181,8 +195,8 @@ def _bare_url(match: re.Match[str]) -> str:
     if "@" in authority:
         rest = rest[rest.rindex("@", 0, len(authority)) + 1 :]
         authority = rest.partition("/")[0]
-    elif ":" in authority and "@" in rest and not authority.startswith("["):
-        rest = rest.rpartition("@")[2]  # the password has a slash in it
+    elif "@" in rest and _is_ambiguous(scheme, rest) and not authority.startswith("["):
+        rest = rest.rpartition("@")[2]  # the password has a slash in it, or there is one too many
     return f"{scheme}://{re.split('[?#]', rest)[0]}"
 
 
@@ -240,6 +254,37 @@ def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
     return found_here
 
 
+def secret_paths(value: Any, path: str) -> Iterator[str]:
+    """Where in parameters, or in a context, text is a secret by its name, or a URL with one.
+
+    Args:
+        value: text, or what has some in it.
+        path: what it is called.
+
+    Example:
+        >>> scope = {"api_key": "x7Kw92", "tokenizer": "bert-base", "max_tokens": 512}
+        >>> list(secret_paths(scope, "scope"))
+        ["scope['api_key']"]
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            inside = f"{path}[{name!r}]"
+            if isinstance(inner, (str, bytes)) and _is_secret_parameter(str(name), inner):
+                yield inside
+            else:
+                yield from secret_paths(inner, inside)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for number, inner in enumerate(value):
+            yield from secret_paths(inner, f"{path}[{number}]")
+    elif isinstance(value, str) and has_secret_urls(value):
+        yield path
+
+
+def _is_secret_parameter(name: str, value: str | bytes) -> bool:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).lower()
+    return len(value) >= _LEAST and _PARAMETER.search(words) is not None
+
+
 def clean_cause(error: BaseException, secrets: Iterable[str] = ()) -> BaseException | None:
     """An error to raise another one from, or `None` if a traceback of it would show a secret.
 
@@ -248,18 +293,51 @@ def clean_cause(error: BaseException, secrets: Iterable[str] = ()) -> BaseExcept
         True
     """
     secrets = list(secrets)
+    texts = map(str, _chain(error))
+    return error if all(without_secrets(text, secrets) == text for text in texts) else None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error, and those that a traceback of it shows as well."""
     seen: list[BaseException] = []
     pending: list[BaseException | None] = [error]
     while pending:
         one = pending.pop()
-        if one is None or any(one is other for other in seen):
-            continue
-        seen.append(one)
-        text = str(one)
-        if without_secrets(text, secrets) != text:
-            return None
-        pending += [one.__cause__, one.__context__]
-    return error
+        if one is not None and all(one is not other for other in seen):
+            seen.append(one)
+            pending += [one.__cause__, one.__context__]
+    return seen
+
+
+def error_words(error: BaseException) -> str:
+    """The type and the message of an error of whatever code, as everybody may read them.
+
+    Example:
+        >>> error_words(OSError("no answer from redis://me:hunter2@host/0"))
+        'OSError: no answer from redis://host/0'
+    """
+    return public_text(f"{type(error).__name__}: {error}")
+
+
+def public_text(text: str) -> str:
+    """What code of others has said, without secrets of URLs and values of secret variables.
+
+    Example:
+        >>> public_text("no answer from redis://me:hunter2@host/0")
+        'no answer from redis://host/0'
+    """
+    return SecretVariables.here().without(text)
+
+
+def is_public(error: BaseException) -> bool:
+    """Whether a traceback of an error may be read by everybody.
+
+    Example:
+        >>> is_public(OSError("no answer from redis://me:hunter2@host/0"))
+        False
+    """
+    variables = SecretVariables.here()
+    return all(variables.without(str(one)) == str(one) for one in _chain(error))
 
 
 class SecretVariables:
@@ -269,7 +347,7 @@ class SecretVariables:
     characters, is no secret. A word of up to 11 letters is found where it is all of a text.
 
     Args:
-        environment: by default that of this process.
+        environment: that of a process.
 
     Example:
         >>> secrets = SecretVariables({"API_TOKEN": "hunter2", "HOME": "/root"})
@@ -277,9 +355,9 @@ class SecretVariables:
         ('API_TOKEN', None)
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self._values: dict[str, str] = {}
-        for name, value in (os.environ if environment is None else environment).items():
+        for name, value in environment.items():
             found = secrets_in(value)
             if is_secret_name(name) and not _is_path(value):
                 found.add(value)
@@ -287,6 +365,7 @@ class SecretVariables:
         # Longer ones first, so that of two the one is named that is meant.
         by_length = sorted(self._values.items(), key=lambda item: len(item[0]), reverse=True)
         parts = {value: name for value, name in by_length if not _is_word(value)}
+        self._parts = tuple(parts)
         self._bytes = {
             secret.encode(encoding, "surrogateescape" if encoding == "utf-8" else "replace"): name
             for secret, name in parts.items()
@@ -301,6 +380,26 @@ class SecretVariables:
             form: name for content, name in self._bytes.items() for form in _in_base64(content)
         }
         self._shortest = min(map(len, self._forms), default=0)
+
+    @classmethod
+    def here(cls) -> SecretVariables:
+        """Those of this process, as they are now."""
+        global _here
+        now = dict(os.environ)
+        if _here is None or _here[0] != now:
+            _here = now, cls(now)
+        return _here[1]
+
+    def without(self, text: str) -> str:
+        """A text for people with the values of these variables, and the secrets of URLs, left out.
+
+        Example:
+            >>> SecretVariables({"API_TOKEN": "hunter2"}).without("401 for 'hunter2' at http://a@b")
+            "401 for '***' at http://b"
+        """
+        plain = without_secrets("***" if text in self._values else text, self._parts)
+        name = self.name_in(plain)  # such as in base64
+        return plain if name is None else f"a text with the value of {name}, which is left out"
 
     def name_in(self, value: Any) -> str | None:
         """The name of a variable whose value is in this text, these bytes or this JSON."""
@@ -323,6 +422,9 @@ class SecretVariables:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return self._values.get(str(value))
         return None
+
+
+_here: tuple[dict[str, str], SecretVariables] | None = None
 
 
 def _is_word(value: str) -> bool:

@@ -150,6 +150,11 @@ class ArtifactFileSystem(WritableFileSystem):
             )
         if not path or "\0" in path:
             raise ValueError("expected the path of a folder, and found none.")
+        if protocol is None and re.match(r"[\w.+-]{2,}:.*@", url):
+            raise ValueError(
+                "expected a local path or a URL with :// in it, and found what may be a user and a "
+                "password. A folder of such a name is ./ and its name."
+            )
         slip = scheme in {*REMOTE, *_LOCAL, "memory"} or re.match(r"\w{2,}:/", url)
         if protocol is None and scheme and slip:
             # Or a slip of the finger would make a folder called `s3:`, or of a key's name.
@@ -706,7 +711,10 @@ class ArtifactFileSystem(WritableFileSystem):
         return error if self._is_folder else clean_cause(error, self._secrets())
 
     def _secrets(self) -> set[str]:
-        return secrets_in(self.options.get_secret_value())
+        options = self.options.get_secret_value()
+        # Nobody knows which options a client has: no text is shown, other than what URLs may show.
+        texts = {text for text in secrets_in(options, secret=True) if len(text) > 5}
+        return secrets_in(options) | {text for text in texts if "://" not in text}
 
     @property
     def _is_folder(self) -> bool:

@@ -36,6 +36,7 @@ __all__ = [
     "Artifacts",
     "Storage",
     "artifacts_reference",
+    "check_public",
     "public_parameters",
     "storage_reference",
 ]
@@ -138,23 +139,43 @@ def public_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
             ...
         prefect_optuna.blocks.errors.UnsavedBlockError: A postgresql:// URL with a password ...
     """
-    variables = SecretVariables()
     public: dict[str, Any] = {}
     for name, value in parameters.items():
         if name in _REFERENCES and not (isinstance(value, Mapping) or _is_template(value)):
             public[name] = _references(_REFERENCES[name], value)
             continue
+        check_public(name, value)
         public[name] = value
-        found = variables.name_in(value)
-        what = f"the value of {found}" if found else "a URL with a password or a token, or a secret"
-        if found or secrets_in(value) or any(map(has_secret_urls, _texts(value))):
-            raise UnsavedBlockError(
-                f"`{name}` holds {what}, and would be readable for everybody who may open "
-                "Prefect's UI. Save a block with it once, as in Secret(value=...).save('lab'), "
-                "and load that where it is needed; or have the workers read it from their "
-                "environment."
-            )
     return public
+
+
+def check_public(name: str, value: Any) -> None:
+    """Refuse what holds a secret, before everybody may read it.
+
+    Args:
+        name: what it is called.
+        value: JSON.
+
+    Raises:
+        UnsavedBlockError: it holds a URL with a password, a token, or the value of an environment
+            variable whose name says that it is secret.
+
+    Example:
+        >>> from prefect_optuna.blocks.references import check_public
+        >>> check_public("scope", {"api_key": "x7Kw92"})
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.UnsavedBlockError: `scope` holds a URL with a password ...
+    """
+    found = SecretVariables.here().name_in(value)
+    what = f"the value of {found}" if found else "a URL with a password or a token, or a secret"
+    if found or secrets_in(value) or any(map(has_secret_urls, _texts(value))):
+        raise UnsavedBlockError(
+            f"`{name}` holds {what}, and would be readable for everybody who may open "
+            "Prefect's UI. Save a block with it once, as in Secret(value=...).save('lab'), "
+            "and load that where it is needed; or have the workers read it from their "
+            "environment."
+        )
 
 
 _REFERENCES: dict[str, Any] = {"storage": storage_reference, "artifacts": artifacts_reference}

@@ -16,7 +16,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
 from prefect_optuna.blocks.errors import InvalidSettingError, MissingReferenceError
-from prefect_optuna.blocks.references import public_parameters
+from prefect_optuna.blocks.references import check_public, public_parameters
 from prefect_optuna.deployments.work_pools import prefect_server
 from prefect_optuna.flows.events import STUDY_EVENTS, EventName
 
@@ -82,6 +82,7 @@ def automate(
 
     Raises:
         InvalidSettingError: There is no such event, no action, or the numbers do not fit.
+        UnsavedBlockError: An action or the description holds a secret, which Prefect would show.
         ServerUnavailableError: No Prefect server answers.
 
     Example:
@@ -116,6 +117,9 @@ def automate(
         ),
         actions=list(actions),
     )
+    check_public("description", description)
+    for action in actions:
+        check_public("actions", action.model_dump(mode="json"))
     with prefect_server() as client:
         existing = client.read_automations_by_name(wanted.name)
         if existing:

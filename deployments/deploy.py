@@ -24,7 +24,6 @@ from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
-from prefect.utilities.urls import url_for
 
 from prefect_optuna.blocks import InvalidSettingError, StudyStorage
 from prefect_optuna.blocks._secrets import place_text
@@ -40,7 +39,12 @@ from prefect_optuna.blocks.references import (
     storage_reference,
 )
 from prefect_optuna.blocks.texts import command
-from prefect_optuna.deployments.work_pools import STUDIES_QUEUE, find_work_pool, prefect_server
+from prefect_optuna.deployments.work_pools import (
+    STUDIES_QUEUE,
+    find_work_pool,
+    page_of,
+    prefect_server,
+)
 from prefect_optuna.tasks import Problem
 
 if TYPE_CHECKING:
@@ -85,7 +89,7 @@ class Deployed:
     @property
     def url(self) -> str | None:
         """Its page in Prefect's UI, where there is one."""
-        return url_for("deployment", self.id)
+        return page_of("deployment", self.id)
 
     def run(self, **parameters: Any) -> UUID:
         """Have it run now, and do not wait.

@@ -11,15 +11,19 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
+from prefect.utilities.urls import url_for
 
+from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.errors import ServerUnavailableError, WorkPoolNotFoundError
 from prefect_optuna.blocks.texts import command
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import WorkPool
 
-__all__ = ["STUDIES_QUEUE", "find_work_pool", "prefect_server"]
+__all__ = ["STUDIES_QUEUE", "find_work_pool", "page_of", "prefect_server"]
 
 STUDIES_QUEUE = "studies"
 """The queue of a work pool for flow runs that distribute a study, and wait for its workers.
@@ -42,7 +46,7 @@ def prefect_server() -> Generator[SyncPrefectClient]:
         ...     client.hello().json()
         '👋'
     """
-    url = get_current_settings().api.url
+    url = without_secrets(get_current_settings().api.url or "")
     if not url:
         raise ServerUnavailableError(
             "No Prefect server is configured, and a deployment has to be kept by one. To try it "
@@ -73,6 +77,26 @@ def _refuse_another_version(client: SyncPrefectClient, url: str) -> None:
             f"The Prefect server at {url} is of another version than the "
             f"Prefect here: {error} Install the server's Prefect here, or correct PREFECT_API_URL."
         ) from None
+
+
+def page_of(kind: str, its_id: UUID) -> str | None:
+    """The page of something in Prefect's UI; the URL of the server may have a login in it.
+
+    Args:
+        kind: `"deployment"`, `"flow-run"` or `"artifact"`.
+        its_id: its id.
+
+    Returns:
+        The URL, or `None` where no server is configured.
+
+    Example:
+        >>> from uuid import UUID
+        >>> from prefect_optuna.deployments.work_pools import page_of
+        >>> page_of("flow-run", UUID(int=7))
+        'http://.../flow-run/00000000-0000-0000-0000-000000000007'
+    """
+    url = url_for(kind, its_id)
+    return without_secrets(url) if url else None
 
 
 def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPool:

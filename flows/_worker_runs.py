@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Cancelling, Crashed
 
+from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.errors import InvalidSettingError, WorkersLostError
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows.session import MAX_REPETITIONS
@@ -51,9 +52,9 @@ def pool_of(deployment: str) -> str:
         try:
             found = client.read_deployment_by_name(deployment)
         except (ObjectNotFound, ValueError):
-            name = deployment.partition("/")[2]
+            name, server = deployment.partition("/")[2], without_secrets(str(client.api_url))
             raise InvalidSettingError(
-                f"There is no deployment {deployment!r} on the Prefect server {client.api_url}. "
+                f"There is no deployment {deployment!r} on the Prefect server {server}. "
                 f"Make it: {command('prefect-optuna', 'deploy-worker', '--pool', name)}"
             ) from None
     if found.work_pool_name is None:

@@ -25,6 +25,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import task
 
 from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.flows.public_errors import public_errors
 from prefect_optuna.flows.session import MAX_REPETITIONS
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
@@ -102,17 +103,18 @@ def run_trials(
     best: tuple[float, ...] | None = None
     outcome: Outcome | None = None
     directions = runner.problem.directions
-    for assignment in assignments:
-        outcome = runner(assignment)
-        counts[outcome.state] += 1
-        feasible = all(value <= 0 for value in outcome.constraints.values())
-        if outcome.values is not None and len(directions) == 1 and feasible:
-            pick = min if directions[0] == "minimize" else max
-            best = outcome.values if best is None else pick(best, outcome.values)
-        if report is None:
-            outcomes.append(outcome)
-        else:
-            report(outcome)
+    with public_errors():
+        for assignment in assignments:
+            outcome = runner(assignment)
+            counts[outcome.state] += 1
+            feasible = all(value <= 0 for value in outcome.constraints.values())
+            if outcome.values is not None and len(directions) == 1 and feasible:
+                pick = min if directions[0] == "minimize" else max
+                best = outcome.values if best is None else pick(best, outcome.values)
+            if report is None:
+                outcomes.append(outcome)
+            else:
+                report(outcome)
     total = sum(counts.values())
     if outcome is not None and (context := TaskRunContext.get()) is not None:
         # Its last event tells the server the name anew.

@@ -7,6 +7,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from prefect_optuna.blocks import StudyStorage
+from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import InvalidProblemError, InvalidSettingError
 from prefect_optuna.flows.study import (
     FlowStudy,
@@ -77,9 +78,7 @@ def rehearse(problem: Problem, scope: TrialScope) -> None:
     except (InvalidProblemError, optuna.TrialPruned):
         raise
     except Exception as error:
-        raise InvalidProblemError(
-            f"`suggest` does not work: {type(error).__name__}: {error}"
-        ) from error
+        raise InvalidProblemError(f"`suggest` does not work: {error_words(error)}") from error
 
 
 def open_study(

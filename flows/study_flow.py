@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import threading
@@ -9,13 +10,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from types import FunctionType
+from typing import Any, ParamSpec, TypeVar, cast
 
 import httpx
 from prefect.blocks.core import Block
 from prefect.flows import Flow
 from prefect.logging import get_logger
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import get_current_settings, temporary_settings
 from pydantic import BaseModel
 
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage
@@ -25,6 +27,7 @@ from prefect_optuna.blocks._secrets import (
     place_text,
     without_secrets,
 )
+from prefect_optuna.flows.public_errors import PublicError, public_errors
 from prefect_optuna.flows.temporary_server import end_temporary_server
 from prefect_optuna.tasks.problem import Problem
 
@@ -53,8 +56,9 @@ class StudyFlow(Flow[P, R]):
 
         end_temporary_server()
         token = _results.set(results := [])
+        public: PublicError | None = None
         try:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _said_once():
+            with temporary_settings(_settings()), _said_once():
                 return super().__call__(*args, **kwargs)
         except httpx.TransportError as error:
             # What became of a study does not depend on whether a server hears of it.
@@ -66,12 +70,18 @@ class StudyFlow(Flow[P, R]):
                 error,
             )
             return results[0]
+        except PublicError as error:
+            if error.original is None:
+                raise
+            public = error
         finally:
             _results.reset(token)
+        # Out here, what it was raised from stays what it was.
+        raise cast("BaseException", public.original)
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The parameters as the server records them: no contents of contexts, no secrets."""
-        secrets = SecretVariables()
+        secrets = SecretVariables.here()
         return {
             name: None
             if value is None
@@ -85,6 +95,14 @@ class StudyFlow(Flow[P, R]):
         """Validate as Prefect does, which would put what is wrong into its log, secrets and all."""
         with _without_its_log():
             return super().validate_parameters(parameters)
+
+
+def _settings() -> dict[Any, Any]:
+    """Prefect's settings that are others while a flow runs here."""
+    page = get_current_settings().ui_url or ""
+    # Prefect makes it of the server's URL, login and all, and prints it.
+    public = without_secrets(page)
+    return {"flows.heartbeat_frequency": None, **({"ui_url": public} if public != page else {})}
 
 
 # Where Prefect says every few seconds that it cannot send its events, as long as that lasts.
@@ -134,9 +152,23 @@ def study_flow(
     """
 
     def decorate(function: Callable[P, R]) -> StudyFlow[P, R]:
-        return StudyFlow(function, name=name, flow_run_name=flow_run_name)
+        made = StudyFlow(function, name=name, flow_run_name=flow_run_name)
+        made.fn = _with_public_errors(function)  # Prefect has looked at the function's file by now
+        return made
 
     return decorate
+
+
+def _with_public_errors(function: Callable[P, R]) -> Callable[P, R]:
+    errors = public_errors
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with errors():
+            return function(*args, **kwargs)
+
+    # Prefect looks up the annotations in the globals of the function that it calls.
+    there = FunctionType(run.__code__, function.__globals__, closure=run.__closure__)
+    return functools.update_wrapper(there, function)
 
 
 def _describe(value: Any, secrets: SecretVariables) -> Any:

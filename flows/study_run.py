@@ -14,6 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import StudyStorage
+from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import (
     InvalidProblemError,
     PrefectOptunaError,
@@ -168,7 +169,7 @@ class StudyRun:
                 self._tell(Outcome(trial.number, "pruned", error=pruned, message=str(pruned)))
                 return None
             except Exception as error:  # noqa: BLE001 - `catch` decides, as for `run`
-                message = f"suggest: {type(error).__name__}: {error}"
+                message = f"suggest: {error_words(error)}"
                 self._tell(Outcome(trial.number, "failed", error=error, message=message))
                 return None
         live: optuna.Trial | LiveTrial | None = None

@@ -18,6 +18,7 @@ from prefect.runtime import flow_run as current_flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
+from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import ArchiveError
 from prefect_optuna.flows.dispatch import Here, Lanes
 from prefect_optuna.flows.optimize import Storage
@@ -115,7 +116,7 @@ def work(
         writer = ResultWriter(filesystem, uuid, problem.axes, version)
         runner = TrialRunner(problem, writer, scope, retries)
     except Exception as error:
-        session.close(error=f"{type(error).__name__}: {error}", refused=True)
+        session.close(error=error_words(error), refused=True)
         raise
     logger.info("Trials of %r in %s.", study_name, storage_block.location)
     with open_task_runner(None if n_jobs == 1 else "threads", n_jobs) as task_runner:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from prefect.context import get_settings_context
 
+from prefect_optuna.blocks._secrets import public_text
 from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.tasks.archive.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.environment import RECORDED_VARIABLES, Environment
@@ -217,7 +218,8 @@ def rerun(request: RerunRequest) -> RerunAnswer:
             Rerun(
                 number=one["number"],
                 values=tuple(map(tuple, one["values"])),
-                error=one["error"],
+                # Of these variables that process has only those that were named.
+                error=public_text(one["error"]),
                 files=tuple(one["files"]),
                 constraints=tuple(one["constraints"]),
             )

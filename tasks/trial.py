@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import optuna
 from optuna.trial import BaseTrial, FrozenTrial
 
+from prefect_optuna.blocks._secrets import error_words, public_text
 from prefect_optuna.blocks.errors import (
     InvalidProblemError,
     PrefectOptunaError,
@@ -192,9 +193,10 @@ class TrialRunner:
         except optuna.TrialPruned as pruned:
             return outcome("pruned", result=reference, error=pruned, message=str(pruned))
         except PrefectOptunaError as error:
-            return outcome("failed", result=reference, error=error, message=str(error))
+            message = public_text(str(error))
+            return outcome("failed", result=reference, error=error, message=message)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's
-            message = f"{type(error).__name__}: {error}{_where(error)}"
+            message = f"{error_words(error)}{_where(error)}"
             return outcome("failed", result=reference, error=error, message=message)
         if any(math.isnan(value) for value in values):
             shown = values[0] if len(values) == 1 else values
@@ -236,7 +238,7 @@ def _delivered(
         given = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
         return replace(outcome, undelivered=given)
     except Exception as error:  # noqa: BLE001 - it was given what the study cannot hold
-        message = f"{type(error).__name__}: {error}"
+        message = error_words(error)
         return replace(outcome, state="failed", values=None, error=error, message=message)
     return outcome
 

@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from prefect_optuna.blocks._secrets import SecretVariables, secret_paths
 from prefect_optuna.blocks.artifacts.values import encode_value
 from prefect_optuna.tasks.scope import capture, param_scope, recording, restore
 from prefect_optuna.tasks.scope.frames import get
@@ -14,6 +15,7 @@ from prefect_optuna.tasks.scope.unread import may_be_read_elsewhere
 __all__ = ["TrialScope"]
 
 _MAX_READS, _MAX_LETTERS = 100, 200  # an attribute of a trial stays small
+_LEFT_OUT = "***"  # a secret, which the trial has put into the scope itself
 
 
 class TrialScope:
@@ -72,7 +74,15 @@ class TrialScope:
             return repr(value)[:_MAX_LETTERS]
 
         names = [name for name in used if name not in params][:_MAX_READS]
-        return {name: _cut(encode_value(used[name], short, name)) for name in names}
+        variables = SecretVariables.here()
+
+        def public(name: str) -> Any:
+            if any(secret_paths({name: used[name]}, "")):
+                return _LEFT_OUT
+            encoded = encode_value(used[name], short, name)
+            return _cut(encoded) if variables.name_in(encoded) is None else _LEFT_OUT
+
+        return {name: public(name) for name in names}
 
 
 def _cut(value: Any) -> Any:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, CycloptsPanel, Group, Parameter
 
 from prefect_optuna.deployments.cli import deploying, looking, running
 from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
@@ -82,18 +82,18 @@ def main(tokens: Sequence[str] | None = None) -> int:
         >>> main(["trials", "lynx-hare", "--limit", "many"])
         2
     """
-    from rich.console import Console
-
+    tokens = sys.argv[1:] if tokens is None else tokens
     try:
-        command, bound, _ = app.parse_args(
-            tokens, exit_on_error=False, print_error=True, error_console=Console(stderr=True)
-        )
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
         if not getattr(command, "__module__", "").startswith(__package__ or ""):
             command(*bound.args, **bound.kwargs)  # help, or the version
             return OK
         with _surroundings():
             return command(*bound.args, **bound.kwargs) or OK
-    except CycloptsError:
+    except CycloptsError as error:
+        from rich.console import Console
+
+        Console(stderr=True).print(CycloptsPanel(_without_secrets(str(error), tokens)))
         return USAGE
     except KeyboardInterrupt:
         note("[dim]Interrupted.[/]")
@@ -143,6 +143,17 @@ def _surroundings() -> Generator[None]:
                 stack.callback(handler.console.pop_render_hook)
                 handler.console.push_render_hook(VisibleOnly())
         yield
+
+
+def _without_secrets(message: str, tokens: Sequence[str]) -> str:
+    """What is wrong with the words of a command, without quoting those that may be a secret."""
+    values = [token.partition("=")[2] if token.startswith("-") else token for token in tokens]
+    for value in values:
+        if "@" in value or "=" in value or "://" in value:
+            from prefect_optuna.blocks._secrets import place_text
+
+            message = message.replace(value, place_text(value))
+    return message
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:

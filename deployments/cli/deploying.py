@@ -230,11 +230,10 @@ def _where(study: str, places: Places) -> dict[str, Any]:
 
 
 def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: bool) -> None:
-    from prefect.utilities.urls import url_for
-
     from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.work_pools import page_of
 
-    run_url = url_for("flow-run", run) if run else None
+    run_url = page_of("flow-run", run) if run else None
     document = {
         "deployment": deployed.name,
         "id": str(deployed.id),

@@ -135,9 +135,8 @@ def report(
         return
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
     from prefect.client.schemas.sorting import ArtifactSort
-    from prefect.settings import get_current_settings
 
-    from prefect_optuna.deployments.work_pools import prefect_server
+    from prefect_optuna.deployments.work_pools import page_of, prefect_server
     from prefect_optuna.flows.report_flow import report as publish
 
     with working("Drawing the report ..."), prefect_server() as client:
@@ -147,8 +146,7 @@ def report(
             sort=ArtifactSort.CREATED_DESC,
             limit=1,
         )
-    ui = get_current_settings().ui_url
-    url = f"{ui}/artifacts/artifact/{artifacts[0].id}" if artifacts and ui else None
+    url = page_of("artifact", artifacts[0].id) if artifacts else None
     answer({"key": key, "url": url}, markup(url or key), as_json=json)
 
 

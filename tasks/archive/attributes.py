@@ -12,7 +12,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from prefect_optuna.blocks import CaptureError, InvalidNameError
-from prefect_optuna.tasks.archive.refusals import described
+from prefect_optuna.blocks._secrets import SecretVariables
+from prefect_optuna.tasks.archive.refusals import described, secret_value
 
 __all__ = ["KEY_ENTRYPOINT", "RESERVED", "checked_key", "plain_json"]
 
@@ -58,7 +59,8 @@ def plain_json(key: str, value: Any) -> Any:
         value: numbers, text, dates, lists, mappings, small arrays, dataclasses, models.
 
     Raises:
-        CaptureError: it is something else, or too large for some storages.
+        CaptureError: it is something else, too large for some storages, or the value of an
+            environment variable whose name says that it is secret.
 
     Example:
         >>> import numpy as np
@@ -81,7 +83,10 @@ def plain_json(key: str, value: Any) -> Any:
             "trial_add_timeseries, an array that `run` needs by context_add, a file by "
             "log_artifact."
         )
-    return json.loads(text)
+    plain = json.loads(text)
+    if variable := SecretVariables.here().name_in(plain):
+        raise CaptureError(secret_value(repr(key), variable))
+    return plain
 
 
 def _plain(value: Any) -> Any:

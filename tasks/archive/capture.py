@@ -14,11 +14,11 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from prefect_optuna.blocks import CaptureError
-from prefect_optuna.blocks._secrets import SecretVariables
+from prefect_optuna.blocks._secrets import SecretVariables, secret_paths
 from prefect_optuna.blocks.artifacts.values import encode_value
 from prefect_optuna.tasks.archive.inspection import functions_in
 from prefect_optuna.tasks.archive.reach import Reach
-from prefect_optuna.tasks.archive.refusals import unknown_value
+from prefect_optuna.tasks.archive.refusals import secret_by_name, secret_value, unknown_value
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.problem import Problem
@@ -100,7 +100,9 @@ class Capture:
         }
         if reach.pickled:
             document["pickled"] = reach.pickled
-        if found := _secrets_in(document, reach.blobs):
+        found = _secrets_in(document, reach.blobs)
+        found += [secret_by_name(path) for path in secret_paths(dict(problem.context), "context")]
+        if found:
             listed = "\n".join(f"  - {line}" for line in found)
             raise CaptureError(
                 f"The problem {problem.name!r} is not archived, for everybody who reads the "
@@ -130,14 +132,16 @@ def encode_scope(scope: Mapping[str, Any]) -> Any:
         raise CaptureError(unknown_value(value, path))
 
     encoded = encode_value(dict(scope), refuse, "scope")
-    if name := SecretVariables().name_in(encoded):
-        raise CaptureError(_held("The scope", name))
+    if name := SecretVariables.here().name_in(encoded):
+        raise CaptureError(secret_value("The scope", name))
+    if paths := list(secret_paths(scope, "scope")):
+        raise CaptureError("\n".join(map(secret_by_name, paths)))
     return encoded
 
 
 def _secrets_in(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> list[str]:
     """What holds the value of a secret environment variable, a line for each."""
-    secrets = SecretVariables()
+    secrets = SecretVariables.here()
     in_blobs = {
         digest: name
         for digest, content in blobs.items()
@@ -158,15 +162,8 @@ def _secrets_in(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> list
         if in_path := secrets.name_in(path):
             name, path = in_path, "a name"
         if name:
-            found.append(_held(path, name))
+            found.append(secret_value(path, name))
     return found
-
-
-def _held(path: str, name: str) -> str:
-    return (
-        f"{path} holds the value of the environment variable {name}. Read it inside the function, "
-        f"when it runs: os.environ[{name!r}]."
-    )
 
 
 def _globals_of(function: Any) -> dict[str, Any]:

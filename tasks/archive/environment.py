@@ -124,7 +124,7 @@ class Environment:
         """
         files: dict[str, bytes] = {}
         notes: list[str] = []
-        secrets = SecretVariables()
+        secrets = SecretVariables.here()
 
         def keep(content: bytes, what: str) -> str:
             if note := _secret_note(content, what, secrets):

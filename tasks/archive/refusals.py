@@ -5,7 +5,15 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
-__all__ = ["RefusedError", "described", "titled", "too_large", "unknown_value"]
+__all__ = [
+    "RefusedError",
+    "described",
+    "secret_by_name",
+    "secret_value",
+    "titled",
+    "too_large",
+    "unknown_value",
+]
 
 
 class RefusedError(Exception):
@@ -41,4 +49,21 @@ def too_large(path: str, size: int, limit: int) -> str:
     return (
         f"{path} has {size / 1e9:.1f} GB, and at most {limit / 1e9:.1f} GB are archived. Keep it "
         "in a file, and read the file in `run`."
+    )
+
+
+def secret_value(path: str, variable: str) -> str:
+    """A value is that of an environment variable whose name says that it is secret."""
+    return (
+        f"{path} holds the value of the environment variable {variable}. Read it inside the "
+        f"function, when it runs: os.environ[{variable!r}]."
+    )
+
+
+def secret_by_name(path: str) -> str:
+    """A value has the name of a secret, or is a URL with one."""
+    return (
+        f"{path} is a secret, as its name or a URL in it says, and everybody who reads the archive "
+        "would read it. Put it into an environment variable, and read that inside the function, "
+        "when it runs. If it is none, give it another name."
     )

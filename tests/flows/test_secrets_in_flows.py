@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 
 from prefect_optuna.blocks import CaptureError, InMemoryStudyStorage, as_study_storage
 from prefect_optuna.flows import optimize
+from prefect_optuna.tasks.archive.capture import encode_scope
 
 CANARY = "hunter2-canary"
 
@@ -107,3 +109,78 @@ def test_a_mapping_that_is_no_storage_is_refused_in_words(
 def test_a_mapping_is_the_storage_whose_fields_it_has(storage: dict[str, Any], kind: str) -> None:
     valid = optimize.validate_parameters({"problem": "a:b", "storage": storage})
     assert type(valid["storage"]).__name__ == kind
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "password",
+        "db.password",
+        "db_passwd",
+        "dbPassword",
+        "API_KEY",
+        "apiKey",
+        "client.secret",
+        "access_token",
+        "aws-secret-access-key",
+        "credentials",
+        "private_key",
+        "connection_string",
+    ],
+)
+def test_a_scope_whose_name_says_that_it_is_secret_is_refused(name: str) -> None:
+    for scope in ({name: CANARY}, {"client": [{name: CANARY}]}, {name: CANARY.encode()}):
+        with pytest.raises(CaptureError, match="is a secret, as its name") as error:
+            encode_scope(scope)
+        assert CANARY not in str(error.value)
+        assert repr(name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"tokenizer": "bert-base-uncased", "max_tokens": 512, "token": 7, "pad_token": "<pad>"},
+        {"keyboard": "qwerty-uk", "sort_key": "loss-of-all", "key": "validation-loss"},
+        {"author": "somebody@example.org", "passes": "first-second", "secretary": "somebody"},
+        {"password": "", "url": "https://example.org/data?page=3", "api_key": None},
+    ],
+)
+def test_a_scope_that_only_sounds_like_it_is_kept(scope: dict[str, Any]) -> None:
+    assert encode_scope(scope)
+
+
+@pytest.mark.parametrize("login", ["me:{}@", "me:/{}@", "me:#{}@", "oauth2:{}@", ":{}@"])
+@pytest.mark.parametrize("slashes", ["/", "//", "///"])
+def test_a_scope_with_a_url_with_a_password_is_refused(login: str, slashes: str) -> None:
+    url = f"postgresql:{slashes}{login.format(CANARY)}host/db"
+    with pytest.raises(CaptureError, match=r"scope\['db'\]\[0\]") as error:
+        encode_scope({"db": [url]})
+    assert CANARY not in str(error.value)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("settings", [{}, {"n_jobs": 2}, {"catch": ValueError}])
+def test_whoever_calls_a_flow_gets_the_error_itself_and_the_study_keeps_it_without_secrets(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_API_TOKEN", CANARY)
+    storage = InMemoryStudyStorage(name=f"{tmp_path}")
+
+    def objective(trial: Any) -> float:
+        token = os.environ["LAB_API_TOKEN"]
+        raise ValueError("no redis://me:" + token + "@host/0 for " + token) from KeyError("cause")
+
+    def call() -> None:
+        artifacts = tmp_path / "artifacts"
+        optimize(
+            objective, study_name="s", n_trials=1, storage=storage, artifacts=artifacts, **settings
+        )
+
+    if "catch" in settings:
+        call()
+    else:
+        with pytest.raises(ValueError, match=CANARY) as caught:
+            call()
+        assert isinstance(caught.value.__cause__, KeyError)
+    said = storage.load_study("s").trials[0].user_attrs["error"]
+    assert said.startswith("ValueError: no redis://host/0 for *** (")
