@@ -18,7 +18,10 @@ from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.flows import Problem, optimize
 from prefect_optuna.tasks import ArchivedStudy, param_scope
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [
+    pytest.mark.usefixtures("prefect_server"),
+    pytest.mark.timeout(300),  # Ray's processes take half a minute to start on a busy machine
+]
 
 
 def suggest(trial: optuna.Trial) -> dict[str, float]:
@@ -48,8 +51,10 @@ def make_runner(name: str) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def no_ray_is_left() -> Generator[None]:
-    """Ray's processes would stay, and be used by the next test, where a flow did not end them."""
+def a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Ray's workers find this module, and none is left for the next test, whatever happens."""
+    # They get the folder of the program that runs, which here is pytest.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     yield
     if (ray := sys.modules.get("ray")) is not None:
         ray.shutdown()
