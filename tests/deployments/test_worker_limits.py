@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
-from servers import free_port
+from servers import free_port, prefect_home
 
 from prefect_optuna.blocks import InvalidSettingError, as_study_storage
 from prefect_optuna.deployments import LocalWorker
@@ -38,6 +38,7 @@ def test_a_study_takes_two_workers_with_one_place_each_and_none_for_who_distribu
     tmp_path: Path,
 ) -> None:
     (tmp_path / "meeting.py").write_text(MEETING.replace("FOLDER", str(tmp_path)), encoding="utf-8")
+    prefect_home(tmp_path / ".prefect")  # where `serve` keeps its history
     environment = {key: text for key, text in os.environ.items() if key != "PREFECT_API_URL"}
     serve = ["serve", "--workers", "2", "--limit", "1", "--port", str(free_port()), "--json"]
     deploy = ["deploy", "meeting:meet", "--study", "limits", "--trials", "2", "--workers", "2"]
