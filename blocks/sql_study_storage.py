@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SQLStudyStorage"]
 
-# The drivers that this package's extras install.
-_DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+# The drivers that this package's extras install. Optuna knows MariaDB only by the name of MySQL.
+_DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mysql+pymysql",
+}
 _DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 # What each driver calls the seconds to wait: for the server, or, in SQLite, for a lock.
 _TIMEOUTS = {
@@ -46,11 +50,12 @@ class _Storage(CheckedAttributes, RDBStorage):
 
 
 class SQLStudyStorage(StudyStorage):
-    """Keeps studies in a database: SQLite, PostgreSQL or MySQL.
+    """Keeps studies in a database: SQLite, PostgreSQL, MySQL or MariaDB.
 
     A server database is for studies that many machines share. A URL that names no driver gets
     the one that this package's extras install: `psycopg` for PostgreSQL, `pymysql` for MySQL.
-    The folder and the file of an SQLite database are made when first used.
+    The folder and the file of an SQLite database are made when first used, and so are the tables
+    of any database.
 
     Example:
         Load a saved block and use it:
@@ -172,6 +177,8 @@ class SQLStudyStorage(StudyStorage):
         if keyword := _TIMEOUTS.get(url.get_driver_name()):
             options["connect_args"] = {keyword: self.timeout, **options.get("connect_args", {})}
         try:
+            if url.get_backend_name() in ("mysql", "mariadb"):
+                _make_exact_tables(url, options)
             storage = _Storage(
                 self.url.get_secret_value(),
                 engine_kwargs=options,
@@ -195,6 +202,35 @@ class SQLStudyStorage(StudyStorage):
             self.engine_options.get_secret_value()
         )
         return without_secrets(text, secrets)
+
+
+def _make_exact_tables(url: URL, options: dict[str, Any]) -> None:
+    """Make the tables in MySQL that are not there yet, such that they give back what they got.
+
+    By the defaults of MySQL and MariaDB, Optuna's tables take `Rate` and `rate` for one parameter,
+    and keep the first one only; refuse an emoji, where the database is of another character set;
+    and keep whole seconds, and attributes up to 64 KB.
+    """
+    from optuna.storages._rdb.models import BaseModel
+    from sqlalchemy import DateTime, MetaData, Text, create_engine
+    from sqlalchemy.dialects.mysql import DATETIME, LONGTEXT
+
+    tables = MetaData()
+    for table in BaseModel.metadata.sorted_tables:
+        ours = table.to_metadata(tables)
+        for dialect in ("mysql", "mariadb"):
+            ours.dialect_kwargs[f"{dialect}_charset"] = "utf8mb4"
+            ours.dialect_kwargs[f"{dialect}_collate"] = "utf8mb4_bin"
+        for column in ours.columns:
+            if isinstance(column.type, DateTime):
+                column.type = DATETIME(fsp=6)
+            elif isinstance(column.type, Text):
+                column.type = LONGTEXT()
+    engine = create_engine(url, **options)
+    try:
+        tables.create_all(engine)
+    finally:
+        engine.dispose()
 
 
 def _lock_before_reading(engine: Engine) -> None:

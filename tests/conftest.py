@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# Before Prefect is imported: no test may see the profile, the history or the server of the
-# person who runs it, and none may fall back on an ephemeral server unnoticed.
+# Before Prefect is imported: no test may see the profile, the history, the server or Ray's cluster
+# of the person who runs it, and none may fall back on an ephemeral server unnoticed.
 _OF_THE_TESTS = ("PREFECT_OPTUNA_TEST_ALL", "PREFECT_OPTUNA_REDIS_SERVER")
-for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "RAY_"))]:
     if _name not in _OF_THE_TESTS:
         del os.environ[_name]
 # What libraries put into the temporary folder under a fixed name, such as the lock of
@@ -34,6 +35,10 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
     DO_NOT_TRACK="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    # Else Ray makes one, and writes it into the home folder.
+    RAY_AUTH_MODE="token",
+    RAY_AUTH_TOKEN=secrets.token_hex(32),
     MPLBACKEND="agg",
     # Else gcsfs asks a service that emulators do not have, and waits for it.
     GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false",

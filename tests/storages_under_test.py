@@ -23,6 +23,7 @@ import psutil
 import redis
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from pydantic import SecretStr
 from redis_servers import RedisServer
 from servers import free_port, running, wait_until_listening
 
@@ -73,6 +74,16 @@ def open_database_with_heartbeat(url: str) -> BaseStorage:
     return optuna.storages.get_storage(
         RDBStorage(url, heartbeat_stale_trial_callback=retry_once(), **HEARTBEAT)
     )
+
+
+def open_sql_block(url: str, **options: Any) -> BaseStorage:
+    """A database as our block opens it."""
+    from prefect_optuna.blocks import SQLStudyStorage
+
+    storage: Any = SQLStudyStorage(url=SecretStr(url), **options).get_storage()
+    if options:
+        storage.heartbeat_stale_trial_callback = retry_once()
+    return optuna.storages.get_storage(storage)
 
 
 def open_grpc(port: int) -> BaseStorage:
@@ -383,14 +394,29 @@ class MariaDBServer:
         self._processes.close()
 
     def new_url(self) -> str:
-        """The URL of a new database of this server, without a driver."""
+        """The URL of a new database of this server, with its defaults and without a driver."""
         import pymysql
 
         self._databases += 1
         name = f"studies{self._databases}"
         with pymysql.connect(host="127.0.0.1", port=self.port, user="root") as connection:
-            connection.cursor().execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+            connection.cursor().execute(f"CREATE DATABASE {name}")
         return f"mysql://root@127.0.0.1:{self.port}/{name}"
+
+    def new_database(self) -> StorageUnderTest:
+        """Our block's storage in a new database of this server."""
+        url = self.new_url()
+        return StorageUnderTest(
+            connect=partial(open_sql_block, url),
+            connect_with_heartbeat=partial(open_sql_block, url, **HEARTBEAT),
+            server_port=self.port,
+            connect_through=lambda port: partial(
+                open_sql_block, url.replace(f":{self.port}/", f":{port}/")
+            ),
+            kill_server=self.kill,
+            start_server=self.start,
+            save_state=partial(save_database, url.replace("mysql:", "mysql+pymysql:")),
+        )
 
 
 GRPC_SERVER = """

@@ -19,7 +19,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import fsspec
 import optuna
 import pytest
-from filesystems import s3_filesystem, s3_options, sftp_filesystem
+from filesystems import gcs_filesystem, s3_filesystem, s3_options, sftp_filesystem
 from optuna_dashboard import wsgi
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
@@ -104,6 +104,15 @@ def test_a_creation_whose_reply_is_lost_is_recognized(
         file.close()
         assert network.cut_replies == 0
     assert s3.read_path("by parts") == b"mine"
+
+
+@pytest.mark.heavy
+def test_a_creation_on_gcs_whose_reply_is_lost_is_recognized(gcs_server: str) -> None:
+    gcs = gcs_filesystem(gcs_server)
+    with FaultyNetwork(port_of(gcs_server), cut_replies=1, of=b"POST") as network:
+        assert through(network, gcs).create("claim", b"mine")
+        assert network.cut_replies == 0
+    assert not gcs.create("claim", b"mine")
 
 
 def test_a_removal_whose_reply_is_lost_is_done(s3: ArtifactFileSystem, s3_server: str) -> None:

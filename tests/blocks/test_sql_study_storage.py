@@ -24,6 +24,7 @@ SECRET = "hunter2"
         ("postgresql+psycopg2://me@host/db", "postgresql+psycopg2://me@host/db"),
         ("mysql://me@host/db", "mysql+pymysql://me@host/db"),
         ("mysql+mysqldb://me@host/db", "mysql+mysqldb://me@host/db"),
+        ("mariadb://me@host/db", "mysql+pymysql://me@host/db"),
         (f"postgresql://me:{SECRET}@host:1/db", "postgresql+psycopg://me:***@host:1/db"),
         (f"postgresql://host/db?password={SECRET}&host=h", "postgresql+psycopg://host/db?host=h"),
     ],

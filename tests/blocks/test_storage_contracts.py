@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 from uuid import uuid4
 
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.testing.pytest_storages import StorageTestCase
+from pydantic import SecretStr
 from servers import free_port
 from storages_under_test import MariaDBServer
 
@@ -22,6 +24,7 @@ from prefect_optuna.blocks import (
     SQLStudyStorage,
     StorageUnavailableError,
 )
+from prefect_optuna.blocks.testing import StorageUnderTest, StudyStorageContract
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::optuna.exceptions.ExperimentalWarning", "ignore:XDG_RUNTIME_DIR is not set"
@@ -101,13 +104,40 @@ class TestMysql(StorageTestCase):
     def test_pickle_storage(self) -> None:
         pytest.skip("the same code is tested on SQLite")
 
-    # The columns that Optuna makes keep whole seconds in MySQL, and these tests compare times.
-    def test_create_new_trial(self) -> None:
-        pytest.skip("MySQL rounds the times of a trial to seconds")
 
-    test_create_new_trial_with_template_trial = test_create_new_trial
-    test_get_trial = test_create_new_trial
-    test_get_all_trials = test_create_new_trial
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+class TestMysqlBetweenProcesses(StudyStorageContract):
+    known_failures: ClassVar[Mapping[str, str]] = {
+        "test_a_storage_object_survives_a_fork": "Optuna uses its connections in all children",
+        "test_an_earlier_state_is_noticed": "Optuna's cache never reads ended trials again",
+        "test_a_dropped_connection_changes_nothing[reply]": "Optuna repeats nothing",
+        "test_a_dropped_connection_changes_nothing[second reply]": "Optuna repeats nothing",
+        "test_any_name_is_kept[long]": "Optuna's columns for names hold 512 characters",
+    }
+
+    @pytest.fixture
+    def under_test(self, mariadb: MariaDBServer) -> StorageUnderTest:
+        return mariadb.new_database()
+
+
+@pytest.mark.heavy
+def test_names_in_mysql_that_differ_in_case_or_accents_alone_are_different(
+    mariadb: MariaDBServer,
+) -> None:
+    block = SQLStudyStorage(url=SecretStr(mariadb.new_url()))
+    names = ["réglage 🎛", "reglage 🎛", "Reglage 🎛"]
+    for name in names:
+        study = block.create_study(name)
+        study.set_user_attr("K", name)
+        study.set_user_attr("k", "a carrying capacity")
+        trial = study.ask()
+        params = {"K": trial.suggest_float("K", 0, 1), "k": trial.suggest_int("k", 2, 9)}
+        study.tell(trial, 1.0)
+        assert block.load_study(name).trials[0].params == params
+    assert block.study_names() == names
+    for name in names:
+        assert block.load_study(name).user_attrs == {"K": name, "k": "a carrying capacity"}
 
 
 class TestJournal(StorageTestCase):

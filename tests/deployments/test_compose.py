@@ -14,6 +14,7 @@ import yaml
 from prefect.settings import Settings
 
 import prefect_optuna.deployments
+from prefect_optuna.deployments.work_pools import STUDIES_QUEUE
 
 FOLDER = Path(prefect_optuna.deployments.__file__).parent
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
@@ -91,6 +92,12 @@ def test_studies_are_on_the_disk_and_none_is_evicted() -> None:
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
     assert SERVICES["redis-studies"]["volumes"] == ["redis-studies:/data"]
+
+
+def test_a_worker_has_one_run_and_who_distributes_a_study_waits_elsewhere() -> None:
+    *_, queue, name, limit, number = SERVICES["worker"]["command"]
+    assert (queue, name, limit, number) == ("--work-queue", "default", "--limit", "1")
+    assert SERVICES["studies"]["command"][-2:] == ["--work-queue", STUDIES_QUEUE]
 
 
 def test_the_commands_of_this_package_are_there() -> None:

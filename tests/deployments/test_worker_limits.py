@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import json
+import os
+import subprocess
+import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
-from prefect.client.orchestration import get_client
-from servers import wait_until
+from servers import free_port, prefect_home
 
 from prefect_optuna.blocks import InvalidSettingError, as_study_storage
-from prefect_optuna.deployments import LocalServer, LocalWorker, deploy_optimization
-from prefect_optuna.deployments.serve import make_process_pool
-from prefect_optuna.deployments.work_pools import STUDIES_QUEUE
+from prefect_optuna.deployments import LocalWorker
+
+COMMAND = [sys.executable, "-m", "prefect_optuna.deployments.cli"]
+LOGS = ["worker-1", "worker-2", "studies"]
 
 # Each trial ends once two workers have one, so that it takes both of them at the same time.
 MEETING = """
@@ -29,44 +33,41 @@ def meet(trial):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(700)  # on a busy machine, three workers and three flow runs take minutes
 def test_a_study_takes_two_workers_with_one_place_each_and_none_for_who_distributes_it(
-    prefect_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "meeting.py").write_text(MEETING.replace("FOLDER", str(tmp_path)))
-    storage = f"journal:///{tmp_path}/studies.journal"
-    make_process_pool("limits")
-    workers = [
-        LocalWorker("limits", tmp_path / "one.log", name="one", limit=1, queue="default"),
-        LocalWorker("limits", tmp_path / "two.log", name="two", limit=1, queue="default"),
-        LocalWorker("limits", tmp_path / "studies.log", name="studies", queue=STUDIES_QUEUE),
-    ]
-    deployed = deploy_optimization(
-        "meeting.py:meet",
-        study_name="limits",
-        n_trials=2,
-        workers=2,
-        pool="limits",
-        storage=storage,
-        artifacts=str(tmp_path / "artifacts"),
-    )
-    with ExitStack() as stack, get_client(sync_client=True) as client:
-        for worker in workers:
-            stack.callback(worker.stop)
-            worker.start()
-        run = deployed.run()
-
-        def ended() -> bool:
-            state = client.read_flow_run(run).state
-            return state is not None and state.is_final()
-
-        wait_until(ended, what="the end of the study", timeout=330, every=0.2)
-        state = client.read_flow_run(run).state
-        assert state is not None
-        assert state.is_completed(), state.message
-    assert {path.stem for path in tmp_path.glob("*.here")} == {"one", "two"}
-    assert len(as_study_storage(storage).load_study("limits").trials) == 2
+    (tmp_path / "meeting.py").write_text(MEETING.replace("FOLDER", str(tmp_path)), encoding="utf-8")
+    prefect_home(tmp_path / ".prefect")  # where `serve` keeps its history
+    environment = {key: text for key, text in os.environ.items() if key != "PREFECT_API_URL"}
+    serve = ["serve", "--workers", "2", "--limit", "1", "--port", str(free_port()), "--json"]
+    deploy = ["deploy", "meeting:meet", "--study", "limits", "--trials", "2", "--workers", "2"]
+    with subprocess.Popen(
+        [*COMMAND, *serve], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as serving:
+        try:
+            assert serving.stdout is not None
+            # What it says once it is ready.
+            lines = takewhile(lambda line: line != "}\n", serving.stdout)
+            assert len(json.loads("".join([*lines, "}"]))["workers"]) == 3
+            deployed = subprocess.run(
+                [*COMMAND, *deploy, "--watch", "--json"],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=540,
+            )
+        finally:
+            serving.terminate()
+            serving.wait(60)
+    assert deployed.returncode == 0, deployed.stderr
+    storage = as_study_storage(f"journal:///{tmp_path}/.prefect-optuna/studies.journal")
+    assert len(storage.load_study("limits").trials) == 2
+    met = {path.stem for path in tmp_path.glob("*.here")}
+    logs = {log: (tmp_path / ".prefect" / f"{log}.log").read_text() for log in LOGS}
+    where = sorted(log for log, text in logs.items() for name in met if f"{name!r}" in text)
+    assert where == ["worker-1", "worker-2"]
 
 
 def test_a_limit_that_lets_nothing_run_is_refused(tmp_path: Path) -> None:
