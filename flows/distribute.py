@@ -180,7 +180,7 @@ def distribute(
     for note in archive.notes:
         logger.warning(note)
 
-    session = Session(study, storage_block.get_storage(), {"flow_run": str(current_flow_run.id)})
+    session = Session(study, study.storage, {"flow_run": str(current_flow_run.id)})
     caught = (catch,) if isinstance(catch, type) else tuple(catch)
     common: dict[str, Any] = {
         **places,
