@@ -37,7 +37,11 @@ from prefect_optuna.flows import Problem, optimize
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.tasks import ArchivedStudy
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [
+    pytest.mark.usefixtures("prefect_server"),
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set"),
+]
 
 N_TRIALS = 12
 AWAY = 2.0  # seconds, longer than the storages' own patience below
@@ -69,23 +73,36 @@ def redis_killed(folder: Path) -> Generator[tuple[StudyStorage, Callable[[], Any
         yield RedisStudyStorage(url=server.url, retry_limit=0.2), lambda: restarted(server)
 
 
-@contextmanager
-def postgresql_cut(folder: Path) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
-    with PostgresServer(folder / "postgresql") as server, Cable(server.port) as cable:
-        yield (
-            SQLStudyStorage(url=f"postgresql://postgres@127.0.0.1:{cable.port}/postgres"),
-            cable.out,
-        )
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[PostgresServer]:
+    with PostgresServer(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
 
 
 @contextmanager
-def postgresql_killed(folder: Path) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
-    with PostgresServer(folder / "postgresql") as server:
-        url = f"postgresql://postgres@127.0.0.1:{server.port}/postgres"
-        yield SQLStudyStorage(url=url), lambda: restarted(server)
+def postgresql_cut(server: PostgresServer) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
+    with Cable(server.port) as cable:
+        block = SQLStudyStorage(url=server.new_url(cable.port))
+        yield block, cable.out
 
 
-STORAGES = [redis_cut, redis_killed, postgresql_cut, postgresql_killed]
+@contextmanager
+def postgresql_killed(server: PostgresServer) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
+    yield SQLStudyStorage(url=server.new_url()), lambda: restarted(server)
+
+
+@pytest.fixture(params=["redis cut", "redis killed", "postgresql cut", "postgresql killed"])
+def storage(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
+    """A storage, and what keeps it away within a block."""
+    if request.param.startswith("redis"):
+        opened = redis_cut(tmp_path) if "cut" in request.param else redis_killed(tmp_path)
+    else:
+        server = request.getfixturevalue("postgres")
+        opened = postgresql_cut(server) if "cut" in request.param else postgresql_killed(server)
+    with opened as found:
+        yield found
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
@@ -127,7 +144,7 @@ def away_in_mid_study(cut: Callable[[], Any], seconds: float = AWAY) -> Generato
     """After the third trial has begun, the storage is away for a while."""
 
     def cut_and_mend() -> None:
-        wait_until(lambda: len(started()) >= 3, what="three trials", timeout=60)
+        wait_until(lambda: len(started()) >= 3, what="three trials", timeout=120)
         with cut():
             time.sleep(seconds)
 
@@ -139,34 +156,37 @@ def away_in_mid_study(cut: Callable[[], Any], seconds: float = AWAY) -> Generato
 
 @pytest.mark.parametrize("target", [PROBLEM, objective], ids=["problem", "objective"])
 @pytest.mark.parametrize("n_jobs", [1, 3])
-@pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: storage.__name__)
 def test_a_study_waits_for_its_storage_and_every_trial_is_run_once(
-    storage: Callable[[Path], Any], n_jobs: int, target: Any, tmp_path: Path
+    storage: tuple[StudyStorage, Callable[[], Any]], n_jobs: int, target: Any
 ) -> None:
-    with storage(tmp_path) as (block, cut):
-        with away_in_mid_study(cut):
-            began = time.monotonic()
-            optimize(target, study_name="s", n_trials=N_TRIALS, n_jobs=n_jobs, storage=block)
-        assert time.monotonic() - began > AWAY
-        trials = block.load_study("s").trials
-        assert Counter(t.state for t in trials) == {TrialState.COMPLETE: N_TRIALS}
-        assert max(started().values()) == 1
-        if target is PROBLEM:
-            archived = ArchivedStudy.load("s", storage=block)
-            for trial in trials:
-                assert archived.result(trial.number)["series"] == [trial.params["x"]] * 10
-        else:
-            assert all(trial.user_attrs["of"] == trial.params["x"] for trial in trials)
-            assert all(len(trial.intermediate_values) == 5 for trial in trials)
+    block, cut = storage
+    with away_in_mid_study(cut):
+        began = time.monotonic()
+        optimize(target, study_name="s", n_trials=N_TRIALS, n_jobs=n_jobs, storage=block)
+    assert time.monotonic() - began > AWAY
+    trials = block.load_study("s").trials
+    assert Counter(t.state for t in trials) == {TrialState.COMPLETE: N_TRIALS}
+    assert max(started().values()) == 1
+    if target is PROBLEM:
+        archived = ArchivedStudy.load("s", storage=block)
+        for trial in trials:
+            assert archived.result(trial.number)["series"] == [trial.params["x"]] * 10
+    else:
+        assert all(trial.user_attrs["of"] == trial.params["x"] for trial in trials)
+        assert all(len(trial.intermediate_values) == 5 for trial in trials)
 
 
-def test_a_study_in_processes_waits_for_its_storage(tmp_path: Path) -> None:
-    with postgresql_cut(tmp_path) as (block, cut):
+def test_a_study_in_processes_waits_for_its_storage(postgres: PostgresServer) -> None:
+    with postgresql_cut(postgres) as (block, cut):
         with away_in_mid_study(cut):
             optimize(
-                objective, study_name="s", n_trials=N_TRIALS, n_jobs=2, storage=block,
+                objective,
+                study_name="s",
+                n_trials=N_TRIALS,
+                n_jobs=2,
+                storage=block,
                 task_runner="processes",
-            )  # fmt: skip
+            )
         trials = block.load_study("s").trials
         assert Counter(t.state for t in trials) == {TrialState.COMPLETE: N_TRIALS}
         assert max(started().values()) == 1
@@ -232,9 +252,13 @@ def test_what_an_objective_logs_waits_as_well(
     artifacts, cable = artifacts_behind_a_cable
     monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._SECONDS", 0.5)
 
+    name = f"outage-{uuid4().hex[:8]}"
+    artifacts.save(name)
+    place = f"artifact-file-system/{name}"
+
     def logs(trial: optuna.Trial) -> float:
         x = objective(trial)
-        log_artifact(trial, "note", {"x": x}, artifacts=artifacts)
+        log_artifact(trial, "note", {"x": x}, artifacts=place)
         return x
 
     block = JournalStudyStorage(path="s.journal")
@@ -259,7 +283,9 @@ SCRIPT = """
 def test_ctrl_c_does_not_wait_for_a_storage_that_is_away(n_jobs: int, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server, Cable(server.port) as cable:
         script = textwrap.dedent(SCRIPT).format(port=cable.port, n_jobs=n_jobs)
-        here = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        here = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+        }
         with Path("output.txt").open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-c", script],
@@ -269,7 +295,7 @@ def test_ctrl_c_does_not_wait_for_a_storage_that_is_away(n_jobs: int, tmp_path: 
                 start_new_session=True,
             )
         try:
-            wait_until(lambda: len(started()) >= 3, what="three trials", timeout=60)
+            wait_until(lambda: len(started()) >= 3, what="three trials", timeout=120)
             with cable.out():
                 time.sleep(1)
                 os.kill(process.pid, signal.SIGINT)
