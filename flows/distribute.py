@@ -290,6 +290,7 @@ class _Queue:
             if (error := self._error or self.runs.failure) is not None:
                 raise error
         except BaseException as error:
+            self.study.storage.patience.end()
             if self._is_deleted(error):
                 raise self._deleted() from error
             # Their flow runs are being cancelled, and they put their trials back.
