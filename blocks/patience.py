@@ -36,10 +36,8 @@ _Result = TypeVar("_Result")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two tries
 _REMIND_SECONDS = 60.0
 # What is wrong with a name or a path stays wrong.
-_LASTING = {
-    *(errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EFBIG),
-    *(errno.ENOENT, errno.EEXIST, errno.EBADF),
-}
+_LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_LASTING_NUMBERS = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EFBIG, errno.EBADF)
 
 
 def is_outage(error: BaseException) -> bool:
@@ -53,14 +51,14 @@ def is_outage(error: BaseException) -> bool:
         (True, False)
     """
     if isinstance(error, StorageUnavailableError):
-        return not _is_lasting(error.__cause__)
+        return not _is_lasting(error) and not _is_lasting(error.__cause__)
     if isinstance(error, OSError):
         return not _is_lasting(error)
     return _is_outage_of_a_database(error) or _is_outage_of_a_proxy(error)
 
 
 def _is_lasting(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in _LASTING
+    return isinstance(error, _LASTING) or getattr(error, "errno", None) in _LASTING_NUMBERS
 
 
 def _is_outage_of_a_database(error: BaseException) -> bool:

@@ -58,9 +58,9 @@ class LiveTrial:
     sampler: optuna.samplers.BaseSampler
     pruner: optuna.pruners.BasePruner
 
-    def open(self) -> optuna.Trial:
+    def open(self, patience: Patience) -> optuna.Trial:
         """The live trial; its sampler is reseeded, since the copies of one sampler would agree."""
-        storage = PatientStorage(self.storage.get_storage())
+        storage = PatientStorage(patience(self.storage.get_storage), patience)
         self.sampler.reseed_rng()
         study = optuna.load_study(
             study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
@@ -188,7 +188,7 @@ class TrialRunner:
         try:
             trial = assignment.trial
             if isinstance(trial, LiveTrial):
-                trial = trial.open()
+                trial = trial.open(self.patience)
             result = self._run(assignment, trial)
             if self.writer is not None:
                 # A number that is the value itself is in the study already.
