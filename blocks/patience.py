@@ -27,7 +27,11 @@ from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
 
 if TYPE_CHECKING:
+    from optuna.storages import InMemoryStorage as _Base  # its methods are made in a loop below
+
     from prefect_optuna.blocks.stores import ArtifactStore
+else:
+    _Base = BaseStorage
 
 __all__ = ["Patience", "PatientStorage", "is_outage", "patient_store"]
 
@@ -188,7 +192,7 @@ class _PatientStore:
         return lambda *args: self._patience(lambda: method(*args))
 
 
-class PatientStorage(BaseStorage):
+class PatientStorage(_Base):
     """A study storage whose calls wait while it is away.
 
     Args:
