@@ -189,7 +189,11 @@ class _PatientStore:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
-        return lambda *args: self._patience(lambda: method(*args))
+
+        def call(*args: Any) -> Any:
+            return self._patience(lambda: method(*args))
+
+        return call
 
 
 class PatientStorage(_Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -91,7 +92,7 @@ def postgresql_killed(server: PostgresServer) -> Generator[tuple[StudyStorage, C
     yield SQLStudyStorage(url=server.new_url()), lambda: restarted(server)
 
 
-@pytest.fixture(params=["redis cut", "redis killed", "postgresql cut", "postgresql killed"])
+@pytest.fixture
 def storage(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
@@ -154,8 +155,28 @@ def away_in_mid_study(cut: Callable[[], Any], seconds: float = AWAY) -> Generato
     thread.join()
 
 
-@pytest.mark.parametrize("target", [PROBLEM, objective], ids=["problem", "objective"])
-@pytest.mark.parametrize("n_jobs", [1, 3])
+CELLS = list(
+    itertools.product(
+        ["redis cut", "redis killed", "postgresql cut", "postgresql killed"],
+        [1, 3],
+        [PROBLEM, objective],
+    )
+)
+IN_EACH_RUN = (2, 4, 9, 15)  # each storage, each kind of target and each number of jobs
+
+
+@pytest.mark.parametrize(
+    ("storage", "n_jobs", "target"),
+    [
+        pytest.param(*cell, marks=[] if place in IN_EACH_RUN else pytest.mark.heavy)
+        for place, cell in enumerate(CELLS)
+    ],
+    ids=[
+        "-".join([cell[0], str(cell[1]), "problem" if cell[2] is PROBLEM else "objective"])
+        for cell in CELLS
+    ],
+    indirect=["storage"],
+)
 def test_a_study_waits_for_its_storage_and_every_trial_is_run_once(
     storage: tuple[StudyStorage, Callable[[], Any]], n_jobs: int, target: Any
 ) -> None:
