@@ -51,6 +51,7 @@ from prefect_optuna.blocks.errors import (
     StorageUnavailableError,
     invalid_setting,
 )
+from prefect_optuna.blocks.patience import patient_store
 from prefect_optuna.blocks.stores import REMOTE, ArtifactInfo, ArtifactStore, open_store
 
 __all__ = ["ArtifactFileSystem"]
@@ -183,7 +184,7 @@ class ArtifactFileSystem(WritableFileSystem):
         if store is None or process != os.getpid():
             store = open_store(self.url, self.options.get_secret_value())
             self._opened = (os.getpid(), store)
-        return store
+        return patient_store(store)
 
     def read_path(self, path: str, *, _sync: bool | None = None) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Read an artifact.

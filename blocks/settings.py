@@ -29,6 +29,8 @@ class OptunaSettings(PrefectBaseSettings):
         archive_sources: whether an archive also keeps the script that was started, and the
             changes to tracked files that git has not committed. Both may hold more than the
             problem does.
+        patience: seconds that a flow waits for a storage that is away, such as during a restart or
+            with a cable cut. What was computed is told afterwards.
         dashboard_url: where people open optuna-dashboard on these studies: `http://lab:8080`.
             Reports then link to it.
 
@@ -57,6 +59,11 @@ class OptunaSettings(PrefectBaseSettings):
     archive_sources: bool = Field(
         default=True,
         description="Whether archives keep the script and the changes that git has not committed.",
+    )
+    patience: float = Field(
+        default=4 * 3600.0,
+        ge=0,
+        description="Seconds that a flow waits for a storage that is away, before it ends.",
     )
     dashboard_url: str | None = Field(
         default=None, description="Where optuna-dashboard is; the reports of studies link to it."

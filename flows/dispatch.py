@@ -99,7 +99,7 @@ def run_trials(
         A state that says in words what became of the trials, with their outcomes as its data.
     """
     outcomes: list[Outcome] = []
-    counts = {"complete": 0, "pruned": 0, "failed": 0}
+    counts = {"complete": 0, "pruned": 0, "failed": 0, "lost": 0}
     best: tuple[float, ...] | None = None
     outcome: Outcome | None = None
     directions = runner.problem.directions

@@ -180,7 +180,7 @@ def distribute(
     for note in archive.notes:
         logger.warning(note)
 
-    session = Session(study, storage_block.get_storage(), {"flow_run": str(current_flow_run.id)})
+    session = Session(study, study.storage, {"flow_run": str(current_flow_run.id)})
     caught = (catch,) if isinstance(catch, type) else tuple(catch)
     common: dict[str, Any] = {
         **places,
@@ -290,6 +290,7 @@ class _Queue:
             if (error := self._error or self.runs.failure) is not None:
                 raise error
         except BaseException as error:
+            self.study.storage.patience.end()
             if self._is_deleted(error):
                 raise self._deleted() from error
             # Their flow runs are being cancelled, and they put their trials back.

@@ -213,7 +213,8 @@ def optimize(
         if live_trials and the_problem.needs_trial:
             _check_reachable(storage_block)
         writer = archive.writer()
-        trial_runner = TrialRunner(the_problem, writer, trial_scope, retries)
+        patience = study.storage.patience
+        trial_runner = TrialRunner(the_problem, writer, trial_scope, retries, patience)
         dispatcher: Here | Lanes | Batches
         if not isinstance(runner, ThreadPoolTaskRunner):
             dispatcher = Batches(runner, trial_runner, n_jobs)
@@ -229,7 +230,7 @@ def optimize(
             problem=the_problem,
             study=study,
             storage_block=storage_block,
-            session=Session(study, storage_block.get_storage(), version=writer.version),
+            session=Session(study, study.storage, version=writer.version),
             dispatcher=dispatcher,
             logger=logger,
             n_trials=n_trials,

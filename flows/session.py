@@ -24,6 +24,7 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.tasks.archive.trial_records import MARK
 from prefect_optuna.tasks.trial import RESULT_KEY
 
@@ -41,10 +42,15 @@ __all__ = [
     "owner_of",
 ]
 
-LEASE_SECONDS = 180.0
-"""A session on another machine is dead when it has not renewed its record for so long."""
+LEASE_SECONDS = 45.0
+"""A session on another machine is dead when its record has not changed for so long.
+
+The observer's own clock says so: clocks of machines need not agree. Time in which the observer
+could not look, for the storage was away, does not count.
+"""
 
 RENEW_SECONDS = 15.0
+_MOST_BETWEEN_LOOKS = 15.0  # seconds; if there are more, the storage may have been away
 
 CLAIM_SECONDS = 10.0
 """A trial that was taken from the queue bears the mark of its session at the latest after this."""
@@ -120,6 +126,10 @@ class Session:
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._opened = time.time()
+        self._doubtful: dict[int, float] = {}
+        self._watched = 0.0  # seconds
+        self._looked = time.monotonic()
+        self._changed: dict[str, tuple[float, float]] = {}  # what was last renewed, and seen when
         self._closed = threading.Event()
         self._renewer = threading.Thread(
             target=self._renew, name="prefect-optuna-session", daemon=True
@@ -178,6 +188,7 @@ class Session:
             if released_by is not None and not _is_released(trial, released_by):
                 continue
             trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
+            outages = self._outages()
             # Somebody else was quicker, or took this process for dead before the mark was there.
             with contextlib.suppress(UpdateFinishedTrialError):
                 if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
@@ -185,7 +196,14 @@ class Session:
                     if _HISTORY in trial.system_attrs:
                         self.repeats.add(trial.number)
                     return optuna.Trial(study.for_one_trial(), trial_id)
+            if self._outages() > outages:
+                # It may be ours, and the answer got lost in the outage: see `recover`.
+                self._doubtful[trial.number] = time.monotonic()
         return None
+
+    def _outages(self) -> int:
+        storage = self._storage
+        return storage.patience.outages if isinstance(storage, PatientStorage) else 0
 
     def release(self, count: int) -> None:
         """Let this session's workers take so many more trials.
@@ -267,6 +285,11 @@ class Session:
             if trial.state != TrialState.RUNNING:
                 continue
             owner = owner_of(trial)
+            since = self._doubtful.get(trial.number)
+            if owner is None and since and time.monotonic() - since > CLAIM_SECONDS:
+                del self._doubtful[trial.number]
+                self.give_up(trial.number, "whose it was got lost in an outage")
+                continue
             dead = owner not in alive if owner else _is_unclaimed(trial, records, alive - {self.id})
             if dead:
                 self.give_up(trial.number, "the process that ran it is gone")
@@ -323,9 +346,16 @@ class Session:
     def _records(self) -> dict[str, dict[str, Any]]:
         attributes = self._storage.get_study_system_attrs(self._study_id)
         prefix = f"{MARK}:"
-        return {k.removeprefix(prefix): v for k, v in attributes.items() if k.startswith(prefix)}
+        records = {k.removeprefix(prefix): v for k, v in attributes.items() if k.startswith(prefix)}
+        now = time.monotonic()
+        self._watched += min(now - self._looked, _MOST_BETWEEN_LOOKS)
+        self._looked = now
+        for key, record in records.items():
+            if self._changed.get(key, (None,))[0] != record["renewed"]:
+                self._changed[key] = (record["renewed"], self._watched)
+        return records
 
-    def _write(self, *, closed: bool, clean: bool = False) -> None:
+    def _write(self, *, closed: bool, clean: bool = False, wait: bool = True) -> None:
         record = {
             "place": _place(),
             "host": socket.gethostname(),
@@ -337,19 +367,22 @@ class Session:
             "clean": clean,
             **self._details,
         }
-        self._storage.set_study_system_attr(self._study_id, f"{MARK}:{self.id}", record)
+        storage = self._storage
+        if isinstance(storage, PatientStorage) and not wait:
+            storage = storage.storage
+        storage.set_study_system_attr(self._study_id, f"{MARK}:{self.id}", record)
 
     def _renew(self) -> None:
         while not self._closed.wait(RENEW_SECONDS):
             # The storage may be away for a while; the next time will do.
             with contextlib.suppress(Exception):
-                self._write(closed=False)
+                self._write(closed=False, wait=False)
 
     def _is_alive(self, key: str, record: dict[str, Any]) -> bool:
         if record["closed"]:
             return False
         if record["place"] != _place():
-            return time.time() - record["renewed"] < LEASE_SECONDS
+            return self._watched - self._changed[key][1] < LEASE_SECONDS
         if record["pid"] == os.getpid():
             return key in _alive_here
         try:

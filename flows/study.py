@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import optuna
 from optuna.storages import BaseStorage
 from pydantic import BaseModel, Field
 
 from prefect_optuna.blocks import InvalidSettingError
+from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.flows.cmaes_state import without_pickles
 
 __all__ = [
@@ -96,6 +97,8 @@ class FlowStudy(optuna.Study):
         Raises:
             InvalidSettingError: no such sampler or pruner, or not with these options.
         """
+        if not isinstance(storage, PatientStorage):
+            storage = PatientStorage(storage)
         study = cls(study_name, storage, make_sampler(sampler, seed), make_pruner(pruner))
         if sampler is None and seed is not None:
             default: Any = type(study.sampler)
@@ -103,6 +106,11 @@ class FlowStudy(optuna.Study):
         study.sampler = without_pickles(study.sampler)
         study._stop = threading.Event()
         return study
+
+    @property
+    def storage(self) -> PatientStorage:
+        """Where it is kept; calls wait for it while it is away."""
+        return cast("PatientStorage", self._storage)
 
     def for_one_trial(self) -> FlowStudy:
         """The same study, for a trial that may sample in another thread.

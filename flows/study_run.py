@@ -30,7 +30,7 @@ from prefect_optuna.tasks.trial_scope import TrialScope
 __all__ = ["StudyRun", "suggest_params"]
 
 REFRESH_SECONDS = 5.0
-RECOVER_SECONDS = 30.0
+RECOVER_SECONDS = 10.0
 
 _STATE = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 _WORD = {state: word for word, state in _STATE.items()}
@@ -99,6 +99,7 @@ class StudyRun:
             if self._error is not None:
                 raise self._error
         except BaseException as error:
+            self.study.storage.patience.end()
             self._give_up(f"interrupted by {type(error).__name__}")
             raise
         finally:
@@ -212,6 +213,9 @@ class StudyRun:
     # -- telling --------------------------------------------------------------------------------
 
     def _tell(self, outcome: Outcome) -> None:
+        if outcome.state == "lost":
+            self._hand_back(outcome)
+            return
         trial = self._in_flight[outcome.number]
         try:
             if outcome.undelivered is not None:
@@ -224,14 +228,16 @@ class StudyRun:
             stored = self.study.get_trials(deepcopy=False)[outcome.number]
             if not stored.state.is_finished():
                 raise
-            self._signed(stored)  # told here after all, and the storage's answer was lost
-            # Another run took this one for dead, for instance after a long sleep of the machine.
-            self.logger.warning(
-                "Trial %d was given up by another run of this study; its outcome is left out.",
-                outcome.number,
-            )
-            del self._in_flight[outcome.number]
-            return
+            self._signed(stored)
+            if not _is_told(stored, outcome):
+                # Another run took this one for dead, such as after a long sleep of the machine.
+                self.logger.warning(
+                    "Trial %d was given up by another run of this study; its outcome is left out.",
+                    outcome.number,
+                )
+                del self._in_flight[outcome.number]
+                return
+            frozen = stored  # told here after all, and the storage's answer was lost
         del self._in_flight[outcome.number]
         self._finished += 1
         self._complete += outcome.state == "complete"
@@ -242,7 +248,7 @@ class StudyRun:
 
     def _deliver(self, trial: optuna.Trial, given: FrozenTrial) -> None:
         """Store what a trial was given in a process that had lost the storage."""
-        storage, of = self.storage_block.get_storage(), trial._trial_id  # pyright: ignore[reportPrivateUsage]
+        storage, of = self.study.storage, trial._trial_id  # pyright: ignore[reportPrivateUsage]
         stored = storage.get_trial(of)
         for name in given.params.keys() - stored.params.keys():
             distribution = given.distributions[name]
@@ -268,12 +274,17 @@ class StudyRun:
         if self.signer is None:
             return attributes
         # As it is stored now: a worker may have suggested, reported and set attributes.
-        stored = self.storage_block.get_storage().get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
+        stored = self.study.storage.get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
         return self.signer.signed(stored, attributes, _STATE[outcome.state], outcome.values)
 
     def _signed(self, frozen: FrozenTrial) -> None:
         if self.signer is not None:
             self.signer.told(frozen)
+
+    def _hand_back(self, outcome: Outcome) -> None:
+        """Ask a trial again that an outage has ended: it is not its fault, and here is no place."""
+        self._lose(outcome.number, "the storage that it needs is away")
+        self._error = self._error or outcome.error
 
     def _failed(self, outcome: Outcome) -> None:
         self.logger.warning("Trial %d failed: %s", outcome.number, outcome.message)
@@ -310,13 +321,14 @@ class StudyRun:
             self._recover()
         return True
 
-    def _lose(self, number: int) -> None:
-        """Ask a trial again whose process has died."""
+    def _lose(self, number: int, why: str = "the process that ran it is gone") -> None:
+        """Ask a trial again that was not ended."""
         del self._in_flight[number]
-        again = self.session.give_up(number, "the process that ran it is gone")
+        again = self.session.give_up(number, why)
         self.logger.warning(
-            "The process that ran trial %d is gone; %s.",
+            "Trial %d is lost: %s; %s.",
             number,
+            why,
             "it counts as failed" if again is None else "it is asked again",
         )
         self._refresh()
@@ -327,6 +339,13 @@ class StudyRun:
                 self.session.give_up(number, why)
             except Exception as error:  # noqa: BLE001 - the next run will find them
                 self.logger.warning("Trial %d could not be given up: %s", number, error)
+
+
+def _is_told(trial: FrozenTrial, outcome: Outcome) -> bool:
+    """Whether a trial has ended as it was to be told."""
+    if trial.state != _STATE[outcome.state] or is_lost(trial):
+        return False
+    return outcome.values is None or trial.values == list(outcome.values)
 
 
 def suggest_params(

@@ -19,7 +19,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
 from prefect_optuna.blocks._secrets import error_words
-from prefect_optuna.blocks.errors import ArchiveError
+from prefect_optuna.blocks.errors import ArchiveError, StorageUnavailableError
+from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.flows.dispatch import Here, Lanes
 from prefect_optuna.flows.optimize import Storage
 from prefect_optuna.flows.session import Session
@@ -97,24 +98,32 @@ def work(
     """
     logger = get_run_logger()
     storage_block = as_study_storage(storage)
-    plain = storage_block.load_study(study_name)
+    patience = Patience(logger=logger)
+    plain = patience(lambda: storage_block.load_study(study_name))
+    kept = PatientStorage(storage_block.get_storage(), patience)
     flow_run = str(current_flow_run.id)
     details = {"parent": parent, "flow_run": flow_run}
-    session = Session(plain, storage_block.get_storage(), details, version)
+    session = Session(plain, kept, details, version)
     session.open()
     try:
         filesystem = as_artifact_filesystem(artifacts)
-        archived = ArchivedStudy.load(study_name, storage=storage_block, artifacts=filesystem)
-        place = _place_of(version, archived)
-        # Whoever started this flow run has archived that very code, and says so by its digest.
-        problem = archived.problem(trusted=True, version=place)
+        with patience.around():
+            archived = patience(
+                lambda: ArchivedStudy.load(study_name, storage=storage_block, artifacts=filesystem)
+            )
+            place = _place_of(version, archived)
+            # Whoever started this flow run has archived that very code, and says so by its digest.
+            problem = archived.problem(trusted=True, version=place)
         scope = TrialScope(archived.scope(place), handed_out=problem.names_scope)
-        study = FlowStudy.open(study_name, storage_block.get_storage(), sampler, pruner, seed=seed)
+        study = FlowStudy.open(study_name, kept, sampler, pruner, seed=seed)
         uuid = archived.manifest.uuid
         keys = SigningKeys.configured()
         signer = None if keys is None else TrialSigner(keys, study, archived.manifest, version)
         writer = ResultWriter(filesystem, uuid, problem.axes, version)
-        runner = TrialRunner(problem, writer, scope, retries)
+        runner = TrialRunner(problem, writer, scope, retries, patience)
+    except StorageUnavailableError:
+        session.close()  # others may reach it, and another worker may be started elsewhere
+        raise
     except Exception as error:
         session.close(error=error_words(error), refused=True)
         raise

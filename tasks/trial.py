@@ -23,6 +23,7 @@ from prefect_optuna.blocks.errors import (
     PrefectOptunaError,
     StorageUnavailableError,
 )
+from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial_scope import TrialScope
 
@@ -57,9 +58,9 @@ class LiveTrial:
     sampler: optuna.samplers.BaseSampler
     pruner: optuna.pruners.BasePruner
 
-    def open(self) -> optuna.Trial:
+    def open(self, patience: Patience) -> optuna.Trial:
         """The live trial; its sampler is reseeded, since the copies of one sampler would agree."""
-        storage = self.storage.get_storage()
+        storage = PatientStorage(patience(self.storage.get_storage), patience)
         self.sampler.reseed_rng()
         study = optuna.load_study(
             study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
@@ -105,7 +106,7 @@ class Outcome:
 
     Args:
         number: the trial's number.
-        state: how it ended.
+        state: how it ended; lost is one that an outage has kept from ending.
         values: the values, one for each direction; `None` unless complete.
         constraints: those that the trial has set; it is feasible where none is above zero.
         result: reference to the archived result, for the trial's user attribute `"result"`.
@@ -118,7 +119,7 @@ class Outcome:
     """
 
     number: int
-    state: Literal["complete", "pruned", "failed"]
+    state: Literal["complete", "pruned", "failed", "lost"]
     values: tuple[float, ...] | None = None
     constraints: dict[str, float] = field(default_factory=dict)
     result: dict[str, Any] | None = None
@@ -139,6 +140,7 @@ class TrialRunner:
             `evaluate` together with the scope in which this is made and the trial's own
             parameters. The functions themselves also get them by naming a parameter `scope`.
         retries: how many times `run` is called again after an exception.
+        patience: waits for an artifact filesystem that is away.
 
     Example:
         >>> from prefect_optuna.tasks import Problem
@@ -156,16 +158,19 @@ class TrialRunner:
         writer: ResultWriter | None = None,
         scope: Mapping[str, Any] | TrialScope | None = None,
         retries: int = 0,
+        patience: Patience | None = None,
     ) -> None:
         self.problem = problem
         self.writer = writer
         self.scope: TrialScope = scope if isinstance(scope, TrialScope) else TrialScope(scope)
         self.retries = retries
+        self.patience: Patience = patience or Patience()
 
     def __call__(self, assignment: Assignment) -> Outcome:
         """Run one trial. Exceptions of the problem's functions end up in the outcome."""
         started = time.perf_counter()
-        with self.scope.around(assignment.number, assignment.params) as used:
+        around = self.scope.around(assignment.number, assignment.params)
+        with around as used, self.patience.around():
             outcome = self._outcome(assignment)
         return replace(
             outcome,
@@ -174,7 +179,7 @@ class TrialRunner:
         )
 
     def _outcome(self, assignment: Assignment) -> Outcome:
-        def outcome(state: Literal["complete", "pruned", "failed"], **more: Any) -> Outcome:
+        def outcome(state: Literal["complete", "pruned", "failed", "lost"], **more: Any) -> Outcome:
             constraints = _constraints(trial)
             ended = Outcome(assignment.number, state, constraints=constraints, **more)
             return _delivered(ended, assignment.trial, trial)
@@ -183,7 +188,7 @@ class TrialRunner:
         try:
             trial = assignment.trial
             if isinstance(trial, LiveTrial):
-                trial = trial.open()
+                trial = trial.open(self.patience)
             result = self._run(assignment, trial)
             if self.writer is not None:
                 # A number that is the value itself is in the study already.
@@ -192,6 +197,9 @@ class TrialRunner:
             values = self._evaluate(assignment, result, trial)
         except optuna.TrialPruned as pruned:
             return outcome("pruned", result=reference, error=pruned, message=str(pruned))
+        except StorageUnavailableError as error:
+            # Not the trial's own: the study, or the place of its artifacts, is away for too long.
+            return Outcome(assignment.number, "lost", error=error, message=str(error))
         except PrefectOptunaError as error:
             message = public_text(str(error))
             return outcome("failed", result=reference, error=error, message=message)
@@ -210,7 +218,7 @@ class TrialRunner:
                     return self.problem.objective(trial)
                 scope = self.scope.values
                 return self.problem.call("run", assignment.params, scope=scope, trial=trial)
-            except (optuna.TrialPruned, InvalidProblemError):
+            except (optuna.TrialPruned, InvalidProblemError, StorageUnavailableError):
                 raise
             except Exception:
                 if attempt == self.retries:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -363,6 +363,36 @@ class FaultyNetwork(TcpProxy):
                         return
                     else:
                         client.sendall(data)
+
+
+class Cable(TcpProxy):
+    """A TCP proxy in front of a server, which can be pulled out and put in again."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.is_in = threading.Event()
+        self.is_in.set()
+
+    @contextmanager
+    def out(self) -> Generator[None]:
+        """Connections end, and new ones come to nothing."""
+        self.is_in.clear()
+        try:
+            yield
+        finally:
+            self.is_in.set()
+
+    def serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            if not self.is_in.is_set():
+                return
+            with socket.create_connection(("127.0.0.1", self.target)) as server:
+                other = {client: server, server: client}
+                while self.is_in.is_set():
+                    for source in select.select([client, server], [], [], 0.05)[0]:
+                        if not (data := source.recv(65536)):
+                            return
+                        other[source].sendall(data)
 
 
 def find_chromium() -> str:

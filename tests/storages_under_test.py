@@ -307,10 +307,7 @@ class PostgresServer:
         """Optuna's storage in a new database of this server."""
         import psycopg
 
-        self._databases += 1
-        name = f"studies{self._databases}"
-        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+        name = self._new_name()
 
         def url(port: int = 0) -> str:
             return self._url(name, port).replace("postgresql:", "postgresql+psycopg:")
@@ -335,6 +332,19 @@ class PostgresServer:
             save_state=partial(save_database, url()),
             stored_bytes=stored_bytes,
         )
+
+    def new_url(self, port: int = 0) -> str:
+        """The URL of a new database, on its own port or through another one."""
+        return self._url(self._new_name(), port)
+
+    def _new_name(self) -> str:
+        import psycopg
+
+        self._databases += 1
+        name = f"studies{self._databases}"
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return name
 
     def _url(self, database: str, port: int = 0) -> str:
         return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"

@@ -193,26 +193,31 @@ def rows_of_postgresql(port: int) -> list[tuple[str, list[Any]]]:
     return found
 
 
+@pytest.mark.heavy  # a minute and more
 def test_each_place_takes_the_secret_or_refuses_it_as_it_says(planted: Planted) -> None:
     expected = {name: outcome for name, (outcome, _) in canary_places.PLACES.items()}
     assert planted.outcomes == expected
 
 
+@pytest.mark.heavy
 def test_the_secret_is_in_no_file_and_in_nothing_that_the_program_said(planted: Planted) -> None:
     assert planted.mark.found_in_files(planted.folder)
     assert planted.canary.found_in_files(planted.folder) == []
 
 
+@pytest.mark.heavy
 def test_the_secret_is_not_on_the_server_nor_in_its_log(planted: Planted) -> None:
     assert planted.mark.found_in_files(planted.server_home)
     assert planted.canary.found_in_files(planted.server_home) == []
 
 
+@pytest.mark.heavy
 def test_the_secret_is_not_in_redis(planted: Planted) -> None:
     assert planted.mark.found_in_rows(planted.redis, "Redis")
     assert planted.canary.found_in_rows(planted.redis, "Redis") == []
 
 
+@pytest.mark.heavy
 def test_the_secret_is_not_in_postgresql(planted: Planted) -> None:
     assert planted.mark.found_in_rows(planted.postgresql, "PostgreSQL")
     assert planted.canary.found_in_rows(planted.postgresql, "PostgreSQL") == []

@@ -30,6 +30,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelling
 from pydantic import SecretStr
+from servers import Cable
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
@@ -323,3 +324,22 @@ def test_a_server_that_is_away_does_not_stop_the_study_and_the_report_catches_up
     assert result.n_trials == 120
     assert len(finished(block, "away")) == 120
     wait_until(lambda: "120 of 120" in report_of("study-away"), what="the last report")
+
+
+def test_workers_and_their_parent_wait_for_a_storage_that_is_away(redis_server: str) -> None:
+    with Cable(int(redis_server.rsplit(":", 1)[1].split("/")[0])) as cable:
+        url = SecretStr(f"redis://127.0.0.1:{cable.port}/0")
+        block = RedisStudyStorage(url=url, namespace="cable", retry_limit=0.2)
+        block.save("distributed-cable")
+        study = in_background("cable", block, n_trials=40, workers=2)
+        wait_until(lambda: len(finished(block, "cable")) > 5, what="some trials")
+        with cable.out():
+            time.sleep(5)
+
+        result = study.wait(120)
+
+        trials = block.load_study("cable").trials
+        block.get_storage().close()
+    assert result.states["complete"] == 40
+    assert [t for t in trials if t.state == TrialState.FAIL] == []
+    assert len(trials) == 40

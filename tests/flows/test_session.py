@@ -17,7 +17,6 @@ from optuna.trial import TrialState
 
 from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage, SQLStudyStorage
 from prefect_optuna.flows.session import (
-    LEASE_SECONDS,
     MAX_REPETITIONS,
     Session,
     is_lost,
@@ -142,17 +141,40 @@ def test_an_empty_trial_from_before_any_dead_session_belongs_to_a_stranger(
     assert Session(study, storage).recover() == []
 
 
-def test_a_session_of_another_machine_is_dead_when_its_lease_is_over(
-    study: optuna.Study, storage: BaseStorage
+@pytest.mark.parametrize("behind", [0, 7200], ids=["", "whose clock is two hours behind"])
+def test_a_session_of_another_machine_is_dead_when_its_record_stands_still(
+    study: optuna.Study, storage: BaseStorage, behind: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = time.time()
-    fresh = dead_session(study, storage, place="elsewhere", renewed=now - LEASE_SECONDS / 2)
-    stale = dead_session(study, storage, place="elsewhere", renewed=now - LEASE_SECONDS * 2)
-    asked(study, fresh)
-    left = asked(study, stale)
+    monkeypatch.setattr("prefect_optuna.flows.session.LEASE_SECONDS", 0.5)
+    there = {"place": "elsewhere", "renewed": time.time() - behind}
+    alive, dead = (dead_session(study, storage, **there) for _ in range(2))
+    running, left = asked(study, alive), asked(study, dead)
+    study_id = storage.get_study_id_from_name(study.study_name)
+    key = f"prefect_optuna:session:{alive.id}"
     session = Session(study, storage)
-    assert session.recover() == [left.number]
+    assert session.recover() == []
+    assert session.others_running(study.trials) == 2
+    given_up = []
+    for beat in range(4):
+        time.sleep(0.2)
+        record = storage.get_study_system_attrs(study_id)[key]
+        storage.set_study_system_attr(study_id, key, record | {"renewed": beat})
+        given_up += session.recover()
+    assert given_up == [left.number]
+    assert study.trials[running.number].state == TrialState.RUNNING
     assert session.others_running(study.trials) == 1
+
+
+def test_time_in_which_nobody_could_look_kills_no_session(
+    study: optuna.Study, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_optuna.flows.session.LEASE_SECONDS", 0.4)
+    monkeypatch.setattr("prefect_optuna.flows.session._MOST_BETWEEN_LOOKS", 0.1)
+    session = Session(study, storage)
+    asked(study, dead_session(study, storage, place="elsewhere"))
+    session.recover()
+    time.sleep(0.6)
+    assert session.recover() == []
 
 
 def test_a_trial_given_up_by_somebody_who_died_before_asking_it_again_is_asked_again(

@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from prefect_optuna.blocks import RedisStudyStorage, SQLStudyStorage
+from prefect_optuna.blocks.patience import Patience
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.trial import Assignment, LiveTrial, TrialRunner
 
@@ -23,7 +24,7 @@ def test_a_trial_suggests_there_whether_or_not_its_parameters_are_fixed(
     asked = study.ask()
 
     sampler, pruner = optuna.samplers.RandomSampler(seed=1), optuna.pruners.NopPruner()
-    there = LiveTrial(SQLStudyStorage(url=url), "s", asked.number, sampler, pruner).open()
+    there = LiveTrial(SQLStudyStorage(url=url), "s", asked.number, sampler, pruner).open(Patience())
     x = there.suggest_float("x", 0, 1)
 
     assert study.trials[0].params == {"x": x}

@@ -1,0 +1,258 @@
+"""Waiting for a storage that is away: an outage costs time, and no trial.
+
+A cable, a restart or a full disk is nobody's mistake and mostly passes. Flows wait for it, so that
+what was computed meanwhile is told when the storage is back. What people ask for themselves, such
+as a list of studies, fails at once and says why.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+from prefect.logging import get_logger
+
+from prefect_optuna.blocks.errors import StorageUnavailableError
+from prefect_optuna.blocks.settings import OptunaSettings
+
+if TYPE_CHECKING:
+    from optuna.storages import InMemoryStorage as _Base  # its methods are made in a loop below
+
+    from prefect_optuna.blocks.stores import ArtifactStore
+else:
+    _Base = BaseStorage
+
+__all__ = ["Patience", "PatientStorage", "is_outage", "patient_store"]
+
+_Result = TypeVar("_Result")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two tries
+_REMIND_SECONDS = 60.0
+# What is wrong with a name or a path stays wrong.
+_LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_LASTING_NUMBERS = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EFBIG, errno.EBADF)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error of a storage says that it is away, full or refuses, which may pass.
+
+    Args:
+        error: what a call of a study storage or an artifact filesystem has raised.
+
+    Example:
+        >>> is_outage(StorageUnavailableError("no answer")), is_outage(KeyError(5))
+        (True, False)
+    """
+    if isinstance(error, StorageUnavailableError):
+        return not _is_lasting(error) and not _is_lasting(error.__cause__)
+    if isinstance(error, OSError):
+        return not _is_lasting(error)
+    return _is_outage_of_a_database(error) or _is_outage_of_a_proxy(error)
+
+
+def _is_lasting(error: BaseException | None) -> bool:
+    return isinstance(error, _LASTING) or getattr(error, "errno", None) in _LASTING_NUMBERS
+
+
+def _is_outage_of_a_database(error: BaseException) -> bool:
+    from sqlalchemy import exc
+
+    if isinstance(error, optuna.exceptions.StorageInternalError):
+        error = error.__cause__ or error
+    if isinstance(error, exc.OperationalError):
+        # SQLite says so of a table that is missing; the others have an error of its own for that.
+        return not str(error.orig).startswith("no such")
+    lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    return lost or isinstance(error, (exc.InterfaceError, exc.TimeoutError))
+
+
+def _is_outage_of_a_proxy(error: BaseException) -> bool:
+    code = getattr(error, "code", None)  # of a grpc.RpcError; the package may be missing
+    return callable(code) and getattr(code(), "name", "") in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+class Patience:
+    """Repeats what an outage has kept from being done, until it is done or takes too long.
+
+    Args:
+        limit: seconds after which the outage is an error; `OptunaSettings.patience` if `None`.
+        logger: hears of an outage, once a minute while it lasts, and of its end.
+
+    Example:
+        >>> patience = Patience(limit=60)
+        >>> patience(lambda: 5)
+        5
+    """
+
+    def __init__(
+        self,
+        limit: float | None = None,
+        logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
+    ) -> None:
+        self._limit = limit
+        self._logger = logger
+        self._ended = threading.Event()
+        self.outages: int = 0
+        """How many calls had to wait until now."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Patience, (self._limit,)
+
+    def __call__(self, call: Callable[[], _Result]) -> _Result:
+        """Call something, again and again while there is an outage.
+
+        Raises:
+            StorageUnavailableError: the outage lasts for longer than the limit.
+            Exception: whatever else the call raises.
+        """
+        try:
+            return call()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return self._wait(call, error)
+
+    def end(self) -> None:
+        """Wait no more: whatever waits fails now, and whatever comes later fails at once."""
+        self._ended.set()
+
+    @contextmanager
+    def around(self) -> Generator[None]:
+        """Let artifact filesystems wait as well, in the code within."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def _wait(self, call: Callable[[], _Result], error: Exception) -> _Result:
+        self.outages += 1
+        limit = OptunaSettings().patience if self._limit is None else self._limit
+        logger = self._logger or get_logger(__name__)
+        began, pause, reminder = time.monotonic(), _FIRST_PAUSE, 0.0
+        while True:
+            away = time.monotonic() - began
+            if away >= limit or self._ended.is_set():
+                if isinstance(error, StorageUnavailableError):
+                    raise error
+                raise StorageUnavailableError(
+                    f"A storage is away, and was waited for {away:.0f} s: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+            if away >= reminder:
+                reminder = away + _REMIND_SECONDS
+                logger.warning(
+                    "A storage is away, and is waited for, %.0f of at most %.0f s; no trial is "
+                    "lost meanwhile. %s: %s",
+                    away,
+                    limit,
+                    type(error).__name__,
+                    error,
+                )
+            self._ended.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            try:
+                result = call()
+            except Exception as again:
+                if not is_outage(again):
+                    raise
+                error = again
+            else:
+                logger.info("The storage is back after %.1f s.", time.monotonic() - began)
+                return result
+
+
+_current: ContextVar[Patience | None] = ContextVar("patience", default=None)
+
+
+def patient_store(store: ArtifactStore) -> ArtifactStore:
+    """A store of artifacts that waits where `Patience.around` says so; else the store itself."""
+    patience = _current.get()
+    return store if patience is None else cast("ArtifactStore", _PatientStore(store, patience))
+
+
+class _PatientStore:
+    def __init__(self, store: ArtifactStore, patience: Patience) -> None:
+        self._store = store
+        self._patience = patience
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        def call(*args: Any) -> Any:
+            return self._patience(lambda: method(*args))
+
+        return call
+
+
+class PatientStorage(_Base):
+    """A study storage whose calls wait while it is away.
+
+    Args:
+        storage: the storage.
+        patience: for how long; a new one with the settings' limit if `None`.
+
+    Example:
+        >>> import optuna
+        >>> storage = PatientStorage(optuna.storages.InMemoryStorage())
+        >>> optuna.create_study(storage=storage).ask().number
+        0
+    """
+
+    def __init__(self, storage: BaseStorage, patience: Patience | None = None) -> None:
+        self.storage = storage
+        self.patience: Patience = patience or Patience()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "storage":  # of a copy that has nothing yet
+            raise AttributeError(name)
+        return getattr(self.storage, name)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Make a trial; one whose answer was lost in the outage is not made twice."""
+        outages = self.patience.outages
+
+        def make() -> int:
+            if self.patience.outages > outages and template_trial is not None:
+                made = self._made(study_id, template_trial)
+                if made is not None:
+                    return made
+            return self.storage.create_new_trial(study_id, template_trial)
+
+        return self.patience(make)
+
+    def _made(self, study_id: int, template: FrozenTrial) -> int | None:
+        for trial in reversed(self.storage.get_all_trials(study_id, deepcopy=False)):
+            if (
+                trial.state == template.state
+                and trial.datetime_start == template.datetime_start
+                and template.system_attrs.items() <= trial.system_attrs.items()
+            ):
+                return trial._trial_id  # pyright: ignore[reportPrivateUsage]
+        return None
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    @functools.wraps(getattr(BaseStorage, name), updated=())
+    def call(self: PatientStorage, *args: Any, **named: Any) -> Any:
+        method = getattr(self.storage, name)
+        return self.patience(lambda: method(*args, **named))
+
+    return call
+
+
+for _name in dir(BaseStorage):
+    if not _name.startswith("_") and _name not in vars(PatientStorage):
+        setattr(PatientStorage, _name, _patient(_name))
+abc.update_abstractmethods(PatientStorage)
