@@ -262,7 +262,7 @@ def secret_paths(value: Any, path: str) -> Iterator[str]:
         path: what it is called.
 
     Example:
-        >>> scope = {"api_key": "x7Kw92", "tokenizer": "bert-base", "max_tokens": 512}
+        >>> scope = {"api_key": "x7Kw92", "pad_token": "<|pad|>", "max_tokens": 512}
         >>> list(secret_paths(scope, "scope"))
         ["scope['api_key']"]
     """
@@ -282,7 +282,16 @@ def secret_paths(value: Any, path: str) -> Iterator[str]:
 
 def _is_secret_parameter(name: str, value: str | bytes) -> bool:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).lower()
-    return len(value) >= _LEAST and _PARAMETER.search(words) is not None
+    return (
+        len(value) >= _LEAST
+        and _PARAMETER.search(words) is not None
+        and not _is_special_token(value)
+    )
+
+
+def _is_special_token(value: str | bytes) -> bool:
+    """Such as `<|endoftext|>` or `[MASK]`, which language models have."""
+    return (value[:1], value[-1:]) in (("<", ">"), ("[", "]"))
 
 
 def clean_cause(error: BaseException, secrets: Iterable[str] = ()) -> BaseException | None:

@@ -179,7 +179,7 @@ class TrialRunner:
         )
 
     def _outcome(self, assignment: Assignment) -> Outcome:
-        def outcome(state: Literal["complete", "pruned", "failed", "lost"], **more: Any) -> Outcome:
+        def outcome(state: Literal["complete", "pruned", "failed"], **more: Any) -> Outcome:
             constraints = _constraints(trial)
             ended = Outcome(assignment.number, state, constraints=constraints, **more)
             return _delivered(ended, assignment.trial, trial)
