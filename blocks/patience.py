@@ -23,6 +23,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from prefect.logging import get_logger
 
+from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
 
@@ -74,7 +75,9 @@ def _is_outage_of_a_database(error: BaseException) -> bool:
         # SQLite says so of a table that is missing; the others have an error of its own for that.
         return not str(error.orig).startswith("no such")
     lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
-    return lost or isinstance(error, (exc.InterfaceError, exc.TimeoutError))
+    # The rollback is pending where Optuna goes on after a connection was lost.
+    passing = (exc.InterfaceError, exc.TimeoutError, exc.PendingRollbackError)
+    return lost or isinstance(error, passing)
 
 
 def _is_outage_of_a_proxy(error: BaseException) -> bool:
@@ -147,18 +150,16 @@ class Patience:
                 if isinstance(error, StorageUnavailableError):
                     raise error
                 raise StorageUnavailableError(
-                    f"A storage is away, and was waited for {away:.0f} s: "
-                    f"{type(error).__name__}: {error}"
+                    f"A storage is away, and was waited for {away:.0f} s: {_words(error)}"
                 ) from error
             if away >= reminder:
                 reminder = away + _REMIND_SECONDS
                 logger.warning(
                     "A storage is away, and is waited for, %.0f of at most %.0f s; no trial is "
-                    "lost meanwhile. %s: %s",
+                    "lost meanwhile. %s",
                     away,
                     limit,
-                    type(error).__name__,
-                    error,
+                    _words(error),
                 )
             self._ended.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -171,6 +172,13 @@ class Patience:
             else:
                 logger.info("The storage is back after %.1f s.", time.monotonic() - began)
                 return result
+
+
+def _words(error: BaseException) -> str:
+    # Optuna says of each error of a database that the data are too long, perhaps.
+    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
+        error = getattr(error.__cause__, "orig", None) or error.__cause__
+    return error_words(error)
 
 
 _current: ContextVar[Patience | None] = ContextVar("patience", default=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -36,9 +35,6 @@ os.environ.update(
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
     DO_NOT_TRACK="1",
     RAY_USAGE_STATS_ENABLED="0",
-    # Else Ray makes one, and writes it into the home folder.
-    RAY_AUTH_MODE="token",
-    RAY_AUTH_TOKEN=secrets.token_hex(32),
     MPLBACKEND="agg",
     # Else gcsfs asks a service that emulators do not have, and waits for it.
     GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false",

@@ -11,7 +11,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError
 
 from prefect_optuna.blocks import ArtifactNotFoundError, StorageUnavailableError
 from prefect_optuna.blocks.patience import Patience, PatientStorage, is_outage
@@ -36,6 +36,7 @@ def operational(text: str) -> OperationalError:
         OSError(errno.ENOSPC, "full"),
         operational("server closed the connection unexpectedly"),
         caused(StorageInternalError("x"), operational("database is locked")),
+        caused(StorageInternalError("x"), PendingRollbackError("of a lost connection")),
     ],
     ids=repr,
 )
