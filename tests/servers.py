@@ -164,28 +164,11 @@ def redis_server(directory: Path) -> Generator[str]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
-# Of two who create one object at the same moment, moto lets both: it looks first, and writes then.
-_MOTO = """
-import sys, threading
-from moto import server
-
-class OneAtATime(server.DomainDispatcherApplication):
-    lock = threading.Lock()
-
-    def __call__(self, *request):
-        with self.lock:
-            return list(super().__call__(*request))
-
-server.DomainDispatcherApplication = OneAtATime
-server.main(sys.argv[1:])
-"""
-
-
 @contextmanager
 def s3_server(directory: Path, **environment: str) -> Generator[str]:
     """A server that speaks the protocol of S3, moto's; yields its URL. Any credentials will do."""
     port = free_port()
-    command = [sys.executable, "-c", _MOTO, "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
     log_file = directory / "s3.log"
     with running(command, log_file, **environment) as process:
         wait_until_listening(port, process, log_file)
