@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -75,8 +76,9 @@ def redis_killed(folder: Path) -> Generator[tuple[StudyStorage, Callable[[], Any
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[PostgresServer]:
-    with PostgresServer(tmp_path_factory.mktemp("postgresql")) as server:
+def postgres() -> Generator[PostgresServer]:
+    # As root it runs as another user, who may not look into pytest's folders.
+    with TemporaryDirectory() as folder, PostgresServer(Path(folder)) as server:
         yield server
 
 
@@ -141,18 +143,23 @@ def started() -> Counter[str]:
 
 
 @contextmanager
-def away_in_mid_study(cut: Callable[[], Any], seconds: float = AWAY) -> Generator[None]:
-    """After the third trial has begun, the storage is away for a while."""
+def away_in_mid_study(cut: Callable[[], Any], *, for_good: bool = False) -> Generator[None]:
+    """After the third trial has begun, the storage is away for a while, or until the end."""
+    over = threading.Event()
 
     def cut_and_mend() -> None:
         wait_until(lambda: len(started()) >= 3, what="three trials", timeout=120)
         with cut():
-            time.sleep(seconds)
+            over.wait(None if for_good else AWAY)
 
     thread = threading.Thread(target=cut_and_mend)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        if for_good:
+            over.set()
+        thread.join()
 
 
 CELLS = list(
@@ -251,7 +258,7 @@ def test_when_patience_ends_no_trial_has_failed_and_the_next_run_goes_on(
     arguments["artifacts"] = artifacts
     with monkeypatch.context() as impatient:
         impatient.setenv("PREFECT_INTEGRATIONS_OPTUNA_PATIENCE", "0.3")
-        with away_in_mid_study(cable.out, 4), pytest.raises(StorageUnavailableError):
+        with away_in_mid_study(cable.out, for_good=True), pytest.raises(StorageUnavailableError):
             optimize(PROBLEM, catch=Exception, **arguments)
     trials = block.load_study("s").trials
     assert not [t for t in trials if t.state == TrialState.FAIL and not is_lost(t)]
