@@ -138,7 +138,7 @@ def test_threads_keep_their_own_and_what_they_share_is_said() -> None:
     study = study_of("shared")
     assert [t.user_attrs["shared_random"] for t in study.trials] == [["random"]] * 4
     (note,) = read_status("shared").notes
-    assert "Trials 0, 1, 2, 3 ran beside others in threads" in note
+    assert "Trials 0, 1, 2, 3 ran in threads that drew from the same generator" in note
 
 
 def test_threads_of_trials_run_again() -> None:
