@@ -36,7 +36,7 @@ from prefect_optuna.blocks.study_identity import study_uuid
 from prefect_optuna.flows._worker_runs import WorkerRuns, pool_of
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.events import StudyEvents
-from prefect_optuna.flows.opening import check_settings, open_study, rehearse
+from prefect_optuna.flows.opening import check_settings, open_study, rehearse, seed_of_trials
 from prefect_optuna.flows.optimize import Callback, Storage
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
@@ -81,6 +81,7 @@ def distribute(
     sampler: SamplerName | Sampler | None = None,
     pruner: PrunerName | Pruner | None = None,
     seed: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
+    seed_trials: bool = True,
     directions: Sequence[Direction] | None = None,
     scope: Mapping[str, Any] | None = None,
     n_jobs: Annotated[int, Field(json_schema_extra={"minimum": 1})] = 1,
@@ -111,6 +112,8 @@ def distribute(
         pruner: A pruner by name, or with options.
         seed: Seeds the samplers, each differently. Which worker takes which trial is left to
             chance, and so two studies differ all the same.
+        seed_trials: Whether the code of each trial draws its random numbers from a seed of the
+            trial's own, as for `optimize`.
         directions: `minimize` or `maximize` for each value; by default the problem's.
         scope: Parameters for what the problem calls, as for `optimize`.
         n_jobs: How many trials each worker runs at once.
@@ -162,7 +165,8 @@ def distribute(
         seed,
     )
     archive = OptunaArchive(study, artifacts=filesystem)
-    archive.save_problem(capture, scope=trial_scope.values, seed=seed)
+    trials_seed = seed_of_trials(study, seed) if seed_trials else None
+    archive.save_problem(capture, scope=trial_scope.values, seed=seed, trials_seed=trials_seed)
     picture = BestPicture(the_problem, filesystem, trial_scope)
     before = study.get_trials(deepcopy=False)
     events = StudyEvents(study_uuid(study), the_problem.directions, before=before)
@@ -180,7 +184,12 @@ def distribute(
     for note in archive.notes:
         logger.warning(note)
 
-    session = Session(study, study.storage, {"flow_run": str(current_flow_run.id)})
+    session = Session(
+        study,
+        study.storage,
+        {"flow_run": str(current_flow_run.id)},
+        seed=trials_seed,
+    )
     caught = (catch,) if isinstance(catch, type) else tuple(catch)
     common: dict[str, Any] = {
         **places,

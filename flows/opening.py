@@ -19,9 +19,10 @@ from prefect_optuna.flows.study import (
 )
 from prefect_optuna.flows.study_run import suggest_params
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.seeding import study_seed
 from prefect_optuna.tasks.trial_scope import TrialScope
 
-__all__ = ["check_settings", "open_study", "rehearse"]
+__all__ = ["check_settings", "open_study", "rehearse", "seed_of_trials"]
 
 
 def check_settings(
@@ -74,7 +75,7 @@ def rehearse(problem: Problem, scope: TrialScope) -> None:
     storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], study_name=name)
     study = optuna.Study(name, storage, optuna.samplers.RandomSampler(seed=0))
     try:
-        suggest_params(problem, study.ask(), scope)
+        suggest_params(problem, study.ask(), scope, seed=0)  # the caller's generators stay
     except (InvalidProblemError, optuna.TrialPruned):
         raise
     except Exception as error:
@@ -108,3 +109,14 @@ def open_study(
     plain = block.create_study(name, directions=list(problem.directions), load_if_exists=True)
     seed = continued_seed(seed, len(plain.get_trials(deepcopy=False)))
     return FlowStudy.open(name, block.get_storage(), sampler, made_pruner, seed=seed)
+
+
+def seed_of_trials(study: optuna.Study, seed: int | None) -> int:
+    """What the seeds of a study's trials come from.
+
+    Args:
+        study: the study, which keeps it.
+        seed: what the user says, if anything.
+    """
+    storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
+    return study_seed(storage, storage.get_study_id_from_name(study.study_name), seed)

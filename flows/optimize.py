@@ -38,7 +38,7 @@ from prefect_optuna.blocks.study_identity import study_uuid
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.dispatch import Batches, Here, Lanes
 from prefect_optuna.flows.events import StudyEvents
-from prefect_optuna.flows.opening import check_settings, open_study, rehearse
+from prefect_optuna.flows.opening import check_settings, open_study, rehearse, seed_of_trials
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
@@ -115,6 +115,7 @@ def optimize(
     sampler: SamplerName | Sampler | BaseSampler | None = None,
     pruner: PrunerName | Pruner | BasePruner | None = None,
     seed: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
+    seed_trials: bool = True,
     directions: Sequence[Direction] | None = None,
     scope: Mapping[str, Any] | None = None,
     n_jobs: Annotated[int, Field(json_schema_extra={"minimum": -1})] = 1,
@@ -141,7 +142,12 @@ def optimize(
             fsspec URL. By default a folder in `.prefect-optuna/`.
         sampler: A sampler by name, or with options, or an Optuna sampler; by default Optuna's.
         pruner: A pruner by name, or with options, or an Optuna pruner; by default Optuna's.
-        seed: Seeds the sampler. With one job, a study and its seed give the same trials again.
+        seed: Seeds the sampler, and the trials. With one job, a study and its seed give the same
+            trials again.
+        seed_trials: Whether the code of each trial draws its random numbers from a seed of the
+            trial's own, where it does not seed itself: `random`, NumPy, PyTorch, TensorFlow and
+            CuPy. It follows from `seed`, or else from one that the study keeps, and the trial's
+            number; it is the trial's user attribute `"seed"`, and `reevaluate` uses it.
         directions: `minimize` or `maximize` for each value; by default the problem's.
         scope: Parameters for `auto_param` functions and `param_scope` in whatever the problem
             calls, over those of the scope in which this is called. The problem's functions also
@@ -191,7 +197,8 @@ def optimize(
         seed,
     )
     archive = OptunaArchive(study, artifacts=filesystem)
-    archive.save_problem(capture, scope=trial_scope.values, seed=seed)
+    trials_seed = seed_of_trials(study, seed) if seed_trials else None
+    archive.save_problem(capture, scope=trial_scope.values, seed=seed, trials_seed=trials_seed)
     picture = BestPicture(the_problem, filesystem, trial_scope)
     before = study.get_trials(deepcopy=False)
     events = StudyEvents(study_uuid(study), the_problem.directions, before=before)
@@ -230,7 +237,7 @@ def optimize(
             problem=the_problem,
             study=study,
             storage_block=storage_block,
-            session=Session(study, study.storage, version=writer.version),
+            session=Session(study, study.storage, version=writer.version, seed=trials_seed),
             dispatcher=dispatcher,
             logger=logger,
             n_trials=n_trials,

@@ -33,7 +33,13 @@ from prefect_optuna.tasks.reevaluation import (
     compare,
     scope_as_text,
 )
-from prefect_optuna.tasks.rerun import RerunAnswer, RerunRequest, check_variables, rerun
+from prefect_optuna.tasks.rerun import (
+    RerunAnswer,
+    RerunRequest,
+    Threads,
+    check_variables,
+    rerun,
+)
 from prefect_optuna.tasks.selection import select_trials
 
 __all__ = ["DriftError", "ReevaluatedTrial", "Reevaluation", "reevaluate"]
@@ -70,11 +76,13 @@ def reevaluate(
     *,
     trials: str | int | Sequence[int] | Callable[[FrozenTrial], bool] = "best:1",
     repeats: Annotated[int, Field(json_schema_extra={"minimum": 1})] = 1,
+    reseed: bool = False,
     storage: Storage | None = None,
     artifacts: ArtifactFileSystem | str | Path | None = None,
     trusted: bool = False,
     scope: Mapping[str, Any] | None = None,
     environment_variables: Sequence[str] = (),
+    threads: Threads = "recorded",
     rtol: float | Sequence[float] = 1e-9,
     atol: float | Sequence[float] = 0.0,
     n_jobs: Annotated[int, Field(json_schema_extra={"minimum": -1})] = 1,
@@ -87,6 +95,7 @@ def reevaluate(
     process gets the environment variables that Python needs and an empty home folder: no
     credentials, no settings of Prefect, not the storage and no key. It runs as the same user. A
     pruned trial is pruned again after the same step, and compared by the last value it reported.
+    Its random numbers follow from the seed that it had.
     What came of it is kept beside the archive, where `ArchivedStudy.reevaluations()` reads it, and
     shown as a Prefect artifact. For each trial that is not reproduced there is a Prefect event,
     `prefect-optuna.trial.drifted`.
@@ -96,6 +105,9 @@ def reevaluate(
         trials: Which ones: `best:K`, `pareto`, `complete`, `pruned`, `failed`, `all`, a number,
             several numbers, or a function of a trial.
         repeats: How many times each is run.
+        reseed: Whether each repetition has another seed in place of the trial's own, which says
+            how much of its value is luck: `mean`, `spread` and `distance` of each trial, whose
+            verdict is `varies`, which is no drift. It needs two repetitions or more.
         storage: Where the study is kept, as `optimize` takes it.
         artifacts: Where its archive is kept, as `optimize` takes it.
         trusted: Whether the archived code may run. Look at it first with
@@ -105,6 +117,9 @@ def reevaluate(
         environment_variables: The names of variables that the archived code needs as well, such
             as `["DATA_FOLDER"]`; with `"HOME"`, it gets the real home folder. Where it runs, those
             that are set are passed on.
+        threads: `recorded` starts its process with the variables for threads and hashes, the
+            numbers of threads and the kernel of OpenBLAS that were recorded with the trials, as
+            far as the processor has it; `here` with what holds here.
         rtol: How far a value may differ, relative to the archived one; with several directions,
             perhaps one for each.
         atol: How far a value may differ, absolutely; with several directions, perhaps one for
@@ -144,6 +159,11 @@ def reevaluate(
         raise InvalidSettingError(
             f"`n_jobs` is 1 or more, or -1 for the number of processors; found {n_jobs}."
         )
+    if reseed and repeats < 2:
+        raise InvalidSettingError(
+            f"`reseed` measures how values vary with the seed: give `repeats`, 2 or more; found "
+            f"{repeats}."
+        )
     check_variables(environment_variables)
     archived = ArchivedStudy.load(study_name, storage=storage, artifacts=artifacts)
     n_values = len(archived.study.directions)
@@ -157,8 +177,10 @@ def reevaluate(
         archived,
         chosen,
         repeats=repeats,
+        reseed=reseed,
         scope=scope,
         environment_variables=environment_variables,
+        threads=threads,
         parts=n_jobs,
     )
     answers = _run(requests, n_jobs, task_runner)
@@ -167,8 +189,8 @@ def reevaluate(
     for request, answer in zip(requests, answers, strict=True):
         for again in answer.reruns:
             trial = by_number[again.number]
-            found = compare(trial, again, relative, absolute)
-            if found.verdict != "reproduced":
+            found = compare(trial, again, relative, absolute, reseeded=reseed)
+            if found.verdict in ("drifted", "failed"):
                 cause = likely_cause(trial, again, request, answer, scope)
                 found = found.model_copy(update={"cause": cause})
             compared[again.number] = found
@@ -176,6 +198,7 @@ def reevaluate(
         study_name=study_name,
         trials=[compared[trial.number] for trial in chosen],
         repeats=repeats,
+        reseeded=reseed,
         rtol=rtol if isinstance(rtol, (int, float)) else tuple(rtol),
         atol=atol if isinstance(atol, (int, float)) else tuple(atol),
         scope=scope_as_text(scope),
@@ -185,7 +208,7 @@ def reevaluate(
     archived.record_reevaluation(result)
     _tell(archived, result)
     publish_reevaluation(result, archived.reevaluations(last=SHOWN_REEVALUATIONS))
-    if fail_on_drift and not result.reproduced:
+    if fail_on_drift and result.drifted:
         raise DriftError(f"{result}", result)
     return note_result(result)
 
@@ -218,7 +241,7 @@ def _for_each(name: str, tolerance: float | Sequence[float], n_values: int) -> l
 def _tell(archived: ArchivedStudy, result: Reevaluation) -> None:
     """Say which trials were not reproduced: to people in the log, to automations by events."""
     for trial in result.trials:
-        if trial.verdict == "reproduced":
+        if trial.verdict in ("reproduced", "varies"):
             continue
         get_run_logger().warning(
             "Trial %d %s. %s", trial.number, trial.verdict, trial.message or trial.cause

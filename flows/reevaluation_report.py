@@ -14,6 +14,7 @@ from prefect_optuna.tasks.reevaluation import (
     Reevaluation,
     as_tuple,
     constraint_words,
+    luck_words,
 )
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
     "render_reevaluation",
 ]
 
-_MARKS = {"reproduced": "✅", "drifted": "⚠️", "failed": "❌"}
+_MARKS = {"reproduced": "✅", "drifted": "⚠️", "varies": "🎲", "failed": "❌"}
 SHOWN_REEVALUATIONS = 10
 """How many re-evaluations of a study its page lists, the latest ones."""
 
@@ -65,7 +66,8 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         "",
         f"Study {code(result.study_name)}, tolerance {_tolerance(result.rtol)} relative, "
         f"{_tolerance(result.atol)} absolute"
-        + (f", {result.repeats} repetitions." if result.repeats > 1 else "."),
+        + (f", {result.repeats} repetitions" if result.repeats > 1 else "")
+        + (", each with another seed than the trial's own." if result.reseeded else "."),
         "",
         "| trial | archived | now | spread | difference | verdict |",
         "|---:|---:|---:|---:|---:|---|",
@@ -76,9 +78,12 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         lines += [
             f"| {t.number} | {escape(constraint_words(t, format_value))} |" for t in constrained
         ]
+    if lucky := [trial for trial in result.trials if luck_words(trial, format_value)]:
+        lines += ["", "## Luck", ""]
+        lines += [f"- Trial {t.number}: {escape(luck_words(t, format_value))}" for t in lucky]
     causes: dict[str, list[str]] = {}
     for trial in result.trials:
-        if trial.verdict != "reproduced":
+        if trial.verdict in ("drifted", "failed"):
             causes.setdefault(trial.cause, []).append(str(trial.number))
     if causes:
         lines += ["", "## Likely cause", ""]
@@ -110,9 +115,9 @@ def _row(trial: ReevaluatedTrial) -> str:
 def _past(result: Reevaluation) -> str:
     largest = max((t.difference for t in result.trials if t.difference is not None), default=None)
     time = result.created[:16].replace("T", " ")
-    mark = _MARKS["reproduced" if result.reproduced else "drifted"]
+    mark = _MARKS["reproduced" if result.reproduced else "drifted" if result.drifted else "varies"]
     shown = "" if largest is None else f"{largest:.3g}"
-    return f"| {time} | {mark} {result.headline.removesuffix(' reproduced')} | {shown} |"
+    return f"| {time} | {mark} {result.headline.replace(' reproduced', '', 1)} | {shown} |"
 
 
 def _numbers(values: Sequence[float]) -> str:

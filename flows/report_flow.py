@@ -22,6 +22,7 @@ from prefect_optuna.flows.report import (
 from prefect_optuna.flows.session import lost_trials
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.tasks.archive.manifest import read_manifest
+from prefect_optuna.tasks.seeding import shared_note
 
 __all__ = ["read_status", "report"]
 
@@ -121,6 +122,7 @@ def read_status(
         storage=block.location,
         artifacts=filesystem.location(),
         best_figure=picture,
+        notes=shared_note(trials),
         lost=len(lost_trials(trials)),
         study_id=study._study_id,  # pyright: ignore[reportPrivateUsage] - optuna-dashboard's key
     )

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.tasks.archive.trial_records import MARK
+from prefect_optuna.tasks.seeding import SEED_KEY, first_number, trial_seed
 from prefect_optuna.tasks.trial import RESULT_KEY
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Session:
         details: what else the record says of this session, as JSON.
         version: the id of the version of the archive that its trials run with; each trial that
             it takes says so.
+        seed: what the seeds of its trials come from; `None` where they have none.
     """
 
     def __init__(
@@ -116,11 +118,14 @@ class Session:
         storage: BaseStorage,
         details: Mapping[str, Any] | None = None,
         version: str = "",
+        seed: int | None = None,
     ) -> None:
         self.id: str = uuid.uuid4().hex
         self._mark = {"id": self.id, "version": version}
         self.repeats: set[int] = set()
         """The trials of this session that are lost ones, asked again."""
+        self.seed = seed
+        self._next: int | None = None  # the number of the next trial, if nobody else makes any
         self._details = dict(details or {})
         self._study = study
         self._storage = storage
@@ -168,11 +173,11 @@ class Session:
         """Ask for a trial that is this session's: from the queue, or a new one."""
         if (trial := self.take(study)) is not None:
             return trial
-        template = optuna.trial.create_trial(
-            state=TrialState.RUNNING, system_attrs={MARK: self._mark}
-        )
-        trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
-        return optuna.Trial(study.for_one_trial(), trial_id)
+        trial_id = self._create(state=TrialState.RUNNING, system_attrs={MARK: self._mark})
+        trial = optuna.Trial(study.for_one_trial(), trial_id)
+        if (seed := self._corrected(trial.number)) is not None:
+            trial.set_user_attr(SEED_KEY, seed)
+        return trial
 
     def take(self, study: FlowStudy, *, released_by: str | None = None) -> optuna.Trial | None:
         """Take a trial from the queue; `None` where nothing waits there.
@@ -195,6 +200,8 @@ class Session:
                     self._storage.set_trial_system_attr(trial_id, MARK, self._mark)
                     if _HISTORY in trial.system_attrs:
                         self.repeats.add(trial.number)
+                    if self.seed is not None and SEED_KEY not in trial.user_attrs:
+                        self._storage.set_trial_user_attr(trial_id, SEED_KEY, self.seed_of(trial))
                     return optuna.Trial(study.for_one_trial(), trial_id)
             if self._outages() > outages:
                 # It may be ours, and the answer got lost in the outage: see `recover`.
@@ -217,11 +224,38 @@ class Session:
                 with contextlib.suppress(UpdateFinishedTrialError):
                     self._storage.set_trial_system_attr(trial_id, _RELEASED, self.id)
                     count -= 1
-        template = optuna.trial.create_trial(
-            state=TrialState.WAITING, system_attrs={_RELEASED: self.id}
-        )
         for _ in range(count):
-            self._storage.create_new_trial(self._study_id, template_trial=template)
+            trial_id = self._create(state=TrialState.WAITING, system_attrs={_RELEASED: self.id})
+            if self.seed is None:
+                continue
+            number = self._storage.get_trial_number_from_id(trial_id)
+            if (seed := self._corrected(number)) is not None:
+                with contextlib.suppress(UpdateFinishedTrialError):
+                    self._storage.set_trial_user_attr(trial_id, SEED_KEY, seed)
+
+    def seed_of(self, trial: FrozenTrial) -> int | None:
+        """The seed of a trial of this session; `None` where its trials have none.
+
+        Args:
+            trial: the trial.
+        """
+        return None if self.seed is None else trial_seed(self.seed, first_number(trial))
+
+    def _create(self, **fields: Any) -> int:
+        """Make a trial that says its seed; the id of the trial."""
+        if self.seed is not None:
+            # That takes no write of its own, but the number of the trial is not known before it is
+            # there: it is as expected where nobody else makes trials.
+            if self._next is None:
+                self._next = len(self._study.get_trials(deepcopy=False))
+            fields["user_attrs"] = {SEED_KEY: trial_seed(self.seed, self._next)}
+        template = optuna.trial.create_trial(**fields)
+        return self._storage.create_new_trial(self._study_id, template_trial=template)
+
+    def _corrected(self, number: int) -> int | None:
+        """The seed of a trial that was just made, where it has that of another number."""
+        expected, self._next = self._next, number + 1
+        return None if self.seed is None or number == expected else trial_seed(self.seed, number)
 
     def under_way(self, trials: Iterable[FrozenTrial]) -> tuple[int, int]:
         """How many of these trials somebody runs, and how many wait for this session's workers."""

@@ -24,6 +24,14 @@ from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.archive.trial_records import TrialSigner
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.seeding import (
+    SEED,
+    SEED_KEY,
+    SHARED_KEY,
+    SHARED_REMEDY,
+    seeding,
+    suggest_seed,
+)
 from prefect_optuna.tasks.trial import RESULT_KEY, SCOPE_KEY, Assignment, LiveTrial, Outcome
 from prefect_optuna.tasks.trial_scope import TrialScope
 
@@ -77,6 +85,7 @@ class StudyRun:
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
         self._recovered = self._refreshed = 0.0
         self._finished = self._others = self._complete = 0
+        self._said_shared = False
 
     def run(self) -> None:
         """Ask, run and tell until the study has enough trials, the time is up, or it is stopped.
@@ -163,9 +172,10 @@ class StudyRun:
             return None
         self._in_flight[trial.number] = trial
         params: dict[str, Any] = {}
+        seed = self.session.seed_of(trial._cached_frozen_trial)  # pyright: ignore[reportPrivateUsage]
         if self.problem.suggest is not None:
             try:
-                params = suggest_params(self.problem, trial, self.scope)
+                params = suggest_params(self.problem, trial, self.scope, seed)
             except optuna.TrialPruned as pruned:
                 self._tell(Outcome(trial.number, "pruned", error=pruned, message=str(pruned)))
                 return None
@@ -176,7 +186,8 @@ class StudyRun:
         live: optuna.Trial | LiveTrial | None = None
         if self.problem.needs_trial:
             live = self._live(trial) if self.live_trials else trial
-        return Assignment(trial.number, params, live, alone=trial.number in self.session.repeats)
+        alone = trial.number in self.session.repeats
+        return Assignment(trial.number, params, live, alone=alone, seed=seed)
 
     def _next_trial(self) -> optuna.Trial | None:
         return self.session.ask(self.study)
@@ -220,6 +231,7 @@ class StudyRun:
         try:
             if outcome.undelivered is not None:
                 self._deliver(trial, outcome.undelivered)
+            self._note_seed(trial, outcome)
             for name, value in self._attributes(trial, outcome).items():
                 trial.set_user_attr(name, value)
             frozen = self.study.tell(trial, values=outcome.values, state=_STATE[outcome.state])
@@ -262,6 +274,17 @@ class StudyRun:
             if stored.system_attrs.get(name) != value:
                 storage.set_trial_system_attr(of, name, value)
 
+    def _note_seed(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        """Keep the seed of a later attempt: it does not follow from the trial's number."""
+        frozen = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
+        first = self.session.seed_of(frozen)
+        if outcome.seed in (None, first):
+            return
+        storage, of = self.study.storage, trial._trial_id  # pyright: ignore[reportPrivateUsage]
+        storage.set_trial_system_attr(of, SEED, outcome.seed)
+        if storage.get_trial(of).user_attrs.get(SEED_KEY) == first:
+            trial.set_user_attr(SEED_KEY, outcome.seed)
+
     def _attributes(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any]:
         """What is told of a trial beside its values, signed where there is a key."""
         attributes: dict[str, Any] = {}
@@ -271,11 +294,25 @@ class StudyRun:
             attributes["error"] = outcome.message
         if outcome.result is not None:
             attributes[RESULT_KEY] = outcome.result
+        if outcome.shared:
+            attributes[SHARED_KEY] = list(outcome.shared)
+            self._say_shared(outcome)
         if self.signer is None:
             return attributes
         # As it is stored now: a worker may have suggested, reported and set attributes.
         stored = self.study.storage.get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
         return self.signer.signed(stored, attributes, _STATE[outcome.state], outcome.values)
+
+    def _say_shared(self, outcome: Outcome) -> None:
+        if not self._said_shared:
+            self._said_shared = True
+            self.logger.warning(
+                "Trial %d ran beside others in threads that drew from the same generator (%s), and "
+                "may not be reproduced. %s",
+                outcome.number,
+                ", ".join(outcome.shared),
+                SHARED_REMEDY,
+            )
 
     def _signed(self, frozen: FrozenTrial) -> None:
         if self.signer is not None:
@@ -349,14 +386,20 @@ def _is_told(trial: FrozenTrial, outcome: Outcome) -> bool:
 
 
 def suggest_params(
-    problem: Problem, trial: optuna.trial.BaseTrial, scope: TrialScope
+    problem: Problem, trial: optuna.trial.BaseTrial, scope: TrialScope, seed: int | None = None
 ) -> dict[str, Any]:
     """The parameters of a trial.
+
+    Args:
+        problem: what is optimized.
+        trial: the trial.
+        scope: of the trials.
+        seed: of the trial.
 
     Raises:
         InvalidProblemError: `suggest` returns no mapping.
     """
-    with scope.around():
+    with scope.around(), seeding(suggest_seed(seed), trial):
         params = problem.call("suggest", trial, scope=scope.values)
     if not isinstance(params, Mapping):
         raise InvalidProblemError(

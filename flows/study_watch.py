@@ -20,6 +20,7 @@ from prefect_optuna.flows.wording import count_states
 from prefect_optuna.tasks.archive import OptunaArchive
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.ranking import best_first
+from prefect_optuna.tasks.seeding import shared_note
 
 __all__ = ["StudyWatch"]
 
@@ -90,7 +91,7 @@ class StudyWatch:
             artifacts=self._archive.location,
             best_figure=self._picture.png(trials, final=self._state != "running"),
             ensemble=self._picture.ensemble,
-            notes=self._archive.notes,
+            notes=(*self._archive.notes, *shared_note(trials)),
             lost=len(lost_trials(trials)),
             study_id=self._study._study_id,  # pyright: ignore[reportPrivateUsage]
         )

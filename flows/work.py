@@ -112,6 +112,7 @@ def work(
                 lambda: ArchivedStudy.load(study_name, storage=storage_block, artifacts=filesystem)
             )
             place = _place_of(version, archived)
+            session.seed = archived.environment_of(place).trials_seed
             # Whoever started this flow run has archived that very code, and says so by its digest.
             problem = archived.problem(trusted=True, version=place)
         scope = TrialScope(archived.scope(place), handed_out=problem.names_scope)

@@ -90,6 +90,7 @@ from prefect_optuna.tasks.scope import (
     scope_from_arguments,
     scoped_task,
 )
+from prefect_optuna.tasks.seeding import seeded
 
 __all__ = [
     "SCOPE",
@@ -179,5 +180,6 @@ __all__ = [
     "save",
     "scope_from_arguments",
     "scoped_task",
+    "seeded",
     "validate_concat_etl_persistence",
 ]

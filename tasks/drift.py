@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.tasks.rerun import Rerun, RerunAnswer, RerunRequest
+from prefect_optuna.tasks.seeding import SHARED_KEY
 
 __all__ = ["likely_cause"]
 
@@ -47,8 +48,23 @@ def likely_cause(
     """
     found: list[str] = []
     chance = len(set(rerun.values)) > 1 or any(c != rerun.constraints[0] for c in rerun.constraints)
-    if chance:
+    if chance and rerun.unseeded:
+        found.append(
+            "its repetitions differ from one another: random numbers of "
+            f"{_few(rerun.unseeded)}, which no seed reaches"
+        )
+    elif chance and set(rerun.seeds) - {None}:
+        found.append(
+            "its repetitions differ from one another, though they have one seed: threads, the "
+            "time, or a generator of its own that no seed reaches"
+        )
+    elif chance:
         found.append("its repetitions differ from one another: random numbers without a seed")
+    if shared := trial.user_attrs.get(SHARED_KEY):
+        found.append(
+            f"it ran beside others in threads that drew from the same generator "
+            f"({_few(map(str, shared))})"
+        )
     if scope:
         found.append("the scope was changed: " + _few(f"{k}={v!r}" for k, v in scope.items()))
     if trial.state != TrialState.COMPLETE and rerun.values and not rerun.error:
@@ -80,6 +96,12 @@ def _surroundings(request: RerunRequest, answer: RerunAnswer) -> list[str]:
             "so the same version may be other code"
         )
     found += [f"{_MACHINE[name]} {_was(*changes[name])}" for name in _MACHINE if name in changes]
+    found += [
+        f"the {'threads' if name.startswith('threads.') else 'kernel'} of "
+        f"{name.partition('.')[2]} {_was(*change)}"
+        for name, change in changes.items()
+        if name.startswith(("threads.", "kernels."))
+    ]
     found += [
         f"{name.partition('.')[2]} {_was(*change, none='not set')}"
         for name, change in changes.items()

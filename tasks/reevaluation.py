@@ -18,7 +18,7 @@ __all__ = ["REEVALUATION_FORMAT", "ReevaluatedTrial", "Reevaluation", "compare"]
 
 REEVALUATION_FORMAT = 1
 
-Verdict = Literal["reproduced", "drifted", "failed"]
+Verdict = Literal["reproduced", "drifted", "varies", "failed"]
 Value = float | tuple[float, ...]
 
 
@@ -30,7 +30,8 @@ class ReevaluatedTrial(BaseModel):
     number: int = Field(description="The trial's number in the study.")
     verdict: Verdict = Field(
         description="`reproduced` where every new value and constraint is within the tolerance, "
-        "`drifted` where one is not, `failed` where a run gave none."
+        "`drifted` where one is not, `varies` where it is not because of other seeds, `failed` "
+        "where a run gave none."
     )
     archived: Value | None = Field(
         description="The archived value; with several directions, a tuple. Of a pruned trial the "
@@ -49,6 +50,10 @@ class ReevaluatedTrial(BaseModel):
     params: dict[str, Any] = Field(description="The trial's parameters.")
     cause: str = Field(default="", description="Why it did not give the archived value, likely.")
     message: str = Field(default="", description="Why it failed.")
+    seeds: list[int | None] = Field(
+        default_factory=list[int | None],
+        description="The seed of each repetition; `None` where it had none.",
+    )
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -61,6 +66,22 @@ class ReevaluatedTrial(BaseModel):
         if len(self.values) < 2:
             return ()
         return tuple(map(_deviation, self._columns()))
+
+    @property
+    def distance(self) -> tuple[float, ...]:
+        """How far the archived value is above the mean of the new ones, in standard deviations.
+
+        Of values that other seeds gave (`reseed=True`), it says how much of the archived one is
+        luck. It is below zero where that is less than the mean, and empty where there is none.
+        """
+        if self.archived is None or not self.spread:
+            return ()
+        return tuple(
+            _distance(old, mean, spread)
+            for old, mean, spread in zip(
+                as_tuple(self.archived), self.mean, self.spread, strict=False
+            )
+        )
 
     def _columns(self) -> list[tuple[float, ...]]:
         return list(zip(*map(as_tuple, self.values), strict=True))
@@ -79,6 +100,9 @@ class Reevaluation(BaseModel):
     )
     trials: list[ReevaluatedTrial] = Field(description="The trials, in the order asked for.")
     repeats: int = Field(default=1, description="How many times each trial was run.")
+    reseeded: bool = Field(
+        default=False, description="Whether each run had another seed, to measure luck."
+    )
     rtol: Value = Field(description="The relative tolerance, or one for each direction.")
     atol: Value = Field(description="The absolute tolerance, or one for each direction.")
     scope: dict[str, str] = Field(
@@ -97,16 +121,24 @@ class Reevaluation(BaseModel):
         return all(trial.verdict == "reproduced" for trial in self.trials)
 
     @property
+    def drifted(self) -> bool:
+        """Whether a trial gave another value, or none, and not because of another seed."""
+        return any(trial.verdict in ("drifted", "failed") for trial in self.trials)
+
+    @property
     def headline(self) -> str:
         """How many trials were reproduced, in a line."""
         count = sum(trial.verdict == "reproduced" for trial in self.trials)
-        return f"{count} of {len(self.trials)} reproduced"
+        varies = sum(trial.verdict == "varies" for trial in self.trials)
+        more = f", {varies} with other values for other seeds" if varies else ""
+        return f"{count} of {len(self.trials)} reproduced{more}"
 
     def __repr__(self) -> str:
         rows = [
             f"  trial {t.number}: {t.verdict}, archived {_text(t.archived)}, "
             f"now {', '.join(map(_text, t.values)) or t.message}"
             + (f"; {words}" if (words := constraint_words(t, repr)) else "")
+            + (f"; {words}" if (words := luck_words(t, "{:.4g}".format)) else "")
             + (f" ({t.cause})" if t.cause else "")
             for t in self.trials
         ]
@@ -118,7 +150,12 @@ class Reevaluation(BaseModel):
 
 
 def compare(
-    trial: FrozenTrial, rerun: Rerun, rtol: Sequence[float], atol: Sequence[float]
+    trial: FrozenTrial,
+    rerun: Rerun,
+    rtol: Sequence[float],
+    atol: Sequence[float],
+    *,
+    reseeded: bool = False,
 ) -> ReevaluatedTrial:
     """Compare a trial with what it gave when it was run again.
 
@@ -127,6 +164,7 @@ def compare(
         rerun: what it gave now.
         rtol: the relative tolerance of each direction.
         atol: the absolute tolerance of each direction; the least ones hold for constraints.
+        reseeded: whether it ran with other seeds: where those make no difference, it is a drift.
 
     Example:
         >>> import optuna
@@ -155,7 +193,16 @@ def compare(
                 for name, old in constraints.items()
             )
         )
-    verdict: Verdict = "failed" if rerun.error else "reproduced" if within else "drifted"
+    varies = reseeded and (len(set(rerun.values)) > 1 or _differ(rerun.constraints))
+    verdict: Verdict = (
+        "failed"
+        if rerun.error
+        else "reproduced"
+        if within
+        else "varies"
+        if varies and trial.state != TrialState.FAIL
+        else "drifted"
+    )
     return ReevaluatedTrial(
         number=trial.number,
         verdict=verdict,
@@ -166,6 +213,7 @@ def compare(
         difference=max(differences, default=None),
         params=trial.params,
         message=rerun.error,
+        seeds=list(rerun.seeds),
     )
 
 
@@ -196,6 +244,33 @@ def constraint_words(trial: ReevaluatedTrial, number: Callable[[float], str]) ->
     return "; ".join(words)
 
 
+def luck_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
+    """How much of a value is luck, for a trial that ran with other seeds.
+
+    Args:
+        trial: what the trial came to.
+        number: writes a number.
+
+    Example:
+        >>> from prefect_optuna.tasks.reevaluation import luck_words
+        >>> trial = ReevaluatedTrial(
+        ...     number=0, verdict="varies", archived=3.0, values=[1.0, 2.0], seeds=[1, 2],
+        ...     difference=2.0, params={})
+        >>> luck_words(trial, "{:.3g}".format)
+        '2 other seeds give 1.5 ± 0.707; the archived value is 2.1 standard deviations above'
+    """
+    if trial.verdict != "varies" or not trial.distance:
+        return ""
+    spreads = zip(trial.mean, trial.spread, strict=True)
+    given = ", ".join(f"{number(mean)} ± {number(spread)}" for mean, spread in spreads)
+    away = ", ".join(
+        f"{abs(one):.1f} standard deviations {'below' if one < 0 else 'above'}"
+        for one in trial.distance
+    )
+    noun = "value is" if len(trial.distance) == 1 else "values are"
+    return f"{len(trial.values)} other seeds give {given}; the archived {noun} {away}"
+
+
 def as_tuple(value: Value) -> tuple[float, ...]:
     """A value as one number for each direction."""
     return value if isinstance(value, tuple) else (value,)
@@ -218,6 +293,16 @@ def _difference(old: float, new: float) -> float:
 def _is_within(old: float, new: float, relative: float, absolute: float) -> bool:
     """Of an infinite value every tolerance would be infinite, too."""
     return _difference(old, new) <= absolute + (relative * abs(old) if isfinite(old) else 0)
+
+
+def _differ(ones: Sequence[Any]) -> bool:
+    return any(one != ones[0] for one in ones)
+
+
+def _distance(old: float, mean: float, spread: float) -> float:
+    if old == mean:
+        return 0.0
+    return (old - mean) / spread if spread else float("inf") if old > mean else float("-inf")
 
 
 def _deviation(column: Sequence[float]) -> float:

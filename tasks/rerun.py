@@ -12,31 +12,52 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import site
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from prefect.context import get_settings_context
 
 from prefect_optuna.blocks._secrets import public_text
 from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
+from prefect_optuna.tasks.archive.attributes import is_of_the_archive
 from prefect_optuna.tasks.archive.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.environment import RECORDED_VARIABLES, Environment
 from prefect_optuna.tasks.archive.restore import restore_problem
 from prefect_optuna.tasks.archive.review import restore_value
 from prefect_optuna.tasks.files_read import files_read
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.seeding import (
+    SEED_KEY,
+    recorded_seed,
+    seeding,
+    suggest_seed,
+    trial_seed,
+)
 from prefect_optuna.tasks.trial import Assignment, TrialRunner
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive import ArchivedStudy
 
-__all__ = ["ArchivedTrial", "Rerun", "RerunAnswer", "RerunRequest", "check_variables", "rerun"]
+__all__ = [
+    "ArchivedTrial",
+    "Rerun",
+    "RerunAnswer",
+    "RerunRequest",
+    "Threads",
+    "check_variables",
+    "kernel_as_recorded",
+    "other_seeds",
+    "rerun",
+    "threads_as_recorded",
+]
 
 # Not `-m`: that would put the current directory, and with it the user's modules, on the path.
 _START = "import sys; del sys.path[0]; from prefect_optuna.tasks.rerun import main; main()"
@@ -57,6 +78,29 @@ _NEEDED = {
     "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
 }  # fmt: skip
 
+Threads = Literal["recorded", "here"]
+
+_THREADS = {
+    "openblas": "OPENBLAS_NUM_THREADS",
+    "mkl": "MKL_NUM_THREADS",
+    "blis": "BLIS_NUM_THREADS",
+    "openmp": "OMP_NUM_THREADS",
+}
+"""The variable that says how many threads a library has, by what threadpoolctl calls it."""
+
+_KERNELS = {
+    "Prescott": 0,
+    "Core2": 1,
+    "Nehalem": 2,
+    "Sandybridge": 3,
+    "Haswell": 4,
+    "Zen": 4,
+    "SkylakeX": 5,
+    "Cooperlake": 6,
+    "SapphireRapids": 7,
+}
+"""Kernels of OpenBLAS: a processor for which it takes one of them runs those before it, too."""
+
 
 @dataclass(frozen=True)
 class ArchivedTrial:
@@ -66,17 +110,42 @@ class ArchivedTrial:
         number: the trial's number.
         params: its parameters, as the study keeps them.
         pruned_at: the step after which it was pruned; `None` if it was not.
+        seeds: of each run; `None` leaves it to chance.
+        user_attrs: what it was given, by whoever enqueued it or by its own code.
     """
 
     number: int
     params: Mapping[str, Any]
     pruned_at: int | None = None
+    seeds: Sequence[int | None] = (None,)
+    user_attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, trial: FrozenTrial) -> ArchivedTrial:
-        """Take it from a finished trial."""
+    def of(cls, trial: FrozenTrial, seeds: Sequence[int | None] = (None,)) -> ArchivedTrial:
+        """Take it from a finished trial.
+
+        Args:
+            trial: the trial.
+            seeds: of each run.
+        """
         pruned = trial.state == TrialState.PRUNED
-        return cls(trial.number, trial.params, trial.last_step if pruned else None)
+        attributes = {
+            name: value
+            for name, value in trial.user_attrs.items()
+            if not is_of_the_archive(name) and _is_json(value)
+        }
+        return cls(
+            trial.number, trial.params, trial.last_step if pruned else None, seeds, attributes
+        )
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a value travels; a study in memory has attributes of any kind."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -87,17 +156,18 @@ class RerunRequest:
         capture: the archived problem.
         environment: what the trials ran in.
         trials: the trials.
-        repeats: how many times each is run.
         scope: the scope that they ran with, and what replaces parts of it.
         environment_variables: the names of variables that their process gets as well.
+        threads: whether it has the threads, the hash seed and the kernels that were recorded, or
+            those that it would have here.
     """
 
     capture: Capture
     environment: Environment
     trials: Sequence[ArchivedTrial]
-    repeats: int = 1
     scope: Mapping[str, Any] = field(default_factory=dict)
     environment_variables: Sequence[str] = ()
+    threads: Threads = "recorded"
 
     @classmethod
     def of(
@@ -106,8 +176,10 @@ class RerunRequest:
         trials: Sequence[FrozenTrial],
         *,
         repeats: int = 1,
+        reseed: bool = False,
         scope: Mapping[str, Any] | None = None,
         environment_variables: Sequence[str] = (),
+        threads: Threads = "recorded",
         parts: int = 1,
     ) -> list[RerunRequest]:
         """Requests for trials of a study, by the version that they ran with.
@@ -116,24 +188,32 @@ class RerunRequest:
             archived: the study's archive.
             trials: trials of the study.
             repeats: how many times each is run.
+            reseed: whether each run has a seed of its own, in place of the trial's.
             scope: values that replace some of the archived scope.
             environment_variables: the names of variables that their process gets as well.
+            threads: `"recorded"` or `"here"`.
             parts: into how many requests the trials of a version are divided, for several
                 processes.
         """
         versions: dict[int, list[ArchivedTrial]] = {}
         for trial in trials:
-            versions.setdefault(archived.version_of(trial.number), []).append(
-                ArchivedTrial.of(trial)
-            )
+            version = archived.version_of(trial.number)
+            seed = recorded_seed(trial, archived.environment_of(version).trials_seed)
+            seeds = other_seeds(seed, trial.number, repeats) if reseed else [seed] * repeats
+            one = ArchivedTrial.of(trial, seeds)
+            if seed is not None and one.user_attrs.get(SEED_KEY) == seed:
+                # Each run says its own, unless the attribute is the user's.
+                attributes = {k: v for k, v in one.user_attrs.items() if k != SEED_KEY}
+                one = replace(one, user_attrs=attributes)
+            versions.setdefault(version, []).append(one)
         return [
             cls(
                 archived.capture(version),
                 archived.environment_of(version),
                 group[part::parts],
-                repeats,
                 {**archived.scope(version), **(scope or {})},
                 tuple(environment_variables),
+                threads,
             )
             for version, group in sorted(versions.items())
             for part in range(min(parts, len(group)))
@@ -151,6 +231,8 @@ class Rerun:
         error: why one gave none; empty where all did.
         files: the files that its code has read, other than Python's and its packages'.
         constraints: those that each repetition with values has set.
+        seeds: of each repetition; `None` for chance.
+        unseeded: the sources of randomness that its code has used and no seed reaches.
     """
 
     number: int
@@ -158,6 +240,8 @@ class Rerun:
     error: str = ""
     files: tuple[str, ...] = ()
     constraints: tuple[Mapping[str, float], ...] = ()
+    seeds: tuple[int | None, ...] = ()
+    unseeded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,16 +275,16 @@ def rerun(request: RerunRequest) -> RerunAnswer:
         "blobs": {d: base64.b64encode(b).decode() for d, b in capture.blobs.items()},
         "environment": request.environment.to_json(),
         "trials": [vars(trial) for trial in request.trials],
-        "repeats": request.repeats,
         "scope": encode_scope(request.scope),
         "folder": os.getcwd(),  # noqa: PTH109
     }
     with tempfile.TemporaryDirectory(prefix="prefect-optuna-", ignore_cleanup_errors=True) as home:
+        variables = _environment(home, request)
         process = subprocess.run(  # noqa: S603 - our interpreter; whoever calls trusts the code
             [sys.executable, "-c", _START],
             input=json.dumps(message).encode(),
             stdout=subprocess.PIPE,
-            env=_environment(home, request.environment_variables),
+            env=variables,
             cwd=home,  # where no `.env` and no prefect.toml is
             check=False,
         )
@@ -222,10 +306,12 @@ def rerun(request: RerunRequest) -> RerunAnswer:
                 error=public_text(one["error"]),
                 files=tuple(one["files"]),
                 constraints=tuple(one["constraints"]),
+                seeds=tuple(trial.seeds),
+                unseeded=tuple(one["unseeded"]),
             )
-            for one in answer["reruns"]
+            for trial, one in zip(request.trials, answer["reruns"], strict=True)
         ],
-        Environment.from_json(answer["environment"]),
+        _without_ours(Environment.from_json(answer["environment"]), request),
     )
 
 
@@ -250,12 +336,37 @@ def check_variables(names: Sequence[str]) -> None:
             )
 
 
-def _environment(home: str, more: Sequence[str]) -> dict[str, str]:
+def other_seeds(seed: int | None, number: int, count: int) -> list[int]:
+    """Seeds that a trial did not have, always the same ones.
+
+    Args:
+        seed: the one that it had, if any.
+        number: the trial's number.
+        count: how many.
+
+    Example:
+        >>> from prefect_optuna.tasks.rerun import other_seeds
+        >>> len(set(other_seeds(7, 0, 5)) - {7})
+        5
+    """
+    base = trial_seed(0, number) if seed is None else seed
+    return [trial_seed(base, "again", place) for place in range(count)]
+
+
+def _environment(home: str, request: RerunRequest) -> dict[str, str]:
     """The variables of the fresh process: what is needed, what is named, and nothing else."""
+    more = request.environment_variables
     check_variables(more)
     variables = {
         name: text for name, text in os.environ.items() if name in _NEEDED or name.startswith("LC_")
     }
+    if request.threads == "recorded":
+        then = request.environment
+        for name in RECORDED_VARIABLES:
+            variables.pop(name, None)
+        variables |= {n: then.variables[n] for n in RECORDED_VARIABLES if n in then.variables}
+        variables |= threads_as_recorded(then)
+        variables |= kernel_as_recorded(then, Environment.capture())
     variables |= {"HOME": home, "USERPROFILE": home}
     if "PYTHONPATH" in variables:  # the process starts in another folder
         folders = map(os.path.abspath, variables["PYTHONPATH"].split(os.pathsep))
@@ -263,6 +374,41 @@ def _environment(home: str, more: Sequence[str]) -> dict[str, str]:
     if site.ENABLE_USER_SITE:  # packages of the user's lie below the real home
         variables["PYTHONUSERBASE"] = site.getuserbase()
     return variables | {name: os.environ[name] for name in more if name in os.environ}
+
+
+def threads_as_recorded(then: Environment) -> dict[str, str]:
+    """The variables that give libraries the number of threads that they chose by themselves.
+
+    Args:
+        then: what the trials ran in.
+    """
+    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    counts = {_THREADS[name]: n for name, n in then.threads.items() if name in _THREADS}
+    if all(count == here for count in counts.values()):
+        return {}  # they choose the same here
+    return {name: f"{n:d}" for name, n in counts.items() if name not in then.variables}
+
+
+def kernel_as_recorded(then: Environment, here: Environment) -> dict[str, str]:
+    """The variable that has OpenBLAS take the kernel that it took, if this processor can run it.
+
+    Args:
+        then: what the trials ran in.
+        here: this process, in which OpenBLAS has chosen one.
+    """
+    kernel, own = then.kernels.get("openblas", ""), here.kernels.get("openblas", "")
+    if kernel == own or kernel not in _KERNELS or own not in _KERNELS:
+        return {}
+    return {"OPENBLAS_CORETYPE": kernel} if _KERNELS[kernel] <= _KERNELS[own] else {}
+
+
+def _without_ours(environment: Environment, request: RerunRequest) -> Environment:
+    """Where trials ran, without the variables that only say what was recorded in another way."""
+    if request.threads != "recorded":
+        return environment
+    ours = threads_as_recorded(request.environment).keys() - {*request.environment_variables}
+    variables = {n: text for n, text in environment.variables.items() if n not in ours}
+    return replace(environment, variables=variables)
 
 
 def main() -> None:
@@ -292,10 +438,10 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
         values: list[tuple[float, ...]] = []
         constraints: list[dict[str, float]] = []
         errors: list[str] = []
-        with files_read() as read:
-            for _ in range(message["repeats"]):
-                replayed = _ReplayedTrial(trial)
-                once, error = _run_once(problem, runner, replayed)
+        with files_read() as read, _unseeded() as unseeded:
+            for seed in trial.seeds:
+                replayed = _ReplayedTrial(trial, seed)
+                once, error = _run_once(problem, runner, replayed, seed)
                 if once is not None:
                     values.append(once)
                     constraints.append(replayed.constraints)
@@ -308,17 +454,45 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
                 "error": next(iter(errors), ""),
                 "files": files,
                 "constraints": constraints,
+                "unseeded": sorted(unseeded),
             }
         )
     return {"reruns": reruns, "environment": Environment.capture().to_json()}
 
 
+@contextmanager
+def _unseeded() -> Generator[set[str]]:
+    """Take down who asks the system for random bytes: no seed reaches those."""
+    asked: set[str] = set()
+    of_os: Any = os
+    of_random: Any = random
+    urandom = os.urandom
+
+    def noted(count: int, /) -> bytes:
+        frame, name = sys._getframe(1), "os.urandom"  # pyright: ignore[reportPrivateUsage]
+        while frame.f_back is not None and frame.f_globals.get("__name__") in _ASKING:
+            name = frame.f_globals["__name__"]
+            frame = frame.f_back
+        if not str(frame.f_globals.get("__name__")).startswith("importlib."):  # NumPy, once
+            asked.add("random.SystemRandom" if name == "random" else name)
+        return urandom(count)
+
+    of_os.urandom = of_random._urandom = noted
+    try:
+        yield asked
+    finally:
+        of_os.urandom = of_random._urandom = urandom
+
+
+_ASKING = ("random", "secrets", "uuid")
+
+
 def _run_once(
-    problem: Problem, runner: TrialRunner, trial: _ReplayedTrial
+    problem: Problem, runner: TrialRunner, trial: _ReplayedTrial, seed: int | None
 ) -> tuple[tuple[float, ...] | None, str]:
     """The values of one more run, or why there are none."""
     try:
-        with runner.scope.around():
+        with runner.scope.around(), seeding(suggest_seed(seed), trial):
             params = (
                 {}
                 if problem.suggest is None
@@ -326,7 +500,7 @@ def _run_once(
             )
     except Exception as failure:  # noqa: BLE001 - it is the answer
         return None, f"suggest: {type(failure).__name__}: {failure}"
-    outcome = runner(Assignment(trial.number, params, trial))
+    outcome = runner(Assignment(trial.number, params, trial, seed=seed))
     if outcome.values is not None:
         return outcome.values, ""
     if outcome.state == "pruned" and trial.pruned_at is not None and trial.reported:
@@ -337,8 +511,11 @@ def _run_once(
 class _ReplayedTrial(FixedTrial):
     """A trial with fixed parameters, pruned where the archived one was and nowhere else."""
 
-    def __init__(self, archived: ArchivedTrial) -> None:
+    def __init__(self, archived: ArchivedTrial, seed: int | None) -> None:
         super().__init__(dict(archived.params), number=archived.number)
+        own = {} if seed is None else {SEED_KEY: seed}
+        for name, value in {**own, **archived.user_attrs}.items():
+            self.set_user_attr(name, value)
         self.pruned_at = archived.pruned_at
         self.reported: dict[int, float] = {}
 

@@ -25,6 +25,7 @@ from prefect_optuna.blocks.errors import (
 )
 from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.seeding import Seeding, seeding, trial_seed
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 if TYPE_CHECKING:
@@ -92,12 +93,14 @@ class Assignment:
         params: what `suggest` returned; empty for a plain objective.
         trial: the live trial, or the way to it, where the problem needs it.
         alone: whether it shares a batch with no other: it may take its process down again.
+        seed: what its random numbers follow from; `None` leaves that to chance.
     """
 
     number: int
     params: Mapping[str, Any] = field(default_factory=dict)
     trial: BaseTrial | LiveTrial | None = None
     alone: bool = False
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class Outcome:
         seconds: how long it took, in seconds.
         undelivered: the trial with all that it was given, where the storage was away at the end.
             Whoever tells it stores that first.
+        seed: what its random numbers followed from in the attempt that counts.
+        shared: the generators that trials in other threads may have drawn from meanwhile.
     """
 
     number: int
@@ -128,6 +133,8 @@ class Outcome:
     message: str = ""
     seconds: float = 0.0
     undelivered: FrozenTrial | None = None
+    seed: int | None = None
+    shared: tuple[str, ...] = ()
 
 
 class TrialRunner:
@@ -179,40 +186,48 @@ class TrialRunner:
         )
 
     def _outcome(self, assignment: Assignment) -> Outcome:
-        def outcome(state: Literal["complete", "pruned", "failed"], **more: Any) -> Outcome:
-            constraints = _constraints(trial)
-            ended = Outcome(assignment.number, state, constraints=constraints, **more)
-            return _delivered(ended, assignment.trial, trial)
-
-        result, reference, trial = None, None, None
-        try:
-            trial = assignment.trial
-            if isinstance(trial, LiveTrial):
+        trial = assignment.trial
+        if isinstance(trial, LiveTrial):
+            try:
                 trial = trial.open(self.patience)
-            result = self._run(assignment, trial)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's
+                return _failed(assignment, error)
+        with seeding(assignment.seed, trial) as seeds:
+            outcome = self._ended(assignment, trial, seeds)
+        if seeds is not None:
+            outcome = replace(outcome, seed=seeds.seed, shared=tuple(sorted(seeds.shared)))
+        if outcome.state == "lost":
+            return outcome
+        return _delivered(
+            replace(outcome, constraints=_constraints(trial)), assignment.trial, trial
+        )
+
+    def _ended(
+        self, assignment: Assignment, trial: BaseTrial | None, seeds: Seeding | None
+    ) -> Outcome:
+        number, reference = assignment.number, None
+        try:
+            result = self._run(assignment, trial, seeds)
             if self.writer is not None:
                 # A number that is the value itself is in the study already.
                 keep = self.problem.evaluate is not None
-                reference = self.writer.write(assignment.number, result, numbers=keep)
+                reference = self.writer.write(number, result, numbers=keep)
             values = self._evaluate(assignment, result, trial)
         except optuna.TrialPruned as pruned:
-            return outcome("pruned", result=reference, error=pruned, message=str(pruned))
-        except StorageUnavailableError as error:
-            # Not the trial's own: the study, or the place of its artifacts, is away for too long.
-            return Outcome(assignment.number, "lost", error=error, message=str(error))
-        except PrefectOptunaError as error:
-            message = public_text(str(error))
-            return outcome("failed", result=reference, error=error, message=message)
+            return Outcome(number, "pruned", result=reference, error=pruned, message=str(pruned))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's
-            message = f"{error_words(error)}{_where(error)}"
-            return outcome("failed", result=reference, error=error, message=message)
+            failed = _failed(assignment, error)
+            return failed if failed.state == "lost" else replace(failed, result=reference)
         if any(math.isnan(value) for value in values):
             shown = values[0] if len(values) == 1 else values
-            return outcome("failed", result=reference, message=f"the value is {shown}")
-        return outcome("complete", values=values, result=reference)
+            return Outcome(number, "failed", result=reference, message=f"the value is {shown}")
+        return Outcome(number, "complete", values=values, result=reference)
 
-    def _run(self, assignment: Assignment, trial: BaseTrial | None) -> Any:
+    def _run(self, assignment: Assignment, trial: BaseTrial | None, seeds: Seeding | None) -> Any:
         for attempt in range(self.retries + 1):
+            if attempt and seeds is not None and assignment.seed is not None:
+                # The same numbers would most often fail again.
+                seeds.renew(trial_seed(assignment.seed, "attempt", attempt))
             try:
                 if self.problem.objective is not None:
                     return self.problem.objective(trial)
@@ -232,6 +247,15 @@ class TrialRunner:
             "evaluate", result, params=assignment.params, scope=self.scope.values, trial=trial
         )
         return checked_values(value, self.problem)
+
+
+def _failed(assignment: Assignment, error: Exception) -> Outcome:
+    if isinstance(error, StorageUnavailableError):
+        # Not the trial's own: the study, or the place of its artifacts, is away for too long.
+        return Outcome(assignment.number, "lost", error=error, message=str(error))
+    ours = isinstance(error, PrefectOptunaError)
+    message = public_text(str(error)) if ours else f"{error_words(error)}{_where(error)}"
+    return Outcome(assignment.number, "failed", error=error, message=message)
 
 
 def _delivered(

@@ -50,7 +50,10 @@ def deploy(
     pruner: Annotated[
         str | None, Parameter(help="*median*, *hyperband*, *percentile*, *none*, ...")
     ] = None,
-    seed: Annotated[int | None, Parameter(help="Seeds the sampler.")] = None,
+    seed: Annotated[int | None, Parameter(help="Seeds the sampler, and the trials.")] = None,
+    seed_trials: Annotated[
+        bool, Parameter(help="Each trial's random numbers follow from a seed of its own.")
+    ] = True,
     watch: Annotated[
         bool, Parameter(negative="", help="Have it run now, and show how far it is.")
     ] = False,
@@ -72,6 +75,8 @@ def deploy(
 
     options = {"sampler": sampler, "pruner": pruner, "seed": seed, "n_jobs": jobs}
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if not seed_trials:
+        given["seed_trials"] = False
     if values := scope.values():
         given["scope"] = values
     with working("Deploying ..."):

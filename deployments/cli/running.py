@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -41,6 +41,14 @@ def reevaluate(
         Parameter(negative="", help="The archived code may run here; look at *show* first."),
     ] = False,
     repeats: Annotated[int, Parameter(help="How many times each is run.")] = 1,
+    reseed: Annotated[
+        bool,
+        Parameter(negative="", help="Each time with another seed: how much of it is luck?"),
+    ] = False,
+    threads: Annotated[
+        Literal["recorded", "here"],
+        Parameter(help="Threads, hash seed and BLAS kernel as they were, or as they are here."),
+    ] = "recorded",
     rtol: Annotated[float, Parameter(help="How far a value may differ, relatively.")] = 1e-9,
     atol: Annotated[float, Parameter(help="How far a value may differ, absolutely.")] = 0.0,
     jobs: Annotated[int, Parameter(name=("--jobs", "-j"), help="At once; -1 for all cores.")] = 1,
@@ -51,10 +59,11 @@ def reevaluate(
 ) -> int:
     """Run archived trials again, in a fresh process, and compare.
 
-    The exit code is 3 where one of them is not reproduced.
+    The exit code is 3 where one of them is not reproduced, unless by other seeds.
 
     ```
     prefect-optuna reevaluate lynx-hare --best 5 --trusted
+    prefect-optuna reevaluate lynx-hare --repeats 5 --reseed --trusted
     prefect-optuna reevaluate lynx-hare --which 17 --trusted -D simulate.dt=0.001
     ```
     """
@@ -65,6 +74,8 @@ def reevaluate(
     from prefect_optuna.deployments.cli.tables import reevaluation_table
     from prefect_optuna.deployments.work_pools import prefect_server
     from prefect_optuna.flows import reevaluate as run_again
+    from prefect_optuna.flows.wording import format_value
+    from prefect_optuna.tasks.reevaluation import luck_words
 
     if best is not None and best < 1:
         raise InvalidSettingError(f"--best is 1 or more; found {best}.")
@@ -76,6 +87,8 @@ def reevaluate(
             study,
             trials=f"best:{best}" if best else as_selection(which),
             repeats=repeats,
+            reseed=reseed,
+            threads=threads,
             trusted=trusted,
             scope=scope.values() or None,
             environment_variables=environment_variable,
@@ -84,12 +97,10 @@ def reevaluate(
             n_jobs=jobs,
             **places.keywords(),
         )
-    colour = "green" if result.reproduced else "yellow"
+    colour = "yellow" if result.drifted else "green"
     shown = [f"[bold {colour}]{result.headline}[/]", reevaluation_table(result)]
-    for trial in result.trials:
-        if trial.verdict != "reproduced":
-            reason = trial.message or trial.cause
-            shown.append(f"[dim]trial {trial.number}:[/] {markup(reason)}")
+    reasons = {t.number: t.message or t.cause or luck_words(t, format_value) for t in result.trials}
+    shown += [f"[dim]trial {n}:[/] {markup(reason)}" for n, reason in reasons.items() if reason]
     document = {
         "study": study,
         "reproduced": result.reproduced,
@@ -99,7 +110,7 @@ def reevaluate(
         "changes": result.changes,
     }
     answer(document, *shown, as_json=json)
-    return OK if result.reproduced else DRIFT
+    return DRIFT if result.drifted else OK
 
 
 def report(

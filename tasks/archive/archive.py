@@ -461,6 +461,7 @@ class OptunaArchive:
         *,
         scope: Mapping[str, Any] | None = None,
         seed: int | None = None,
+        trials_seed: int | None = None,
     ) -> str:
         """Archive a problem: code, context, axes and the environment. Twice is once.
 
@@ -471,6 +472,8 @@ class OptunaArchive:
             problem: the problem, or what `Capture.of` made of it.
             scope: the scope of the flow that runs it.
             seed: of the sampler, where it is known.
+            trials_seed: what the seeds of the trials come from, as whoever runs them takes care.
+                Trials in a loop of your own keep theirs by `seeded`.
 
         Returns:
             The digest of what was saved, its `code_version`.
@@ -483,7 +486,13 @@ class OptunaArchive:
         if not isinstance(problem, Capture):
             problem = Capture.of(problem, allow_pickle=self.allow_pickle)
         self._manifest, version, self._left_out = save_version(
-            study, self.artifacts, problem, scope=scope or {}, seed=seed, keys=self._keys
+            study,
+            self.artifacts,
+            problem,
+            scope=scope or {},
+            seed=seed,
+            trials_seed=trials_seed,
+            keys=self._keys,
         )
         self._version, self._axes, self._series = version.id, problem.axes, None
         return version.code_version

@@ -15,7 +15,7 @@ from prefect_optuna.blocks import CaptureError, InvalidNameError
 from prefect_optuna.blocks._secrets import SecretVariables
 from prefect_optuna.tasks.archive.refusals import described, secret_value
 
-__all__ = ["KEY_ENTRYPOINT", "RESERVED", "checked_key", "plain_json"]
+__all__ = ["KEY_ENTRYPOINT", "RESERVED", "checked_key", "is_of_the_archive", "plain_json"]
 
 KEY_ENTRYPOINT = "entrypoint:"
 """Attributes that start like this belong to the archive, as in studies of its predecessor."""
@@ -23,7 +23,7 @@ KEY_ENTRYPOINT = "entrypoint:"
 RESERVED = ("backupContext", KEY_ENTRYPOINT, "axis:", "timeseries:", "signature")
 """What the names of the archive's own attributes start with."""
 
-_OF_TRIALS = ("result", "scope", "error")
+_OF_TRIALS = ("result", "scope", "error", "shared_random")
 _MAX_JSON = 60_000  # bytes; MySQL's limit for an attribute is 65,535
 
 
@@ -49,6 +49,15 @@ def checked_key(key: str, of: str) -> str:
             f"'my_{key.rpartition(':')[2].removeprefix('backupContext') or 'data'}'."
         )
     return key
+
+
+def is_of_the_archive(key: str) -> bool:
+    """Whether an attribute of a trial is none that its own code has set.
+
+    Args:
+        key: the name of the attribute.
+    """
+    return key in _OF_TRIALS or key.startswith(RESERVED)
 
 
 def plain_json(key: str, value: Any) -> Any:

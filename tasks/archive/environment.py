@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -44,8 +45,9 @@ RECORDED_VARIABLES = (
 )
 """What changes results without a change of code: the order of sets, of sums across threads."""
 
-# What a former version did not take down says nothing about what it was.
-_SINCE_FORMAT_1 = ("cpu",)
+# What was not taken down says nothing about what it was: by a former version, without
+# threadpoolctl, or before a library was imported.
+_SINCE_FORMAT_1 = ("cpu", "threads.", "kernels.")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class Environment:
         variables: environment variables that change numbers, such as `PYTHONHASHSEED` and
             `OMP_NUM_THREADS`, where they are set. No others.
         seed: of the sampler, where it is known.
+        trials_seed: what the seeds of the trials come from; `None` where they have none.
+        threads: how many threads each library for linear algebra and OpenMP had, such as
+            `{"openblas": 8}`; empty without the package threadpoolctl.
+        kernels: what code those libraries chose for the processor, such as
+            `{"openblas": "Haswell"}`; likewise.
         script_source: SHA-256 digest of the blob that holds the script; empty if there is none,
             if it is larger than 1 MiB, or where `archive_sources` is off.
         files: the bytes that the digests here name, when it has just been captured.
@@ -105,17 +112,27 @@ class Environment:
     sources: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     seed: int | None = None
+    trials_seed: int | None = None
+    threads: dict[str, int] = field(default_factory=dict)
+    kernels: dict[str, str] = field(default_factory=dict)
     script_source: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
-    def capture(cls, folder: str | Path | None = None, *, seed: int | None = None) -> Environment:
+    def capture(
+        cls,
+        folder: str | Path | None = None,
+        *,
+        seed: int | None = None,
+        trials_seed: int | None = None,
+    ) -> Environment:
         """Describe this process. The distributions are listed once per process.
 
         Args:
             folder: where the problem's source lies, for the state of its git repository.
             seed: of the sampler.
+            trials_seed: what the seeds of the trials come from.
 
         Example:
             >>> from prefect_optuna.tasks import Environment
@@ -142,6 +159,7 @@ class Environment:
             git = replace(git, diff=digest, diff_bytes=len(diff))
         variables = {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ}
         script = _script_bytes() if keeps_sources else b""
+        threads, kernels = _thread_pools()
         return replace(
             _here(),
             git=git,
@@ -149,6 +167,9 @@ class Environment:
                 name: value for name, value in variables.items() if secrets.name_in(value) is None
             },
             seed=seed,
+            trials_seed=trials_seed,
+            threads=threads,
+            kernels=kernels,
             script_source=keep(script, "The script that Python was started with"),
             files=files,
             notes=tuple(notes),
@@ -172,14 +193,23 @@ class Environment:
 
     @property
     def surroundings(self) -> Environment:
-        """The same without git's state, the script and the seed, which go with a single study.
+        """The same without git's state, the script and the seeds, which go with a single study.
 
         Example:
             >>> from prefect_optuna.tasks import Environment
             >>> Environment.capture(seed=7).surroundings == Environment.capture().surroundings
             True
         """
-        return replace(self, git=None, script=None, seed=None, script_source="", files={}, notes=())
+        return replace(
+            self,
+            git=None,
+            script=None,
+            seed=None,
+            trials_seed=None,
+            script_source="",
+            files={},
+            notes=(),
+        )
 
     def diff(self, other: Environment | None = None) -> dict[str, tuple[Any, Any]]:
         """Say what differs between two environments.
@@ -203,7 +233,11 @@ class Environment:
             return self.surroundings.diff(Environment.capture().surroundings)
         mine, its = _flat(self), _flat(other)
         names = mine.keys() | its.keys()
-        names -= {name for name in _SINCE_FORMAT_1 if name not in mine or name not in its}
+        names -= {
+            name
+            for name in names
+            if name.startswith(_SINCE_FORMAT_1) and (name not in mine or name not in its)
+        }
         return {
             name: (mine.get(name), its.get(name))
             for name in sorted(names)
@@ -303,6 +337,22 @@ def _cpu() -> str | None:
     except (OSError, ValueError, subprocess.SubprocessError):
         pass
     return platform.processor() or None
+
+
+def _thread_pools() -> tuple[dict[str, int], dict[str, str]]:
+    """The threads and the kernels of libraries that this process has loaded by now."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return {}, {}
+    from threadpoolctl import threadpool_info  # pyright: ignore[reportMissingImports]
+
+    threads: dict[str, int] = {}
+    kernels: dict[str, str] = {}
+    pools: list[dict[str, Any]] = threadpool_info()
+    for pool in pools:  # NumPy and SciPy each have a library of their own; NumPy's comes first
+        threads.setdefault(pool["internal_api"], pool["num_threads"])
+        if kernel := pool.get("architecture"):
+            kernels.setdefault(pool["internal_api"], kernel)
+    return threads, kernels
 
 
 _FOLDER = "a folder"

@@ -20,6 +20,7 @@ from prefect_optuna.tasks.archive.manifest import Manifest
 from prefect_optuna.tasks.archive.running_list import Entry, RunningList
 from prefect_optuna.tasks.archive.signing import SigningKeys
 from prefect_optuna.tasks.archive.timeseries import KEY_TIMESERIES
+from prefect_optuna.tasks.seeding import SEED
 from prefect_optuna.tasks.trial import RESULT_KEY
 
 __all__ = [
@@ -45,9 +46,10 @@ SIGNATURE = "signature"
 """The user attribute of a trial that holds its signature, where it has no archived result."""
 
 
-# The system attributes that say what a trial is worth, or where its parameters come from. That
+# The system attributes that say what a trial is worth, or where its parameters and its random
+# numbers come from. That
 # of constraints as samplers write them is in the list of the run: it comes after the signature.
-_SYSTEM = ("constraints:", "fixed_params", "prefect_optuna:lost")
+_SYSTEM = ("constraints:", "fixed_params", "prefect_optuna:lost", SEED)
 _LINK = ("run", "place", "before")
 
 

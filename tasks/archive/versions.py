@@ -33,6 +33,7 @@ def save_version(
     *,
     scope: Mapping[str, Any],
     seed: int | None,
+    trials_seed: int | None,
     keys: SigningKeys | None,
 ) -> tuple[Manifest, Version, tuple[str, ...]]:
     """Archive a captured problem, unless the study's last version is the same.
@@ -43,6 +44,7 @@ def save_version(
         capture: the problem.
         scope: of the flow that runs it.
         seed: of the sampler, where it is known.
+        trials_seed: what the seeds of the trials come from; `None` where they have none.
         keys: sign it.
 
     Returns:
@@ -57,7 +59,7 @@ def save_version(
         if (axis := read_axis(study, artifacts, name)) is not None:
             own = as_axis(name, values, axis.unit)
             check_same(axis, own, f"The study {study.study_name!r}")
-    environment = Environment.capture(capture.folder, seed=seed)
+    environment = Environment.capture(capture.folder, seed=seed, trials_seed=trials_seed)
     encoded_scope = encode_scope(scope)
     manifest = read_manifest(study)
     last = manifest.versions[-1] if manifest and manifest.versions else None

@@ -209,7 +209,9 @@ def test_chance_is_found_out_by_repetition() -> None:
 
         return params["x"] + random.random()
 
-    optimize(Problem(suggest=suggest, run=noisy), study_name="noisy", n_trials=1)
+    problem = Problem(suggest=suggest, run=noisy)
+    optimize(problem, study_name="noisy", n_trials=1, seed_trials=False)
+    assert "seed" not in as_study_storage(None).load_study("noisy").trials[0].user_attrs
     [trial] = reevaluate("noisy", repeats=3, trusted=True).trials
     assert trial.verdict == "drifted"
     assert "random numbers without a seed" in trial.cause

@@ -168,7 +168,7 @@ def test_a_trial_that_was_pruned_is_pruned_again_after_the_same_step() -> None:
         Capture.of(Problem(objective=descend)), HERE, [ArchivedTrial(4, {"x": 0.5}, pruned_at=3)]
     )
     [again] = rerun(request).reruns
-    assert again == Rerun(4, ((3.5,),), constraints=({},))
+    assert again == Rerun(4, ((3.5,),), constraints=({},), seeds=(None,))
 
 
 def test_the_fresh_process_names_the_files_that_the_code_reads(tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ def test_the_fresh_process_names_the_files_that_the_code_reads(tmp_path: Path) -
     request = RerunRequest(
         Capture.of(Problem(suggest=suggest, run=from_file)),
         HERE,
-        [ArchivedTrial(0, {"x": 0.5})],
-        repeats=2,
+        [ArchivedTrial(0, {"x": 0.5}, seeds=(None, None))],
         scope={"file": str(path)},
     )
     answer = rerun(request)
-    assert answer.reruns == [Rerun(0, ((1.5,), (1.5,)), "", (str(path),), ({}, {}))]
+    [again] = answer.reruns
+    assert again == Rerun(0, ((1.5,), (1.5,)), "", (str(path),), ({}, {}), (None, None))
     assert answer.environment.distributions == HERE.distributions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import pytest
 
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture, Environment
-from prefect_optuna.tasks.rerun import ArchivedTrial, RerunRequest, rerun
+from prefect_optuna.tasks.archive.environment import RECORDED_VARIABLES
+from prefect_optuna.tasks.rerun import (
+    ArchivedTrial,
+    RerunRequest,
+    kernel_as_recorded,
+    rerun,
+    threads_as_recorded,
+)
 
 CANARY = "canary-4f1d"
 
@@ -79,3 +87,67 @@ def test_archived_code_sees_no_secret_of_its_starter(
     assert seen["environment"]["OMP_NUM_THREADS"] == "2"
     assert not [name for name in seen["environment"] if name.lower().startswith("prefect")]
     assert not Path(seen["environment"]["HOME"]).exists()  # it was there for this run alone
+
+
+def look_at_threads(params: dict[str, float]) -> float:
+    """Take down what the process of the archived code has for threads and hashes."""
+    names = (*RECORDED_VARIABLES, "OPENBLAS_CORETYPE")
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    Path("seen.json").write_text(json.dumps(found), encoding="utf-8")
+    return params["x"]
+
+
+def rerun_with(then: Environment, **options: Any) -> tuple[dict[str, str], Environment]:
+    capture = Capture.of(Problem(suggest=suggest, run=look_at_threads))
+    answer = rerun(RerunRequest(capture, then, [ArchivedTrial(0, {"x": 0.5})], **options))
+    return json.loads(Path("seen.json").read_text(encoding="utf-8")), answer.environment
+
+
+def test_threads_hashes_and_the_kernel_are_those_of_the_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (*RECORDED_VARIABLES, "OPENBLAS_CORETYPE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    here = Environment.capture()
+    then = replace(
+        here,
+        variables={"PYTHONHASHSEED": "7", "MKL_CBWR": "AVX2", "LD_PRELOAD": "no.so"},
+        threads={"openblas": 7, "openmp": 7, "unheard-of": 3},
+        kernels={},
+    )
+
+    seen, environment = rerun_with(then)
+
+    assert seen == {
+        "PYTHONHASHSEED": "7",
+        "MKL_CBWR": "AVX2",
+        "OPENBLAS_NUM_THREADS": "7",
+        "OMP_NUM_THREADS": "7",
+    }
+    assert environment.variables == {"PYTHONHASHSEED": "7", "MKL_CBWR": "AVX2"}  # no difference
+    assert rerun_with(then, threads="here")[0] == {"OMP_NUM_THREADS": "1"}
+    seen, _ = rerun_with(then, environment_variables=["OMP_NUM_THREADS"])
+    assert seen["OMP_NUM_THREADS"] == "1"  # whoever names it means it
+
+
+def test_an_older_kernel_of_a_processor_is_asked_for() -> None:
+    here = replace(Environment.capture(), kernels={"openblas": "SkylakeX"})
+    then = replace(here, kernels={"openblas": "Haswell"})
+    assert kernel_as_recorded(then, here) == {"OPENBLAS_CORETYPE": "Haswell"}
+
+
+@pytest.mark.parametrize("kernel", ["SapphireRapids", "a kernel; of others", ""])
+def test_no_kernel_is_asked_for_that_the_processor_may_not_have(kernel: str) -> None:
+    here = replace(Environment.capture(), kernels={"openblas": "Haswell"})
+    then = replace(here, kernels={"openblas": kernel})
+    assert kernel_as_recorded(then, here) == {}
+
+
+def test_libraries_that_choose_as_many_threads_by_themselves_are_left_alone() -> None:
+    count = len(os.sched_getaffinity(0))
+    then = replace(Environment.capture(), threads={"openblas": count}, variables={})
+    assert threads_as_recorded(then) == {}
+    more = replace(then, threads={"openblas": count + 1}, variables={"OMP_NUM_THREADS": "1"})
+    assert threads_as_recorded(more) == {"OPENBLAS_NUM_THREADS": f"{count + 1}"}

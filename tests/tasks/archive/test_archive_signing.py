@@ -233,7 +233,7 @@ def test_a_flow_signs_every_trial_that_it_tells(
     assert states == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE"]
     # With a result, the signature is part of the attribute that the trial has anyway.
     first = storage.load_study("curves").trials[0]
-    assert set(first.user_attrs) == {"result"}
+    assert set(first.user_attrs) == {"result", "seed"}
     assert KEY not in caplog.text
 
 

@@ -1,0 +1,487 @@
+"""Every trial has a seed: what draws random numbers without being told a seed gets this one.
+
+Around a trial, the generators that a process shares (`generators.py`) begin at the trial's seed,
+and so does the entropy that NumPy gives to `default_rng()`, `RandomState()` and `SeedSequence()`
+without a seed, and Python to `random.Random()`. Afterwards all of them are as they were before.
+Code that seeds itself is not touched by this: its own seed comes later, and so wins.
+
+The entropy belongs to the trial's own thread. The shared generators cannot be divided among trials
+in several threads: of such trials, those in whose time somebody drew from one say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import inspect
+import itertools
+import os
+import random
+import secrets
+import sys
+import threading
+from collections.abc import Generator as Yields
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar, Token
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import optuna
+from optuna.trial import BaseTrial, FrozenTrial
+
+from prefect_optuna.tasks.generators import (
+    LIBRARIES,
+    Generator,
+    generator_of,
+    loaded_generators,
+)
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from optuna.storages import BaseStorage
+
+__all__ = [
+    "SEED",
+    "SEED_KEY",
+    "SHARED_KEY",
+    "SHARED_REMEDY",
+    "Seeding",
+    "first_number",
+    "recorded_seed",
+    "seeded",
+    "seeding",
+    "shared_note",
+    "study_seed",
+    "suggest_seed",
+    "trial_seed",
+]
+
+SEED_KEY = "seed"
+"""The user attribute of a trial that says its seed, unless the user has another use for it."""
+
+SHARED_KEY = "shared_random"
+"""The user attribute of a trial that lists the generators that other trials drew from, too."""
+
+SEED = "prefect_optuna:seed"
+"""The system attribute of a study that the seeds of its trials come from; and that of a trial
+whose seed does not follow from that and its number."""
+
+SHARED_REMEDY = (
+    'With task_runner="processes", or numpy.random.default_rng() in place of it, each trial has '
+    "its own."
+)
+"""What people can do about it."""
+
+
+def trial_seed(seed: int, *path: int | str) -> int:
+    """Derive one seed from another: 32 bits, which every library takes.
+
+    Args:
+        seed: such as that of the study.
+        path: tells it from others, such as the trial's number.
+
+    Example:
+        >>> from prefect_optuna.tasks.seeding import trial_seed
+        >>> trial_seed(1, 0), trial_seed(1, 1)
+        (2791857979, 3602223452)
+    """
+    text = ":".join(map(str, (seed, *path)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+
+
+def study_seed(storage: BaseStorage, study_id: int, given: int | None = None) -> int:
+    """What the seeds of a study's trials come from.
+
+    Args:
+        storage: where the study is.
+        study_id: its id there.
+        given: what the user says. Without that it is what the study has recorded, or else is
+            drawn and recorded.
+    """
+    recorded = storage.get_study_system_attrs(study_id).get(SEED)
+    if not isinstance(recorded, int):
+        recorded = secrets.randbits(32) if given is None else given
+        storage.set_study_system_attr(study_id, SEED, recorded)
+    return recorded if given is None else given
+
+
+def suggest_seed(seed: int | None) -> int | None:
+    """What `suggest` gets of a trial's seed: other numbers than `run`, which begins at the seed."""
+    return None if seed is None else trial_seed(seed, "suggest")
+
+
+def recorded_seed(trial: FrozenTrial, trials_seed: int | None) -> int | None:
+    """The seed that a trial had; `None` if it had none.
+
+    The user attribute is for people, and may be the user's own.
+
+    Args:
+        trial: the trial.
+        trials_seed: what the seeds come from, as the archive of the code that it ran with says.
+    """
+    own = trial.system_attrs.get(SEED)
+    if isinstance(own, int):
+        return own
+    return None if trials_seed is None else trial_seed(trials_seed, first_number(trial))
+
+
+def first_number(trial: FrozenTrial) -> int:
+    """The number of a trial, or of the lost one that it repeats: the same trial, the same seed."""
+    history = trial.system_attrs.get("retry_history")
+    first = history[0] if isinstance(history, list) and history else None
+    return first if isinstance(first, int) else trial.number
+
+
+def shared_note(trials: Iterable[FrozenTrial]) -> tuple[str, ...]:
+    """What people should know of trials that drew from one generator in several threads."""
+    concerned = [trial for trial in trials if SHARED_KEY in trial.user_attrs]
+    if not concerned:
+        return ()
+    names = sorted({str(name) for trial in concerned for name in trial.user_attrs[SHARED_KEY]})
+    first = ", ".join(str(trial.number) for trial in concerned[:5])
+    more = f" and {len(concerned) - 5} more" if len(concerned) > 5 else ""
+    return (
+        f"Trial{'' if len(concerned) == 1 else 's'} {first}{more} ran in threads that drew from "
+        f"the same generator ({', '.join(names)}), and may not be reproduced. With "
+        'task_runner="processes", or numpy.random.default_rng() in place of it, each trial has '
+        "its own.",
+    )
+
+
+class Seeding:
+    """The time of one trial, from when it is entered to when it is left.
+
+    Args:
+        seed: of the trial.
+        trial: the trial, whose sampler is to draw outside of this.
+    """
+
+    def __init__(self, seed: int, trial: BaseTrial | None = None) -> None:
+        self.seed: int = seed
+        self.trial = trial
+        self.shared: set[str] = set()
+        """The generators that were drawn from while trials of other threads could."""
+        self._pid = os.getpid()
+        self._is_under_way = True
+        self._entropy = itertools.count()
+        self._saved: dict[Generator, Any] = {}
+        self._lent: list[tuple[Generator, Any]] = []
+        self._outer: Seeding | None = None
+        self._token: Token[Seeding | None] | None = None
+
+    def __enter__(self) -> Self:
+        _install()
+        self._outer = _current.get()
+        with _lock:
+            _note_draws()
+            _entered.append(self)
+            for generator in loaded_generators():
+                self._saved[generator] = generator.save()
+                self._lent.append((generator, generator.seed(self.seed)))
+            _take_marks()
+        self._token = _current.set(self)
+        if isinstance(self.trial, optuna.Trial):
+            # The sampler draws when a parameter is suggested, from what is its own. When the trial
+            # runs again it is not asked, and must not be missed.
+            vars(self.trial)["_suggest"] = partial(_suggest_outside, self.trial)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self.trial, optuna.Trial):
+            vars(self.trial).pop("_suggest", None)
+        if self._token is not None:
+            _current.reset(self._token)
+        self._is_under_way = False
+        with _lock:
+            _note_draws()
+            place = _entered.index(self)
+            del _entered[place]
+            if place == len(_entered):
+                for generator, state in self._saved.items():
+                    generator.restore(state)
+            else:
+                # Whoever came later goes on; what was before this is what he is to leave behind.
+                _entered[place]._saved.update(self._saved)
+            for generator, lent in self._lent:
+                generator.release(lent)
+            _take_marks()
+
+    def renew(self, seed: int) -> None:
+        """Begin anew with another seed, for another attempt.
+
+        Args:
+            seed: the other one.
+        """
+        self.seed, self._entropy = seed, itertools.count()
+        with _lock:
+            _note_draws()
+            for generator in loaded_generators():
+                self._lent.append((generator, generator.seed(self.seed)))
+            _take_marks()
+
+    def entropy(self, bits: int) -> int | None:
+        """What takes the place of the system's entropy.
+
+        It is `None` in processes that were forked off, for all of them would get the same, and in
+        a thread that goes on when the trial has ended.
+        """
+        if not self._is_under_way or os.getpid() != self._pid:
+            return None
+        text = f"{self.seed}:entropy:{next(self._entropy)}"
+        return int.from_bytes(hashlib.shake_256(text.encode()).digest((bits + 7) // 8)) >> -bits % 8
+
+    def imported(self, generator: Generator) -> None:
+        """Seed a library that the trial has just imported."""
+        _entered[0]._saved[generator] = generator.save()
+        self._lent.append((generator, generator.seed(self.seed)))
+        _take_marks()
+
+    def is_beside(self, other: Seeding) -> bool:
+        """Whether another thread runs the other one: neither is within the other."""
+        return self is not other and not self._is_within(other) and not other._is_within(self)
+
+    def _is_within(self, other: Seeding) -> bool:
+        outer = self._outer
+        while outer is not None and outer is not other:
+            outer = outer._outer
+        return outer is other
+
+    @contextmanager
+    def suspended(self) -> Yields[None]:
+        """Have the generators as they are outside of the trial."""
+        with _lock:
+            if _entered[-1] is not self:
+                yield  # a trial of another thread has them
+                return
+            inside = {generator: generator.save() for generator in self._saved}
+            for generator, state in self._saved.items():
+                generator.restore(state)
+            try:
+                yield
+            finally:
+                self._saved = {generator: generator.save() for generator in self._saved}
+                for generator, state in inside.items():
+                    generator.restore(state)
+
+
+def _suggest_outside(trial: optuna.Trial, *arguments: Any) -> Any:
+    suggest = type(trial)._suggest  # pyright: ignore[reportPrivateUsage]
+    seeding = _current.get()
+    if seeding is None or seeding.trial is not trial:
+        return suggest(trial, *arguments)
+    token = _current.set(None)
+    try:
+        if type(trial.study.sampler).__module__.partition(".")[0] == "optuna":
+            return suggest(trial, *arguments)  # none of Optuna's draws from what is shared
+        with seeding.suspended():
+            return suggest(trial, *arguments)
+    finally:
+        _current.reset(token)
+
+
+# -- what there is one of in a process ------------------------------------------------------------
+
+_lock = threading.RLock()
+_current: ContextVar[Seeding | None] = ContextVar("prefect_optuna_seeding", default=None)
+_entered: list[Seeding] = []
+_marks: dict[Generator, Any] = {}
+
+
+def _beside() -> list[Seeding]:
+    """The trials under way that other threads may disturb."""
+    if len(_entered) < 2:
+        return []
+    return [one for one in _entered if any(one.is_beside(other) for other in _entered)]
+
+
+def _note_draws() -> None:
+    """Have trials that share generators know of those that were drawn from since the last time."""
+    drawn = {generator.name for generator, mark in _marks.items() if generator.mark() != mark}
+    for one in _beside() if drawn else ():
+        one.shared |= drawn
+
+
+def _take_marks() -> None:
+    _marks.clear()
+    if _beside():
+        _marks.update({generator: generator.mark() for generator in loaded_generators()})
+
+
+def _install() -> None:
+    """Ask the trial under way, if there is one, where the system is asked for entropy."""
+    global _system_randbits
+    if _system_randbits is not None:
+        return
+    of_numpy: Any = importlib.import_module("numpy.random.bit_generator")
+    of_python: Any = random
+    with _lock:
+        if _system_randbits is not None:
+            return
+        _system_randbits = of_numpy.randbits
+        of_numpy.randbits = _randbits
+        of_python.Random.seed = _seed_of_random
+        of_python.seed = of_python._inst.seed
+        sys.meta_path.insert(0, _Importing())
+        for name in _CHATTY:
+            if (module := sys.modules.get(name)) is not None:
+                vars(module)["random"] = random.SystemRandom()
+
+
+# Their threads draw from Python's shared generator in the middle of a trial, for a ping or a pause.
+_CHATTY = (
+    "websockets.asyncio.connection",
+    "websockets.sync.connection",
+    "prefect._internal._observation_delivery",
+    "prefect.utilities.math",
+)
+
+_system_randbits: Any = None
+_random_seed: Any = random.Random.seed
+
+
+def _randbits(bits: int) -> int:
+    trial = _current.get()
+    number = None if trial is None else trial.entropy(bits)
+    return _system_randbits(bits) if number is None else number
+
+
+def _seed_of_random(self: random.Random, a: Any = None, version: int = 2) -> None:
+    trial = _current.get()
+    if a is None and trial is not None and not _names_temporary_files():
+        a = trial.entropy(256)
+    _random_seed(self, a, version)
+
+
+def _names_temporary_files() -> bool:
+    """Whether it is `tempfile` that makes a generator: nobody should foresee its names."""
+    frame = inspect.currentframe()
+    for _ in range(3):  # this one, `seed` and `Random.__init__`
+        frame = frame and frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") == "tempfile"
+
+
+class _Importing(importlib.abc.MetaPathFinder):
+    """Notices that a trial imports a library whose generator is to be seeded."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in LIBRARIES or not _entered:
+            return None
+        for finder in sys.meta_path:
+            find = getattr(finder, "find_spec", None)
+            if finder is not self and find and (spec := find(fullname, path, target)):
+                if spec.loader is not None:
+                    spec.loader = _Seeded(spec.loader)
+                return spec
+        return None
+
+
+class _Seeded(importlib.abc.Loader):
+    """Loads a library as its own loader does, and seeds it at once."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        with _lock:
+            if _entered:
+                _entered[-1].imported(generator_of(module.__name__))
+
+
+# -- around a trial -------------------------------------------------------------------------------
+
+
+def seeding(
+    seed: int | None, trial: BaseTrial | None = None
+) -> AbstractContextManager[Seeding | None]:
+    """Seed everything around a trial, or nothing where there is no seed.
+
+    Args:
+        seed: of the trial.
+        trial: the trial, where the code within suggests parameters.
+
+    Example:
+        >>> import random
+        >>> from prefect_optuna.tasks.seeding import seeding
+        >>> with seeding(7):
+        ...     once = random.random()
+        >>> with seeding(7):
+        ...     random.random() == once
+        True
+    """
+    return nullcontext() if seed is None else Seeding(seed, trial)
+
+
+_seeds: WeakKeyDictionary[optuna.Study, int] = WeakKeyDictionary()
+
+
+@contextmanager
+def seeded(trial: BaseTrial, *, seed: int | None = None) -> Yields[int]:
+    """Give a trial of a loop of your own its seed. `optimize` does it by itself.
+
+    Within, `random`, `numpy.random`, `default_rng()` without a seed and its like, PyTorch,
+    TensorFlow and CuPy, as far as they are imported, draw what follows from the seed of the study
+    and the trial's number; afterwards they go on as if nothing had been. Code that seeds itself is
+    not touched. JAX has keys in place of hidden generators: `jax.random.key(seed)` makes one.
+
+    The seed is kept in the trial's user attribute `"seed"`, which stays yours if you set it, and
+    `reevaluate` uses it.
+
+    Args:
+        trial: the trial, which is running.
+        seed: what the seeds of the study's trials come from; by default the study keeps one.
+
+    Returns:
+        A context manager that gives the trial's seed.
+
+    Example:
+        >>> import optuna, random
+        >>> from prefect_optuna.tasks import seeded
+        >>> study = optuna.create_study()
+        >>> trial = study.ask()
+        >>> with seeded(trial, seed=1) as seed:
+        ...     value = random.random()
+        >>> trial.user_attrs["seed"] == seed
+        True
+        >>> value == random.Random(seed).random()
+        True
+    """
+    around = _current.get()
+    if around is not None and around.trial is trial:
+        own = around.seed  # `optimize` and `reevaluate` have seeded it: once more, from the start
+    elif not isinstance(trial, optuna.Trial):
+        own = trial_seed(seed or 0, trial.number)
+    else:
+        own = _recorded(trial, seed)
+    with Seeding(own, trial):
+        yield own
+
+
+def _recorded(trial: optuna.Trial, seed: int | None) -> int:
+    """The seed of a trial, which says it from now on."""
+    storage = trial.storage
+    if seed is None:
+        seed = _seeds.get(trial.study)
+    if seed is None:
+        study_id = trial.study._study_id  # pyright: ignore[reportPrivateUsage]
+        seed = _seeds[trial.study] = study_seed(storage, study_id)
+    frozen = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
+    own = trial_seed(seed, first_number(frozen))
+    storage.set_trial_system_attr(trial._trial_id, SEED, own)  # pyright: ignore[reportPrivateUsage]
+    if SEED_KEY not in frozen.user_attrs:
+        trial.set_user_attr(SEED_KEY, own)
+    return own
