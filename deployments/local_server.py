@@ -95,7 +95,7 @@ class LocalServer:
         home: str | os.PathLike[str] = ".prefect",
         port: int | None = None,
         *,
-        start_timeout: float = 60.0,
+        start_timeout: float = 180.0,
     ) -> None:
         self.home: Path = Path(home).absolute()
         self.port = port

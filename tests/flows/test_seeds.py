@@ -273,7 +273,7 @@ def test_pytorch_runs_again_and_the_objective_may_be_who_imports_it() -> None:
             loss = layers(x).square().mean()
             loss.backward()
             optimizer.step()
-        return float(loss)
+        return loss.item()
 
     optimize(network, study_name="torch", n_trials=3)
     import torch
