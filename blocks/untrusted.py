@@ -414,6 +414,10 @@ def _check_schema(schema: _Table) -> None:
         seen += 1
         if depth > _DEPTH or seen > _FIELDS:
             raise ValueError("its columns are nested too deeply, or too many")
+        try:
+            field.bytes(0).decode()  # polars panics
+        except UnicodeDecodeError:
+            raise ValueError("it has a column whose name is no UTF-8") from None
         if (kind := field.scalar(2, "<B")) not in _TYPES:
             raise ValueError(f"it has a column of Arrow's type {kind}, which is not read here")
         for pair in field.tables(6):

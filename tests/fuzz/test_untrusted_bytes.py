@@ -37,6 +37,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.artifacts import decode, encode, find_handler
 from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
 from prefect_optuna.blocks.redis_storage import RedisStorage
+from prefect_optuna.blocks.untrusted import read_arrow
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import decode_result, encode_result, portable
 from prefect_optuna.tasks.persistence import PersistenceError
@@ -473,3 +474,14 @@ def test_a_count_of_trials_that_is_wrong_is_damage(
 
 def test_a_bracket_in_the_name_of_a_memory_is_only_a_bracket() -> None:
     assert as_artifact_filesystem("memory://[::1/x").location() == "memory://[::1/x"
+
+
+def test_a_column_whose_name_is_no_utf_8_is_refused() -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"a column": [1.0]})
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue().to_pybytes()
+    assert read_arrow(content).num_rows == 1
+    with pytest.raises(ValueError, match="no UTF-8"):
+        read_arrow(content.replace(b"a column", b"\xff column"))
