@@ -23,7 +23,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from prefect.logging import get_logger
 
-from prefect_optuna.blocks._secrets import error_words
+from prefect_optuna.blocks._secrets import clean_cause, error_words
 from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
 
@@ -106,6 +106,7 @@ class Patience:
         self._limit = limit
         self._logger = logger
         self._ended = threading.Event()
+        self._since: float | None = None  # when the outage began, until a call gets through
         self.outages: int = 0
         """How many calls had to wait until now."""
 
@@ -120,11 +121,13 @@ class Patience:
             Exception: whatever else the call raises.
         """
         try:
-            return call()
+            result = call()
         except Exception as error:
             if not is_outage(error):
                 raise
             return self._wait(call, error)
+        self._since = None
+        return result
 
     def end(self) -> None:
         """Wait no more: whatever waits fails now, and whatever comes later fails at once."""
@@ -143,7 +146,9 @@ class Patience:
         self.outages += 1
         limit = OptunaSettings().patience if self._limit is None else self._limit
         logger = self._logger or get_logger(__name__)
-        began, pause, reminder = time.monotonic(), _FIRST_PAUSE, 0.0
+        # Whoever cleans up when the limit is over does not wait for it once more.
+        began = self._since = self._since or time.monotonic()
+        pause, reminder = _FIRST_PAUSE, 0.0
         while True:
             away = time.monotonic() - began
             if away >= limit or self._ended.is_set():
@@ -151,7 +156,7 @@ class Patience:
                     raise error
                 raise StorageUnavailableError(
                     f"A storage is away, and was waited for {away:.0f} s: {_words(error)}"
-                ) from error
+                ) from clean_cause(error)
             if away >= reminder:
                 reminder = away + _REMIND_SECONDS
                 logger.warning(
@@ -170,6 +175,7 @@ class Patience:
                     raise
                 error = again
             else:
+                self._since = None
                 logger.info("The storage is back after %.1f s.", time.monotonic() - began)
                 return result
 

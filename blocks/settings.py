@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
+
+from prefect_optuna.blocks.errors import invalid_setting
 
 __all__ = ["OptunaSettings"]
 
@@ -34,6 +36,9 @@ class OptunaSettings(PrefectBaseSettings):
         dashboard_url: where people open optuna-dashboard on these studies: `http://lab:8080`.
             Reports then link to it.
 
+    Raises:
+        InvalidSettingError: a setting has a value that cannot work.
+
     Example:
         >>> from prefect_optuna.blocks import OptunaSettings
         >>> OptunaSettings(artifacts="memory://demo").artifacts
@@ -41,6 +46,12 @@ class OptunaSettings(PrefectBaseSettings):
     """
 
     model_config: ClassVar[SettingsConfigDict] = build_settings_config(("integrations", "optuna"))
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise invalid_setting("PREFECT_INTEGRATIONS_OPTUNA", error) from None
 
     storage: SecretStr | None = Field(
         default=None,

@@ -189,6 +189,7 @@ class Session:
             study: the study; its sampler suggests.
             released_by: takes only what that session has released.
         """
+        self._settle_doubts()
         for trial in self._waiting():
             if released_by is not None and not _is_released(trial, released_by):
                 continue
@@ -204,9 +205,18 @@ class Session:
                         self._storage.set_trial_user_attr(trial_id, SEED_KEY, self.seed_of(trial))
                     return optuna.Trial(study.for_one_trial(), trial_id)
             if self._outages() > outages:
-                # It may be ours, and the answer got lost in the outage: see `recover`.
+                # It may be ours, and the answer got lost in the outage.
                 self._doubtful[trial.number] = time.monotonic()
         return None
+
+    def _settle_doubts(self) -> None:
+        """Ask those trials again that this session may have taken, and that nobody has marked."""
+        for number, since in list(self._doubtful.items()):
+            if time.monotonic() - since > CLAIM_SECONDS:
+                trial = self._storage.get_trial(self._trial_id(number))
+                if owner_of(trial) is None and not trial.params:  # else somebody runs it
+                    self.give_up(number, "who had taken it got lost in an outage")
+                del self._doubtful[number]
 
     def _outages(self) -> int:
         storage = self._storage
@@ -319,11 +329,6 @@ class Session:
             if trial.state != TrialState.RUNNING:
                 continue
             owner = owner_of(trial)
-            since = self._doubtful.get(trial.number)
-            if owner is None and since and time.monotonic() - since > CLAIM_SECONDS:
-                del self._doubtful[trial.number]
-                self.give_up(trial.number, "whose it was got lost in an outage")
-                continue
             dead = owner not in alive if owner else _is_unclaimed(trial, records, alive - {self.id})
             if dead:
                 self.give_up(trial.number, "the process that ran it is gone")

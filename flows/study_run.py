@@ -18,6 +18,7 @@ from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import (
     InvalidProblemError,
     PrefectOptunaError,
+    StorageUnavailableError,
 )
 from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, Here, Lost
 from prefect_optuna.flows.session import Session, is_lost
@@ -178,6 +179,9 @@ class StudyRun:
                 params = suggest_params(self.problem, trial, self.scope, seed)
             except optuna.TrialPruned as pruned:
                 self._tell(Outcome(trial.number, "pruned", error=pruned, message=str(pruned)))
+                return None
+            except StorageUnavailableError as error:
+                self._tell(Outcome(trial.number, "lost", error=error, message=str(error)))
                 return None
             except Exception as error:  # noqa: BLE001 - `catch` decides, as for `run`
                 message = f"suggest: {error_words(error)}"

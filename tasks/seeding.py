@@ -148,9 +148,7 @@ def shared_note(trials: Iterable[FrozenTrial]) -> tuple[str, ...]:
     more = f" and {len(concerned) - 5} more" if len(concerned) > 5 else ""
     return (
         f"Trial{'' if len(concerned) == 1 else 's'} {first}{more} ran in threads that drew from "
-        f"the same generator ({', '.join(names)}), and may not be reproduced. With "
-        'task_runner="processes", or numpy.random.default_rng() in place of it, each trial has '
-        "its own.",
+        f"the same generator ({', '.join(names)}), and may not be reproduced. {SHARED_REMEDY}",
     )
 
 

@@ -47,8 +47,8 @@ SIGNATURE = "signature"
 
 
 # The system attributes that say what a trial is worth, or where its parameters and its random
-# numbers come from. That
-# of constraints as samplers write them is in the list of the run: it comes after the signature.
+# numbers come from. That of constraints as samplers write them is in the list of the run: it comes
+# after the signature.
 _SYSTEM = ("constraints:", "fixed_params", "prefect_optuna:lost", SEED)
 _LINK = ("run", "place", "before")
 

@@ -16,6 +16,7 @@ from prefect_optuna.blocks import (
     InMemoryStudyStorage,
     InvalidSettingError,
     JournalStudyStorage,
+    OptunaSettings,
     PrefectOptunaError,
     RedisStudyStorage,
     SQLStudyStorage,
@@ -155,3 +156,12 @@ def test_a_name_in_place_of_a_trial_is_said(call: Callable[..., Any]) -> None:
         call("a name", "value", 1)
     with pytest.raises(ArtifactLogError, match=r"found dict"):
         load_artifact({}, "a name")  # type: ignore[arg-type]
+
+
+def test_a_setting_of_the_environment_that_cannot_work_is_told_without_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_PATIENCE", "hunter2")
+    with pytest.raises(InvalidSettingError, match=r"patience: .*valid number") as refused:
+        OptunaSettings()
+    assert "hunter2" not in str(refused.value)

@@ -88,6 +88,18 @@ def test_after_the_limit_the_outage_is_an_error_of_ours() -> None:
         Patience(limit=0.2)(Away(99, TimeoutError("slow")))
 
 
+def test_the_limit_is_not_waited_for_once_more_by_whoever_cleans_up() -> None:
+    patience = Patience(limit=0.5)
+    with pytest.raises(StorageUnavailableError):
+        patience(Away(99, TimeoutError()))
+    again = Away(99, TimeoutError())
+    with pytest.raises(StorageUnavailableError):
+        patience(again)
+    assert again.calls == 1
+    assert patience(Away(0, TimeoutError())) == "done"
+    assert patience(Away(1, TimeoutError())) == "done"  # another outage has its own time
+
+
 def test_what_is_no_outage_is_raised_at_once_also_after_one() -> None:
     patience = Patience(limit=60)
     with pytest.raises(ValueError, match="wrong"):

@@ -1,5 +1,6 @@
 """Sessions: the trials that dead processes leave behind are failed and asked again, once each."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -7,21 +8,33 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage, SQLStudyStorage
+from prefect_optuna.blocks import (
+    InMemoryStudyStorage,
+    JournalStudyStorage,
+    SQLStudyStorage,
+    StorageUnavailableError,
+)
+from prefect_optuna.flows.dispatch import Here
 from prefect_optuna.flows.session import (
     MAX_REPETITIONS,
     Session,
     is_lost,
     lost_trials,
 )
+from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.flows.study_run import StudyRun
+from prefect_optuna.tasks import Problem
+from prefect_optuna.tasks.trial import TrialRunner
 
 
 @pytest.fixture(params=["memory", "journal", "sqlite"])
@@ -238,3 +251,84 @@ def test_kill_9_leaves_a_session_that_the_next_start_finds_dead(tmp_path: Path) 
         child.kill()
         child.wait()
         child.stdout.close()
+
+
+class Answerless(InMemoryStorage):
+    """What it is asked for it does, and then the answer is lost in an outage, once."""
+
+    loses = ""
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        done = super().set_trial_state_values(trial_id, state, values)
+        if state.name == self.loses:
+            self.loses = ""
+            raise ConnectionError("the cable")
+        return done
+
+
+@pytest.mark.parametrize("somebody_runs_it", [False, True])
+def test_a_trial_that_was_taken_in_an_outage_is_asked_again_unless_somebody_runs_it(
+    somebody_runs_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_optuna.flows.session.CLAIM_SECONDS", 0.0)
+    plain = Answerless()
+    optuna.create_study(study_name="s", storage=plain).enqueue_trial({"x": 0.25})
+    study = FlowStudy.open("s", plain, optuna.samplers.RandomSampler(), None)
+    session = Session(study, study.storage)
+    plain.loses = "RUNNING"
+    assert session.take(study) is None
+    if somebody_runs_it:
+        optuna.Trial(study, plain.get_all_trials(0)[0]._trial_id).suggest_float("x", 0, 1)
+    time.sleep(0.01)
+
+    again = session.take(study)
+
+    if somebody_runs_it:
+        assert again is None
+        assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+    else:
+        assert again is not None
+        assert is_lost(study.trials[0])
+        assert again.suggest_float("x", 0, 1) == 0.25
+
+
+def study_run(plain: InMemoryStorage, problem: Problem, **more: Any) -> StudyRun:
+    optuna.create_study(study_name="s", storage=plain)
+    block = InMemoryStudyStorage(name=str(id(plain)))
+    study = FlowStudy.open("s", plain, optuna.samplers.RandomSampler(), None)
+    return StudyRun(
+        problem,
+        study,
+        block,
+        Session(study, study.storage),
+        Here(TrialRunner(problem)),
+        logging.getLogger("test"),
+        n_trials=3,
+        **more,
+    )
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_trial_whose_telling_was_answered_by_an_outage_counts_once() -> None:
+    plain, told = Answerless(), []
+    plain.loses = "COMPLETE"
+    run = study_run(plain, Problem.of(lambda trial: trial.suggest_float("x", 0, 1)))
+    run.callbacks = [lambda _, trial: told.append(trial.number)]
+    run.run()
+    assert told == [0, 1, 2]
+    assert [t.state for t in plain.get_all_trials(0)] == [TrialState.COMPLETE] * 3
+
+
+def test_a_trial_whose_suggest_meets_an_outage_has_not_failed() -> None:
+    def suggest(trial: optuna.Trial) -> dict[str, float]:
+        raise StorageUnavailableError("away")
+
+    plain = InMemoryStorage()
+    problem = Problem(suggest=suggest, run=lambda params: 0.0)
+    with pytest.raises(StorageUnavailableError, match="away"):
+        study_run(plain, problem, catch=(Exception,)).run()
+    lost, again = plain.get_all_trials(0)
+    assert is_lost(lost)
+    assert again.state == TrialState.WAITING
