@@ -25,6 +25,7 @@ import numpy as np
 __all__ = [
     "RATIO",
     "UNPACKED",
+    "array_size",
     "arrow_types_refused",
     "bytes_of",
     "check_arrow_file",
@@ -232,6 +233,23 @@ def checked_dtype(text: Any) -> np.dtype[Any]:
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
         raise ValueError("it names no type of plain arrays")
     return np.dtype(text)
+
+
+def array_size(dtype: np.dtype[Any], shape: Any) -> int:
+    """How many bytes an array takes whose shape a file names.
+
+    Raises:
+        ValueError: the shape is no list of lengths.
+
+    Example:
+        >>> import numpy as np
+        >>> from prefect_optuna.blocks.untrusted import array_size
+        >>> array_size(np.dtype("<f8"), [20, 3])
+        480
+    """
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError("it names no shape of an array")
+    return dtype.itemsize * math.prod(shape)
 
 
 def is_padded(size: int, held: int) -> bool:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ import numpy as np
 from prefect_optuna.blocks import ArchiveError, PrefectOptunaError, ResultEncodingError
 from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
 from prefect_optuna.blocks.untrusted import (
+    array_size,
     arrow_types_refused,
     checked_dtype,
     is_padded,
@@ -589,7 +589,7 @@ def _read(column: Any, spec: dict[str, Any], *, packed: bool) -> Any:
 def _check_memory(table: Any, specs: Sequence[Mapping[str, Any]]) -> None:
     """Refuse text that is short, and long in memory: an array has the longest for each value."""
     needed = sum(
-        checked_dtype(spec["dtype"]).itemsize * math.prod(spec["shape"])
+        array_size(checked_dtype(spec["dtype"]), spec["shape"])
         for spec in specs
         if spec["dtype"] != "table"
     )

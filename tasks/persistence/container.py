@@ -8,7 +8,6 @@ value that is no column.
 from __future__ import annotations
 
 import json
-import math
 import mmap
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import numpy as np
 from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
 from prefect_optuna.blocks.untrusted import (
     UNPACKED,
+    array_size,
     bytes_of,
     check_arrow_file,
     unpacks_to_too_much,
@@ -212,7 +212,7 @@ class Container:
             self._values: dict[str, Any] = metadata.pop("values")
             self._specs: dict[str, Any] = metadata.pop("columns")
             needed = sum(
-                column_dtype(spec).itemsize * math.prod(spec["shape"])
+                array_size(column_dtype(spec), spec["shape"])
                 for spec in self._specs.values()
                 if spec["dtype"] != "table"
             )

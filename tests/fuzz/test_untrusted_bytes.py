@@ -168,6 +168,23 @@ def test_text_that_would_be_padded_to_gigabytes_is_refused() -> None:
         decode_result(sink.getvalue())
 
 
+@pytest.mark.parametrize("shape", [["9" * 40, 3], "9" * 40, [3, -1], [True], [1.5], [[1]]])
+def test_a_shape_that_is_none_is_refused_before_it_is_multiplied(shape: Any) -> None:
+    # A number times a text is the text, so many times over: it took the memory that there was.
+    with pytest.raises(ValueError, match="no shape"):
+        untrusted.array_size(np.dtype("<f8"), shape)
+    content = encode_result({"x": np.arange(3.0)})
+    table = pa.ipc.open_file(content).read_all()
+    metadata = json.loads(table.schema.metadata[b"prefect_optuna"])
+    metadata["series"][0]["shape"] = shape
+    sink = io.BytesIO()
+    table = table.replace_schema_metadata({b"prefect_optuna": json.dumps(metadata).encode()})
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ArchiveError, match="no shape"):
+        decode_result(sink.getvalue())
+
+
 # NPY, NPZ, JSON, YAML
 
 
