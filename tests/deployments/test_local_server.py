@@ -179,6 +179,7 @@ def test_a_server_has_no_address_before_it_is_started(tmp_path: Path) -> None:
         _ = server.url
 
 
+@pytest.mark.heavy
 def test_when_its_program_is_killed_the_server_takes_in_what_it_was_sent_and_stops(
     home: Path,
 ) -> None:
@@ -228,6 +229,7 @@ def test_a_leftover_server_is_stopped_by_the_next_start(home: Path) -> None:
             assert not psutil.pid_exists(leftover.pid)
 
 
+@pytest.mark.heavy
 def test_a_process_that_got_the_pid_of_a_leftover_server_is_let_alone(home: Path) -> None:
     bystander = psutil.Process()
     record = {"pid": bystander.pid, "started": bystander.create_time() - 1, "url": "http://x"}

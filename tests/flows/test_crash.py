@@ -181,6 +181,7 @@ def test_an_exception_in_run(program: Program) -> None:
     assert sum(t.state == TrialState.FAIL for t in program.study().trials) == 1
 
 
+@pytest.mark.heavy
 def test_kill_9_again_and_again(program: Program) -> None:
     for round_ in range(1, 3):
         process = program.start()
@@ -198,6 +199,7 @@ def test_kill_9_again_and_again(program: Program) -> None:
     assert_consistent(program)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("program", [MANY], ids=["sqlite"], indirect=True)
 def test_two_signing_programs_on_one_study_and_kill_9_of_one(
     program: Program, monkeypatch: pytest.MonkeyPatch

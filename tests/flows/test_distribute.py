@@ -298,6 +298,7 @@ def test_cancelled_in_the_ui_its_workers_are_cancelled_and_their_trials_wait_aga
     )
 
 
+@pytest.mark.heavy
 def test_a_server_that_is_away_does_not_stop_the_study_and_the_report_catches_up(
     prefect_server: LocalServer, redis_server: str
 ) -> None:
@@ -326,6 +327,7 @@ def test_a_server_that_is_away_does_not_stop_the_study_and_the_report_catches_up
     wait_until(lambda: "120 of 120" in report_of("study-away"), what="the last report")
 
 
+@pytest.mark.heavy
 def test_workers_and_their_parent_wait_for_a_storage_that_is_away(redis_server: str) -> None:
     with Cable(int(redis_server.rsplit(":", 1)[1].split("/")[0])) as cable:
         url = SecretStr(f"redis://127.0.0.1:{cable.port}/0")

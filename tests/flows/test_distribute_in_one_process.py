@@ -65,7 +65,8 @@ def a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
 
 
 @pytest.mark.parametrize(
-    "name", ["threads", "processes", "dask", pytest.param("ray", marks=pytest.mark.heavy)]
+    "name",
+    ["threads", *(pytest.param(n, marks=pytest.mark.heavy) for n in ("processes", "ray")), "dask"],
 )
 def test_a_task_runner_runs_every_trial_once_with_its_scope_and_archives_its_result(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -103,7 +103,7 @@ def start(tmp_path: Path, how: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.timeout(300)  # a server and five processes begin
-@pytest.mark.parametrize("how", ["is killed", "ends"])
+@pytest.mark.parametrize("how", ["is killed", pytest.param("ends", marks=pytest.mark.heavy)])
 def test_a_program_without_a_server_has_one_and_nothing_outlives_it(
     how: str, tmp_path: Path
 ) -> None:

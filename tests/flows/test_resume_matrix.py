@@ -96,7 +96,11 @@ def urls(folder: Path, redis_server: str) -> Generator[dict[str, str]]:
         }
 
 
-@pytest.fixture(scope="module", params=[RUNNERS[:2], RUNNERS[2:3], RUNNERS[3:]], ids="+".join)
+@pytest.fixture(
+    scope="module",
+    params=[RUNNERS[:2], RUNNERS[2:3], pytest.param(RUNNERS[3:], marks=pytest.mark.heavy)],
+    ids=["here+threads", "processes", "dask"],
+)
 def killed(
     request: pytest.FixtureRequest, folder: Path, urls: dict[str, str]
 ) -> list[tuple[str, ...]]:

@@ -71,7 +71,11 @@ def split_and_classify(trial: optuna.Trial) -> float:
     ("objective", "options"),
     [
         (python_and_numpy, {"n_jobs": 1}),
-        (python_and_numpy, {"n_jobs": 2, "task_runner": "processes"}),
+        pytest.param(
+            python_and_numpy,
+            {"n_jobs": 2, "task_runner": "processes"},
+            marks=pytest.mark.heavy,
+        ),
         (split_and_classify, {"n_jobs": 1}),
     ],
 )

@@ -58,7 +58,14 @@ def study_with_a_queue() -> optuna.Study:
     return study
 
 
-@pytest.mark.parametrize("how", ["here", "threads", "processes", "problem"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "here",
+        "problem",
+        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("threads", "processes")),
+    ],
+)
 def test_a_trial_that_was_queued_before_the_code_changed_runs_again_with_what_ran_it(
     how: str,
 ) -> None:
