@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 else:
     _Base = BaseStorage
 
-__all__ = ["Patience", "PatientStorage", "is_outage", "patient_store"]
+__all__ = ["Patience", "PatientStorage", "before_waiting", "is_outage", "patient_store"]
 
 _Result = TypeVar("_Result")
 
@@ -144,6 +144,9 @@ class Patience:
 
     def _wait(self, call: Callable[[], _Result], error: Exception) -> _Result:
         self.outages += 1
+        if (keep := _keep.get()) is not None:
+            _keep.set(None)
+            keep()
         limit = OptunaSettings().patience if self._limit is None else self._limit
         logger = self._logger or get_logger(__name__)
         # Whoever cleans up when the limit is over does not wait for it once more.
@@ -188,6 +191,21 @@ def _words(error: BaseException) -> str:
 
 
 _current: ContextVar[Patience | None] = ContextVar("patience", default=None)
+_keep: ContextVar[Callable[[], None] | None] = ContextVar("keep", default=None)
+
+
+@contextmanager
+def before_waiting(keep: Callable[[], None]) -> Generator[None]:
+    """Call something once, before the code within waits for a storage for the first time.
+
+    Args:
+        keep: puts down what was computed, for the process may not live to see the storage again.
+    """
+    token = _keep.set(keep)
+    try:
+        yield
+    finally:
+        _keep.reset(token)
 
 
 def patient_store(store: ArtifactStore) -> ArtifactStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
@@ -33,6 +34,9 @@ class OptunaSettings(PrefectBaseSettings):
             problem does.
         patience: seconds that a flow waits for a storage that is away, such as during a restart or
             with a cable cut. What was computed is told afterwards.
+        spool: the folder of this machine where trials that ended while their storage was away wait
+            for it; `optuna-spool` in Prefect's home by default.
+        spool_limit: how many bytes they may take together; what is more stays in memory.
         dashboard_url: where people open optuna-dashboard on these studies: `http://lab:8080`.
             Reports then link to it.
 
@@ -75,6 +79,12 @@ class OptunaSettings(PrefectBaseSettings):
         default=4 * 3600.0,
         ge=0,
         description="Seconds that a flow waits for a storage that is away, before it ends.",
+    )
+    spool: Path | None = Field(
+        default=None, description="The folder for trials whose storage is away when they end."
+    )
+    spool_limit: int = Field(
+        default=2_000_000_000, ge=0, description="How many bytes such trials may take together."
     )
     dashboard_url: str | None = Field(
         default=None, description="Where optuna-dashboard is; the reports of studies link to it."

@@ -42,6 +42,7 @@ from prefect_optuna.flows.opening import check_settings, open_study, rehearse, s
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
+from prefect_optuna.flows.spool import Delivery, TrialKeeper
 from prefect_optuna.flows.study import (
     Pruner,
     PrunerName,
@@ -221,7 +222,11 @@ def optimize(
             _check_reachable(storage_block)
         writer = archive.writer()
         patience = study.storage.patience
-        trial_runner = TrialRunner(the_problem, writer, trial_scope, retries, patience)
+        session = Session(study, study.storage, version=writer.version, seed=trials_seed)
+        keeper = None
+        if not isinstance(storage_block, InMemoryStudyStorage):
+            keeper = TrialKeeper(study.study_name, storage_block.location, writer.uuid, session.id)
+        trial_runner = TrialRunner(the_problem, writer, trial_scope, retries, patience, keeper)
         dispatcher: Here | Lanes | Batches
         if not isinstance(runner, ThreadPoolTaskRunner):
             dispatcher = Batches(runner, trial_runner, n_jobs)
@@ -237,7 +242,7 @@ def optimize(
             problem=the_problem,
             study=study,
             storage_block=storage_block,
-            session=Session(study, study.storage, version=writer.version, seed=trials_seed),
+            session=session,
             dispatcher=dispatcher,
             logger=logger,
             n_trials=n_trials,
@@ -247,6 +252,8 @@ def optimize(
             callbacks=[lambda _, trial: bar.update(trial), *callbacks],
             live_trials=live_trials,
             signer=archive.signer(),
+            keeper=keeper,
+            delivery=Delivery(study, writer, archive.signer, logger),
         )
         with watch.running():
             run.run()

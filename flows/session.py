@@ -38,6 +38,7 @@ __all__ = [
     "LEASE_SECONDS",
     "MAX_REPETITIONS",
     "Session",
+    "history_of",
     "is_lost",
     "lost_trials",
     "owner_of",
@@ -98,6 +99,11 @@ def owner_of(trial: FrozenTrial) -> str | None:
     """
     mark = trial.system_attrs.get(MARK)
     return mark.get("id") if isinstance(mark, Mapping) else mark
+
+
+def history_of(trial: FrozenTrial) -> list[int]:
+    """The numbers of the lost trials that this one repeats, the first one first."""
+    return trial.system_attrs.get(_HISTORY, [])
 
 
 class Session:

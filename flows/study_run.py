@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,27 +23,31 @@ from prefect_optuna.blocks.errors import (
 )
 from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, Here, Lost
 from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.flows.spool import (
+    STATES,
+    Delivery,
+    SpooledTrial,
+    TrialKeeper,
+    store_given,
+    told_attributes,
+)
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.archive.trial_records import TrialSigner
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.seeding import (
     SEED,
     SEED_KEY,
-    SHARED_KEY,
     SHARED_REMEDY,
     seeding,
     suggest_seed,
 )
-from prefect_optuna.tasks.trial import RESULT_KEY, SCOPE_KEY, Assignment, LiveTrial, Outcome
+from prefect_optuna.tasks.trial import Assignment, LiveTrial, Outcome
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 __all__ = ["StudyRun", "suggest_params"]
 
 REFRESH_SECONDS = 5.0
 RECOVER_SECONDS = 10.0
-
-_STATE = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-_WORD = {state: word for word, state in _STATE.items()}
 
 
 @dataclass
@@ -63,6 +68,8 @@ class StudyRun:
         callbacks: called with the study and each trial that ended.
         live_trials: whether trials run in other processes and need the storage there.
         signer: signs each trial before it is told; `None` where there is no key.
+        keeper: puts trials down whose storage is away; `None` for a study that dies with us.
+        delivery: tells those that an earlier run on this machine has left.
     """
 
     problem: Problem
@@ -78,6 +85,8 @@ class StudyRun:
     callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]] = ()
     live_trials: bool = False
     signer: TrialSigner | None = None
+    keeper: TrialKeeper | None = None
+    delivery: Delivery | None = None
 
     def __post_init__(self) -> None:
         self._in_flight: dict[int, optuna.Trial] = {}
@@ -191,7 +200,8 @@ class StudyRun:
         if self.problem.needs_trial:
             live = self._live(trial) if self.live_trials else trial
         alone = trial.number in self.session.repeats
-        return Assignment(trial.number, params, live, alone=alone, seed=seed)
+        given = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
+        return Assignment(trial.number, params, live, alone=alone, seed=seed, given=given)
 
     def _next_trial(self) -> optuna.Trial | None:
         return self.session.ask(self.study)
@@ -232,29 +242,17 @@ class StudyRun:
             self._hand_back(outcome)
             return
         trial = self._in_flight[outcome.number]
-        try:
-            if outcome.undelivered is not None:
-                self._deliver(trial, outcome.undelivered)
-            self._note_seed(trial, outcome)
-            for name, value in self._attributes(trial, outcome).items():
-                trial.set_user_attr(name, value)
-            frozen = self.study.tell(trial, values=outcome.values, state=_STATE[outcome.state])
-            self._signed(frozen)
-        except (UpdateFinishedTrialError, ValueError):
-            stored = self.study.get_trials(deepcopy=False)[outcome.number]
-            if not stored.state.is_finished():
-                raise
-            self._signed(stored)
-            if not _is_told(stored, outcome):
+        given = outcome.undelivered or trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
+        keeper = self.keeper
+        with nullcontext() if keeper is None else keeper.keeping(outcome, given):
+            frozen = self._told(trial, outcome)
+            if frozen is None and keeper is not None and self.delivery is not None:
                 # Another run took this one for dead, such as after a long sleep of the machine.
-                self.logger.warning(
-                    "Trial %d was given up by another run of this study; its outcome is left out.",
-                    outcome.number,
-                )
-                del self._in_flight[outcome.number]
-                return
-            frozen = stored  # told here after all, and the storage's answer was lost
+                frozen = self.delivery.tell(keeper.ended(outcome, given))
         del self._in_flight[outcome.number]
+        if frozen is None:
+            self._refresh()
+            return
         self._finished += 1
         self._complete += outcome.state == "complete"
         if outcome.state == "failed":
@@ -262,21 +260,24 @@ class StudyRun:
         for callback in self.callbacks:
             callback(self.study, frozen)
 
-    def _deliver(self, trial: optuna.Trial, given: FrozenTrial) -> None:
-        """Store what a trial was given in a process that had lost the storage."""
+    def _told(self, trial: optuna.Trial, outcome: Outcome) -> FrozenTrial | None:
+        """Tell a trial; `None` where another run has given it up."""
         storage, of = self.study.storage, trial._trial_id  # pyright: ignore[reportPrivateUsage]
-        stored = storage.get_trial(of)
-        for name in given.params.keys() - stored.params.keys():
-            distribution = given.distributions[name]
-            value = distribution.to_internal_repr(given.params[name])
-            storage.set_trial_param(of, name, value, distribution)
-        for step in given.intermediate_values.keys() - stored.intermediate_values.keys():
-            storage.set_trial_intermediate_value(of, step, given.intermediate_values[step])
-        for name, value in given.user_attrs.items():
-            storage.set_trial_user_attr(of, name, value)
-        for name, value in given.system_attrs.items():
-            if stored.system_attrs.get(name) != value:
-                storage.set_trial_system_attr(of, name, value)
+        try:
+            if outcome.undelivered is not None:
+                store_given(storage, of, outcome.undelivered)
+            self._note_seed(trial, outcome)
+            for name, value in self._attributes(trial, outcome).items():
+                trial.set_user_attr(name, value)
+            frozen = self.study.tell(trial, values=outcome.values, state=STATES[outcome.state])
+            self._signed(frozen)
+        except (UpdateFinishedTrialError, ValueError):
+            stored = self.study.get_trials(deepcopy=False)[outcome.number]
+            if not stored.state.is_finished():
+                raise
+            self._signed(stored)
+            return stored if _is_told(stored, outcome) else None
+        return frozen
 
     def _note_seed(self, trial: optuna.Trial, outcome: Outcome) -> None:
         """Keep the seed of a later attempt: it does not follow from the trial's number."""
@@ -291,21 +292,14 @@ class StudyRun:
 
     def _attributes(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any]:
         """What is told of a trial beside its values, signed where there is a key."""
-        attributes: dict[str, Any] = {}
-        if outcome.used:
-            attributes[SCOPE_KEY] = outcome.used
-        if outcome.state == "failed":
-            attributes["error"] = outcome.message
-        if outcome.result is not None:
-            attributes[RESULT_KEY] = outcome.result
+        attributes = told_attributes(outcome)
         if outcome.shared:
-            attributes[SHARED_KEY] = list(outcome.shared)
             self._say_shared(outcome)
         if self.signer is None:
             return attributes
         # As it is stored now: a worker may have suggested, reported and set attributes.
         stored = self.study.storage.get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
-        return self.signer.signed(stored, attributes, _STATE[outcome.state], outcome.values)
+        return self.signer.signed(stored, attributes, STATES[outcome.state], outcome.values)
 
     def _say_shared(self, outcome: Outcome) -> None:
         if not self._said_shared:
@@ -343,9 +337,27 @@ class StudyRun:
 
     def _recover(self) -> None:
         self._recovered = time.monotonic()
+        self._deliver()
         for number in self.session.recover():
             self.logger.info("Trial %d was left by a process that is gone; asked again.", number)
         self._refresh()
+
+    def _deliver(self) -> None:
+        """Tell what has ended on this machine in a session that is gone, and was not told."""
+        if self.keeper is None or self.delivery is None:
+            return
+        if kept := self.keeper.spool.of(self.keeper.uuid):
+            records = self.session.records()
+            for one in kept:
+                if not records.get(one.session, {}).get("alive"):
+                    self._deliver_one(one)
+
+    def _deliver_one(self, kept: SpooledTrial) -> bool:
+        if self.delivery is None or (frozen := self.delivery.tell(kept)) is None:
+            return False
+        for callback in self.callbacks:
+            callback(self.study, frozen)
+        return True
 
     def _recover_now_and_then(self) -> None:
         if time.monotonic() - self._recovered > RECOVER_SECONDS:
@@ -365,6 +377,13 @@ class StudyRun:
     def _lose(self, number: int, why: str = "the process that ran it is gone") -> None:
         """Ask a trial again that was not ended."""
         del self._in_flight[number]
+        if self.keeper is not None:
+            # Its process may have died while it waited with what it had computed.
+            for kept in self.keeper.spool.of(self.keeper.uuid):
+                is_it = (kept.session, kept.trial.number) == (self.session.id, number)
+                if is_it and self._deliver_one(kept):
+                    self._refresh()
+                    return
         again = self.session.give_up(number, why)
         self.logger.warning(
             "Trial %d is lost: %s; %s.",
@@ -384,7 +403,7 @@ class StudyRun:
 
 def _is_told(trial: FrozenTrial, outcome: Outcome) -> bool:
     """Whether a trial has ended as it was to be told."""
-    if trial.state != _STATE[outcome.state] or is_lost(trial):
+    if trial.state != STATES[outcome.state] or is_lost(trial):
         return False
     return outcome.values is None or trial.values == list(outcome.values)
 

@@ -24,6 +24,7 @@ from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.flows.dispatch import Here, Lanes
 from prefect_optuna.flows.optimize import Storage
 from prefect_optuna.flows.session import Session
+from prefect_optuna.flows.spool import Delivery, TrialKeeper
 from prefect_optuna.flows.study import (
     FlowStudy,
     Pruner,
@@ -119,9 +120,13 @@ def work(
         study = FlowStudy.open(study_name, kept, sampler, pruner, seed=seed)
         uuid = archived.manifest.uuid
         keys = SigningKeys.configured()
-        signer = None if keys is None else TrialSigner(keys, study, archived.manifest, version)
+
+        def signer_of(version: str) -> TrialSigner | None:
+            return None if keys is None else TrialSigner(keys, study, archived.manifest, version)
+
         writer = ResultWriter(filesystem, uuid, problem.axes, version)
-        runner = TrialRunner(problem, writer, scope, retries, patience)
+        keeper = TrialKeeper(study_name, storage_block.location, uuid, session.id)
+        runner = TrialRunner(problem, writer, scope, retries, patience, keeper)
     except StorageUnavailableError:
         session.close()  # others may reach it, and another worker may be started elsewhere
         raise
@@ -140,7 +145,9 @@ def work(
             logger=logger,
             n_trials=None,
             scope=scope,
-            signer=signer,
+            signer=signer_of(version),
+            keeper=keeper,
+            delivery=Delivery(study, writer, signer_of, logger),
             parent=parent,
             caught=frozenset(catch),
         )
@@ -200,7 +207,8 @@ class _WorkerRun(StudyRun):
         return self._error is None and not self.study.stopped and self._parent_goes_on()
 
     def _recover(self) -> None:
-        self._recovered = time.monotonic()  # the parent does it for all
+        self._recovered = time.monotonic()
+        self._deliver()  # what this machine has; the parent does the rest for all
         self._refresh()
 
     def _parent_goes_on(self) -> bool:

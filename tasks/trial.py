@@ -11,8 +11,9 @@ import math
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import optuna
 from optuna.trial import BaseTrial, FrozenTrial
@@ -31,8 +32,9 @@ from prefect_optuna.tasks.trial_scope import TrialScope
 if TYPE_CHECKING:
     from prefect_optuna.blocks import StudyStorage
     from prefect_optuna.tasks.archive import ResultWriter
+    from prefect_optuna.tasks.archive.writer import EncodedResult
 
-__all__ = ["RESULT_KEY", "SCOPE_KEY", "Assignment", "LiveTrial", "Outcome", "TrialRunner"]
+__all__ = ["RESULT_KEY", "SCOPE_KEY", "Assignment", "Keeper", "LiveTrial", "Outcome", "TrialRunner"]
 
 RESULT_KEY = "result"
 """The user attribute of a trial that refers to its archived result."""
@@ -94,6 +96,7 @@ class Assignment:
         trial: the live trial, or the way to it, where the problem needs it.
         alone: whether it shares a batch with no other: it may take its process down again.
         seed: what its random numbers follow from; `None` leaves that to chance.
+        given: the trial as it was handed out, for one that ends while the storage is away.
     """
 
     number: int
@@ -101,6 +104,7 @@ class Assignment:
     trial: BaseTrial | LiveTrial | None = None
     alone: bool = False
     seed: int | None = None
+    given: FrozenTrial | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,16 @@ class Outcome:
     shared: tuple[str, ...] = ()
 
 
+class Keeper(Protocol):
+    """Keeps what a trial came to while it cannot be written."""
+
+    def keeping(
+        self, outcome: Outcome, trial: FrozenTrial, encoded: EncodedResult | None = None
+    ) -> AbstractContextManager[None]:
+        """Keep it while the code within waits; what ends there in good order is kept no more."""
+        ...
+
+
 class TrialRunner:
     """Runs trials of one problem; small, picklable, and the same in every worker.
 
@@ -148,6 +162,7 @@ class TrialRunner:
             parameters. The functions themselves also get them by naming a parameter `scope`.
         retries: how many times `run` is called again after an exception.
         patience: waits for an artifact filesystem that is away.
+        keeper: keeps what a trial came to meanwhile.
 
     Example:
         >>> from prefect_optuna.tasks import Problem
@@ -166,7 +181,9 @@ class TrialRunner:
         scope: Mapping[str, Any] | TrialScope | None = None,
         retries: int = 0,
         patience: Patience | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
+        self.keeper = keeper
         self.problem = problem
         self.writer = writer
         self.scope: TrialScope = scope if isinstance(scope, TrialScope) else TrialScope(scope)
@@ -205,23 +222,34 @@ class TrialRunner:
     def _ended(
         self, assignment: Assignment, trial: BaseTrial | None, seeds: Seeding | None
     ) -> Outcome:
-        number, reference = assignment.number, None
+        number, encoded = assignment.number, None
         try:
             result = self._run(assignment, trial, seeds)
             if self.writer is not None:
-                # A number that is the value itself is in the study already.
-                keep = self.problem.evaluate is not None
-                reference = self.writer.write(number, result, numbers=keep)
+                # A number that is the value itself is in the study already. Before `evaluate`,
+                # which may change it.
+                encoded = self.writer.encode(result, numbers=self.problem.evaluate is not None)
             values = self._evaluate(assignment, result, trial)
         except optuna.TrialPruned as pruned:
-            return Outcome(number, "pruned", result=reference, error=pruned, message=str(pruned))
+            outcome = Outcome(number, "pruned", error=pruned, message=str(pruned))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's
-            failed = _failed(assignment, error)
-            return failed if failed.state == "lost" else replace(failed, result=reference)
-        if any(math.isnan(value) for value in values):
-            shown = values[0] if len(values) == 1 else values
-            return Outcome(number, "failed", result=reference, message=f"the value is {shown}")
-        return Outcome(number, "complete", values=values, result=reference)
+            outcome = _failed(assignment, error)
+        else:
+            outcome = Outcome(number, "complete", values=values)
+            if any(math.isnan(value) for value in values):
+                shown = values[0] if len(values) == 1 else values
+                outcome = Outcome(number, "failed", message=f"the value is {shown}")
+        if encoded is None or self.writer is None or outcome.state == "lost":
+            return outcome
+        given = _given(assignment, trial)
+        keeping = nullcontext()
+        if self.keeper is not None and given is not None:
+            keeping = self.keeper.keeping(outcome, given, encoded)
+        try:
+            with keeping:
+                return replace(outcome, result=self.writer.put(number, encoded))
+        except Exception as error:  # noqa: BLE001 - as above
+            return _failed(assignment, error)
 
     def _run(self, assignment: Assignment, trial: BaseTrial | None, seeds: Seeding | None) -> Any:
         for attempt in range(self.retries + 1):
@@ -256,6 +284,13 @@ def _failed(assignment: Assignment, error: Exception) -> Outcome:
     ours = isinstance(error, PrefectOptunaError)
     message = public_text(str(error)) if ours else f"{error_words(error)}{_where(error)}"
     return Outcome(assignment.number, "failed", error=error, message=message)
+
+
+def _given(assignment: Assignment, trial: BaseTrial | None) -> FrozenTrial | None:
+    """A trial with all that it was given until now."""
+    if isinstance(trial, optuna.Trial):
+        return trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
+    return assignment.given
 
 
 def _delivered(

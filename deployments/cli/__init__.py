@@ -10,6 +10,7 @@
 | `reevaluate` | run archived trials again |
 | `export`, `import` | a study with its archive as one file |
 | `gc` | remove what deleted studies have left |
+| `spool` | trials that ended on this machine while their storage was away |
 
 What was asked for is on standard output, with `--json` as one JSON document; everything else is on
 standard error. The exit code is 0 where it was done, 1 where it could not be done (the message

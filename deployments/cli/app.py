@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from cyclopts import App, CycloptsError, CycloptsPanel, Group, Parameter
 
-from prefect_optuna.deployments.cli import deploying, looking, running
+from prefect_optuna.deployments.cli import deploying, looking, running, spool
 from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
 from prefect_optuna.deployments.cli.output import markup, note
 
@@ -51,7 +51,7 @@ for _flag in ("--help", "--version", "--install-completion"):
 
 _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
     "Look": (looking.studies, looking.show, looking.trials, running.report, running.dashboard),
-    "Work": (running.reevaluate, looking.export, looking.import_, running.gc),
+    "Work": (running.reevaluate, looking.export, looking.import_, running.gc, spool.spool),
     "Deploy": (
         running.serve,
         deploying.deploy,

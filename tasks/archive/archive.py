@@ -513,15 +513,18 @@ class OptunaArchive:
         axes = {**self._axes, **own}
         return ResultWriter(self.artifacts, manifest.uuid, axes, self._version)
 
-    def signer(self) -> TrialSigner | None:
-        """What signs the trials of the version that was saved last; `None` without a key.
+    def signer(self, version: str | None = None) -> TrialSigner | None:
+        """What signs the trials of a version; `None` without a key.
 
         Each call makes the signer of another run, with a list of its own.
+
+        Args:
+            version: the id of the version; by default the one that was saved last.
         """
-        manifest = self.manifest
-        if self._keys is None or manifest is None or not self._version:
+        manifest, version = self.manifest, version or self._version
+        if self._keys is None or manifest is None or not version:
             return None
-        return TrialSigner(self._keys, self._the_study(), manifest, self._version)
+        return TrialSigner(self._keys, self._the_study(), manifest, version)
 
     def sign(self) -> None:
         """Sign what has not been signed: what was archived without the key, and ended trials.

@@ -29,6 +29,7 @@ from prefect_optuna.tasks.archive.blobs import read_blob
 from prefect_optuna.tasks.archive.capture import CAPTURE_FORMAT, CAPTURE_KIND, Capture
 from prefect_optuna.tasks.archive.environment import Environment, requirements_text
 from prefect_optuna.tasks.archive.history import read_history, record
+from prefect_optuna.tasks.archive.late import late_trials
 from prefect_optuna.tasks.archive.manifest import Manifest, Version, read_manifest
 from prefect_optuna.tasks.archive.parcel import pack, refuse_claimed, unpacked
 from prefect_optuna.tasks.archive.portable import read_parcel, write_parcel
@@ -571,6 +572,19 @@ class ArchivedStudy:
             self._axes[version.code_version] = found
         return self._axes[version.code_version]
 
+    def late_trials(self) -> list[FrozenTrial]:
+        """What trials came to whose places others had taken, since they were taken for dead.
+
+        A machine that was cut off for long finds its trial run again elsewhere. Whoever tells
+        first wins; what the other one has computed is here. It does not count in the study.
+
+        Returns:
+            The trials as they ended there, by number; `read_result` reads what the attribute
+            `"result"` of one refers to.
+        """
+        storage = self.study._storage  # pyright: ignore[reportPrivateUsage]
+        return late_trials(storage.get_study_system_attrs(self.study._study_id))  # pyright: ignore[reportPrivateUsage]
+
     @_explained
     def describe(self) -> str:
         """Say what is in the archive, and all that would run, be imported, called or unpickled.
@@ -584,6 +598,8 @@ class ArchivedStudy:
         trials = self.study.get_trials(deepcopy=False)
         with_result = sum(RESULT_KEY in trial.user_attrs for trial in trials)
         lines.append(f"  Trials: {len(trials)}, with an archived result: {with_result}")
+        if late := self.late_trials():
+            lines.append(f"  Late trials: {', '.join(str(trial.number) for trial in late)}")
         if series := series_keys(self.study, trials):
             lines.append(f"  Series: {', '.join(series)}")
         for number, version in enumerate(self.manifest.versions):

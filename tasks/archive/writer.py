@@ -14,9 +14,22 @@ from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.tasks.archive.blobs import beside_path, read_verified
 from prefect_optuna.tasks.archive.results import decode_result, encode_with_spec
 
-__all__ = ["ResultWriter", "read_result"]
+__all__ = ["EncodedResult", "ResultWriter", "read_result"]
 
 _MAX_LISTED = 32  # series in a reference: it is an attribute of the trial, and stays small
+
+
+@dataclass(frozen=True)
+class EncodedResult:
+    """A result as it is archived.
+
+    Attributes:
+        content: of its file.
+        reference: to it, without the path.
+    """
+
+    content: bytes
+    reference: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,29 +79,52 @@ class ResultWriter:
             ResultEncodingError: the result cannot be archived; names the key and the type.
             StorageUnavailableError: the filesystem failed.
         """
+        encoded = self.encode(result, numbers=numbers)
+        return None if encoded is None else self.put(trial_number, encoded)
+
+    def encode(self, result: Any, *, numbers: bool = False) -> EncodedResult | None:
+        """What `write` writes, for whoever writes it later with `put`.
+
+        Args:
+            result: what `run` returned.
+            numbers: whether to archive plain numbers, too.
+
+        Raises:
+            ResultEncodingError: the result cannot be archived; names the key and the type.
+        """
         if result is None or (not numbers and _is_value(result)):
             return None
         content, spec = encode_with_spec(result, self.axes)
-        digest = hashlib.sha256(content).hexdigest()
+        series = spec["series"]
+        reference = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "layout": spec["layout"],
+            "series": dict(list(series.items())[:_MAX_LISTED]),
+        }
+        if self.version:
+            reference["version"] = self.version
+        if len(series) > _MAX_LISTED:
+            reference["more_series"] = len(series) - _MAX_LISTED
+        return EncodedResult(content, reference)
+
+    def put(self, trial_number: int, encoded: EncodedResult) -> dict[str, Any]:
+        """Write an encoded result, and return the reference as `write` does.
+
+        Args:
+            trial_number: the trial's number.
+            encoded: what `encode` returned.
+
+        Raises:
+            StorageUnavailableError: the filesystem failed.
+        """
+        content, digest = encoded.content, encoded.reference["sha256"]
         path = f"studies/{self.uuid}/trials/{trial_number:06d}.arrow"
         if not self.artifacts.create(path, content) and self.artifacts.sha256(path) != digest:
             # Another attempt of this trial, or a copy of the study that went its own way.
             path = beside_path(path, digest)
             self.artifacts.create(path, content)
-        series = spec["series"]
-        listed = dict(list(series.items())[:_MAX_LISTED])
-        reference = {
-            "path": path,
-            "sha256": digest,
-            "bytes": len(content),
-            "layout": spec["layout"],
-            "series": listed,
-        }
-        if self.version:
-            reference["version"] = self.version
-        if len(listed) < len(series):
-            reference["more_series"] = len(series) - len(listed)
-        return reference
+        return {"path": path, **encoded.reference}
 
 
 def read_result(artifacts: ArtifactFileSystem, reference: Mapping[str, Any]) -> Any:
