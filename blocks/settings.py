@@ -34,6 +34,8 @@ class OptunaSettings(PrefectBaseSettings):
             problem does.
         patience: seconds that a flow waits for a storage that is away, such as during a restart or
             with a cable cut. What was computed is told afterwards.
+        lease: seconds after which a session on another machine is dead, if its record in the
+            study has not changed; it is renewed three times in that time.
         spool: the folder of this machine where trials that ended while their storage was away wait
             for it; `optuna-spool` in Prefect's home by default.
         spool_limit: how many bytes they may take together; what is more stays in memory.
@@ -79,6 +81,9 @@ class OptunaSettings(PrefectBaseSettings):
         default=4 * 3600.0,
         ge=0,
         description="Seconds that a flow waits for a storage that is away, before it ends.",
+    )
+    lease: float = Field(
+        default=45.0, gt=0, description="Seconds without a sign of life that end a session."
     )
     spool: Path | None = Field(
         default=None, description="The folder for trials whose storage is away when they end."

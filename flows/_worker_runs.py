@@ -72,6 +72,11 @@ class _Run:
     ended: bool = False
 
 
+def _waits(run: _Run) -> bool:
+    state = run.flow_run.state
+    return not run.ended and state is not None and state.type in _WAITS
+
+
 class WorkerRuns:
     """Keeps so many flow runs of a worker deployment alive, from a thread of its own.
 
@@ -190,6 +195,11 @@ class WorkerRuns:
         while alive < self.wanted - self._let_go and self.failure is None:
             self._start()
             alive += 1
+        waiting = [run for run in self._runs.values() if _waits(run)]
+        for run in waiting[: max(0, alive - self.wanted)]:
+            run.ended = True
+            message = "The study has no work for it any more."
+            client.set_flow_run_state(run.flow_run.id, Cancelled(message=message))
 
     def _consider(self, client: SyncPrefectClient, run: _Run) -> None:
         flow_run = run.flow_run

@@ -8,6 +8,7 @@ parent never lets more trials out than are missing, which is why there is never 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -187,7 +188,7 @@ def distribute(
     session = Session(
         study,
         study.storage,
-        {"flow_run": str(current_flow_run.id)},
+        {"flow_run": str(current_flow_run.id), "workers": workers},
         seed=trials_seed,
     )
     caught = (catch,) if isinstance(catch, type) else tuple(catch)
@@ -233,6 +234,7 @@ def distribute(
             n_trials=n_trials,
             timeout=timeout,
             callbacks=[lambda _, trial: bar.update(trial), *callbacks],
+            logger=logger,
         )
         try:
             with watch.running():
@@ -262,6 +264,7 @@ class _Queue:
         n_trials: how many finished trials end the study; `None` for no limit.
         timeout: seconds after which no more trials are let out.
         callbacks: called with the study and each trial that ended.
+        logger: the flow run's.
     """
 
     study: FlowStudy
@@ -272,6 +275,7 @@ class _Queue:
     n_trials: int | None
     timeout: float | None
     callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]]
+    logger: logging.Logger | logging.LoggerAdapter[Any]
     task_runs: int = 0
     _error: WorkerFailedError | None = None
     _rates: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
@@ -282,6 +286,7 @@ class _Queue:
         self._sessions_at = -math.inf
         self._ended = False
         self._told: set[int] = set()
+        self._leave: list[str] = []
 
     def run(self) -> None:
         """Go on until enough trials are finished, the time is up, or something is wrong."""
@@ -291,8 +296,9 @@ class _Queue:
             self.session.recover()
             self._told = {t.number for t in self._trials() if t.state.is_finished()}
             with self.runs:
-                while not self._step():
-                    time.sleep(_LOOK_SECONDS)
+                if self._await_turn():
+                    while not self._step():
+                        time.sleep(_LOOK_SECONDS)
                 self._end()
                 self._await_workers()
             clean = True
@@ -310,6 +316,43 @@ class _Queue:
         finally:
             with contextlib.suppress(Exception):
                 self.session.close(clean=clean)
+
+    def _await_turn(self) -> bool:
+        """Follow another run that leads this study until it is gone; whether this one leads then.
+
+        Two that lead would let out more trials than there are to be.
+        """
+        leads = said = False
+        while True:
+            if self.runs.cancelled:
+                raise _CancelledFromOutsideError
+            others = [
+                (record["opened"], key)
+                for key, record in self.session.records().items()
+                if key != self.session.id and record["alive"] and record.get("leads")
+            ]
+            if leads and (not others or (self.session.opened, self.session.id) < min(others)):
+                return True
+            if others and leads:
+                leads = False
+                self.session.say(leads=False)
+            elif not others:
+                # Whoever has seen nobody at the same moment shows at the next look.
+                leads = True
+                self.session.say(leads=True)
+                time.sleep(_LOOK_SECONDS)
+                continue
+            if not said:
+                said = True
+                self.logger.info(
+                    "Another run leads this study. This one follows, and takes over if that dies."
+                )
+            trials = self._trials()
+            self._tell(trials)
+            finished = sum(t.state.is_finished() and not is_lost(t) for t in trials)
+            if self._must_stop() or (self.n_trials is not None and finished >= self.n_trials):
+                return False
+            time.sleep(_SESSIONS_SECONDS)
 
     def _step(self) -> bool:
         """One look at everything; whether the study is over."""
@@ -373,6 +416,7 @@ class _Queue:
     def _look_at_sessions(self) -> bool:
         """Recover the trials of dead workers; whether any worker lives."""
         self._sessions_at = time.monotonic()
+        self._take_orders()
         records = {
             key: record
             for key, record in self.session.records().items()
@@ -380,6 +424,7 @@ class _Queue:
         }
         ended = self.runs.ended
         alive = False
+        self._let_go(records)
         for key, record in records.items():
             if record["alive"] and record["flow_run"] in ended:
                 # On another machine; its lease would last for minutes.
@@ -395,6 +440,21 @@ class _Queue:
         self.task_runs = sum(record.get("task_runs", 0) for record in records.values())
         self.session.recover()
         return alive
+
+    def _take_orders(self) -> None:
+        wanted = self.session.orders().get("workers", self.workers)
+        if wanted != self.workers:
+            self.logger.info("%d workers are asked for, in place of %d.", wanted, self.workers)
+            self.workers = wanted
+            self.session.say(workers=wanted)
+
+    def _let_go(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Have those that are too many end when their trials have: the last ones to come."""
+        alive = sorted((r["opened"], key) for key, r in records.items() if r["alive"])
+        leave = [key for _, key in alive[self.workers :]]
+        if leave != self._leave:
+            self._leave = leave
+            self.session.say(leave=leave)
 
     def _await_workers(self) -> None:
         end = time.monotonic() + _LEAVE_SECONDS

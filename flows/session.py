@@ -25,6 +25,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks.patience import PatientStorage
+from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.tasks.archive.trial_records import MARK
 from prefect_optuna.tasks.seeding import SEED_KEY, first_number, trial_seed
 from prefect_optuna.tasks.trial import RESULT_KEY
@@ -38,6 +39,7 @@ __all__ = [
     "LEASE_SECONDS",
     "MAX_REPETITIONS",
     "Session",
+    "give_order",
     "history_of",
     "is_lost",
     "lost_trials",
@@ -45,13 +47,14 @@ __all__ = [
 ]
 
 LEASE_SECONDS = 45.0
-"""A session on another machine is dead when its record has not changed for so long.
+"""A session on another machine is dead when its record has not changed for so long, by default.
 
 The observer's own clock says so: clocks of machines need not agree. Time in which the observer
-could not look, for the storage was away, does not count.
+could not look, for the storage was away, does not count. A session says in its record how long
+its lease is.
 """
 
-RENEW_SECONDS = 15.0
+_RENEWALS = 3  # in the time of a lease
 _MOST_BETWEEN_LOOKS = 15.0  # seconds; if there are more, the storage may have been away
 
 CLAIM_SECONDS = 10.0
@@ -60,6 +63,7 @@ CLAIM_SECONDS = 10.0
 MAX_REPETITIONS = 3
 """A trial that took its process down so often, counting its repetitions, counts as failed."""
 
+_ORDER = "prefect_optuna:order"  # on a study: what somebody asks a session for
 _LOST = "prefect_optuna:lost"  # on a trial: who gave it up, and why
 _RELEASED = "prefect_optuna:released"  # on a trial: whose workers may take it from the queue
 
@@ -106,6 +110,19 @@ def history_of(trial: FrozenTrial) -> list[int]:
     return trial.system_attrs.get(_HISTORY, [])
 
 
+def give_order(study: optuna.Study, session: str, **order: Any) -> None:
+    """Ask a session for something, from any machine.
+
+    Args:
+        study: the study.
+        session: the id of the session.
+        order: what is asked, as JSON; it takes the place of what was asked before.
+    """
+    storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
+    study_id = study._study_id  # pyright: ignore[reportPrivateUsage]
+    storage.set_study_system_attr(study_id, f"{_ORDER}:{session}", order)
+
+
 class Session:
     """One run of `optimize`, or one worker, on one study, from `open` to `close`.
 
@@ -136,7 +153,9 @@ class Session:
         self._study = study
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        self._opened = time.time()
+        self.opened: float = time.time()
+        """When this session began, in seconds since 1970."""
+        self._lease = OptunaSettings().lease
         self._doubtful: dict[int, float] = {}
         self._watched = 0.0  # seconds
         self._looked = time.monotonic()
@@ -353,6 +372,11 @@ class Session:
             for key, record in self._records().items()
         }
 
+    def orders(self) -> dict[str, Any]:
+        """What somebody has asked this session for, see `give_order`."""
+        attributes = self._storage.get_study_system_attrs(self._study_id)
+        return dict(attributes.get(f"{_ORDER}:{self.id}", {}))
+
     def declare_dead(self, session: str) -> None:
         """Say of another session that it has ended, where somebody knows it for sure."""
         record = {**self._records()[session], "closed": True, "clean": False}
@@ -406,8 +430,9 @@ class Session:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "process_started": psutil.Process().create_time(),
-            "opened": self._opened,
+            "opened": self.opened,
             "renewed": time.time(),
+            "lease": self._lease,
             "closed": closed,
             "clean": clean,
             **self._details,
@@ -418,7 +443,7 @@ class Session:
         storage.set_study_system_attr(self._study_id, f"{MARK}:{self.id}", record)
 
     def _renew(self) -> None:
-        while not self._closed.wait(RENEW_SECONDS):
+        while not self._closed.wait(self._lease / _RENEWALS):
             # The storage may be away for a while; the next time will do.
             with contextlib.suppress(Exception):
                 self._write(closed=False, wait=False)
@@ -427,7 +452,8 @@ class Session:
         if record["closed"]:
             return False
         if record["place"] != _place():
-            return self._watched - self._changed[key][1] < LEASE_SECONDS
+            lease = record.get("lease", LEASE_SECONDS)
+            return self._watched - self._changed[key][1] < lease
         if record["pid"] == os.getpid():
             return key in _alive_here
         try:
@@ -460,7 +486,7 @@ def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive:
     if alive and time.time() - created < CLAIM_SECONDS:
         return False  # one that lives may be about to mark it
     return any(
-        record["opened"] - 1 <= created <= record["renewed"] + 2 * RENEW_SECONDS
+        record["opened"] - 1 <= created <= record["renewed"] + record.get("lease", LEASE_SECONDS)
         for key, record in records.items()
         if key not in alive and not record["clean"]
     )

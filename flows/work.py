@@ -214,7 +214,8 @@ class _WorkerRun(StudyRun):
     def _parent_goes_on(self) -> bool:
         if self._goes_on and time.monotonic() - self._looked > _PARENT_SECONDS:
             record = self.session.records().get(self.parent, {})
-            self._goes_on = bool(record.get("alive")) and not record.get("over")
+            leaves = record.get("over") or self.session.id in record.get("leave", ())
+            self._goes_on = bool(record.get("alive")) and not leaves
             self._looked = time.monotonic()
         return self._goes_on
 

@@ -4,6 +4,7 @@
 |---|---|
 | `serve` | a Prefect server, a pool and workers on this machine, for trying |
 | `deploy`, `deploy-worker` | optimizations on workers |
+| `scale` | more workers for a study that runs, or fewer |
 | `deploy-reevaluation`, `deploy-report`, `deploy-gc` | what runs on a schedule |
 | `studies`, `show`, `trials` | look at studies |
 | `report`, `dashboard` | look at them in a browser |

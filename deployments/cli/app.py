@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from cyclopts import App, CycloptsError, CycloptsPanel, Group, Parameter
 
-from prefect_optuna.deployments.cli import deploying, looking, running, spool
+from prefect_optuna.deployments.cli import deploying, looking, running, scaling, spool
 from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
 from prefect_optuna.deployments.cli.output import markup, note
 
@@ -59,6 +59,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
         deploying.deploy_report,
         deploying.deploy_gc,
         deploying.deploy_worker,
+        scaling.scale,
     ),
 }
 for _number, (_heading, _commands) in enumerate(_COMMANDS.items()):

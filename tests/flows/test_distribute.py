@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -37,9 +38,11 @@ from prefect_optuna.blocks import (
     JournalStudyStorage,
     RedisStudyStorage,
     SQLStudyStorage,
+    StudyNotFoundError,
     StudyStorage,
 )
 from prefect_optuna.deployments import LocalServer, LocalWorker, deploy_worker, make_process_pool
+from prefect_optuna.deployments.cli import main
 from prefect_optuna.flows import Problem, distribute, optimize
 from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.tasks import ArchivedStudy
@@ -345,3 +348,66 @@ def test_workers_and_their_parent_wait_for_a_storage_that_is_away(redis_server: 
     assert result.states["complete"] == 40
     assert [t for t in trials if t.state == TrialState.FAIL] == []
     assert len(trials) == 40
+
+
+def _workers_of(block: StudyStorage, study_name: str) -> int:
+    """How many sessions of workers live."""
+    with contextlib.suppress(StudyNotFoundError):
+        records = Session(block.load_study(study_name), block.get_storage()).records()
+        return sum(one["alive"] and "parent" in one for one in records.values())
+    return 0
+
+
+@pytest.mark.heavy
+def test_a_running_study_gets_more_workers_and_fewer(capsys: pytest.CaptureFixture[str]) -> None:
+    block = JournalStudyStorage.load("distributed")
+    assert isinstance(block, JournalStudyStorage)
+    place = ["--storage", "journal-study-storage/distributed"]
+    study = InBackground(
+        lambda: distribute(
+            PROBLEM,
+            study_name="scaled",
+            n_trials=1200,
+            workers=1,
+            deployment="distributed",
+            storage="journal-study-storage/distributed",
+            artifacts="artifact-file-system/distributed",
+        )
+    )
+    wait_until(lambda: _workers_of(block, "scaled") == 1, what="a worker", timeout=120)
+    assert main(["scale", "scaled", "--workers", "3", *place]) == 0
+    assert "scaled: 3 workers, in place of 1." in capsys.readouterr().out
+    wait_until(lambda: _workers_of(block, "scaled") == 3, what="three workers", timeout=120)
+    assert main(["scale", "scaled", "--workers", "1", *place]) == 0
+    wait_until(lambda: _workers_of(block, "scaled") == 1, what="one worker again", timeout=120)
+    n_trials = len(finished(block, "scaled"))
+    wait_until(lambda: len(finished(block, "scaled")) > n_trials + 5, what="it goes on")
+    assert main(["scale", "scaled", "--workers", "4", *place]) == 0
+    assert study.wait(200).n_trials == 1200
+    assert len(finished(block, "scaled")) == 1200
+    assert main(["scale", "scaled", "--workers", "2", *place]) == 1
+    assert "no `distribute` runs 'scaled'" in capsys.readouterr().err
+
+
+@pytest.mark.heavy
+def test_of_two_parents_one_leads_and_the_other_follows() -> None:
+    block = JournalStudyStorage.load("distributed")
+    assert isinstance(block, JournalStudyStorage)
+    parents = [
+        InBackground(
+            lambda: distribute(
+                PROBLEM,
+                study_name="two-parents",
+                n_trials=60,
+                workers=2,
+                deployment="distributed",
+                storage="journal-study-storage/distributed",
+                artifacts="artifact-file-system/distributed",
+            )
+        )
+        for _ in range(2)
+    ]
+    assert [parent.wait(200).n_trials for parent in parents] == [60, 60]
+    trials = block.load_study("two-parents").trials
+    assert Counter(t.state for t in trials if not is_lost(t)) == {TrialState.COMPLETE: 60}
+    assert len(flow_runs("two-parents-worker-")) == 2  # one parent's

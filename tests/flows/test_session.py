@@ -158,7 +158,7 @@ def test_an_empty_trial_from_before_any_dead_session_belongs_to_a_stranger(
 def test_a_session_of_another_machine_is_dead_when_its_record_stands_still(
     study: optuna.Study, storage: BaseStorage, behind: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefect_optuna.flows.session.LEASE_SECONDS", 0.5)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_LEASE", "0.5")
     there = {"place": "elsewhere", "renewed": time.time() - behind}
     alive, dead = (dead_session(study, storage, **there) for _ in range(2))
     running, left = asked(study, alive), asked(study, dead)
@@ -181,7 +181,7 @@ def test_a_session_of_another_machine_is_dead_when_its_record_stands_still(
 def test_time_in_which_nobody_could_look_kills_no_session(
     study: optuna.Study, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefect_optuna.flows.session.LEASE_SECONDS", 0.4)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_LEASE", "0.4")
     monkeypatch.setattr("prefect_optuna.flows.session._MOST_BETWEEN_LOOKS", 0.1)
     session = Session(study, storage)
     asked(study, dead_session(study, storage, place="elsewhere"))
