@@ -36,6 +36,8 @@ class OptunaSettings(PrefectBaseSettings):
             with a cable cut. What was computed is told afterwards.
         lease: seconds after which a session on another machine is dead, if its record in the
             study has not changed; it is renewed three times in that time.
+        grace: seconds that trials have after SIGTERM, where they look whether they should stop.
+            What is left of the time that the machine gives is for telling.
         spool: the folder of this machine where trials that ended while their storage was away wait
             for it; `optuna-spool` in Prefect's home by default.
         spool_limit: how many bytes they may take together; what is more stays in memory.
@@ -84,6 +86,9 @@ class OptunaSettings(PrefectBaseSettings):
     )
     lease: float = Field(
         default=45.0, gt=0, description="Seconds without a sign of life that end a session."
+    )
+    grace: float = Field(
+        default=8.0, ge=0, description="Seconds that trials have to stop by themselves."
     )
     spool: Path | None = Field(
         default=None, description="The folder for trials whose storage is away when they end."

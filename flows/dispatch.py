@@ -8,6 +8,7 @@ Orchestration then takes about `ORCHESTRATION_SHARE` of the time, whatever a tri
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import time
@@ -27,6 +28,7 @@ from prefect.tasks import task
 from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.flows.public_errors import public_errors
 from prefect_optuna.flows.session import MAX_REPETITIONS
+from prefect_optuna.flows.soft_end import ending_softly
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
 
@@ -103,7 +105,11 @@ def run_trials(
     best: tuple[float, ...] | None = None
     outcome: Outcome | None = None
     directions = runner.problem.directions
-    with public_errors():
+    soft = contextlib.nullcontext()
+    if report is not None:  # here, and not in a process of a pool
+        # Prefect has a handler of its own around each task run.
+        soft = ending_softly(runner.stopping, runner.is_worth_waiting)
+    with public_errors(), soft:
         for assignment in assignments:
             outcome = runner(assignment)
             counts[outcome.state] += 1

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
+from uuid import uuid4
 
 import optuna
 from optuna.pruners import BasePruner
@@ -57,6 +59,7 @@ from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import Capture, OptunaArchive
 from prefect_optuna.tasks.archive.capture import encode_scope
 from prefect_optuna.tasks.problem import Direction, Problem
+from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import TrialRunner
 from prefect_optuna.tasks.trial_scope import TrialScope
 
@@ -222,11 +225,21 @@ def optimize(
             _check_reachable(storage_block)
         writer = archive.writer()
         patience = study.storage.patience
-        session = Session(study, study.storage, version=writer.version, seed=trials_seed)
+        file = Path(tempfile.gettempdir(), f"prefect-optuna-{uuid4().hex}.stop")
+        stopping = stack.enter_context(contextlib.closing(Stopping(file if live_trials else None)))
+        session = Session(
+            study,
+            study.storage,
+            version=writer.version,
+            seed=trials_seed,
+            stopping=stopping,
+        )
         keeper = None
         if not isinstance(storage_block, InMemoryStudyStorage):
             keeper = TrialKeeper(study.study_name, storage_block.location, writer.uuid, session.id)
-        trial_runner = TrialRunner(the_problem, writer, trial_scope, retries, patience, keeper)
+        trial_runner = TrialRunner(
+            the_problem, writer, trial_scope, retries, patience, keeper, stopping
+        )
         dispatcher: Here | Lanes | Batches
         if not isinstance(runner, ThreadPoolTaskRunner):
             dispatcher = Batches(runner, trial_runner, n_jobs)

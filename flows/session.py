@@ -28,6 +28,7 @@ from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.tasks.archive.trial_records import MARK
 from prefect_optuna.tasks.seeding import SEED_KEY, first_number, trial_seed
+from prefect_optuna.tasks.stopping import FlowTrial, Stopping
 from prefect_optuna.tasks.trial import RESULT_KEY
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ MAX_REPETITIONS = 3
 
 _ORDER = "prefect_optuna:order"  # on a study: what somebody asks a session for
 _LOST = "prefect_optuna:lost"  # on a trial: who gave it up, and why
+_INNOCENT = "prefect_optuna:innocent"  # on a trial: how many of its losses were not its doing
 _RELEASED = "prefect_optuna:released"  # on a trial: whose workers may take it from the queue
 
 # The repetition is marked as Optuna's own retry callback marks it, so that
@@ -133,6 +135,7 @@ class Session:
         version: the id of the version of the archive that its trials run with; each trial that
             it takes says so.
         seed: what the seeds of its trials come from; `None` where they have none.
+        stopping: whether its trials should stop.
     """
 
     def __init__(
@@ -142,7 +145,9 @@ class Session:
         details: Mapping[str, Any] | None = None,
         version: str = "",
         seed: int | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
+        self.stopping: Stopping = Stopping() if stopping is None else stopping
         self.id: str = uuid.uuid4().hex
         self._mark = {"id": self.id, "version": version}
         self.repeats: set[int] = set()
@@ -199,7 +204,7 @@ class Session:
         if (trial := self.take(study)) is not None:
             return trial
         trial_id = self._create(state=TrialState.RUNNING, system_attrs={MARK: self._mark})
-        trial = optuna.Trial(study.for_one_trial(), trial_id)
+        trial = FlowTrial(study.for_one_trial(), trial_id, self.stopping)
         if (seed := self._corrected(trial.number)) is not None:
             trial.set_user_attr(SEED_KEY, seed)
         return trial
@@ -228,7 +233,7 @@ class Session:
                         self.repeats.add(trial.number)
                     if self.seed is not None and SEED_KEY not in trial.user_attrs:
                         self._storage.set_trial_user_attr(trial_id, SEED_KEY, self.seed_of(trial))
-                    return optuna.Trial(study.for_one_trial(), trial_id)
+                    return FlowTrial(study.for_one_trial(), trial_id, self.stopping)
             if self._outages() > outages:
                 # It may be ours, and the answer got lost in the outage.
                 self._doubtful[trial.number] = time.monotonic()
@@ -309,12 +314,14 @@ class Session:
         """Mark a trial as run by this session."""
         self._storage.set_trial_system_attr(self._trial_id(trial.number), MARK, self._mark)
 
-    def give_up(self, number: int, why: str) -> int | None:
+    def give_up(self, number: int, why: str, *, innocent: bool = False) -> int | None:
         """Fail a trial that will not be finished, and ask it again.
 
         Args:
             number: the trial's number.
             why: for people: what happened to it.
+            innocent: whether that was surely none of its own doing, so that it is asked again
+                however often.
 
         Returns:
             The number of the repetition, or `None` where the trial is not to be repeated: because
@@ -324,7 +331,8 @@ class Session:
         trial = self._storage.get_trial(trial_id)
         if trial.state != TrialState.RUNNING:
             return None
-        repeat = len(trial.system_attrs.get(_HISTORY, ())) < MAX_REPETITIONS
+        count = trial.system_attrs.get(_INNOCENT, 0)
+        repeat = innocent or len(trial.system_attrs.get(_HISTORY, ())) - count < MAX_REPETITIONS
         try:
             # The mark comes first: a finished trial cannot be changed. Whoever changes the state
             # has won, also against another process that saw the same dead session.
@@ -338,7 +346,7 @@ class Session:
                 return None
         except UpdateFinishedTrialError:
             return None
-        return self._repeat(trial) if repeat else None
+        return self._repeat(trial, count + innocent) if repeat else None
 
     def recover(self) -> list[int]:
         """Fail the trials of dead sessions and ask them again.
@@ -394,7 +402,9 @@ class Session:
             for owner in owners
         )
 
-    def _repeat(self, trial: FrozenTrial) -> int:
+    def _repeat(self, trial: FrozenTrial, innocent: int | None = None) -> int:
+        if innocent is None:
+            innocent = trial.system_attrs.get(_INNOCENT, 0)
         history = [*trial.system_attrs.get(_HISTORY, ()), trial.number]
         template = optuna.trial.create_trial(
             state=TrialState.WAITING,
@@ -404,6 +414,7 @@ class Session:
                 "fixed_params": {**trial.system_attrs.get("fixed_params", {}), **trial.params},
                 _REPEATS: history[0],
                 _HISTORY: history,
+                **({_INNOCENT: innocent} if innocent else {}),
             },
         )
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)

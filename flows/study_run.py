@@ -23,6 +23,7 @@ from prefect_optuna.blocks.errors import (
 )
 from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, Here, Lost
 from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.flows.soft_end import ending_softly
 from prefect_optuna.flows.spool import (
     STATES,
     Delivery,
@@ -41,6 +42,7 @@ from prefect_optuna.tasks.seeding import (
     seeding,
     suggest_seed,
 )
+from prefect_optuna.tasks.stopping import TrialStopped
 from prefect_optuna.tasks.trial import Assignment, LiveTrial, Outcome
 from prefect_optuna.tasks.trial_scope import TrialScope
 
@@ -106,6 +108,13 @@ class StudyRun:
             BaseException: an interruption; the trials that were running are asked again by the
                 next run.
         """
+        stopping = self.session.stopping
+        with ending_softly(
+            stopping, lambda: self.problem.names_stopping or stopping.is_asked
+        ) as end:
+            self._run(end)
+
+    def _run(self, end: Callable[[], None]) -> None:
         self.session.open()
         clean = False
         try:
@@ -114,6 +123,7 @@ class StudyRun:
                 self._run_here(self.dispatcher)
             else:
                 self._run_elsewhere(self.dispatcher)
+            end()
             clean = True
             if self._error is not None:
                 raise self._error
@@ -213,14 +223,19 @@ class StudyRun:
             trial.number,
             self.study.sampler,
             self.study.pruner,
+            self.session.stopping,
         )
 
     def _in_time(self) -> bool:
         return self._deadline is None or time.monotonic() < self._deadline
 
+    def _is_over(self) -> bool:
+        stops = self.study.stopped or self.session.stopping.is_set()
+        return stops or self._error is not None or not self._in_time()
+
     def _missing(self) -> int:
         """How many trials are still to be asked, given those that are under way anywhere."""
-        if self._error is not None or self.study.stopped or not self._in_time():
+        if self._is_over():
             return 0
         if time.monotonic() - self._refreshed > REFRESH_SECONDS:
             self._refresh()
@@ -317,9 +332,13 @@ class StudyRun:
             self.signer.told(frozen)
 
     def _hand_back(self, outcome: Outcome) -> None:
-        """Ask a trial again that an outage has ended: it is not its fault, and here is no place."""
-        self._lose(outcome.number, "the storage that it needs is away")
-        self._error = self._error or outcome.error
+        """Ask a trial again that was ended by an outage, or by the end of its machine."""
+        if isinstance(outcome.error, TrialStopped):
+            stops = self.session.stopping.is_set()
+            self._lose(outcome.number, "it was stopped", innocent=stops)
+            return
+        self._lose(outcome.number, "the storage that it needs is away", innocent=True)
+        self._error = self._error or outcome.error  # here is no place for it
 
     def _failed(self, outcome: Outcome) -> None:
         self.logger.warning("Trial %d failed: %s", outcome.number, outcome.message)
@@ -365,7 +384,7 @@ class StudyRun:
 
     def _wait_for_others(self) -> bool:
         """Whether to go on, with nothing under way here: another run may yet leave us a trial."""
-        if self._error is not None or self.study.stopped or not self._in_time():
+        if self._is_over():
             return False
         self._refresh()
         if self.n_trials is None or self._finished >= self.n_trials:
@@ -374,7 +393,9 @@ class StudyRun:
             self._recover()
         return True
 
-    def _lose(self, number: int, why: str = "the process that ran it is gone") -> None:
+    def _lose(
+        self, number: int, why: str = "the process that ran it is gone", *, innocent: bool = False
+    ) -> None:
         """Ask a trial again that was not ended."""
         del self._in_flight[number]
         if self.keeper is not None:
@@ -384,7 +405,7 @@ class StudyRun:
                 if is_it and self._deliver_one(kept):
                     self._refresh()
                     return
-        again = self.session.give_up(number, why)
+        again = self.session.give_up(number, why, innocent=innocent)
         self.logger.warning(
             "Trial %d is lost: %s; %s.",
             number,
@@ -396,7 +417,7 @@ class StudyRun:
     def _give_up(self, why: str) -> None:
         for number in list(self._in_flight):
             try:
-                self.session.give_up(number, why)
+                self.session.give_up(number, why, innocent=True)
             except Exception as error:  # noqa: BLE001 - the next run will find them
                 self.logger.warning("Trial %d could not be given up: %s", number, error)
 

@@ -126,7 +126,7 @@ def work(
 
         writer = ResultWriter(filesystem, uuid, problem.axes, version)
         keeper = TrialKeeper(study_name, storage_block.location, uuid, session.id)
-        runner = TrialRunner(problem, writer, scope, retries, patience, keeper)
+        runner = TrialRunner(problem, writer, scope, retries, patience, keeper, session.stopping)
     except StorageUnavailableError:
         session.close()  # others may reach it, and another worker may be started elsewhere
         raise
@@ -199,12 +199,12 @@ class _WorkerRun(StudyRun):
         return trial
 
     def _missing(self) -> int:
-        if self._error is not None or self.study.stopped or not self._parent_goes_on():
+        if self._is_over() or not self._parent_goes_on():
             return 0
         return 0 if time.monotonic() < self._dry_until else sys.maxsize
 
     def _wait_for_others(self) -> bool:
-        return self._error is None and not self.study.stopped and self._parent_goes_on()
+        return not self._is_over() and self._parent_goes_on()
 
     def _recover(self) -> None:
         self._recovered = time.monotonic()

@@ -91,6 +91,7 @@ from prefect_optuna.tasks.scope import (
     scoped_task,
 )
 from prefect_optuna.tasks.seeding import seeded
+from prefect_optuna.tasks.stopping import TrialStopped
 
 __all__ = [
     "SCOPE",
@@ -148,6 +149,7 @@ __all__ = [
     "SkippedFileWarning",
     "StudyDiff",
     "StudyGarbage",
+    "TrialStopped",
     "UndeclaredAttributeWarning",
     "UnreadParameterWarning",
     "UnsetFieldError",

@@ -39,7 +39,7 @@ Direction = Literal["minimize", "maximize"]
 _FIRST = {"suggest": "trial", "run": "params", "evaluate": "result", "plot": "result"}
 _BY_NAME = {
     "suggest": ("context", "ctx", "scope"),
-    "run": ("context", "ctx", "scope", "trial"),
+    "run": ("context", "ctx", "scope", "trial", "stopping"),
     "evaluate": ("params", "context", "ctx", "scope", "trial"),
     "plot": ("params", "context", "ctx", "scope"),
 }
@@ -152,6 +152,11 @@ class Problem:
     def names_scope(self) -> bool:
         """Whether a part gets the parameters of the scope by naming a parameter `scope`."""
         return any("scope" in names for names in self._named.values())
+
+    @property
+    def names_stopping(self) -> bool:
+        """Whether `run` hears that it should stop, by naming a parameter `stopping`."""
+        return "stopping" in self._named.get("run", ())
 
     def call(self, part: str, first: Any, **available: Any) -> Any:
         """Call a part of the problem with its first argument and whatever else it names.

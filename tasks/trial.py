@@ -27,6 +27,7 @@ from prefect_optuna.blocks.errors import (
 from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.seeding import Seeding, seeding, trial_seed
+from prefect_optuna.tasks.stopping import FlowTrial, Stopping, TrialStopped
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class LiveTrial:
         number: the trial's number.
         sampler: the study's sampler.
         pruner: the study's pruner.
+        stopping: whether the trial should stop.
     """
 
     storage: StudyStorage
@@ -60,6 +62,7 @@ class LiveTrial:
     number: int
     sampler: optuna.samplers.BaseSampler
     pruner: optuna.pruners.BasePruner
+    stopping: Stopping | None = None
 
     def open(self, patience: Patience) -> optuna.Trial:
         """The live trial; its sampler is reseeded, since the copies of one sampler would agree."""
@@ -73,7 +76,7 @@ class LiveTrial:
         study.get_trials(deepcopy=False)
         study_id = storage.get_study_id_from_name(self.study_name)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
-        return optuna.Trial(study, trial_id)
+        return FlowTrial(study, trial_id, self.stopping)
 
     def deliver(self) -> None:
         """Have the storage hold all that the trial was given: the next who tells it, ends it.
@@ -163,6 +166,7 @@ class TrialRunner:
         retries: how many times `run` is called again after an exception.
         patience: waits for an artifact filesystem that is away.
         keeper: keeps what a trial came to meanwhile.
+        stopping: whether trials should stop, for a `run` that names it.
 
     Example:
         >>> from prefect_optuna.tasks import Problem
@@ -182,13 +186,19 @@ class TrialRunner:
         retries: int = 0,
         patience: Patience | None = None,
         keeper: Keeper | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
         self.keeper = keeper
+        self.stopping: Stopping = Stopping() if stopping is None else stopping
         self.problem = problem
         self.writer = writer
         self.scope: TrialScope = scope if isinstance(scope, TrialScope) else TrialScope(scope)
         self.retries = retries
         self.patience: Patience = patience or Patience()
+
+    def is_worth_waiting(self) -> bool:
+        """Whether trials have a moment to stop by themselves: they look whether they should."""
+        return self.problem.names_stopping or self.stopping.is_asked
 
     def __call__(self, assignment: Assignment) -> Outcome:
         """Run one trial. Exceptions of the problem's functions end up in the outcome."""
@@ -213,7 +223,7 @@ class TrialRunner:
             outcome = self._ended(assignment, trial, seeds)
         if seeds is not None:
             outcome = replace(outcome, seed=seeds.seed, shared=tuple(sorted(seeds.shared)))
-        if outcome.state == "lost":
+        if outcome.state == "lost" and not isinstance(outcome.error, TrialStopped):
             return outcome
         return _delivered(
             replace(outcome, constraints=_constraints(trial)), assignment.trial, trial
@@ -260,8 +270,10 @@ class TrialRunner:
                 if self.problem.objective is not None:
                     return self.problem.objective(trial)
                 scope = self.scope.values
-                return self.problem.call("run", assignment.params, scope=scope, trial=trial)
-            except (optuna.TrialPruned, InvalidProblemError, StorageUnavailableError):
+                return self.problem.call(
+                    "run", assignment.params, scope=scope, trial=trial, stopping=self.stopping
+                )
+            except (TrialStopped, optuna.TrialPruned, InvalidProblemError, StorageUnavailableError):
                 raise
             except Exception:
                 if attempt == self.retries:
@@ -281,6 +293,8 @@ def _failed(assignment: Assignment, error: Exception) -> Outcome:
     if isinstance(error, StorageUnavailableError):
         # Not the trial's own: the study, or the place of its artifacts, is away for too long.
         return Outcome(assignment.number, "lost", error=error, message=str(error))
+    if isinstance(error, TrialStopped):
+        return Outcome(assignment.number, "lost", error=error, message="it was asked to stop")
     ours = isinstance(error, PrefectOptunaError)
     message = public_text(str(error)) if ours else f"{error_words(error)}{_where(error)}"
     return Outcome(assignment.number, "failed", error=error, message=message)

@@ -332,3 +332,21 @@ def test_a_trial_whose_suggest_meets_an_outage_has_not_failed() -> None:
     lost, again = plain.get_all_trials(0)
     assert is_lost(lost)
     assert again.state == TrialState.WAITING
+
+
+def test_losses_that_were_not_its_doing_do_not_count_against_a_trial(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    session = Session(study, storage)
+    session.open()
+    number = asked(study, session).number
+    for _ in range(2 * MAX_REPETITIONS):
+        again = session.give_up(number, "interrupted", innocent=True)
+        assert again is not None
+        number = asked(study, session).number
+        assert number == again
+    for _ in range(MAX_REPETITIONS):
+        assert session.give_up(number, "its process died") is not None
+        number = asked(study, session).number
+    assert session.give_up(number, "its process died") is None
+    session.close()

@@ -1,0 +1,116 @@
+"""Stopping early: a trial hears that its machine is about to go, and saves what it has.
+
+After SIGTERM, as of a preempted machine, `scancel` or a container that is stopped, a trial that
+asks has some seconds. It may save a checkpoint and raise `TrialStopped`: it is asked again, by
+whoever is free, with the attributes that it has set.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+__all__ = ["FlowTrial", "Stopping", "TrialStopped"]
+
+
+class TrialStopped(Exception):  # noqa: N818 - as Optuna's TrialPruned, it is no error
+    """Raised by a trial that was asked to stop, so that it is asked again.
+
+    Example:
+        >>> from prefect_optuna.tasks import TrialStopped
+        >>> def run(params, stopping, trial):
+        ...     for epoch in range(100):
+        ...         if stopping:
+        ...             trial.set_user_attr("epoch", epoch)
+        ...             raise TrialStopped
+    """
+
+
+class Stopping:
+    """Whether trials should stop: what `run` gets by naming a parameter `stopping`.
+
+    It is true from the moment on in which the program was asked to end.
+
+    Args:
+        file: is there when processes of this machine are to stop, too.
+
+    Example:
+        >>> from prefect_optuna.tasks.stopping import Stopping
+        >>> stopping = Stopping()
+        >>> bool(stopping)
+        False
+        >>> stopping.set()
+        >>> bool(stopping)
+        True
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._event = threading.Event()
+        self._looked = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stopping, (self._file,)
+
+    def __bool__(self) -> bool:
+        if not self._looked:
+            self._looked = True
+            if self._file is not None and not self._event.is_set():
+                self._asked_file(self._file).touch()
+        return self.is_set()
+
+    def is_set(self) -> bool:
+        """Whether trials should stop."""
+        return self._event.is_set() or (self._file is not None and self._file.exists())
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether any trial looks, so that it is worth while to wait for it."""
+        return self._looked or (self._file is not None and self._asked_file(self._file).exists())
+
+    def set(self) -> None:
+        """Have trials stop."""
+        self._event.set()
+        if self._file is not None:
+            self._file.touch()
+
+    def close(self) -> None:
+        """Remove what is on the disk."""
+        if self._file is not None:
+            self._asked_file(self._file).unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
+
+    @staticmethod
+    def _asked_file(file: Path) -> Path:
+        return file.with_suffix(".asked")
+
+
+class FlowTrial(optuna.Trial):
+    """An Optuna trial that also hears when its machine is about to go.
+
+    Args:
+        study: the study.
+        trial_id: the id of the trial in its storage.
+        stopping: whether it should stop.
+    """
+
+    def __init__(
+        self, study: optuna.Study, trial_id: int, stopping: Stopping | None = None
+    ) -> None:
+        super().__init__(study, trial_id)
+        self._stopping = Stopping() if stopping is None else stopping
+
+    def should_stop(self) -> bool:
+        """Whether the program was asked to end: save what there is, and raise `TrialStopped`.
+
+        Example:
+            >>> import optuna
+            >>> from prefect_optuna.tasks.stopping import FlowTrial
+            >>> study = optuna.create_study()
+            >>> FlowTrial(study, study.ask()._trial_id).should_stop()
+            False
+        """
+        return bool(self._stopping)
