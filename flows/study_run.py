@@ -154,7 +154,7 @@ class StudyRun:
                 return
             for outcome in dispatcher.get(timeout=self._idle_seconds):
                 if isinstance(outcome, Lost):
-                    self._lose(outcome.number)
+                    self._recover_or_lose(outcome.number)
                 else:
                     self._tell(outcome)
             self._recover_now_and_then()
@@ -393,18 +393,22 @@ class StudyRun:
             self._recover()
         return True
 
+    def _recover_or_lose(self, number: int) -> None:
+        """Tell what a process had computed that died while it waited; else ask the trial again."""
+        here = [] if self.keeper is None else self.keeper.spool.of(self.keeper.uuid)
+        for kept in here:
+            is_it = (kept.session, kept.trial.number) == (self.session.id, number)
+            if is_it and self._deliver_one(kept):
+                del self._in_flight[number]
+                self._refresh()
+                return
+        self._lose(number)
+
     def _lose(
         self, number: int, why: str = "the process that ran it is gone", *, innocent: bool = False
     ) -> None:
         """Ask a trial again that was not ended."""
         del self._in_flight[number]
-        if self.keeper is not None:
-            # Its process may have died while it waited with what it had computed.
-            for kept in self.keeper.spool.of(self.keeper.uuid):
-                is_it = (kept.session, kept.trial.number) == (self.session.id, number)
-                if is_it and self._deliver_one(kept):
-                    self._refresh()
-                    return
         again = self.session.give_up(number, why, innocent=innocent)
         self.logger.warning(
             "Trial %d is lost: %s; %s.",
