@@ -66,6 +66,10 @@ bench: .venv/installed-bench .cache/neuralib/installed ## run the benchmarks; ra
 fuzz: .venv/installed-test ## give damaged files, attributes and URLs to their readers; SECONDS=600
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),60) $(ARGS)
 
+.PHONY: chaos
+chaos: .venv/installed-test redis-server ## run a study through a storm of faults; SECONDS=600 SEED=7
+	$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: clean
 clean: ## remove everything that make has made, the environment included
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

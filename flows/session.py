@@ -348,6 +348,22 @@ class Session:
             return None
         return self._repeat(trial, count + innocent) if repeat else None
 
+    def withdraw(self, number: int) -> None:
+        """Take a trial back that is one too many: one from the queue waits there again.
+
+        Args:
+            number: the trial's number.
+        """
+        trial_id = self._trial_id(number)
+        attributes = self._storage.get_trial(trial_id).system_attrs
+        if "fixed_params" in attributes or _HISTORY in attributes:
+            self.give_up(number, "the study has enough trials", innocent=True)
+            return
+        mark = {"session": self.id, "why": "the study has enough trials", "for good": True}
+        self._storage.set_trial_system_attr(trial_id, _LOST, mark)
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
     def recover(self) -> list[int]:
         """Fail the trials of dead sessions and ask them again.
 
@@ -369,7 +385,8 @@ class Session:
         # Somebody gave a trial up and died before asking it again.
         repeated = {number for trial in trials for number in trial.system_attrs.get(_HISTORY, ())}
         for trial in lost_trials(trials):
-            if trial.number not in repeated and trial.system_attrs[_LOST]["session"] not in alive:
+            mark = trial.system_attrs[_LOST]
+            if not (trial.number in repeated or mark["session"] in alive or mark.get("for good")):
                 self._repeat(trial)
         return given_up
 

@@ -97,6 +97,7 @@ class StudyRun:
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
         self._recovered = self._refreshed = 0.0
         self._finished = self._others = self._complete = 0
+        self._pace = 0.0  # of other runs of the study, in trials a second
         self._said_shared = False
 
     def run(self) -> None:
@@ -191,6 +192,10 @@ class StudyRun:
         if trial is None:
             return None
         self._in_flight[trial.number] = trial
+        if self._is_too_many(trial):
+            del self._in_flight[trial.number]
+            self.session.withdraw(trial.number)
+            return None
         params: dict[str, Any] = {}
         seed = self.session.seed_of(trial._cached_frozen_trial)  # pyright: ignore[reportPrivateUsage]
         if self.problem.suggest is not None:
@@ -241,14 +246,45 @@ class StudyRun:
             self._refresh()
         if self.n_trials is None:
             return sys.maxsize
-        return self.n_trials - self._finished - len(self._in_flight) - self._others
+        missing = self._count_missing(self.n_trials)
+        if 0 < missing <= self._unseen():
+            self._refresh()
+            missing = self._count_missing(self.n_trials)
+        return missing
 
-    def _refresh(self) -> None:
+    def _count_missing(self, n_trials: int) -> int:
+        return n_trials - self._finished - len(self._in_flight) - self._others
+
+    def _unseen(self) -> float:
+        """How many trials other runs of the study may have begun since the last look."""
+        if not self._others and not self._pace:
+            return 0
+        since = time.monotonic() - self._refreshed
+        return 2 * (self._others + self._pace * since + 1)
+
+    def _is_too_many(self, trial: optuna.Trial) -> bool:
+        """Whether others have begun what was missing at the same moment: the first ones count."""
+        if self.n_trials is None or not self._unseen():
+            return False
+        if self._count_missing(self.n_trials) > self._unseen():
+            return False
+        trials = self._refresh()
+        earlier = trials[: trial.number]
+        ahead = sum(t.state.is_finished() and not is_lost(t) for t in earlier)
+        mine = set(self._in_flight) - {trial.number}
+        ahead += sum(t.number in mine for t in earlier) + self.session.others_running(earlier)
+        return ahead >= self.n_trials
+
+    def _refresh(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)
-        self._refreshed = time.monotonic()
+        now, before = time.monotonic(), self._finished
         self._finished = sum(t.state.is_finished() and not is_lost(t) for t in trials)
+        if self._refreshed:
+            self._pace = max(0, self._finished - before) / max(now - self._refreshed, 0.1)
+        self._refreshed = now
         self._complete = sum(t.state == TrialState.COMPLETE for t in trials)
         self._others = self.session.others_running(trials)
+        return trials
 
     # -- telling --------------------------------------------------------------------------------
 

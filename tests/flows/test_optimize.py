@@ -34,6 +34,7 @@ from prefect_optuna.flows import (
     StudyResult,
     optimize,
 )
+from prefect_optuna.flows.session import is_lost
 from prefect_optuna.tasks import ArchivedStudy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -331,6 +332,27 @@ def test_enqueued_trials_are_run_and_counted() -> None:
     trials = result.load_study().trials
     assert len(trials) == 3
     assert trials[0].value == 5.0
+
+
+def slow(trial: optuna.Trial) -> float:
+    time.sleep(0.05)
+    return trial.suggest_float("x", 0, 1)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_runs_of_one_study_at_once_finish_as_many_trials_as_one_would(tmp_path: Path) -> None:
+    storage = JournalStudyStorage(path=tmp_path / "s.journal")
+    storage.get_storage()
+
+    def run_it() -> None:
+        optimize(slow, study_name="s", n_trials=60, n_jobs=2, storage=storage)
+
+    run_it_too = threading.Thread(target=run_it)
+    run_it_too.start()
+    run_it()
+    run_it_too.join()
+    trials = [t for t in storage.load_study("s").trials if not is_lost(t)]
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 60
 
 
 def test_the_timeout_ends_it() -> None:

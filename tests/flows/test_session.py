@@ -196,7 +196,7 @@ def test_a_trial_given_up_by_somebody_who_died_before_asking_it_again_is_asked_a
     left = asked(study, dead_session(study, storage))
     dies = dead_session(study, storage)
     with monkeypatch.context() as patch:
-        patch.setattr(dies, "_repeat", lambda trial: None)
+        patch.setattr(dies, "_repeat", lambda *_: None)
         dies.recover()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL]
 
@@ -350,3 +350,21 @@ def test_losses_that_were_not_its_doing_do_not_count_against_a_trial(
         number = asked(study, session).number
     assert session.give_up(number, "its process died") is None
     session.close()
+
+
+def test_a_trial_that_is_one_too_many_is_taken_back(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    session = Session(study, storage)
+    session.open()
+    new = asked(study, session).number
+    study.enqueue_trial({"x": 0.5})
+    queued = asked(study, session).number
+    session.withdraw(new)
+    session.withdraw(queued)
+    session.close()
+    assert all(is_lost(study.trials[number]) for number in (new, queued))
+    (waiting,) = study.get_trials(states=(TrialState.WAITING,))
+    assert waiting.system_attrs["fixed_params"] == {"x": 0.5}
+    assert Session(study, storage).recover() == []
+    assert len(study.get_trials(states=(TrialState.WAITING,))) == 1

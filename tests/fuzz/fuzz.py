@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def run_target(name: str, seed: int, seconds: float, folder: Path, count: int = 
 
     faulthandler.enable()
     logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")  # Optuna's, of each odd category
     os.chdir(folder)
     target = targets.TARGETS[name]
     findings, cases, values = 0, 0, 0
@@ -121,8 +123,11 @@ def run_target(name: str, seed: int, seconds: float, folder: Path, count: int = 
         ends = time.monotonic() + seconds
         while time.monotonic() < ends and (not count or cases < count):
             rng = random.Random(f"{name} {seed} {cases}")
-            case = case_of(rng)
             cases += 1
+            try:
+                case = case_of(rng)
+            except RecursionError:  # nested so deeply that it cannot even be written
+                continue
             kept = folder / f"{name}-{seed}-{cases - 1}"
             last = folder / f"{name}.last"
             last.write_bytes(case if isinstance(case, bytes) else repr(case).encode())
