@@ -75,6 +75,30 @@ def redis_killed(folder: Path) -> Generator[tuple[StudyStorage, Callable[[], Any
         yield RedisStudyStorage(url=server.url, retry_limit=0.2), lambda: restarted(server)
 
 
+@contextmanager
+def redis_told(
+    folder: Path, then: list[str], again: list[str]
+) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
+    """One that is told something, and then that it is over."""
+    with RedisServer(folder / "redis") as server, server.client() as client:
+
+        @contextmanager
+        def told() -> Generator[None]:
+            client.execute_command(*then)
+            try:
+                yield
+            finally:
+                client.execute_command(*again)
+
+        yield RedisStudyStorage(url=server.url, retry_limit=0.2), told
+
+
+REDIS_TOLD = {
+    "redis full": (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]),
+    "redis read-only": (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
+}
+
+
 @pytest.fixture(scope="module")
 def postgres() -> Generator[PostgresServer]:
     # As root it runs as another user, who may not look into pytest's folders.
@@ -99,7 +123,9 @@ def storage(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
     """A storage, and what keeps it away within a block."""
-    if request.param.startswith("redis"):
+    if request.param in REDIS_TOLD:
+        opened = redis_told(tmp_path, *REDIS_TOLD[request.param])
+    elif request.param.startswith("redis"):
         opened = redis_cut(tmp_path) if "cut" in request.param else redis_killed(tmp_path)
     else:
         server = request.getfixturevalue("postgres")
@@ -170,6 +196,7 @@ CELLS = list(
     )
 )
 IN_EACH_RUN = (2, 4, 9, 15)  # each storage, each kind of target and each number of jobs
+CELLS += list(itertools.product(REDIS_TOLD, [1, 3], [PROBLEM, objective]))
 
 
 @pytest.mark.parametrize(
