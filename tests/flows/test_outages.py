@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +22,7 @@ import optuna
 import pytest
 from filesystems import s3_filesystem
 from optuna.trial import TrialState
-from redis_servers import RedisServer
+from redis_servers import RedisServer, redis_sentinel
 from servers import Cable, wait_until
 from storages_under_test import PostgresServer
 
@@ -93,6 +93,41 @@ def redis_told(
         yield RedisStudyStorage(url=server.url, retry_limit=0.2), told
 
 
+@contextmanager
+def redis_failover(folder: Path) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
+    """One whose primary dies for good, so that Sentinel makes the replica the primary."""
+    with redis_sentinel(folder) as setup:
+
+        @contextmanager
+        def dead() -> Generator[None]:
+            setup.primary.kill()
+            yield
+
+        yield RedisStudyStorage(url=setup.url, retry_limit=0.2), dead
+
+
+@contextmanager
+def journal_full(folder: Path) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
+    """A file on a small disk, which somebody else fills."""
+    (disk := folder / "disk").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
+
+    @contextmanager
+    def full() -> Generator[None]:
+        with (disk / "others").open("wb", buffering=0) as others, suppress(OSError):
+            while True:
+                others.write(b"x" * 4096)
+        try:
+            yield
+        finally:
+            (disk / "others").unlink()
+
+    try:
+        yield JournalStudyStorage(path=disk / "s.journal"), full
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
 REDIS_TOLD = {
     "redis full": (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]),
     "redis read-only": (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
@@ -123,7 +158,11 @@ def storage(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Generator[tuple[StudyStorage, Callable[[], Any]]]:
     """A storage, and what keeps it away within a block."""
-    if request.param in REDIS_TOLD:
+    if request.param == "journal full":
+        opened = journal_full(tmp_path)
+    elif request.param == "redis failover":
+        opened = redis_failover(tmp_path)
+    elif request.param in REDIS_TOLD:
         opened = redis_told(tmp_path, *REDIS_TOLD[request.param])
     elif request.param.startswith("redis"):
         opened = redis_cut(tmp_path) if "cut" in request.param else redis_killed(tmp_path)
@@ -196,7 +235,9 @@ CELLS = list(
     )
 )
 IN_EACH_RUN = (2, 4, 9, 15)  # each storage, each kind of target and each number of jobs
-CELLS += list(itertools.product(REDIS_TOLD, [1, 3], [PROBLEM, objective]))
+CELLS += list(
+    itertools.product([*REDIS_TOLD, "redis failover", "journal full"], [1, 3], [PROBLEM, objective])
+)
 
 
 @pytest.mark.parametrize(
