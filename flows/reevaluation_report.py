@@ -15,6 +15,7 @@ from prefect_optuna.tasks.reevaluation import (
     as_tuple,
     constraint_words,
     luck_words,
+    upload_words,
 )
 
 __all__ = [
@@ -78,6 +79,9 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         lines += [
             f"| {t.number} | {escape(constraint_words(t, format_value))} |" for t in constrained
         ]
+    if uploaded := [trial for trial in result.trials if upload_words(trial)]:
+        lines += ["", "## Artifacts", ""]
+        lines += [f"- Trial {t.number}: {escape(upload_words(t))}" for t in uploaded]
     if lucky := [trial for trial in result.trials if luck_words(trial, format_value)]:
         lines += ["", "## Luck", ""]
         lines += [f"- Trial {t.number}: {escape(luck_words(t, format_value))}" for t in lucky]

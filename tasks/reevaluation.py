@@ -50,6 +50,11 @@ class ReevaluatedTrial(BaseModel):
     params: dict[str, Any] = Field(description="The trial's parameters.")
     cause: str = Field(default="", description="Why it did not give the archived value, likely.")
     message: str = Field(default="", description="Why it failed.")
+    uploads: dict[str, Literal["same", "other", "unknown"]] = Field(
+        default_factory=dict,
+        description="Of each file that it uploads as an artifact of Optuna's whether it is the "
+        "`same` as then; `unknown` where there is none of that name to compare it with.",
+    )
     seeds: list[int | None] = Field(
         default_factory=list[int | None],
         description="The seed of each repetition; `None` where it had none.",
@@ -137,6 +142,7 @@ class Reevaluation(BaseModel):
         rows = [
             f"  trial {t.number}: {t.verdict}, archived {_text(t.archived)}, "
             f"now {', '.join(map(_text, t.values)) or t.message}"
+            + (f"; {words}" if (words := upload_words(t)) else "")
             + (f"; {words}" if (words := constraint_words(t, repr)) else "")
             + (f"; {words}" if (words := luck_words(t, "{:.4g}".format)) else "")
             + (f" ({t.cause})" if t.cause else "")
@@ -180,6 +186,8 @@ def compare(
     constraints = {} if "constraints" in trial.system_attrs else trial.constraints
     differences: list[float] = []
     within = archived is not None and trial.state != TrialState.FAIL
+    if trial.state == TrialState.PRUNED and archived is None:  # before it had reported anything
+        within = not any(rerun.values)
     for values in rerun.values if archived is not None else ():
         for old, new, relative, absolute in zip(archived or (), values, rtol, atol, strict=False):
             differences.append(_difference(old, new))
@@ -214,6 +222,7 @@ def compare(
         params=trial.params,
         message=rerun.error,
         seeds=list(rerun.seeds),
+        uploads=dict(rerun.uploads),
     )
 
 
@@ -271,6 +280,24 @@ def luck_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
     return f"{len(trial.values)} other seeds give {given}; the archived {noun} {away}"
 
 
+def upload_words(trial: ReevaluatedTrial) -> str:
+    """The files that a re-evaluated trial uploads, as far as they are others than then.
+
+    Args:
+        trial: what the trial came to.
+
+    Example:
+        >>> from prefect_optuna.tasks.reevaluation import upload_words
+        >>> trial = ReevaluatedTrial(
+        ...     number=0, verdict="reproduced", archived=1.0, values=[1.0], difference=0.0,
+        ...     params={}, uploads={"model.bin": "other", "log.txt": "same"})
+        >>> upload_words(trial)
+        'it uploads another model.bin'
+    """
+    others = [name for name, verdict in trial.uploads.items() if verdict == "other"]
+    return f"it uploads another {', another '.join(others)}" if others else ""
+
+
 def as_tuple(value: Value) -> tuple[float, ...]:
     """A value as one number for each direction."""
     return value if isinstance(value, tuple) else (value,)
@@ -313,6 +340,6 @@ def _deviation(column: Sequence[float]) -> float:
 
 
 def _text(value: Value | None) -> str:
-    if value is None:
+    if value is None or value == ():
         return "no value"
     return ", ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)

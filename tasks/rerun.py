@@ -20,20 +20,22 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from optuna.trial import FixedTrial, FrozenTrial, TrialState
+import optuna
+from optuna.trial import FrozenTrial, TrialState
 from prefect.context import get_settings_context
 
 from prefect_optuna.blocks._secrets import public_text
 from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
-from prefect_optuna.tasks.archive.attributes import is_of_the_archive
 from prefect_optuna.tasks.archive.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.environment import RECORDED_VARIABLES, Environment
 from prefect_optuna.tasks.archive.restore import restore_problem
 from prefect_optuna.tasks.archive.review import restore_value
 from prefect_optuna.tasks.files_read import files_read
-from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.replay import Past, Replay, own_attributes
 from prefect_optuna.tasks.seeding import (
     SEED_KEY,
     recorded_seed,
@@ -41,7 +43,8 @@ from prefect_optuna.tasks.seeding import (
     suggest_seed,
     trial_seed,
 )
-from prefect_optuna.tasks.trial import Assignment, TrialRunner
+from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
+from prefect_optuna.tasks.uploads import Uploads, UploadVerdict, uploads_of
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive import ArchivedStudy
@@ -112,6 +115,9 @@ class ArchivedTrial:
         pruned_at: the step after which it was pruned; `None` if it was not.
         seeds: of each run; `None` leaves it to chance.
         user_attrs: what it was given, by whoever enqueued it or by its own code.
+        pruned: whether it was pruned, perhaps before it had reported anything.
+        started: when it began, as ISO 8601; empty where that is not known.
+        uploads: what it gave to Optuna's `upload_artifact`: the id of each, and its file's name.
     """
 
     number: int
@@ -119,6 +125,9 @@ class ArchivedTrial:
     pruned_at: int | None = None
     seeds: Sequence[int | None] = (None,)
     user_attrs: Mapping[str, Any] = field(default_factory=dict)
+    pruned: bool = False
+    started: str = ""
+    uploads: Sequence[tuple[str, str]] = ()
 
     @classmethod
     def of(cls, trial: FrozenTrial, seeds: Sequence[int | None] = (None,)) -> ArchivedTrial:
@@ -129,23 +138,16 @@ class ArchivedTrial:
             seeds: of each run.
         """
         pruned = trial.state == TrialState.PRUNED
-        attributes = {
-            name: value
-            for name, value in trial.user_attrs.items()
-            if not is_of_the_archive(name) and _is_json(value)
-        }
         return cls(
-            trial.number, trial.params, trial.last_step if pruned else None, seeds, attributes
+            trial.number,
+            trial.params,
+            trial.last_step if pruned else None,
+            seeds,
+            own_attributes(trial.user_attrs),
+            pruned,
+            trial.datetime_start.isoformat() if trial.datetime_start else "",
+            uploads_of(trial.system_attrs),
         )
-
-
-def _is_json(value: Any) -> bool:
-    """Whether a value travels; a study in memory has attributes of any kind."""
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class RerunRequest:
         environment_variables: the names of variables that their process gets as well.
         threads: whether it has the threads, the hash seed and the kernels that were recorded, or
             those that it would have here.
+        past: what its code may see of the study.
     """
 
     capture: Capture
@@ -168,6 +171,7 @@ class RerunRequest:
     scope: Mapping[str, Any] = field(default_factory=dict)
     environment_variables: Sequence[str] = ()
     threads: Threads = "recorded"
+    past: Past = field(default_factory=Past)
 
     @classmethod
     def of(
@@ -206,6 +210,7 @@ class RerunRequest:
                 attributes = {k: v for k, v in one.user_attrs.items() if k != SEED_KEY}
                 one = replace(one, user_attrs=attributes)
             versions.setdefault(version, []).append(one)
+        pasts = {v: Past.of(archived.study, archived.capture(v)) for v in versions}
         return [
             cls(
                 archived.capture(version),
@@ -214,6 +219,7 @@ class RerunRequest:
                 {**archived.scope(version), **(scope or {})},
                 tuple(environment_variables),
                 threads,
+                pasts[version],
             )
             for version, group in sorted(versions.items())
             for part in range(min(parts, len(group)))
@@ -227,12 +233,14 @@ class Rerun:
     Args:
         number: the trial's number.
         values: the values of each repetition that gave some; of one that was pruned where the
-            archived trial was, the last value that it had reported.
+            archived trial was, the last value that it had reported, and none where that had not
+            reported any either.
         error: why one gave none; empty where all did.
         files: the files that its code has read, other than Python's and its packages'.
         constraints: those that each repetition with values has set.
         seeds: of each repetition; `None` for chance.
         unseeded: the sources of randomness that its code has used and no seed reaches.
+        uploads: of each file that it gave to Optuna's `upload_artifact` whether it is the same.
     """
 
     number: int
@@ -242,6 +250,7 @@ class Rerun:
     constraints: tuple[Mapping[str, float], ...] = ()
     seeds: tuple[int | None, ...] = ()
     unseeded: tuple[str, ...] = ()
+    uploads: Mapping[str, UploadVerdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -276,6 +285,7 @@ def rerun(request: RerunRequest) -> RerunAnswer:
         "environment": request.environment.to_json(),
         "trials": [vars(trial) for trial in request.trials],
         "scope": encode_scope(request.scope),
+        "past": request.past.to_json(),
         "folder": os.getcwd(),  # noqa: PTH109
     }
     with tempfile.TemporaryDirectory(prefix="prefect-optuna-", ignore_cleanup_errors=True) as home:
@@ -308,6 +318,7 @@ def rerun(request: RerunRequest) -> RerunAnswer:
                 constraints=tuple(one["constraints"]),
                 seeds=tuple(trial.seeds),
                 unseeded=tuple(one["unseeded"]),
+                uploads=one["uploads"],
             )
             for trial, one in zip(request.trials, answer["reruns"], strict=True)
         ],
@@ -429,35 +440,69 @@ def main() -> None:
 def _answer(message: dict[str, Any]) -> dict[str, Any]:
     blobs = {digest: base64.b64decode(blob) for digest, blob in message["blobs"].items()}
     then = Environment.from_json(message["environment"])
-    with files_read() as read_at_import:
-        problem = restore_problem(Capture(message["document"], blobs), then)
-    runner = TrialRunner(problem, scope=restore_value(message["scope"]))
-    reruns: list[dict[str, Any]] = []
-    for data in message["trials"]:
-        trial = ArchivedTrial(**data)
-        values: list[tuple[float, ...]] = []
-        constraints: list[dict[str, float]] = []
-        errors: list[str] = []
-        with files_read() as read, _unseeded() as unseeded:
-            for seed in trial.seeds:
-                replayed = _ReplayedTrial(trial, seed)
-                once, error = _run_once(problem, runner, replayed, seed)
-                if once is not None:
-                    values.append(once)
-                    constraints.append(replayed.constraints)
-                errors += [error] if error else []
-        files = sorted({*read_at_import, *read})
-        reruns.append(
-            {
-                "number": trial.number,
-                "values": values,
-                "error": next(iter(errors), ""),
-                "files": files,
-                "constraints": constraints,
-                "unseeded": sorted(unseeded),
-            }
-        )
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        uploads = Uploads(Path(scratch))
+        with uploads.in_place():
+            with files_read() as read_at_import:
+                problem = restore_problem(Capture(message["document"], blobs), then)
+            runner = TrialRunner(problem, scope=restore_value(message["scope"]))
+            replay = Replay(Past.from_json(message["past"]), problem.directions)
+            reruns = [
+                _again(ArchivedTrial(**data), runner, replay, uploads, read_at_import)
+                for data in message["trials"]
+            ]
     return {"reruns": reruns, "environment": Environment.capture().to_json()}
+
+
+def _again(
+    trial: ArchivedTrial,
+    runner: TrialRunner,
+    replay: Replay,
+    uploads: Uploads,
+    read_at_import: Mapping[str, None],
+) -> dict[str, Any]:
+    """All repetitions of one trial."""
+    values: list[tuple[float, ...]] = []
+    constraints: list[dict[str, float]] = []
+    errors: list[str] = []
+    uploads.archived, uploads.verdicts = trial.uploads, {}
+    started = datetime.fromisoformat(trial.started) if trial.started else None
+    with files_read() as read, _unseeded() as unseeded:
+        for seed in trial.seeds:
+            own = {} if seed is None else {SEED_KEY: seed}
+            live = replay.trial(
+                trial.number,
+                trial.params,
+                pruned_at=trial.pruned_at,
+                started=started,
+                user_attrs={**own, **trial.user_attrs},
+            )
+            outcome = _run_once(runner, live, seed)
+            reported = live.storage.get_trial(trial.number).intermediate_values
+            if outcome.values is not None:
+                values.append(outcome.values)
+            elif outcome.state == "pruned" and _is_same_step(trial, reported):
+                values.append((reported[max(reported)],) if reported else ())
+            else:
+                errors.append(f"{outcome.state}: {outcome.message}")
+                continue
+            constraints.append(outcome.constraints)
+    return {
+        "number": trial.number,
+        "values": values,
+        "error": next(iter(errors), ""),
+        "files": sorted({*read_at_import, *read}),
+        "constraints": constraints,
+        "unseeded": sorted(unseeded),
+        "uploads": uploads.verdicts,
+    }
+
+
+def _is_same_step(trial: ArchivedTrial, reported: Mapping[int, float]) -> bool:
+    """Whether the archived trial was pruned as well: there, or like this one before any report."""
+    if trial.pruned_at is not None:
+        return bool(reported)
+    return trial.pruned and not reported
 
 
 @contextmanager
@@ -473,7 +518,8 @@ def _unseeded() -> Generator[set[str]]:
         while frame.f_back is not None and frame.f_globals.get("__name__") in _ASKING:
             name = frame.f_globals["__name__"]
             frame = frame.f_back
-        if not str(frame.f_globals.get("__name__")).startswith("importlib."):  # NumPy, once
+        # NumPy, once; and Optuna, for the name of an artifact.
+        if not str(frame.f_globals.get("__name__")).startswith(("importlib.", "optuna.artifacts")):
             asked.add("random.SystemRandom" if name == "random" else name)
         return urandom(count)
 
@@ -487,10 +533,9 @@ def _unseeded() -> Generator[set[str]]:
 _ASKING = ("random", "secrets", "uuid")
 
 
-def _run_once(
-    problem: Problem, runner: TrialRunner, trial: _ReplayedTrial, seed: int | None
-) -> tuple[tuple[float, ...] | None, str]:
-    """The values of one more run, or why there are none."""
+def _run_once(runner: TrialRunner, trial: optuna.Trial, seed: int | None) -> Outcome:
+    """One more run."""
+    problem = runner.problem
     try:
         with runner.scope.around(), seeding(suggest_seed(seed), trial):
             params = (
@@ -499,28 +544,6 @@ def _run_once(
                 else problem.call("suggest", trial, scope=runner.scope.values)
             )
     except Exception as failure:  # noqa: BLE001 - it is the answer
-        return None, f"suggest: {type(failure).__name__}: {failure}"
-    outcome = runner(Assignment(trial.number, params, trial, seed=seed))
-    if outcome.values is not None:
-        return outcome.values, ""
-    if outcome.state == "pruned" and trial.pruned_at is not None and trial.reported:
-        return (trial.reported[max(trial.reported)],), ""
-    return None, f"{outcome.state}: {outcome.message}"
-
-
-class _ReplayedTrial(FixedTrial):
-    """A trial with fixed parameters, pruned where the archived one was and nowhere else."""
-
-    def __init__(self, archived: ArchivedTrial, seed: int | None) -> None:
-        super().__init__(dict(archived.params), number=archived.number)
-        own = {} if seed is None else {SEED_KEY: seed}
-        for name, value in {**own, **archived.user_attrs}.items():
-            self.set_user_attr(name, value)
-        self.pruned_at = archived.pruned_at
-        self.reported: dict[int, float] = {}
-
-    def report(self, value: float, step: int) -> None:
-        self.reported.setdefault(int(step), float(value))  # the first one counts, as in Optuna
-
-    def should_prune(self) -> bool:
-        return self.pruned_at is not None and max(self.reported, default=-1) >= self.pruned_at
+        message = f"{type(failure).__name__}: {failure}"
+        return Outcome(trial.number, "failed", message=f"in suggest, {message}")
+    return runner(Assignment(trial.number, params, trial, seed=seed))
