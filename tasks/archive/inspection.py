@@ -89,7 +89,7 @@ def instance_state(value: Any) -> dict[str, Any] | None:
     locks and sockets, and has more than attributes for those that are lists or numbers.
     """
     kind = type(value)
-    if _copies_by_itself(kind):
+    if _copies_by_itself(kind) or issubclass(kind, (list, dict)):  # whose items would be asked for
         return None
     try:
         make, arguments, _, *items = object.__reduce_ex__(value, 2)

@@ -27,8 +27,10 @@ from types import CellType, FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
+import optuna
 
 from prefect_optuna.blocks import ResultEncodingError
+from prefect_optuna.blocks._secrets import secret_paths
 from prefect_optuna.blocks.artifacts.values import encode_value
 from prefect_optuna.tasks.archive.inspection import (
     absolute_name,
@@ -53,18 +55,21 @@ from prefect_optuna.tasks.archive.references import (
 from prefect_optuna.tasks.archive.refusals import (
     RefusedError,
     described,
+    secret_by_name,
     titled,
     too_large,
     unknown_value,
 )
 from prefect_optuna.tasks.archive.results import encode_result
 from prefect_optuna.tasks.archive.tables import table_kind
+from prefect_optuna.tasks.archive.taking_apart import Parts, installed_name, take_apart
 from prefect_optuna.tasks.archive.verified_sources import StatementSource, VerifiedSources
 
 __all__ = ["Reach"]
 
 _MAX_INLINE = 1024  # bytes of an array; what is larger is a blob of its own
 _MAX_BLOB = 1 << 30  # bytes
+_MAX_OBJECTS = 100_000  # of an array of Python objects
 
 _LRUCache = type(functools.cache(len))
 
@@ -239,10 +244,13 @@ class Reach:
             raise RefusedError(
                 f"{path} is {described(array)}. Pass a plain NumPy array: np.asarray(...)."
             )
+        if array.dtype == object and array.size <= _MAX_OBJECTS:
+            items = self._value(array.ravel().tolist(), _Place(self._problem, None, path))
+            return {"$objects": [list(array.shape), items]}
         if array.dtype.hasobject:
             raise RefusedError(
-                f"{path} is an array of Python objects. Give it a dtype of numbers, text or times, "
-                "or pass a list."
+                f"{path} is an array of {array.size} Python objects. Give it a dtype of numbers, "
+                "text or times, or pass a list."
             )
         if array.nbytes > _MAX_BLOB:
             raise RefusedError(too_large(path, array.nbytes, _MAX_BLOB))
@@ -277,15 +285,17 @@ class Reach:
             )
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return {"$make": [self._value(kind, inside), self._value(list(value), inside)]}
+        if (path := installed_name(value)) is not None:
+            return self._import(path)
         state, tag = instance_state(value), "$instance"
         if state is None and _is_pydantic_model(value):
             state, tag = value.__getstate__(), "$pydantic"
         if state is None:
+            if (parts := take_apart(value)) is not None:
+                return self._parts(value, parts, place)
             return self._pickle(value, place.path)
         owner = self._value(kind, inside)
-        name = place.name or place.space.unused(f"{kind.__name__}()")
-        reference = {"$ref": f"{place.space.label}:{name}"}
-        self._known[id(value)] = (value, reference)
+        name, reference = self._named_object(value, place)
         encoded = {
             key: self._value(
                 part, place.inside(place.path if key == "__dict__" else f"{place.path}.{key}")
@@ -295,7 +305,37 @@ class Reach:
         self._emit(place.space, name, "value", value={tag: [owner, encoded]})
         return reference
 
+    def _named_object(self, value: Any, place: _Place) -> tuple[str, Json]:
+        """A name for an object, which its own parts may refer to."""
+        name = place.name or place.space.unused(f"{type(value).__name__}()")
+        reference = {"$ref": f"{place.space.label}:{name}"}
+        self._known[id(value)] = (value, reference)
+        return name, reference
+
+    def _parts(self, value: Any, parts: Parts, place: _Place) -> Json:
+        """An object as Python takes it apart."""
+        state, pairs = parts.rest.get("state"), parts.rest.get("pairs", ())
+        for held in (state, {key: item for key, item in pairs if type(key) is str}):
+            for path in secret_paths(_plain(held), place.path):
+                raise RefusedError(secret_by_name(path))
+        inside = place.inside()
+        made_with = [
+            self._value(parts.make, inside),
+            self._value(list(parts.arguments), inside),
+            self._value(dict(parts.keywords), inside),
+        ]
+        name, reference = self._named_object(value, place)
+        rest = {part: self._value(held, inside) for part, held in parts.rest.items()}
+        tag = "$new" if parts.is_new else "$call"
+        self._emit(place.space, name, "value", value={tag: [*made_with, rest]})
+        return reference
+
     def _pickle(self, value: Any, path: str) -> Json:
+        if isinstance(value, optuna.Study):
+            raise RefusedError(
+                f"{path} is {described(value)}, which is elsewhere when the code runs again. Take "
+                "`trial.study` inside of the function."
+            )
         if not self._allow_pickle:
             raise RefusedError(unknown_value(value, path))
         import cloudpickle
@@ -654,6 +694,15 @@ class Reach:
 def _is_definition(value: Any) -> bool:
     """Whether a value is made by an assignment that may as well be made again."""
     return isinstance(value, ContextVar) or type(value).__module__ in ("typing", "types")
+
+
+def _plain(value: Any) -> Any:
+    """What lies in lists and mappings; objects inside of them are looked at by themselves."""
+    if type(value) is dict:
+        return {key: _plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return [_plain(item) for item in value]
+    return value if type(value) in (str, bytes) else None
 
 
 def _is_pydantic_model(value: Any) -> bool:

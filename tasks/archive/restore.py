@@ -11,6 +11,7 @@ import functools
 import importlib
 import linecache
 import logging
+import math
 import pickle
 import platform
 import sys
@@ -20,6 +21,8 @@ from collections.abc import Mapping
 from io import BytesIO
 from types import CellType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks.artifacts.values import decode_value
@@ -37,6 +40,7 @@ from prefect_optuna.tasks.archive.review import (
     tag_of,
 )
 from prefect_optuna.tasks.archive.sources import compile_function, compile_statement
+from prefect_optuna.tasks.archive.taking_apart import Parts, put_together
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.capture import Capture
@@ -245,6 +249,8 @@ class _Restorer:
         data = symbol["value"]
         if (tag := tag_of(data)) in ("$instance", "$pydantic"):
             return self._instance(tag, data[tag], reference)
+        if tag in ("$new", "$call"):
+            return self._object(tag, data[tag], reference)
         return self.value(data)
 
     def _load_function(self, reference: str, symbol: dict[str, Any], module: ModuleType) -> Any:
@@ -332,6 +338,8 @@ class _Restorer:
             case "$npy":
                 content = self._binary(held)
                 return read_npy(BytesIO(content), len(content))
+            case "$objects":
+                return self._objects(held[0], self.value(held[1]))
             case "$pickle":
                 return self._unpickle(*held)
             case "$table":
@@ -382,6 +390,23 @@ class _Restorer:
             for name, attribute in state.items():
                 object.__setattr__(value, name, attribute)
         return value
+
+    def _object(self, tag: str, held: Any, reference: str) -> Any:
+        make, arguments, keywords = (self.value(item) for item in held[:3])
+        return put_together(
+            Parts(tag == "$new", make, tuple(arguments), keywords),
+            made=lambda value: self._loaded.update({reference: value}),
+            rest=lambda: {part: self.value(data) for part, data in held[3].items()},
+        )
+
+    def _objects(self, shape: Any, items: list[Any]) -> Any:
+        """An array of Python objects."""
+        if math.prod(shape) != len(items):
+            raise ArchiveError(f"The archive holds {len(items)} objects for the shape {shape}.")
+        array = np.empty(len(items), dtype=object)
+        for place, item in enumerate(items):
+            array[place] = item
+        return array.reshape(shape)
 
     def _import(self, path: str) -> Any:
         name, _, attribute = path.partition(":")

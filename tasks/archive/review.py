@@ -98,12 +98,18 @@ def _made(held: Any) -> str:
     return as_python(held[0]) + (f", and sets {names}" if names else "")
 
 
+def _parts(held: Any) -> str:
+    rest = [f"{part}: {as_python(inner)}" for part, inner in held[3].items()]
+    return "".join(f", and gives it its {one}" for one in rest)
+
+
 CODE_TAGS: Mapping[str, CodeTag] = {
     "$ref": CodeTag("", _dotted),
     "$module": CodeTag("", str),
     "$cell": CodeTag("", lambda held: f"the variable {held[1]} of {_dotted(held[0])}"),
     "$unbound": CodeTag("", lambda held: "no value"),
     "$npy": CodeTag("", lambda held: f"an array of {_binary(held)}"),
+    "$objects": CodeTag("", lambda held: f"an array of [{_listed(held[1])}]"),
     "$table": CodeTag("", lambda held: f"a table of {_binary(held)}"),
     "$import": CodeTag("import", _dotted),
     "$attribute": CodeTag("look up", _attribute),
@@ -121,6 +127,17 @@ CODE_TAGS: Mapping[str, CodeTag] = {
     "$logger": CodeTag("call", lambda held: f"logging.getLogger({held!r})"),
     "$instance": CodeTag("make", _made),
     "$pydantic": CodeTag("make", _made),
+    "$new": CodeTag(
+        "make", lambda held: f"{as_python(held[0])}.__new__({_call(*held[:3])}){_parts(held)}"
+    ),
+    "$call": CodeTag(
+        "call",
+        lambda held: (
+            f"{as_python(held[0])}({_listed(held[1])}"
+            + (f", **{as_python(held[2])})" if held[2] else ")")
+            + _parts(held)
+        ),
+    ),
     "$pickle": CodeTag("unpickle", lambda held: f"{_binary(held[1])}, of Python {held[0]}"),
 }
 """All tags of code that there are. Restoring refuses any other."""

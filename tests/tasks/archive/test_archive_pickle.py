@@ -16,7 +16,10 @@ from prefect_optuna.tasks.archive.restore import restore_problem
 
 
 class OrderedKeys(dict[str, int]):
-    """More than its attributes, and so with no exact form of its own."""
+    """It is pickled in a way of its own, which nobody may call."""
+
+    def __reduce__(self) -> Any:
+        return OrderedKeys, (dict(self),)
 
 
 def suggest(trial: optuna.Trial) -> dict[str, float]:
