@@ -55,6 +55,7 @@ from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.work import type_names
 from prefect_optuna.tasks.archive import Capture, OptunaArchive
 from prefect_optuna.tasks.archive.capture import encode_scope
+from prefect_optuna.tasks.inputs import as_bytes
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.trial_scope import TrialScope
 
@@ -90,6 +91,7 @@ def distribute(
     retries: Annotated[int, Field(json_schema_extra={"minimum": 0})] = 0,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
+    keep_inputs: str | int | None = None,
 ) -> StudyResult:
     """Optimize a problem on several workers: one study, shared through its storage.
 
@@ -122,6 +124,8 @@ def distribute(
         retries: How many times `run` is called again after an exception.
         callbacks: Called here after each trial with the study and the trial, as Optuna calls them.
         progress: A progress bar in the terminal; by default where there is one.
+        keep_inputs: How much of the files that trials read goes into the archive, as for
+            `optimize`; each worker counts what it adds to what is there when it begins.
 
     Returns:
         What the study came to.
@@ -145,6 +149,7 @@ def distribute(
         'distribute'
     """
     check_settings(n_trials, timeout, n_jobs, retries, seed)
+    kept_bytes = as_bytes(keep_inputs)
     _check_here(workers, n_jobs, sampler, pruner)
     the_problem = Problem.of(problem, directions=directions)
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
@@ -202,6 +207,7 @@ def distribute(
         "n_jobs": n_jobs,
         "catch": [next(type_names(kind)) for kind in caught],
         "retries": retries,
+        **({"keep_inputs": kept_bytes} if kept_bytes else {}),
     }
     runs = WorkerRuns(
         deployment,

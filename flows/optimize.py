@@ -11,6 +11,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 from uuid import uuid4
@@ -58,6 +59,7 @@ from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import Capture, OptunaArchive
 from prefect_optuna.tasks.archive.capture import encode_scope
+from prefect_optuna.tasks.inputs import as_bytes, flush_inputs
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import TrialRunner
@@ -128,6 +130,7 @@ def optimize(
     retries: Annotated[int, Field(json_schema_extra={"minimum": 0})] = 0,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
+    keep_inputs: str | int | None = None,
 ) -> StudyResult:
     """Optimize a problem: an Optuna study as a Prefect flow, archived and reported.
 
@@ -162,6 +165,9 @@ def optimize(
         retries: How many times `run` is called again after an exception.
         callbacks: Called after each trial with the study and the trial, as Optuna calls them.
         progress: A progress bar in the terminal; by default where there is one.
+        keep_inputs: How much of the files that trials read goes into the archive, such as
+            `"200 MB"`, for `reevaluate(..., inputs="archived")`; by default none of it, but for
+            size and SHA-256.
 
     Returns:
         What the study came to.
@@ -184,6 +190,7 @@ def optimize(
     """
     the_problem = Problem.of(problem, directions=directions)
     check_settings(n_trials, timeout, n_jobs, retries, seed)
+    kept_bytes = as_bytes(keep_inputs)
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
     rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
@@ -223,7 +230,7 @@ def optimize(
         live_trials = not isinstance(runner, ThreadPoolTaskRunner)
         if live_trials and the_problem.needs_trial:
             _check_reachable(storage_block)
-        writer = archive.writer()
+        writer = replace(archive.writer(), keep_inputs=kept_bytes)
         patience = study.storage.patience
         file = Path(tempfile.gettempdir(), f"prefect-optuna-{uuid4().hex}.stop")
         stopping = stack.enter_context(contextlib.closing(Stopping(file if live_trials else None)))
@@ -270,6 +277,7 @@ def optimize(
         )
         with watch.running():
             run.run()
+        flush_inputs()
     result = watch.result(n_task_runs=dispatcher.task_runs)
     logger.info("%s", result)
     return note_result(result)

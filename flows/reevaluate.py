@@ -16,7 +16,11 @@ from prefect.tasks import task
 from pydantic import Field
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
+from prefect_optuna.blocks.errors import (
+    InvalidSettingError,
+    PrefectOptunaError,
+    UntrustedArchiveError,
+)
 from prefect_optuna.flows.events import emit_drifted
 from prefect_optuna.flows.optimize import Storage
 from prefect_optuna.flows.reevaluation_report import (
@@ -34,6 +38,7 @@ from prefect_optuna.tasks.reevaluation import (
     scope_as_text,
 )
 from prefect_optuna.tasks.rerun import (
+    Inputs,
     RerunAnswer,
     RerunRequest,
     Threads,
@@ -83,6 +88,7 @@ def reevaluate(
     scope: Mapping[str, Any] | None = None,
     environment_variables: Sequence[str] = (),
     threads: Threads = "recorded",
+    inputs: Inputs = "here",
     rtol: float | Sequence[float] = 1e-9,
     atol: float | Sequence[float] = 0.0,
     n_jobs: Annotated[int, Field(json_schema_extra={"minimum": -1})] = 1,
@@ -120,6 +126,9 @@ def reevaluate(
         threads: `recorded` starts its process with the variables for threads and hashes, the
             numbers of threads and the kernel of OpenBLAS that were recorded with the trials, as
             far as the processor has it; `here` with what holds here.
+        inputs: `here` lets the code read what is here now; `archived` runs it in a folder of its
+            own, where the files that `optimize(..., keep_inputs=...)` has kept lie at their
+            relative paths. That needs `trusted`, for signatures do not cover them.
         rtol: How far a value may differ, relative to the archived one; with several directions,
             perhaps one for each.
         atol: How far a value may differ, absolutely; with several directions, perhaps one for
@@ -170,6 +179,11 @@ def reevaluate(
     relative = _for_each("rtol", rtol, n_values)
     absolute = _for_each("atol", atol, n_values)
     archived.require_trust(trusted)
+    if inputs == "archived" and not trusted:
+        raise UntrustedArchiveError(
+            "No signature covers the files that trials have read, and code may run what it reads. "
+            "inputs='archived' needs trusted=True."
+        )
     chosen = select_trials(archived.study, trials)
     archived.verify_trials(chosen)
     n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
@@ -181,6 +195,7 @@ def reevaluate(
         scope=scope,
         environment_variables=environment_variables,
         threads=threads,
+        inputs=inputs,
         parts=n_jobs,
     )
     answers = _run(requests, n_jobs, task_runner)
@@ -192,7 +207,9 @@ def reevaluate(
             found = compare(trial, again, relative, absolute, reseeded=reseed)
             if found.verdict in ("drifted", "failed"):
                 cause = likely_cause(trial, again, request, answer, scope)
-                found = found.model_copy(update={"cause": cause})
+                missing = [str(one) for one in answer.inputs if one.now is None]
+                message = "; ".join(missing) if again.error and missing else found.message
+                found = found.model_copy(update={"cause": cause, "message": message})
             compared[again.number] = found
     result = Reevaluation(
         study_name=study_name,

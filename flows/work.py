@@ -64,6 +64,7 @@ def work(
     n_jobs: int = 1,
     catch: Sequence[str] = (),
     retries: int = 0,
+    keep_inputs: int = 0,
 ) -> int:
     """Run trials that a `distribute` has put into the queue, until it says that this is the end.
 
@@ -83,6 +84,7 @@ def work(
         n_jobs: How many trials run at once.
         catch: Exceptions that fail a trial and not the study, by `type_names`.
         retries: How many times `run` is called again after an exception.
+        keep_inputs: How many bytes of the files that trials read go into the archive.
 
     Returns:
         How many trials this worker has run.
@@ -124,7 +126,7 @@ def work(
         def signer_of(version: str) -> TrialSigner | None:
             return None if keys is None else TrialSigner(keys, study, archived.manifest, version)
 
-        writer = ResultWriter(filesystem, uuid, problem.axes, version)
+        writer = ResultWriter(filesystem, uuid, problem.axes, version, keep_inputs)
         keeper = TrialKeeper(study_name, storage_block.location, uuid, session.id)
         runner = TrialRunner(problem, writer, scope, retries, patience, keeper, session.stopping)
     except StorageUnavailableError:

@@ -21,6 +21,7 @@ _MACHINE = {
     "platform": "the platform",
     "cpu": "the processor",
 }
+_GENERATORS = (b'"numpy.random._pickle:', b'"random:Random"')
 _MAX_LISTED = 5
 
 
@@ -60,6 +61,11 @@ def likely_cause(
         )
     elif chance:
         found.append("its repetitions differ from one another: random numbers without a seed")
+    if any(name in request.capture.content for name in _GENERATORS):
+        found.append(
+            "it may draw from a generator that the code holds, which goes on from trial to trial; "
+            "one that is made inside of the function gives the same numbers again"
+        )
     if shared := trial.user_attrs.get(SHARED_KEY):
         found.append(
             f"it ran beside others in threads that drew from the same generator "
@@ -72,7 +78,7 @@ def likely_cause(
         if trial.values is None:
             found.append(f"it {word} then, and gives a value now")
     found += _surroundings(request, answer)
-    found += _data(trial, rerun)
+    found += _data(trial, rerun, answer)
     if not found and len(rerun.values) == 1:
         found.append(
             "nothing that the archive knows of differs; repeats=3 would tell whether it is chance"
@@ -114,12 +120,16 @@ def _surroundings(request: RerunRequest, answer: RerunAnswer) -> list[str]:
     return found
 
 
-def _data(trial: FrozenTrial, rerun: Rerun) -> list[str]:
-    """Files that were changed after the trial had ended."""
+def _data(trial: FrozenTrial, rerun: Rerun, answer: RerunAnswer) -> list[str]:
+    """Files that are not what they were; of those without a note, what was changed later."""
+    if others := [str(one) for one in answer.inputs if not one.same]:
+        return [f"data: {_few(others)}"]
+    known = {one.path for one in answer.inputs}
     ended = trial.datetime_complete
     newer = [
         f"{path} (changed {changed:%Y-%m-%d %H:%M})"
         for path in rerun.files
+        if path not in known
         if ended is not None and (changed := _changed(path)) is not None and changed > ended
     ]
     return [f"data: {_few(newer)}"] if newer else []

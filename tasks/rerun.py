@@ -10,6 +10,7 @@ error.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +36,7 @@ from prefect_optuna.tasks.archive.environment import RECORDED_VARIABLES, Environ
 from prefect_optuna.tasks.archive.restore import restore_problem
 from prefect_optuna.tasks.archive.review import restore_value
 from prefect_optuna.tasks.files_read import files_read
+from prefect_optuna.tasks.inputs import InputFile, InputNow, inputs_now
 from prefect_optuna.tasks.replay import Past, Replay, own_attributes
 from prefect_optuna.tasks.seeding import (
     SEED_KEY,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchivedTrial",
+    "Inputs",
     "Rerun",
     "RerunAnswer",
     "RerunRequest",
@@ -82,6 +85,7 @@ _NEEDED = {
 }  # fmt: skip
 
 Threads = Literal["recorded", "here"]
+Inputs = Literal["here", "archived"]
 
 _THREADS = {
     "openblas": "OPENBLAS_NUM_THREADS",
@@ -163,6 +167,9 @@ class RerunRequest:
         threads: whether it has the threads, the hash seed and the kernels that were recorded, or
             those that it would have here.
         past: what its code may see of the study.
+        inputs: the files that the trials had read.
+        archived_inputs: the content of those that it shall have, by their relative paths; `None`
+            has it read what is here.
     """
 
     capture: Capture
@@ -172,6 +179,8 @@ class RerunRequest:
     environment_variables: Sequence[str] = ()
     threads: Threads = "recorded"
     past: Past = field(default_factory=Past)
+    inputs: Sequence[InputFile] = ()
+    archived_inputs: Mapping[str, bytes] | None = None
 
     @classmethod
     def of(
@@ -184,6 +193,7 @@ class RerunRequest:
         scope: Mapping[str, Any] | None = None,
         environment_variables: Sequence[str] = (),
         threads: Threads = "recorded",
+        inputs: Inputs = "here",
         parts: int = 1,
     ) -> list[RerunRequest]:
         """Requests for trials of a study, by the version that they ran with.
@@ -196,6 +206,7 @@ class RerunRequest:
             scope: values that replace some of the archived scope.
             environment_variables: the names of variables that their process gets as well.
             threads: `"recorded"` or `"here"`.
+            inputs: `"here"` or `"archived"`.
             parts: into how many requests the trials of a version are divided, for several
                 processes.
         """
@@ -220,6 +231,8 @@ class RerunRequest:
                 tuple(environment_variables),
                 threads,
                 pasts[version],
+                archived.inputs(version),
+                archived.archived_inputs(version) if inputs == "archived" else None,
             )
             for version, group in sorted(versions.items())
             for part in range(min(parts, len(group)))
@@ -260,10 +273,12 @@ class RerunAnswer:
     Args:
         reruns: one for each trial of the request.
         environment: what they ran in this time.
+        inputs: what has become of the files that they had read.
     """
 
     reruns: Sequence[Rerun]
     environment: Environment
+    inputs: Sequence[InputNow] = ()
 
 
 def rerun(request: RerunRequest) -> RerunAnswer:
@@ -286,10 +301,22 @@ def rerun(request: RerunRequest) -> RerunAnswer:
         "trials": [vars(trial) for trial in request.trials],
         "scope": encode_scope(request.scope),
         "past": request.past.to_json(),
-        "folder": os.getcwd(),  # noqa: PTH109
+        "inputs": [asdict(one) for one in request.inputs],
     }
-    with tempfile.TemporaryDirectory(prefix="prefect-optuna-", ignore_cleanup_errors=True) as home:
+    with (
+        contextlib.ExitStack() as stack,
+        tempfile.TemporaryDirectory(prefix="prefect-optuna-", ignore_cleanup_errors=True) as home,
+    ):
         variables = _environment(home, request)
+        message["folder"] = os.getcwd()  # noqa: PTH109
+        if request.archived_inputs is not None:
+            message["folder"] = stack.enter_context(
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            )
+            for name, content in request.archived_inputs.items():
+                place = Path(message["folder"], name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
         process = subprocess.run(  # noqa: S603 - our interpreter; whoever calls trusts the code
             [sys.executable, "-c", _START],
             input=json.dumps(message).encode(),
@@ -323,6 +350,7 @@ def rerun(request: RerunRequest) -> RerunAnswer:
             for trial, one in zip(request.trials, answer["reruns"], strict=True)
         ],
         _without_ours(Environment.from_json(answer["environment"]), request),
+        [InputNow(**one) for one in answer["inputs"]],
     )
 
 
@@ -451,7 +479,9 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
                 _again(ArchivedTrial(**data), runner, replay, uploads, read_at_import)
                 for data in message["trials"]
             ]
-    return {"reruns": reruns, "environment": Environment.capture().to_json()}
+    found = [asdict(one) for one in inputs_now(message["inputs"], message["folder"])]
+    here = Environment.capture().to_json()
+    return {"reruns": reruns, "environment": here, "inputs": found}
 
 
 def _again(
@@ -459,7 +489,7 @@ def _again(
     runner: TrialRunner,
     replay: Replay,
     uploads: Uploads,
-    read_at_import: Mapping[str, None],
+    read_at_import: Mapping[str, str],
 ) -> dict[str, Any]:
     """All repetitions of one trial."""
     values: list[tuple[float, ...]] = []

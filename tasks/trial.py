@@ -25,6 +25,8 @@ from prefect_optuna.blocks.errors import (
     StorageUnavailableError,
 )
 from prefect_optuna.blocks.patience import Patience, PatientStorage
+from prefect_optuna.tasks.files_read import files_read
+from prefect_optuna.tasks.inputs import note_inputs
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.seeding import Seeding, seeding, trial_seed
 from prefect_optuna.tasks.stopping import FlowTrial, Stopping, TrialStopped
@@ -205,12 +207,21 @@ class TrialRunner:
         started = time.perf_counter()
         around = self.scope.around(assignment.number, assignment.params)
         with around as used, self.patience.around():
-            outcome = self._outcome(assignment)
+            outcome = self._noted(assignment)
         return replace(
             outcome,
             used=self.scope.attribute(used, assignment.params) if used else {},
             seconds=time.perf_counter() - started,
         )
+
+    def _noted(self, assignment: Assignment) -> Outcome:
+        if self.writer is None:
+            return self._outcome(assignment)
+        with files_read() as read:
+            outcome = self._outcome(assignment)
+        if read:
+            note_inputs(self.writer, read)
+        return outcome
 
     def _outcome(self, assignment: Assignment) -> Outcome:
         trial = assignment.trial

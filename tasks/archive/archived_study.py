@@ -59,6 +59,7 @@ from prefect_optuna.tasks.selection import Selection
 from prefect_optuna.tasks.trial import RESULT_KEY
 
 if TYPE_CHECKING:
+    from prefect_optuna.tasks.inputs import InputFile
     from prefect_optuna.tasks.reevaluation import Reevaluation
 
 __all__ = ["ArchivedStudy"]
@@ -479,6 +480,31 @@ class ArchivedStudy:
             )
         result = read_result(self._artifacts, reference)
         return result if data_cls is None else from_dict(data_cls, result)
+
+    def inputs(self, version: int | None = None) -> list[InputFile]:
+        """The files that the code of trials has read, by name, with size and SHA-256.
+
+        Files that libraries open in C, without telling Python, are not seen: HDF5 and Arrow.
+
+        Args:
+            version: the version whose trials; by default the newest.
+        """
+        from prefect_optuna.tasks.inputs import read_inputs
+
+        return read_inputs(self._artifacts, self.manifest.uuid, self._version(version).id)
+
+    def archived_inputs(self, version: int | None = None) -> dict[str, bytes]:
+        """The content of those files that lay in the study's folder, by their relative paths.
+
+        Args:
+            version: the version whose trials; by default the newest.
+
+        Raises:
+            ArchiveError: one was not kept: `optimize(..., keep_inputs="200 MB")` does that.
+        """
+        from prefect_optuna.tasks.inputs import archived_inputs
+
+        return archived_inputs(self._artifacts, self.inputs(version))
 
     def reevaluations(self, last: int | None = None) -> list[Reevaluation]:
         """What the study's re-evaluations came to, oldest first.

@@ -48,6 +48,7 @@ _UPLOAD = re.compile(r"optuna/[0-9A-Za-z][0-9A-Za-z-]*")
 _MEMBER = re.compile(
     r"best\.png"
     r"|needs/[0-9a-f]{32}\.json"
+    r"|inputs/[0-9a-f]+-[0-9a-f]{16}\.json"
     r"|reevaluations/[0-9T]+-[0-9a-f]{8}\.json"
     r"|(trials|series/[A-Za-z0-9_.~%-]+)/\d{6,}(-[0-9a-f]{16})?\.arrow"
     r"|artifacts/versions/[a-z0-9_.~-]+/\d{8,}\.json"

@@ -41,6 +41,7 @@ class ResultWriter:
         uuid: of the study's archive.
         axes: the coordinates of the results' series.
         version: the id of the archive's version that the trials run with, for their references.
+        keep_inputs: how many bytes of the files that trials read go into the archive.
 
     Example:
         >>> from prefect_optuna.blocks import ArtifactFileSystem
@@ -57,6 +58,7 @@ class ResultWriter:
     uuid: str
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     version: str = ""
+    keep_inputs: int = 0
 
     def write(
         self, trial_number: int, result: Any, *, numbers: bool = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -218,19 +217,26 @@ def test_chance_is_found_out_by_repetition() -> None:
     assert trial.spread[0] > 0
 
 
-def test_a_data_file_that_has_changed_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "gain.csv"
-    path.write_text("2.0")
+def test_a_data_file_that_has_changed_is_found() -> None:
+    """And with the files that were kept, it is not drifted; without any, a sentence says so."""
+    path = Path("gain.csv")
+    path.write_text("2.0", encoding="utf-8")
 
     def scaled(params: dict[str, float]) -> float:
-        return params["x"] * float(path.read_text())
+        from pathlib import Path
 
-    optimize(Problem(suggest=suggest, run=scaled), study_name="data", n_trials=1)
-    time.sleep(0.05)  # file times are no finer on some systems
-    path.write_text("3.0")
+        return params["x"] * float(Path("gain.csv").read_text(encoding="utf-8"))
+
+    problem = Problem(suggest=suggest, run=scaled)
+    optimize(problem, study_name="data", n_trials=1, keep_inputs="1 MB")
+    path.write_text("3.25", encoding="utf-8")
     [trial] = reevaluate("data", trusted=True).trials
     assert trial.verdict == "drifted"
-    assert f"data: {path}" in trial.cause
+    assert trial.cause == "data: gain.csv is another one: 3 B then, 4 B now"
+    path.unlink()
+    [trial] = reevaluate("data", trusted=True).trials
+    assert (trial.verdict, trial.message) == ("failed", "gain.csv is not there: 3 B then")
+    assert reevaluate("data", trusted=True, inputs="archived").reproduced
 
 
 def test_every_reevaluation_is_kept_beside_the_archive() -> None:

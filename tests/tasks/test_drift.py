@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -169,6 +170,20 @@ def test_a_trial_that_was_pruned_is_pruned_again_after_the_same_step() -> None:
     )
     [again] = rerun(request).reruns
     assert again == Rerun(4, ((3.5,),), constraints=({},), seeds=(None,))
+
+
+RNG = np.random.default_rng(3)
+
+
+def test_a_generator_that_the_code_holds_is_named() -> None:
+    def noisy(trial: optuna.Trial) -> float:
+        return trial.suggest_float("x", 0, 1) + RNG.normal()
+
+    assert "a generator that the code holds" not in cause()
+    request = RerunRequest(Capture.of(Problem(objective=noisy)), HERE, [ArchivedTrial.of(TRIAL)])
+    again = Rerun(0, ((0.75,),))
+    found = likely_cause(TRIAL, again, request, RerunAnswer([again], HERE))
+    assert found.startswith("it may draw from a generator that the code holds, which goes on")
 
 
 def test_the_fresh_process_names_the_files_that_the_code_reads(tmp_path: Path) -> None:

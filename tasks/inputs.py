@@ -1,0 +1,314 @@
+"""The files that trials read: noted with size and SHA-256, once for each version of the archive.
+
+A thread of its own hashes them, so that no trial waits. With `keep_inputs` their content goes into
+the archive as well, and a trial can be run again on the data that it had.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.blocks._secrets import SecretVariables
+from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
+from prefect_optuna.tasks.archive.blobs import read_blob, write_blobs
+
+if TYPE_CHECKING:
+    from prefect_optuna.tasks.archive.writer import ResultWriter
+
+__all__ = [
+    "InputFile",
+    "InputNow",
+    "archived_inputs",
+    "as_bytes",
+    "flush_inputs",
+    "inputs_now",
+    "note_inputs",
+    "read_inputs",
+]
+
+_MAX_HASHED = 10_000_000_000  # bytes
+_MAX_SEEN = 100_000
+_FLUSH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that trials have read.
+
+    Attributes:
+        path: where it was.
+        relative: that, from the folder that the study ran in; empty where the code has named it
+            with its full path, or it lay elsewhere.
+        bytes: its size.
+        sha256: of its content; empty where it was too large, or changed while it was read.
+        kept: whether the archive has its content.
+
+    Example:
+        >>> from prefect_optuna.tasks.inputs import InputFile
+        >>> InputFile("/lab/data.csv", "data.csv", 1_200_000, "", False).name
+        'data.csv'
+    """
+
+    path: str
+    relative: str
+    bytes: int
+    sha256: str
+    kept: bool = False
+
+    @property
+    def name(self) -> str:
+        """What people call it: the relative path where there is one."""
+        return self.relative or self.path
+
+
+@dataclass(frozen=True)
+class InputNow:
+    """What has become of a file that trials have read.
+
+    Attributes:
+        name: of the file.
+        path: where it would be now.
+        then: the sizes that it had.
+        now: its size; `None` where there is none.
+        same: whether its content is one that it had.
+    """
+
+    name: str
+    path: str
+    then: Sequence[int]
+    now: int | None
+    same: bool
+
+    def __str__(self) -> str:
+        then = " or ".join(map(_size, self.then))
+        if self.now is None:
+            return f"{self.name} is not there: {then} then"
+        now = "the same size now" if list(self.then) == [self.now] else f"{_size(self.now)} now"
+        return f"{self.name} is another one: {then} then, {now}"
+
+
+def as_bytes(size: str | int | None) -> int:
+    """A size as a number of bytes.
+
+    Args:
+        size: such as `"200 MB"`; `None` is nothing.
+
+    Raises:
+        InvalidSettingError: it is none.
+
+    Example:
+        >>> from prefect_optuna.tasks.inputs import as_bytes
+        >>> as_bytes("200 MB")
+        200000000
+    """
+    try:
+        return 0 if size is None else int(TypeAdapter(ByteSize).validate_python(size))
+    except ValidationError:
+        raise InvalidSettingError(
+            f"`keep_inputs` is a size, such as '200 MB'; found {size!r}."
+        ) from None
+
+
+# -- while trials run -----------------------------------------------------------------------------
+
+
+class _Notes:
+    """Hashes and writes down, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._seen: set[tuple[Any, ...]] = set()
+        self._queue: queue.Queue[tuple[ResultWriter, str, str]] = queue.Queue()
+        self._kept: dict[str, int] = {}
+        threading.Thread(target=self._work, name="prefect-optuna-inputs", daemon=True).start()
+
+    def put(self, writer: ResultWriter, paths: Mapping[str, str]) -> None:
+        folder = os.getcwd()  # noqa: PTH109 - of where the study runs
+        for path, given in paths.items():
+            try:
+                stat = os.stat(path)  # noqa: PTH116 - as cheap as it can be
+            except OSError:
+                continue
+            key = (writer.uuid, writer.version, path, stat.st_size, stat.st_mtime_ns)
+            if key not in self._seen and len(self._seen) < _MAX_SEEN:
+                self._seen.add(key)
+                self._queue.put((writer, path, "" if os.path.isabs(given) else folder))  # noqa: PTH117
+
+    def flush(self, seconds: float) -> None:
+        with self._queue.all_tasks_done:
+            self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, seconds)
+
+    def _work(self) -> None:
+        while True:
+            writer, path, folder = self._queue.get()
+            try:
+                self._note(writer, path, folder)
+            except Exception:  # noqa: BLE001, S110 - a file is gone, the archive away: a note less
+                pass
+            finally:
+                self._queue.task_done()
+
+    def _note(self, writer: ResultWriter, path: str, folder: str) -> None:
+        place = Path(path)
+        before = place.stat()
+        if writer.uuid not in self._kept:
+            known = read_inputs(writer.artifacts, writer.uuid)
+            sizes = {one.sha256: one.bytes for one in known if one.kept}
+            self._kept[writer.uuid] = sum(sizes.values())
+        room = writer.keep_inputs - self._kept[writer.uuid]
+        content = place.read_bytes() if 0 < before.st_size <= room else None
+        if content is not None and SecretVariables.here().name_in(content):
+            content = None  # everybody who reads the archive would read it
+        digest = ""
+        if content is not None:
+            digest = hashlib.sha256(content).hexdigest()
+        elif before.st_size <= _MAX_HASHED:
+            with place.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        after = place.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            digest, content = "", None  # who knows what the trial has read
+        study = f"studies/{writer.uuid}"
+        if content is not None:
+            write_blobs(writer.artifacts, study, [content])
+            self._kept[writer.uuid] += len(content)
+        relative = ""
+        if folder and place.is_relative_to(folder):
+            relative = place.relative_to(folder).as_posix()
+        note = InputFile(path, relative, before.st_size, digest, content is not None)
+        text = json.dumps(asdict(note), indent=1, sort_keys=True).encode("ascii")
+        name = f"{writer.version}-{hashlib.sha256(text).hexdigest()[:16]}"
+        writer.artifacts.create(f"{study}/inputs/{name}.json", text)
+
+
+_notes: _Notes | None = None
+
+
+def note_inputs(writer: ResultWriter, paths: Mapping[str, str]) -> None:
+    """Note files that a trial has read. What is noted already costs a look at the file's size.
+
+    Args:
+        writer: of the trial's result; it says whose the files are.
+        paths: what `files_read` has taken down.
+    """
+    global _notes
+    # Secrets, most often; no result depends on them.
+    wanted = {p: given for p, given in paths.items() if f"{os.sep}.env" not in p}
+    if not wanted or not writer.version:
+        return
+    if _notes is None or _notes.pid != os.getpid():  # a forked process has no such thread
+        _notes = _Notes()
+        atexit.register(flush_inputs)
+    _notes.put(writer, wanted)
+
+
+def flush_inputs(seconds: float = _FLUSH_SECONDS) -> None:
+    """Wait until all is noted.
+
+    Args:
+        seconds: for how long at most.
+    """
+    if _notes is not None and _notes.pid == os.getpid():
+        _notes.flush(seconds)
+
+
+# -- afterwards -----------------------------------------------------------------------------------
+
+
+def read_inputs(
+    artifacts: ArtifactFileSystem, uuid: str, version: str | None = None
+) -> list[InputFile]:
+    """What trials have read, by the names of the files.
+
+    Args:
+        artifacts: where the study's archive is.
+        uuid: of the archive.
+        version: the id of one version; by default all.
+
+    Raises:
+        ArchiveError: a note is damaged.
+    """
+    of = "*" if version is None else f"{version}-*"
+    paths = artifacts.glob(f"studies/{uuid}/inputs/{of}.json")
+    found: list[InputFile] = []
+    for path, content in artifacts.read_many(paths).items():
+        try:
+            data = json.loads(content)
+            found.append(InputFile(**{name: data[name] for name in InputFile.__annotations__}))
+        except (ValueError, TypeError, KeyError):
+            raise ArchiveError(
+                f"{artifacts.location(path)} is no note on a file that trials have read. Remove "
+                "it, or bring it back from a copy."
+            ) from None
+    return sorted(found, key=lambda one: (one.name, one.sha256))
+
+
+def archived_inputs(artifacts: ArtifactFileSystem, files: Sequence[InputFile]) -> dict[str, bytes]:
+    """The content of the files that lay in the study's folder, by their relative paths.
+
+    Args:
+        artifacts: where the study's archive is.
+        files: what trials have read.
+
+    Raises:
+        ArchiveError: one of them was not kept, or is damaged.
+    """
+    kept = {one.relative: one for one in files if one.kept and one.relative}
+    missing = {one.name: one for one in files if one.relative not in kept and one.relative}
+    if missing:
+        listed = ", ".join(f"{one.name} ({_size(one.bytes)})" for one in missing.values())
+        raise ArchiveError(
+            f"The archive does not have {listed}, which trials have read. Run them where the files "
+            "are, with inputs='here'; optimize(..., keep_inputs='200 MB') keeps them."
+        )
+    content: dict[str, bytes] = {}
+    for relative, one in kept.items():
+        path = PurePosixPath(relative)
+        if path.is_absolute() or ".." in path.parts:
+            raise ArchiveError(f"The archive has a file for {relative!r}, outside of its folder.")
+        content[relative] = read_blob(artifacts, one.sha256, f"the file {relative}")
+    return content
+
+
+def inputs_now(files: Sequence[Mapping[str, Any]], folder: str) -> list[InputNow]:
+    """Look at the files that trials have read, where code that runs in a folder would find them.
+
+    Args:
+        files: what trials have read, as JSON.
+        folder: where the code runs.
+    """
+    by_name: dict[str, list[InputFile]] = {}
+    for data in files:
+        one = InputFile(**data)
+        by_name.setdefault(one.name, []).append(one)
+    found: list[InputNow] = []
+    for name, ones in by_name.items():
+        path = Path(folder, ones[0].relative) if ones[0].relative else Path(ones[0].path)
+        then = sorted({one.bytes for one in ones})
+        try:
+            now = path.stat().st_size
+            same = now in then
+            digests = {one.sha256 for one in ones if one.bytes == now and one.sha256}
+            if same and digests:
+                with path.open("rb") as file:
+                    same = hashlib.file_digest(file, "sha256").hexdigest() in digests
+        except OSError:
+            now, same = None, False
+        found.append(InputNow(name, os.path.abspath(path), then, now, same))  # noqa: PTH100
+    return found
+
+
+def _size(count: int) -> str:
+    return ByteSize(count).human_readable(decimal=True, separator=" ")

@@ -1,0 +1,183 @@
+"""The files that trials read are noted, kept where somebody asks, and named where they differ."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
+from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
+from prefect_optuna.tasks.archive import ResultWriter
+from prefect_optuna.tasks.drift import likely_cause
+from prefect_optuna.tasks.inputs import (
+    InputFile,
+    archived_inputs,
+    as_bytes,
+    flush_inputs,
+    inputs_now,
+    note_inputs,
+    read_inputs,
+)
+from prefect_optuna.tasks.rerun import RerunRequest, rerun
+from prefect_optuna.tasks.trial import Assignment, TrialRunner
+
+VERSION = "0123456789abcdef"
+
+
+def writer_in(tmp_path: Path, keep: int = 0) -> ResultWriter:
+    artifacts = ArtifactFileSystem(url=str(tmp_path / "artifacts"))
+    return ResultWriter(artifacts, "0b8f", version=VERSION, keep_inputs=keep)
+
+
+def noted(writer: ResultWriter) -> list[InputFile]:
+    flush_inputs()
+    return read_inputs(writer.artifacts, writer.uuid, VERSION)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def total(trial: Any) -> float:
+    """Reads its data, and what it has written itself."""
+    scratch = Path("scratch.txt")
+    scratch.write_text("1", encoding="utf-8")
+    lines = Path("data/pelts.csv").read_text(encoding="utf-8").split()
+    x = 0.0 if trial is None else trial.suggest_float("x", 0, 1)
+    return x + float(scratch.read_text(encoding="utf-8")) * sum(map(float, lines))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "project"
+    (place / "data").mkdir(parents=True)
+    (place / "data" / "pelts.csv").write_text("1\n2\n")
+    monkeypatch.chdir(place)
+    return place.resolve()
+
+
+def test_what_a_trial_reads_is_noted_once_and_what_it_writes_is_not(
+    folder: Path, tmp_path: Path
+) -> None:
+    writer = writer_in(tmp_path)
+    runner = TrialRunner(Problem(objective=total), writer)
+    for number in range(3):
+        assert runner(Assignment(number)).values == (3.0,)
+    path = folder / "data" / "pelts.csv"
+    assert noted(writer) == [InputFile(str(path), "data/pelts.csv", 4, digest("1\n2\n"))]
+    assert len(writer.artifacts.glob("studies/0b8f/inputs/*")) == 1
+    path.write_text("1\n2\n3\n")
+    runner(Assignment(3))
+    assert [one.bytes for one in noted(writer)] == [4, 6] or len(noted(writer)) == 2
+
+
+def test_files_are_kept_up_to_the_size_that_was_asked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_PASSWORD", "correct horse")
+    texts = {"a.txt": "x" * 600, "b.txt": "y" * 600, "c.txt": "z" * 300, "d.txt": "correct horse"}
+    writer = writer_in(tmp_path, keep=1000)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        note_inputs(writer, {str(folder / name): name})
+    (folder / ".env").write_text("LAB_PASSWORD=correct horse")
+    note_inputs(writer, {str(folder / ".env"): ".env"})
+    found = {one.relative: one.kept for one in noted(writer)}
+    assert found == {"a.txt": True, "b.txt": False, "c.txt": True, "d.txt": False}
+    some = [one for one in noted(writer) if one.kept]
+    assert archived_inputs(writer.artifacts, some) == {
+        n: texts[n].encode() for n in ("a.txt", "c.txt")
+    }
+    with pytest.raises(
+        ArchiveError, match=r"does not have b\.txt \(600 B\), d\.txt .*keep_inputs="
+    ):
+        archived_inputs(writer.artifacts, noted(writer))
+
+
+def test_no_file_leaves_the_folder_that_it_is_put_into(tmp_path: Path) -> None:
+    writer = writer_in(tmp_path)
+    for name in ("../outside.txt", "/etc/outside.txt"):
+        with pytest.raises(ArchiveError, match="outside of its folder"):
+            archived_inputs(writer.artifacts, [InputFile(name, name, 1, digest("x"), True)])
+
+
+def test_a_file_is_looked_for_where_the_code_would_find_it(folder: Path) -> None:
+    path = folder / "data" / "pelts.csv"
+    then = InputFile("/elsewhere/data/pelts.csv", "data/pelts.csv", 4, digest("1\n2\n"))
+    [now] = inputs_now([asdict(then)], str(folder))
+    assert now.same
+    assert now.path == str(path)
+    path.write_text("1\n3\n")
+    [now] = inputs_now([asdict(then)], str(folder))
+    assert str(now) == "data/pelts.csv is another one: 4 B then, the same size now"
+    path.write_text("1" * 1_300_000)
+    [now] = inputs_now([asdict(replace(then, bytes=1_200_000))], str(folder))
+    assert str(now) == "data/pelts.csv is another one: 1.2 MB then, 1.3 MB now"
+    path.unlink()
+    [now] = inputs_now([asdict(then)], str(folder))
+    assert str(now) == "data/pelts.csv is not there: 4 B then"
+
+
+def test_a_file_that_the_code_names_with_its_full_path_stays_where_it_is(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A folder of its own would not change what the code reads."""
+    path = folder / "data" / "pelts.csv"
+    writer = writer_in(tmp_path, keep=1000)
+    note_inputs(writer, {str(path): str(path)})
+    [one] = noted(writer)
+    assert (one.name, one.relative, one.kept) == (str(path), "", True)
+    assert archived_inputs(writer.artifacts, [one]) == {}
+    [now] = inputs_now([asdict(one)], str(tmp_path))
+    assert (now.path, now.same) == (str(path), True)
+
+
+@pytest.mark.parametrize(("given", "size"), [("200 MB", 200_000_000), (5, 5), (None, 0), ("0", 0)])
+def test_sizes_are_written_as_people_write_them(given: Any, size: int) -> None:
+    assert as_bytes(given) == size
+
+
+def test_no_size_is_refused() -> None:
+    with pytest.raises(InvalidSettingError, match="'200 MB'; found 'much'"):
+        as_bytes("much")
+
+
+def test_a_trial_runs_again_on_the_files_that_it_had(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the archive of a study, which is exported with them; and a drift names the file."""
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="pelts", storage=storage)
+    archive = OptunaArchive(study, artifacts=tmp_path / "artifacts")
+    archive.save_problem(Problem(objective=total))
+    runner = TrialRunner(Problem(objective=total), replace(archive.writer(), keep_inputs=1000))
+    trial = study.ask()
+    outcome = runner(Assignment(0, {}, trial))
+    assert outcome.values is not None
+    study.tell(trial, outcome.values[0])
+    flush_inputs()
+    archived = ArchivedStudy.load("pelts", storage=storage, artifacts=tmp_path / "artifacts")
+    archived.export(tmp_path / "pelts.study.zip")
+    elsewhere: Any = {"storage": f"sqlite:///{tmp_path}/copy.db", "artifacts": tmp_path / "copy"}
+    archived = ArchivedStudy.import_(tmp_path / "pelts.study.zip", **elsewhere)
+    assert [one.name for one in archived.inputs()] == ["data/pelts.csv"]
+    monkeypatch.chdir(tmp_path)
+    trials = archived.study.trials
+
+    [request] = RerunRequest.of(archived, trials, inputs="archived")
+    answer = rerun(request)
+    assert answer.reruns[0].values == (outcome.values,)
+    assert [one.same for one in answer.inputs] == [True]
+    assert not (tmp_path / "scratch.txt").exists()
+
+    [request] = RerunRequest.of(archived, trials)
+    answer = rerun(request)
+    assert answer.reruns[0].error.startswith("failed: FileNotFoundError")
+    cause = likely_cause(trials[0], answer.reruns[0], request, answer)
+    assert cause == "data: data/pelts.csv is not there: 4 B then"
