@@ -62,6 +62,10 @@ lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types an
 bench: .venv/installed-bench .cache/neuralib/installed ## run the benchmarks; ratios within one run
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
+.PHONY: again
+again: .venv/installed-again ## archive, delete and run again scripts as people write them
+	$(BIN)/python tests/again/run.py $(ARGS)
+
 .PHONY: fuzz
 fuzz: .venv/installed-test ## give damaged files, attributes and URLs to their readers; SECONDS=600
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),60) $(ARGS)
@@ -119,6 +123,10 @@ mariadb-server:
 
 .venv/installed-bench: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable ".[bench]"
+	touch $@ .venv/installed-test .venv/installed
+
+.venv/installed-again: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable ".[again]"
 	touch $@ .venv/installed-test .venv/installed
 
 # It brings a gigabyte along, and versions of its own.
