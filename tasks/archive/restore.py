@@ -11,7 +11,6 @@ import functools
 import importlib
 import linecache
 import logging
-import math
 import pickle
 import platform
 import sys
@@ -27,7 +26,7 @@ import numpy as np
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks.artifacts.values import decode_value
 from prefect_optuna.blocks.texts import command
-from prefect_optuna.blocks.untrusted import read_npy
+from prefect_optuna.blocks.untrusted import array_size, read_npy
 from prefect_optuna.tasks.archive.modules import (
     ARCHIVED_AS,
     ARCHIVED_IMPORTS,
@@ -401,7 +400,7 @@ class _Restorer:
 
     def _objects(self, shape: Any, items: list[Any]) -> Any:
         """An array of Python objects."""
-        if math.prod(shape) != len(items):
+        if array_size(np.dtype(np.uint8), shape) != len(items):
             raise ArchiveError(f"The archive holds {len(items)} objects for the shape {shape}.")
         array = np.empty(len(items), dtype=object)
         for place, item in enumerate(items):

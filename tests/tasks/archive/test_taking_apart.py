@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 import threading
 from collections import OrderedDict
@@ -26,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
-from prefect_optuna.blocks import CaptureError
+from prefect_optuna.blocks import ArchiveError, CaptureError
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.restore import restore_problem
@@ -263,3 +264,16 @@ def test_a_secret_in_an_object_is_refused(held: Any) -> None:
 
     with pytest.raises(CaptureError, match="is a secret, as its name or a URL in it says"):
         Capture.of(Problem(objective=objective))
+
+
+@pytest.mark.parametrize("shape", [[4], ["9" * 40, 3], [-3, -1], 3])
+def test_a_shape_that_does_not_fit_its_objects_is_refused(shape: Any) -> None:
+    capture = Capture.of(Problem(objective=use_scipy))
+    text = capture.content.decode()
+    changed = json.loads(text)
+    for symbol in changed["symbols"]:
+        if symbol["name"] == "WORDS":
+            assert symbol["value"]["$objects"][0] == [3]
+            symbol["value"]["$objects"][0] = shape
+    with pytest.raises(ArchiveError, match=r"3 objects for the shape|names no shape"):
+        restore_problem(Capture(changed, capture.blobs))
