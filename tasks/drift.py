@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ _MACHINE = {
     "cpu": "the processor",
 }
 _GENERATORS = (b'"numpy.random._pickle:', b'"random:Random"')
+_HASHES = re.compile(r"\b(?:set|frozenset|hash)\(|\{[^{}:]+,[^{}:]*\}|\{[^{}:]+ for ")
 _MAX_LISTED = 5
 
 
@@ -79,11 +81,24 @@ def likely_cause(
             found.append(f"it {word} then, and gives a value now")
     found += _surroundings(request, answer)
     found += _data(trial, rerun, answer)
+    if not found and _depends_on_hashes(request):
+        found.append(
+            "it may depend on the order of a set of text, which is another one in each process "
+            "that is started without PYTHONHASHSEED"
+        )
     if not found and len(rerun.values) == 1:
         found.append(
             "nothing that the archive knows of differs; repeats=3 would tell whether it is chance"
         )
     return "; ".join(found) or "nothing that the archive knows of differs"
+
+
+def _depends_on_hashes(request: RerunRequest) -> bool:
+    """Whether code makes sets or hashes, and hashes of text were left to chance."""
+    if request.environment.variables.get("PYTHONHASHSEED", "random") != "random":
+        return False
+    sources = (str(symbol.get("source", "")) for symbol in request.capture.document["symbols"])
+    return any(_HASHES.search(source) for source in sources)
 
 
 def _surroundings(request: RerunRequest, answer: RerunAnswer) -> list[str]:

@@ -172,6 +172,21 @@ def test_a_trial_that_was_pruned_is_pruned_again_after_the_same_step() -> None:
     assert again == Rerun(4, ((3.5,),), constraints=({},), seeds=(None,))
 
 
+def test_sets_are_a_cause_where_hashes_were_left_to_chance() -> None:
+    def first_of_set(trial: optuna.Trial) -> float:
+        return trial.suggest_float("x", 0, 1) + len(next(iter({"hare", "ly" + "nx", "o"})))
+
+    again = Rerun(0, ((0.75,),))
+    for variables, named in (({}, True), ({"PYTHONHASHSEED": "0"}, False)):
+        then = replace(HERE, variables=variables)
+        request = RerunRequest(Capture.of(Problem(objective=first_of_set)), then, [])
+        found = likely_cause(TRIAL, again, request, RerunAnswer([again], then))
+        assert ("without PYTHONHASHSEED" in found) == named
+    request = RerunRequest(CAPTURE, replace(HERE, variables={}), [])
+    found = likely_cause(TRIAL, again, request, RerunAnswer([again], request.environment))
+    assert found.startswith("nothing that the archive knows of differs")
+
+
 RNG = np.random.default_rng(3)
 
 
