@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.tasks.archive.attributes import is_of_the_archive
 from prefect_optuna.tasks.archive.portable import trial_from_json, trial_to_json
+from prefect_optuna.tasks.stopping import FlowTrial
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -148,7 +149,7 @@ class Replay:
         """
         self._pruner.pruned_at = pruned_at
         self._storage.begin(number, dict(params), dict(user_attrs or {}), started)
-        return optuna.Trial(self._study, number)
+        return FlowTrial(self._study, number)
 
 
 class _PastStorage(InMemoryStorage):

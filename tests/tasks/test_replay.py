@@ -100,6 +100,12 @@ def test_pruning_is_repeated_where_it_was_decided() -> None:
         assert found == trial.intermediate_values
 
 
+def test_a_trial_that_runs_again_is_not_to_stop() -> None:
+    study = study_of(lambda trial: trial.suggest_float("x", 0, 1), 1)
+    live: Any = again(Replay(Past("past", {}, ()), ["minimize"]), study.trials[0])
+    assert not live.should_stop()
+
+
 def test_a_parameter_that_the_trial_did_not_have_is_named() -> None:
     live = Replay(Past(), ["minimize"]).trial(7, {"x": 0.5})
     assert live.suggest_float("x", 0, 1) == 0.5
