@@ -157,7 +157,7 @@ def deploy_optimization(
 
     Raises:
         InvalidProblemError: the problem cannot be imported, here or on the pool's workers.
-        InvalidSettingError: an argument cannot work.
+        InvalidSettingError: an argument cannot work, such as a sampler's name.
         UnsavedBlockError: a place is not saved, or its URL holds a secret.
         DeploymentExistsError: a deployment of that name optimizes another study.
         WorkPoolNotFoundError: there is no such pool.
@@ -179,7 +179,10 @@ def deploy_optimization(
             f"`n_trials` is the number of finished trials to reach, 1 or more; found {n_trials}."
         )
     Problem.of(problem)
-    _refuse_secrets(options or {})
+    from prefect_optuna.flows.opening import checked_names
+
+    options = checked_names(options or {})
+    _refuse_secrets(options)
     with prefect_server() as client:
         work_pool = find_work_pool(client, pool)
         problem, job_variables = _reach_problem(problem, work_pool.name, work_pool.type)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -27,12 +26,13 @@ from prefect.settings import temporary_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.flows.found_server import HOME, is_healthy, read_server_file
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["LocalServer", "LocalServerError", "LocalServerTimeoutError", "running_server_url"]
+__all__ = ["LocalServer", "LocalServerError", "LocalServerTimeoutError"]
 
 _HOST = "127.0.0.1"
 # Longer than the server itself takes to empty its queue, see _serve.py.
@@ -92,7 +92,7 @@ class LocalServer:
 
     def __init__(
         self,
-        home: str | os.PathLike[str] = ".prefect",
+        home: str | os.PathLike[str] = HOME,
         port: int | None = None,
         *,
         start_timeout: float = 180.0,
@@ -233,7 +233,7 @@ class LocalServer:
 
     def _wait_until_healthy(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self._start_timeout
-        while not _is_healthy(self.url):
+        while not is_healthy(self.url):
             if (code := process.poll()) is not None:
                 self._refuse_another_version()
                 raise LocalServerError(
@@ -319,16 +319,6 @@ def _check_port(port: int) -> int:
     return port
 
 
-def _is_healthy(url: str) -> bool:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
-    with contextlib.closing(connection):
-        try:
-            connection.request("GET", "/api/health")
-            return connection.getresponse().status == http.client.OK
-        except (OSError, http.client.HTTPException):
-            return False
-
-
 @contextlib.contextmanager
 def _environment(updates: Mapping[str, str | None]) -> Generator[None]:
     """Set environment variables, or unset those given as None, and put them back at the end."""
@@ -383,28 +373,13 @@ def _write_server_file(home: Path, pid: int, url: str) -> None:
     temporary.replace(_server_file(home))
 
 
-def _read_server_file(home: Path) -> dict[str, object]:
-    try:
-        return dict(json.loads(_server_file(home).read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
 def _describe_running_server(home: Path) -> str:
-    server = _read_server_file(home)
+    server = read_server_file(home)
     return f"one at {server['url']} (pid {server['pid']})" if server else "one that is starting"
 
 
-def running_server_url(home: str | os.PathLike[str] = ".prefect") -> str | None:
-    """Address of the UI of the server that runs on this home, or None."""
-    home = Path(home).absolute()
-    server = _read_server_file(home)
-    url = str(server.get("url", ""))
-    return url if url and _is_healthy(url) else None
-
-
 def _stop_leftover_server(home: Path) -> None:
-    server = _read_server_file(home)
+    server = read_server_file(home)
     with contextlib.suppress(psutil.NoSuchProcess, KeyError):
         process = psutil.Process(int(str(server["pid"])))
         # Process ids are used again, and so the time of its start belongs to its name.

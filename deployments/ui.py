@@ -21,11 +21,8 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from rich.console import Console
 
 from prefect_optuna.blocks.texts import markup, terminal
-from prefect_optuna.deployments.local_server import (
-    LocalServer,
-    LocalServerError,
-    running_server_url,
-)
+from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
+from prefect_optuna.flows.found_server import running_server_url
 
 __all__ = ["main", "places_to_look_at"]
 

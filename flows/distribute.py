@@ -37,7 +37,14 @@ from prefect_optuna.blocks.study_identity import study_uuid
 from prefect_optuna.flows._worker_runs import WorkerRuns, pool_of
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.events import StudyEvents
-from prefect_optuna.flows.opening import check_settings, open_study, rehearse, seed_of_trials
+from prefect_optuna.flows.opening import (
+    check_settings,
+    checked_arguments,
+    one_of_the_two,
+    open_study,
+    rehearse,
+    seed_of_trials,
+)
 from prefect_optuna.flows.optimize import Callback, Storage
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
@@ -69,7 +76,7 @@ little is left there where the study is stopped."""
 _LEAVE_SECONDS = 20.0  # for workers to end by themselves, or to put their trials back
 
 
-@study_flow(name="distribute", flow_run_name="{study_name}")
+@study_flow(name="distribute", flow_run_name="{study_name}", check=checked_arguments)
 def distribute(
     problem: Problem | Callable[..., Any] | str,
     *,
@@ -84,7 +91,8 @@ def distribute(
     pruner: PrunerName | Pruner | None = None,
     seed: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
     seed_trials: bool = True,
-    directions: Sequence[Direction] | None = None,
+    directions: Direction | Sequence[Direction] | None = None,
+    direction: Direction | None = None,
     scope: Mapping[str, Any] | None = None,
     n_jobs: Annotated[int, Field(json_schema_extra={"minimum": 1})] = 1,
     catch: Sequence[type[Exception]] | type[Exception] = (),
@@ -118,6 +126,7 @@ def distribute(
         seed_trials: Whether the code of each trial draws its random numbers from a seed of the
             trial's own, as for `optimize`.
         directions: `minimize` or `maximize` for each value; by default the problem's.
+        direction: The same for a single value, as Optuna calls it.
         scope: Parameters for what the problem calls, as for `optimize`.
         n_jobs: How many trials each worker runs at once.
         catch: Exceptions that fail a trial and not the study.
@@ -151,7 +160,7 @@ def distribute(
     check_settings(n_trials, timeout, n_jobs, retries, seed)
     kept_bytes = as_bytes(keep_inputs)
     _check_here(workers, n_jobs, sampler, pruner)
-    the_problem = Problem.of(problem, directions=directions)
+    the_problem = Problem.of(problem, directions=one_of_the_two(direction, directions))
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
     rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
@@ -293,11 +302,12 @@ class _Queue:
         self._ended = False
         self._told: set[int] = set()
         self._leave: list[str] = []
+        self._paused = False
 
     def run(self) -> None:
         """Go on until enough trials are finished, the time is up, or something is wrong."""
         self.session.open()
-        clean = False
+        clean, state = False, "interrupted"
         try:
             self.session.recover()
             self._told = {t.number for t in self._trials() if t.state.is_finished()}
@@ -307,10 +317,11 @@ class _Queue:
                         time.sleep(_LOOK_SECONDS)
                 self._end()
                 self._await_workers()
-            clean = True
+            clean, state = True, "stopped" if self.study.stopped else "completed"
             if (error := self._error or self.runs.failure) is not None:
                 raise error
         except BaseException as error:
+            state = "failed" if isinstance(error, Exception) else "interrupted"
             self.study.storage.patience.end()
             if self._is_deleted(error):
                 raise self._deleted() from error
@@ -321,7 +332,7 @@ class _Queue:
             raise
         finally:
             with contextlib.suppress(Exception):
-                self.session.close(clean=clean)
+                self.session.close(clean=clean, state=state)
 
     def _await_turn(self) -> bool:
         """Follow another run that leads this study until it is gone; whether this one leads then.
@@ -376,7 +387,7 @@ class _Queue:
             return not running or self.runs.failure is not None
         self.runs.wanted = int(min(self.workers, math.ceil(missing / self.n_jobs)))
         room = min(missing - running - waiting, self._depth(finished) - waiting)
-        if room > 0:
+        if room > 0 and not self._paused:
             self.session.release(int(room))
         return False
 
@@ -423,6 +434,10 @@ class _Queue:
         """Recover the trials of dead workers; whether any worker lives."""
         self._sessions_at = time.monotonic()
         self._take_orders()
+        asked = self.session.asked()  # such as by `prefect-optuna stop`
+        self._paused = asked == "pause"
+        if asked == "stop":
+            self.study.stop()
         records = {
             key: record
             for key, record in self.session.records().items()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
+from collections.abc import Mapping, Set
+from typing import Any
+
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -16,13 +21,116 @@ from prefect_optuna.flows.study import (
     continued_seed,
     make_pruner,
     make_sampler,
+    pruner_name,
+    sampler_name,
 )
 from prefect_optuna.flows.study_run import suggest_params
-from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.problem import Problem, as_directions
 from prefect_optuna.tasks.seeding import study_seed
 from prefect_optuna.tasks.trial_scope import TrialScope
 
-__all__ = ["check_settings", "open_study", "rehearse", "seed_of_trials"]
+__all__ = [
+    "check_settings",
+    "checked_arguments",
+    "checked_names",
+    "one_of_the_two",
+    "open_study",
+    "rehearse",
+    "seed_of_trials",
+]
+
+_OF_PREFECT = {"return_state", "wait_for"}
+
+
+def checked_arguments(known: Set[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `optimize` or `distribute`, checked before a server is asked or started.
+
+    Args:
+        known: the names of the flow's arguments.
+        arguments: those of a call, as somebody wrote them.
+
+    Returns:
+        The arguments, with names and directions as the flow takes them.
+
+    Raises:
+        PrefectOptunaError: one of them cannot work.
+
+    Example:
+        >>> from prefect_optuna.flows.opening import checked_arguments
+        >>> checked_arguments({"directions", "direction"}, {"direction": "maximize"})
+        {'directions': ('maximize',)}
+    """
+    for name in arguments.keys() - known - _OF_PREFECT:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = (
+            f"; did you mean `{near[0]}`?" if near else f". There is: {', '.join(sorted(known))}."
+        )
+        raise InvalidSettingError(f"There is no argument `{name}`{hint}")
+    checked = checked_names(arguments)
+    numbers: dict[str, Any] = {
+        "n_trials": 100,
+        "timeout": None,
+        "n_jobs": 1,
+        "retries": 0,
+        "seed": None,
+    }
+    numbers |= {name: value for name, value in checked.items() if name in numbers}
+    # A number as text is one for pydantic, which has not seen it yet.
+    if all(value is None or isinstance(value, (int, float)) for value in numbers.values()):
+        check_settings(**numbers)
+    if "problem" in checked:
+        Problem.of(checked["problem"], directions=checked.get("directions"))
+    return checked
+
+
+def checked_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with samplers, pruners and directions as `optimize` calls them.
+
+    Args:
+        arguments: as somebody wrote them.
+
+    Raises:
+        InvalidSettingError: there is no such sampler or pruner, or not with these options.
+        InvalidProblemError: a direction is none.
+
+    Example:
+        >>> from prefect_optuna.flows.opening import checked_names
+        >>> checked_names({"sampler": "TPE", "pruner": "MedianPruner"})
+        {'sampler': 'tpe', 'pruner': 'median'}
+    """
+    checked = dict(arguments)
+    for key, of_it, kind, make in (
+        ("sampler", sampler_name, Sampler, make_sampler),
+        ("pruner", pruner_name, Pruner, make_pruner),
+    ):
+        value = checked.get(key)
+        if isinstance(value, Mapping) and value.keys() <= {"name", "options"}:  # pyright: ignore[reportUnknownVariableType]
+            make(kind(**{**value, "name": of_it(value.get("name", kind().name))}))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportArgumentType]
+        elif isinstance(value, (str, kind)):
+            checked[key] = of_it(value)
+            make(value)  # pyright: ignore[reportArgumentType]
+    directions = one_of_the_two(checked.pop("direction", None), checked.get("directions"))
+    if directions is not None:
+        checked["directions"] = as_directions(directions)
+    return checked
+
+
+def one_of_the_two(direction: Any, directions: Any) -> Any:
+    """Optuna's `direction`, or `directions`.
+
+    Args:
+        direction: for one value.
+        directions: for each value.
+
+    Raises:
+        InvalidSettingError: both were given.
+    """
+    if direction is not None and directions is not None:
+        raise InvalidSettingError(
+            "`direction` is for one value and `directions` for several: give one of the two; "
+            f"found {direction!r} and {directions!r}."
+        )
+    return directions if direction is None else direction
 
 
 def check_settings(
@@ -71,8 +179,17 @@ def rehearse(problem: Problem, scope: TrialScope) -> None:
     if problem.suggest is None:
         return
     storage = optuna.storages.InMemoryStorage()
-    name = f"a rehearsal of {problem.name}"  # Optuna logs it
-    storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], study_name=name)
+    name = f"a rehearsal of {problem.name}"
+    log = logging.getLogger(type(storage).__module__)
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return name not in record.getMessage()
+
+    log.addFilter(of_others)
+    try:
+        storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], study_name=name)
+    finally:
+        log.removeFilter(of_others)
     study = optuna.Study(name, storage, optuna.samplers.RandomSampler(seed=0))
     try:
         suggest_params(problem, study.ask(), scope, seed=0)  # the caller's generators stay

@@ -41,7 +41,15 @@ from prefect_optuna.blocks.study_identity import study_uuid
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.dispatch import Batches, Here, Lanes
 from prefect_optuna.flows.events import StudyEvents
-from prefect_optuna.flows.opening import check_settings, open_study, rehearse, seed_of_trials
+from prefect_optuna.flows.interruption import note_study
+from prefect_optuna.flows.opening import (
+    check_settings,
+    checked_arguments,
+    one_of_the_two,
+    open_study,
+    rehearse,
+    seed_of_trials,
+)
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
@@ -109,7 +117,7 @@ def _flow_run_name() -> str:
     return name or generate_slug(2)
 
 
-@study_flow(name="optimize", flow_run_name=_flow_run_name)
+@study_flow(name="optimize", flow_run_name=_flow_run_name, check=checked_arguments)
 def optimize(
     problem: Problem | Callable[..., Any] | str,
     *,
@@ -122,7 +130,8 @@ def optimize(
     pruner: PrunerName | Pruner | BasePruner | None = None,
     seed: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
     seed_trials: bool = True,
-    directions: Sequence[Direction] | None = None,
+    directions: Direction | Sequence[Direction] | None = None,
+    direction: Direction | None = None,
     scope: Mapping[str, Any] | None = None,
     n_jobs: Annotated[int, Field(json_schema_extra={"minimum": -1})] = 1,
     task_runner: RunnerName | TaskRunner[Any] | None = None,
@@ -156,6 +165,7 @@ def optimize(
             CuPy. It follows from `seed`, or else from one that the study keeps, and the trial's
             number; it is the trial's user attribute `"seed"`, and `reevaluate` uses it.
         directions: `minimize` or `maximize` for each value; by default the problem's.
+        direction: The same for a single value, as Optuna calls it.
         scope: Parameters for `auto_param` functions and `param_scope` in whatever the problem
             calls, over those of the scope in which this is called. The problem's functions also
             get them by naming a parameter `scope`.
@@ -188,7 +198,7 @@ def optimize(
         >>> result.n_trials
         20
     """
-    the_problem = Problem.of(problem, directions=directions)
+    the_problem = Problem.of(problem, directions=one_of_the_two(direction, directions))
     check_settings(n_trials, timeout, n_jobs, retries, seed)
     kept_bytes = as_bytes(keep_inputs)
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
@@ -275,12 +285,38 @@ def optimize(
             keeper=keeper,
             delivery=Delivery(study, writer, archive.signer, logger),
         )
+        note_study(lambda: kept_words(study.study_name, study_name, storage_block, run.finished))
         with watch.running():
             run.run()
         flush_inputs()
     result = watch.result(n_task_runs=dispatcher.task_runs)
     logger.info("%s", result)
     return note_result(result)
+
+
+def kept_words(
+    name: str, given: str | None, block: StudyStorage, finished: int, flow: str = "optimize"
+) -> str:
+    """What somebody is told who has interrupted a study.
+
+    Args:
+        name: of the study.
+        given: the name that the call gave it, if any.
+        block: where it is kept.
+        finished: how many of its trials are.
+        flow: what was called.
+
+    Example:
+        >>> from prefect_optuna.blocks import as_study_storage
+        >>> from prefect_optuna.flows.optimize import kept_words
+        >>> kept_words("mine", "mine", as_study_storage(None), 3)
+        "Study 'mine' keeps its 3 finished trials; the same call goes on with it."
+    """
+    count = "1 finished trial" if finished == 1 else f"{finished} finished trials"
+    if isinstance(block, InMemoryStudyStorage):
+        return f"Study {name!r} had {count}; it was in memory, and ends with this program."
+    call = "the same call" if given else f"{flow}(..., study_name={name!r})"
+    return f"Study {name!r} keeps its {count}; {call} goes on with it."
 
 
 def _check_reachable(block: StudyStorage) -> None:

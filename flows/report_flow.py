@@ -19,7 +19,7 @@ from prefect_optuna.flows.report import (
     render_report,
     report_key,
 )
-from prefect_optuna.flows.session import lost_trials
+from prefect_optuna.flows.session import lost_trials, state_of
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.tasks.archive.manifest import read_manifest
 from prefect_optuna.tasks.seeding import shared_note
@@ -81,8 +81,8 @@ def read_status(
         artifacts: where its archive is kept, as `optimize` takes it.
 
     Returns:
-        The status. The study counts as running while one of its trials is, and the time is from
-        its first trial's start to its last one's end.
+        The status. The study counts as running while somebody runs it; the time is from its first
+        trial's start to its last one's end, or to now.
 
     Raises:
         StudyNotFoundError: there is no such study.
@@ -100,11 +100,12 @@ def read_status(
     filesystem = as_artifact_filesystem(artifacts)
     study = block.load_study(study_name)
     trials = study.get_trials(deepcopy=False)
-    running = any(not trial.state.is_finished() for trial in trials)
+    state = state_of(study, trials)
     starts = [trial.datetime_start for trial in trials if trial.datetime_start]
     ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
     # Optuna's times are local and have no zone.
-    last = datetime.now() if running else max(ends, default=None)  # noqa: DTZ005
+    now = datetime.now()  # noqa: DTZ005
+    last = now if state == "running" else max([*starts, *ends], default=None)
     manifest = read_manifest(study)
     picture: bytes | None = None
     if manifest is not None:
@@ -117,7 +118,7 @@ def read_status(
         directions=tuple(direction.name.lower() for direction in study.directions),
         trials=trials,
         n_trials=None,
-        state="running" if running else "completed",
+        state=state,
         elapsed=(last - min(starts)).total_seconds() if last and starts else 0.0,
         storage=block.location,
         artifacts=filesystem.location(),

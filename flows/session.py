@@ -15,9 +15,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 import psutil
@@ -35,16 +35,19 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from prefect_optuna.flows.study import FlowStudy
+    from prefect_optuna.flows.study_status import StudyState
 
 __all__ = [
     "LEASE_SECONDS",
     "MAX_REPETITIONS",
     "Session",
+    "ask_sessions",
     "give_order",
     "history_of",
     "is_lost",
     "lost_trials",
     "owner_of",
+    "state_of",
 ]
 
 LEASE_SECONDS = 45.0
@@ -67,6 +70,7 @@ MAX_REPETITIONS = 3
 _ORDER = "prefect_optuna:order"  # on a study: what somebody asks a session for
 _LOST = "prefect_optuna:lost"  # on a trial: who gave it up, and why
 _INNOCENT = "prefect_optuna:innocent"  # on a trial: how many of its losses were not its doing
+_ASKED = "prefect_optuna:asked"  # on a study: which sessions are to stop, and which to pause
 _RELEASED = "prefect_optuna:released"  # on a trial: whose workers may take it from the queue
 
 # The repetition is marked as Optuna's own retry callback marks it, so that
@@ -123,6 +127,77 @@ def give_order(study: optuna.Study, session: str, **order: Any) -> None:
     storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
     study_id = study._study_id  # pyright: ignore[reportPrivateUsage]
     storage.set_study_system_attr(study_id, f"{_ORDER}:{session}", order)
+
+
+def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
+    """What a study is doing, or how it ended, seen from outside.
+
+    It is running while a session of it lives, or somebody without this package may run a trial.
+    Otherwise the session that was opened last says how it ended; a dead one, and trials that wait
+    for nobody, mean that the study was interrupted.
+
+    Args:
+        study: the study.
+        trials: its trials.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> study.enqueue_trial({})
+        >>> state_of(study, study.trials)
+        'interrupted'
+    """
+    session = Session(study, study._storage)  # pyright: ignore[reportPrivateUsage]
+    records = session.records()
+    alive = {key for key, record in records.items() if record["alive"] and _is_fresh(record)}
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    # One that no session has marked belongs to a program that uses Optuna alone.
+    if alive or any(owner_of(trial) is None and not _is_ours(trial) for trial in running):
+        starters = [key for key in alive if "parent" not in records[key]]
+        paused = starters and all(session.asked(key) == "pause" for key in starters)
+        return "paused" if paused else "running"
+    if running or any(trial.state == TrialState.WAITING for trial in trials):
+        return "interrupted"
+    starters = [record for record in records.values() if "parent" not in record]
+    if not starters:
+        return "completed"
+    last = max(starters, key=lambda record: record["opened"])
+    if last["closed"]:
+        return last.get("state") or ("completed" if last["clean"] else "interrupted")
+    return "interrupted"
+
+
+def ask_sessions(study: optuna.Study, what: Literal["stop", "pause", "resume"]) -> int:
+    """Ask whoever runs a study, wherever that is, to stop or to pause, or to go on.
+
+    They finish the trials that run. They hear of it within seconds, and a later run does not.
+
+    Args:
+        study: the study.
+        what: they are to do.
+
+    Returns:
+        How many there are.
+
+    Example:
+        >>> import optuna
+        >>> ask_sessions(optuna.create_study(), "stop")
+        0
+    """
+    session = Session(study, study._storage)  # pyright: ignore[reportPrivateUsage]
+    alive = [
+        key
+        for key, record in session.records().items()
+        if record["alive"] and _is_fresh(record) and "parent" not in record
+    ]
+    if alive:
+        session._ask_others(alive, what)  # pyright: ignore[reportPrivateUsage]
+    return len(alive)
+
+
+def _is_fresh(record: Mapping[str, Any]) -> bool:
+    """Whether a session of another machine may live, as far as one look can tell."""
+    return record["place"] == _place() or time.time() - record["renewed"] < 2 * LEASE_SECONDS
 
 
 class Session:
@@ -406,6 +481,19 @@ class Session:
         """Say of another session that it has ended, where somebody knows it for sure."""
         record = {**self._records()[session], "closed": True, "clean": False}
         self._storage.set_study_system_attr(self._study_id, f"{MARK}:{session}", record)
+
+    def asked(self, session: str | None = None) -> str | None:
+        """What somebody has asked a session to do: `"stop"`, `"pause"` or nothing.
+
+        Args:
+            session: its id; by default this one.
+        """
+        attributes = self._storage.get_study_system_attrs(self._study_id)
+        return attributes.get(_ASKED, {}).get(session or self.id)
+
+    def _ask_others(self, sessions: Iterable[str], what: str) -> None:
+        asked = dict.fromkeys(sessions, None if what == "resume" else what)
+        self._storage.set_study_system_attr(self._study_id, _ASKED, asked)
 
     def others_running(self, trials: Iterable[FrozenTrial]) -> int:
         """How many of these trials are being run by other live sessions."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import threading
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import optuna
 from optuna.storages import BaseStorage
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from prefect_optuna.blocks import InvalidSettingError
 from prefect_optuna.blocks.patience import PatientStorage
@@ -24,11 +25,8 @@ __all__ = [
     "continued_seed",
     "make_pruner",
     "make_sampler",
-]
-
-SamplerName = Literal["tpe", "random", "cmaes", "gp", "qmc", "nsgaii", "nsgaiii", "brute-force"]
-PrunerName = Literal[
-    "median", "hyperband", "percentile", "successive-halving", "threshold", "wilcoxon", "none"
+    "pruner_name",
+    "sampler_name",
 ]
 
 _SAMPLERS = {
@@ -50,6 +48,69 @@ _PRUNERS = {
     "wilcoxon": "WilcoxonPruner",
     "none": "NopPruner",
 }
+
+
+def sampler_name(value: Any) -> Any:
+    """The name of a sampler as it is here: whatever its case, and by the name of its class.
+
+    Args:
+        value: a name; anything else is given back as it is.
+
+    Raises:
+        InvalidSettingError: there is no such sampler; names the nearest.
+
+    Example:
+        >>> sampler_name("TPE"), sampler_name("CmaEsSampler"), sampler_name(None)
+        ('tpe', 'cmaes', None)
+    """
+    return _known("sampler", _SAMPLERS, value)
+
+
+def pruner_name(value: Any) -> Any:
+    """The name of a pruner as it is here, likewise.
+
+    Args:
+        value: a name; anything else is given back as it is.
+
+    Raises:
+        InvalidSettingError: there is no such pruner; names the nearest.
+
+    Example:
+        >>> pruner_name("medain")
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.InvalidSettingError: ... did you mean 'median'?
+    """
+    return _known("pruner", _PRUNERS, value)
+
+
+def _known(kind: str, classes: Mapping[str, str], value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+
+    def bare(name: str) -> str:
+        return "".join(filter(str.isalnum, name.lower())).removesuffix(kind)
+
+    names = {bare(word): name for name, its_class in classes.items() for word in (its_class, name)}
+    if (found := names.get(bare(value))) is not None:
+        return found
+    near = difflib.get_close_matches(bare(value), names, n=1)
+    hint = f"; did you mean {names[near[0]]!r}?" if near else "."
+    raise InvalidSettingError(
+        f"`{kind}` is one of {', '.join(classes)}, or an Optuna {kind}; found {value!r}{hint}"
+    )
+
+
+SamplerName = Annotated[
+    Literal["tpe", "random", "cmaes", "gp", "qmc", "nsgaii", "nsgaiii", "brute-force"],
+    BeforeValidator(sampler_name),
+]
+PrunerName = Annotated[
+    Literal[
+        "median", "hyperband", "percentile", "successive-halving", "threshold", "wilcoxon", "none"
+    ],
+    BeforeValidator(pruner_name),
+]
 
 
 class Sampler(BaseModel):
@@ -153,7 +214,8 @@ def make_sampler(
         (sampler.name, sampler.options) if isinstance(sampler, Sampler) else (sampler, {})
     )
     seeded = {} if seed is None else {"seed": seed}
-    return _make("sampler", _SAMPLERS, optuna.samplers, name, {**seeded, **options})
+    its_class = _SAMPLERS[sampler_name(name)]
+    return _make(optuna.samplers, its_class, {**seeded, **options})
 
 
 def make_pruner(
@@ -171,21 +233,15 @@ def make_pruner(
     if pruner is None or isinstance(pruner, optuna.pruners.BasePruner):
         return pruner
     name, options = (pruner.name, pruner.options) if isinstance(pruner, Pruner) else (pruner, {})
-    return _make("pruner", _PRUNERS, optuna.pruners, name, options)
+    return _make(optuna.pruners, _PRUNERS[pruner_name(name)], options)
 
 
-def _make(
-    kind: str, classes: Mapping[str, str], module: Any, name: str, options: Mapping[str, Any]
-) -> Any:
-    if name not in classes:
-        raise InvalidSettingError(
-            f"`{kind}` is one of {', '.join(classes)}, or an Optuna {kind}; found {name!r}."
-        )
+def _make(module: Any, its_class: str, options: Mapping[str, Any]) -> Any:
     try:
-        return getattr(module, classes[name])(**options)
+        return getattr(module, its_class)(**options)
     except (TypeError, ValueError, ImportError) as error:
         raise InvalidSettingError(
-            f"Optuna's {classes[name]} cannot be made with {dict(options)}: {error}"
+            f"Optuna's {its_class} cannot be made with {dict(options)}: {error}"
         ) from error
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import logging
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import FunctionType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import httpx
 from prefect.blocks.core import Block
@@ -27,6 +28,8 @@ from prefect_optuna.blocks._secrets import (
     place_text,
     without_secrets,
 )
+from prefect_optuna.flows.found_server import running_server_url
+from prefect_optuna.flows.interruption import interruptible
 from prefect_optuna.flows.public_errors import PublicError, public_errors
 from prefect_optuna.flows.temporary_server import end_temporary_server
 from prefect_optuna.tasks.problem import Problem
@@ -40,9 +43,13 @@ R = TypeVar("R")
 
 _PLACES = ("storage", "artifacts")
 
+Check: TypeAlias = Callable[[Set[str], Mapping[str, Any]], dict[str, Any]]
+
 
 class StudyFlow(Flow[P, R]):
     """A flow that is called with live objects, and recorded with words for them."""
+
+    check: Check | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow here.
@@ -54,6 +61,17 @@ class StudyFlow(Flow[P, R]):
         # the first call, since it takes as long as importing this package.
         importlib.import_module("prefect.main")
 
+        if self.check is not None:
+            kwargs = self.check(self.parameters.properties.keys(), _named(self, args, kwargs))
+            args = ()
+        found = None if get_current_settings().api.url else running_server_url()
+        with (
+            temporary_settings({"api.url": f"{found}/api"} if found else {}),
+            interruptible(),
+        ):
+            return self._call(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         end_temporary_server()
         token = _results.set(results := [])
         public: PublicError | None = None
@@ -95,6 +113,13 @@ class StudyFlow(Flow[P, R]):
         """Validate as Prefect does, which would put what is wrong into its log, secrets and all."""
         with _without_its_log():
             return super().validate_parameters(parameters)
+
+
+def _named(
+    flow: Flow[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a call by their names; more than there are is Python's own error."""
+    return {**inspect.signature(flow.fn).bind_partial(*args).arguments, **kwargs}
 
 
 def _settings() -> dict[Any, Any]:
@@ -142,17 +167,20 @@ def note_result(result: R) -> R:
 
 
 def study_flow(
-    *, name: str, flow_run_name: str | Callable[[], str]
+    *, name: str, flow_run_name: str | Callable[[], str], check: Check | None = None
 ) -> Callable[[Callable[P, R]], StudyFlow[P, R]]:
     """Make a function a `StudyFlow`, as `prefect.flow` makes one a `Flow`.
 
     Args:
         name: the flow's name.
         flow_run_name: the name of its runs, as Prefect takes it.
+        check: given the names of the flow's arguments and those of a call, says what is wrong with
+            them before a server is asked or started, and gives back what the flow is called with.
     """
 
     def decorate(function: Callable[P, R]) -> StudyFlow[P, R]:
         made = StudyFlow(function, name=name, flow_run_name=flow_run_name)
+        made.check = check
         made.fn = _with_public_errors(function)  # Prefect has looked at the function's file by now
         return made
 

@@ -33,6 +33,7 @@ from prefect_optuna.flows.spool import (
     told_attributes,
 )
 from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.flows.study_status import StudyState
 from prefect_optuna.tasks.archive.trial_records import TrialSigner
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.seeding import (
@@ -99,6 +100,13 @@ class StudyRun:
         self._finished = self._others = self._complete = 0
         self._pace = 0.0  # of other runs of the study, in trials a second
         self._said_shared = False
+        self._state: StudyState = "running"
+        self._paused = False
+
+    @property
+    def finished(self) -> int:
+        """How many trials of the study are finished, as far as this run knows."""
+        return self._finished
 
     def run(self) -> None:
         """Ask, run and tell until the study has enough trials, the time is up, or it is stopped.
@@ -126,9 +134,11 @@ class StudyRun:
                 self._run_elsewhere(self.dispatcher)
             end()
             clean = True
+            self._state = "stopped" if self.study.stopped else "completed"
             if self._error is not None:
                 raise self._error
         except BaseException as error:
+            self._state = "failed" if isinstance(error, Exception) else "interrupted"
             self.study.storage.patience.end()
             self._give_up(f"interrupted by {type(error).__name__}")
             raise
@@ -145,7 +155,7 @@ class StudyRun:
             self._close_session(clean)
 
     def _close_session(self, clean: bool) -> None:
-        self.session.close(clean=clean)
+        self.session.close(clean=clean, state=self._state)
 
     def _run_elsewhere(self, dispatcher: Dispatcher) -> None:
         while True:
@@ -244,6 +254,8 @@ class StudyRun:
             return 0
         if time.monotonic() - self._refreshed > REFRESH_SECONDS:
             self._refresh()
+        if self._paused or self.study.stopped:
+            return 0
         if self.n_trials is None:
             return sys.maxsize
         missing = self._count_missing(self.n_trials)
@@ -284,7 +296,18 @@ class StudyRun:
         self._refreshed = now
         self._complete = sum(t.state == TrialState.COMPLETE for t in trials)
         self._others = self.session.others_running(trials)
+        self._heed()
         return trials
+
+    def _heed(self) -> None:
+        """Do what somebody has asked for, such as by `prefect-optuna stop`."""
+        asked = self.session.asked()
+        if asked == "stop" and not self.study.stopped:
+            self.logger.info("Somebody has asked this study to stop; what runs is finished.")
+            self.study.stop()
+        if (asked == "pause") != self._paused:
+            self._paused = asked == "pause"
+            self.logger.info("Paused." if self._paused else "Going on.")
 
     # -- telling --------------------------------------------------------------------------------
 
@@ -423,6 +446,8 @@ class StudyRun:
         if self._is_over():
             return False
         self._refresh()
+        if self._paused:
+            return not self.study.stopped
         if self.n_trials is None or self._finished >= self.n_trials:
             return self.n_trials is None
         if self._others:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StudyState", "StudyStatus"]
 
-StudyState = Literal["running", "completed", "interrupted", "failed", "stopped"]
+StudyState = Literal["running", "paused", "completed", "interrupted", "failed", "stopped"]
 
 
 @dataclass(frozen=True)

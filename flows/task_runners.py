@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import BrokenExecutor
+from multiprocessing import resource_tracker
 from typing import Any, Literal
 
 from prefect.context import FlowRunContext
@@ -99,10 +101,11 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
                 self._close(place)
             self._under_way[place] = [one for one in futures if not one.wrapped_future.done()]
         place = min(range(len(self._pools)), key=lambda one: len(self._under_way[one]))
-        pool = self._pools[place]
-        if pool is None:
-            pool = self._pools[place] = self._open()
-        future = pool.submit(task, parameters, wait_for, dependencies)
+        with _ctrl_c_waits():
+            pool = self._pools[place]
+            if pool is None:
+                pool = self._pools[place] = self._open()
+            future = pool.submit(task, parameters, wait_for, dependencies)
         self._under_way[place].append(future)
         return future
 
@@ -135,6 +138,23 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
         pool.__exit__(None, None, None)
 
 
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Generator[None]:
+    """Have processes, and threads that start processes, begin with Ctrl-C put off.
+
+    It reaches all processes of a program. One that is still importing would show a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # else its start, within, would take the signal off the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _process_died(future: PrefectConcurrentFuture[Any]) -> bool:
     done = future.wrapped_future.done()
     return done and isinstance(future.wrapped_future.exception(), BrokenExecutor)
@@ -144,6 +164,9 @@ def _end_with_parent(
     begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
 ) -> None:
     """Begin in a process of a pool. An orphan would wait for work for ever."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it ends, and says nothing
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     assert parent is not None  # noqa: S101 - a pool has started this process
 

@@ -213,6 +213,9 @@ class _WorkerRun(StudyRun):
         self._deliver()  # what this machine has; the parent does the rest for all
         self._refresh()
 
+    def _heed(self) -> None:
+        """The parent is asked, and asks its workers."""
+
     def _parent_goes_on(self) -> bool:
         if self._goes_on and time.monotonic() - self._looked > _PARENT_SECONDS:
             record = self.session.records().get(self.parent, {})

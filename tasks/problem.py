@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 from prefect_optuna.blocks.errors import InvalidProblemError
 
-__all__ = ["Direction", "Problem"]
+__all__ = ["Direction", "Problem", "as_directions"]
 
 Direction = Literal["minimize", "maximize"]
 
@@ -107,13 +107,7 @@ class Problem:
                 "returns the parameters as a mapping: "
                 'def suggest(trial): return {"x": trial.suggest_float("x", 0, 1)}.'
             )
-        directions = (self.directions,) if isinstance(self.directions, str) else self.directions
-        object.__setattr__(self, "directions", tuple(directions))
-        if not self.directions or set(self.directions) - {"minimize", "maximize"}:
-            raise InvalidProblemError(
-                '`directions` holds "minimize" or "maximize" for each value, '
-                f"found {self.directions!r}."
-            )
+        object.__setattr__(self, "directions", as_directions(self.directions))
         named: dict[str, tuple[str, ...]] = {}
         for part in ("suggest", "run", "evaluate", "objective", "plot"):
             function = getattr(self, part)
@@ -190,7 +184,7 @@ class Problem:
         cls,
         value: Problem | Callable[..., Any] | str,
         *,
-        directions: Sequence[Direction] | None = None,
+        directions: Direction | Sequence[Direction] | None = None,
     ) -> Problem:
         """Make a problem from what people have at hand.
 
@@ -221,9 +215,34 @@ class Problem:
                 "Expected a Problem, an Optuna objective (a function of a trial) or "
                 f'"package.module:attribute", found {type(value).__name__}{where}.'
             )
-        if directions is not None and tuple(directions) != tuple(problem.directions):
-            problem = replace(problem, directions=tuple(directions))
+        if directions is not None:
+            wanted = as_directions(directions)
+            if wanted != tuple(problem.directions):
+                problem = replace(problem, directions=wanted)
         return problem
+
+
+def as_directions(value: Any) -> tuple[Direction, ...]:
+    """Directions as a problem has them, of a word, Optuna's own constants, or several of them.
+
+    Args:
+        value: for each value, `"minimize"` or `"maximize"`, in any case.
+
+    Raises:
+        InvalidProblemError: it is something else.
+
+    Example:
+        >>> from prefect_optuna.tasks.problem import as_directions
+        >>> as_directions("Maximize")
+        ('maximize',)
+    """
+    several = list(value) if isinstance(value, (list, tuple)) else [value]
+    words = [str(getattr(one, "name", one)).lower() for one in several]
+    if not words or set(words) - {"minimize", "maximize"}:
+        raise InvalidProblemError(
+            f'`directions` holds "minimize" or "maximize" for each value, found {value!r}.'
+        )
+    return tuple(words)  # pyright: ignore[reportReturnType] - looked at above
 
 
 def _function_name(function: Any) -> str:

@@ -123,7 +123,7 @@ def _surroundings() -> Generator[None]:
     from prefect.settings import get_current_settings, temporary_settings
 
     from prefect_optuna.blocks.texts import VisibleOnly
-    from prefect_optuna.deployments.local_server import running_server_url
+    from prefect_optuna.flows.found_server import running_server_url
 
     url = None if get_current_settings().api.url else running_server_url()
     verbosity = optuna.logging.get_verbosity()

@@ -256,6 +256,7 @@ def as_selection(words: str) -> str | list[int]:
 
 def _overview(block: StudyStorage, name: str) -> dict[str, Any]:
     """A study in one row."""
+    from prefect_optuna.flows.session import state_of
     from prefect_optuna.flows.wording import count_states
     from prefect_optuna.tasks.ranking import best_first
 
@@ -269,6 +270,7 @@ def _overview(block: StudyStorage, name: str) -> dict[str, Any]:
         "name": name,
         "directions": directions,
         "finished": counts["complete"] + counts["pruned"] + counts["failed"],
+        "state": state_of(study, every),
         "running": counts["running"],
         "states": counts,
         "best_trial": ranked[0].number if ranked else None,

@@ -55,6 +55,7 @@ def studies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("direction", no_wrap=True)
     table.add_column("last trial", justify="right", no_wrap=True, style="dim")
+    running = [row for row in rows if row["running"] and row["state"] == "running"]
     for row in rows:
         several = len(row["directions"]) > 1
         if several:
@@ -64,7 +65,7 @@ def studies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         else:
             best, number = "", ""
         trials = str(row["finished"])
-        if row["running"]:
+        if row in running:
             trials += f" +{row['running']}"
         table.add_row(
             _plain(row["name"], 200),
@@ -74,7 +75,7 @@ def studies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             ", ".join(row["directions"]) if not several else f"{len(row['directions'])} values",
             ago(row["last"]),
         )
-    table.caption = "+n: trials that are running" if any(row["running"] for row in rows) else None
+    table.caption = "+n: trials that are running" if running else None
     return table
 
 

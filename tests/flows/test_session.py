@@ -17,6 +17,7 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
+from servers import wait_until
 
 from prefect_optuna.blocks import (
     InMemoryStudyStorage,
@@ -28,8 +29,10 @@ from prefect_optuna.flows.dispatch import Here
 from prefect_optuna.flows.session import (
     MAX_REPETITIONS,
     Session,
+    ask_sessions,
     is_lost,
     lost_trials,
+    state_of,
 )
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
@@ -91,6 +94,39 @@ def test_a_trial_of_a_dead_session_is_failed_and_asked_again_with_its_parameters
     # As Optuna's own callback for stale trials marks them.
     assert study.trials[1].system_attrs["retry_history"] == [left.number]
     assert study.trials[1].system_attrs["failed_trial"] == left.number
+
+
+def test_a_study_is_running_while_somebody_runs_it_and_else_says_how_it_ended(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    assert state_of(study, study.trials) == "completed"  # by Optuna alone
+    session = Session(study, storage)
+    session.open()
+    assert state_of(study, study.trials) == "running"
+    trial = asked(study, session)
+    session.close(clean=False, state="interrupted")
+    assert state_of(study, study.trials) == "interrupted"
+    study.tell(trial, 1.0)
+    assert state_of(study, study.trials) == "interrupted"
+    again = Session(study, storage)
+    again.open()
+    again.close(state="completed")
+    assert state_of(study, study.trials) == "completed"
+    study.enqueue_trial({"x": 0.5})
+    assert state_of(study, study.trials) == "interrupted"
+
+
+def test_a_killed_session_runs_nothing_and_a_stranger_s_trial_may_run(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    trial = asked(study, dead_session(study, storage))
+    assert state_of(study, study.trials) == "interrupted"
+    study.tell(trial, 1.0)
+    elsewhere = {"place": "another machine", "renewed": time.time() - 1000}
+    dead_session(study, storage, **elsewhere)
+    assert state_of(study, study.trials) == "interrupted"
+    study.ask()
+    assert state_of(study, study.trials) == "running"
 
 
 def test_recovering_twice_asks_again_once(study: optuna.Study, storage: BaseStorage) -> None:
@@ -368,3 +404,40 @@ def test_a_trial_that_is_one_too_many_is_taken_back(
     assert waiting.system_attrs["fixed_params"] == {"x": 0.5}
     assert Session(study, storage).recover() == []
     assert len(study.get_trials(states=(TrialState.WAITING,))) == 1
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_whoever_runs_a_study_can_be_asked_to_pause_to_go_on_and_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prefect_optuna.flows.study_run.REFRESH_SECONDS", 0.05)
+    storage = InMemoryStorage()
+
+    def slow(trial: optuna.Trial) -> float:
+        time.sleep(0.02)
+        return trial.suggest_float("x", 0, 1)
+
+    run = study_run(storage, Problem.of(slow))
+    run.n_trials = None
+    plain = optuna.load_study(study_name="s", storage=storage)
+
+    def finished() -> int:
+        return sum(trial.state.is_finished() for trial in plain.get_trials(deepcopy=False))
+
+    assert ask_sessions(plain, "stop") == 0
+    thread = threading.Thread(target=run.run)
+    thread.start()
+    wait_until(lambda: finished() > 3, what="some trials")
+    assert ask_sessions(plain, "pause") == 1
+    wait_until(lambda: run._paused and not run._in_flight, what="a pause")
+    assert state_of(plain, plain.trials) == "paused"
+    seen = finished()
+    time.sleep(0.3)
+    assert finished() == seen
+    assert ask_sessions(plain, "resume") == 1
+    wait_until(lambda: finished() > seen + 3, what="more trials")
+    assert ask_sessions(plain, "stop") == 1
+    thread.join(10)
+    assert not thread.is_alive()
+    assert state_of(plain, plain.trials) == "stopped"
+    assert {trial.state for trial in plain.trials} == {TrialState.COMPLETE}

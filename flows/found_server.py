@@ -1,0 +1,62 @@
+"""The server that runs for this directory: `prefect-optuna serve`, or `prefect-optuna up`."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+from pathlib import Path
+
+__all__ = ["BACKGROUND_HOME", "HOME", "is_healthy", "read_server_file", "running_server_url"]
+
+HOME = ".prefect"
+"""Where the server of `prefect-optuna serve`, and of the demo, keeps its history."""
+
+BACKGROUND_HOME = ".prefect-optuna/prefect"
+"""Where the server of `prefect-optuna up` keeps it."""
+
+
+def running_server_url(home: str | os.PathLike[str] | None = None) -> str | None:
+    """Address of the UI of the server that runs on a home, or None.
+
+    Args:
+        home: where its history is; by default any of those that this directory has.
+
+    Example:
+        >>> from prefect_optuna.flows.found_server import running_server_url
+        >>> print(running_server_url("no-such-home"))
+        None
+    """
+    for place in (HOME, BACKGROUND_HOME) if home is None else (home,):
+        url = str(read_server_file(Path(place).absolute()).get("url", ""))
+        if url and is_healthy(url):
+            return url
+    return None
+
+
+def read_server_file(home: Path) -> dict[str, object]:
+    """What the server of a home says of itself; nothing where there is none.
+
+    Args:
+        home: where its history is.
+    """
+    try:
+        return dict(json.loads((home / "server.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def is_healthy(url: str) -> bool:
+    """Whether a Prefect server answers.
+
+    Args:
+        url: of its UI.
+    """
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", "/api/health")
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
