@@ -140,6 +140,7 @@ def distribute(
         What the study came to.
 
     Raises:
+        InvalidParameterError: A value of the scope is not of the type that the code takes.
         InvalidSettingError: An argument cannot work, or there is no such deployment.
         ServerUnavailableError: There is no Prefect server that workers could ask for work.
         UnsavedBlockError: Workers could be told of a storage only together with its password.
@@ -162,6 +163,7 @@ def distribute(
     _check_here(workers, n_jobs, sampler, pruner)
     the_problem = Problem.of(problem, directions=one_of_the_two(direction, directions))
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
+    trial_scope.check()
     rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
     encode_scope(trial_scope.values)  # what cannot be archived shows before there is a study

@@ -184,6 +184,7 @@ def optimize(
 
     Raises:
         InvalidProblemError: The problem is none, or breaks its contract.
+        InvalidParameterError: A value of the scope is not of the type that the code takes.
         InvalidSettingError: An argument cannot work.
         StudyMismatchError: The study exists with other directions.
         StorageUnavailableError: The storage or the archive cannot be reached or written.
@@ -202,6 +203,7 @@ def optimize(
     check_settings(n_trials, timeout, n_jobs, retries, seed)
     kept_bytes = as_bytes(keep_inputs)
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
+    trial_scope.check()
     rehearse(the_problem, trial_scope)
     capture = Capture.of(the_problem)
     encode_scope(trial_scope.values)  # what cannot be archived shows before there is a study

@@ -30,7 +30,7 @@ from prefect_optuna.flows.reevaluation_report import (
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
-from prefect_optuna.tasks.drift import likely_cause
+from prefect_optuna.tasks.drift import likely_cause, scope_that_is_read
 from prefect_optuna.tasks.reevaluation import (
     ReevaluatedTrial,
     Reevaluation,
@@ -186,6 +186,7 @@ def reevaluate(
         )
     chosen = select_trials(archived.study, trials)
     archived.verify_trials(chosen)
+    scope_read = scope_that_is_read(scope, chosen, archived.scope())
     n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
     requests = RerunRequest.of(
         archived,
@@ -206,7 +207,7 @@ def reevaluate(
             trial = by_number[again.number]
             found = compare(trial, again, relative, absolute, reseeded=reseed)
             if found.verdict in ("drifted", "failed"):
-                cause = likely_cause(trial, again, request, answer, scope)
+                cause = likely_cause(trial, again, request, answer, scope_read)
                 missing = [str(one) for one in answer.inputs if one.now is None]
                 message = "; ".join(missing) if again.error and missing else found.message
                 found = found.model_copy(update={"cause": cause, "message": message})

@@ -99,7 +99,7 @@ class StudyRun:
         self._recovered = self._refreshed = 0.0
         self._finished = self._others = self._complete = 0
         self._pace = 0.0  # of other runs of the study, in trials a second
-        self._said_shared = False
+        self._said_shared = self._said_unread = False
         self._state: StudyState = "running"
         self._paused = False
 
@@ -329,6 +329,10 @@ class StudyRun:
             return
         self._finished += 1
         self._complete += outcome.state == "complete"
+        if outcome.state == "complete" and not self._said_unread:
+            self._said_unread = True
+            if words := self.scope.unread({*outcome.used, *frozen.params}):
+                self.logger.warning("The scope of this study: %s", words)
         if outcome.state == "failed":
             self._failed(outcome)
         for callback in self.callbacks:

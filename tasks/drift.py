@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
+from prefect.logging import get_logger
 
 from prefect_optuna.tasks.rerun import Rerun, RerunAnswer, RerunRequest
+from prefect_optuna.tasks.scope.checking import check_names, check_types
+from prefect_optuna.tasks.scope.values import flatten
 from prefect_optuna.tasks.seeding import SHARED_KEY
+from prefect_optuna.tasks.trial import SCOPE_KEY
 
-__all__ = ["likely_cause"]
+__all__ = ["likely_cause", "scope_that_is_read"]
 
 _MACHINE = {
     "python": "Python",
@@ -79,8 +83,8 @@ def likely_cause(
         word = "failed" if trial.state == TrialState.FAIL else "was pruned"
         if trial.values is None:
             found.append(f"it {word} then, and gives a value now")
-    found += _surroundings(request, answer)
     found += _data(trial, rerun, answer)
+    found += _surroundings(request, answer)
     if not found and _depends_on_hashes(request):
         found.append(
             "it may depend on the order of a set of text, which is another one in each process "
@@ -99,6 +103,42 @@ def _depends_on_hashes(request: RerunRequest) -> bool:
         return False
     sources = (str(symbol.get("source", "")) for symbol in request.capture.document["symbols"])
     return any(_HASHES.search(source) for source in sources)
+
+
+def scope_that_is_read(
+    scope: Mapping[str, Any] | None, trials: Iterable[FrozenTrial], archived: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What replaces parts of an archived scope, as far as the trials read it.
+
+    Args:
+        scope: what replaces them.
+        trials: the archived trials, which say what they have read.
+        archived: the archived scope.
+
+    Returns:
+        The parameters that can have changed a value.
+
+    Raises:
+        InvalidParameterError: a name is misspelt, or a value is not of the type that was read.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.tasks.drift import scope_that_is_read
+        >>> trial = optuna.trial.create_trial(value=1.0, user_attrs={"scope": {"simulate.dt": 0.1}})
+        >>> scope_that_is_read({"simulate.dt": 0.01, "seed": 3}, [trial], {})
+        {'simulate.dt': 0.01}
+    """
+    if not scope:
+        return {}
+    read: dict[str, Any] = {}
+    for trial in trials:
+        read |= trial.user_attrs.get(SCOPE_KEY, {})
+    if unknown := check_names(scope, {*read, *flatten(archived)}):
+        get_logger(__name__).warning(
+            "None of these trials is known to read %s of the scope.", ", ".join(map(repr, unknown))
+        )
+    check_types(scope, read)
+    return {key: value for key, value in flatten(scope).items() if key not in unknown}
 
 
 def _surroundings(request: RerunRequest, answer: RerunAnswer) -> list[str]:

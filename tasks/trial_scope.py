@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from prefect_optuna.blocks._secrets import SecretVariables, secret_paths
 from prefect_optuna.blocks.artifacts.values import encode_value
 from prefect_optuna.tasks.scope import capture, param_scope, recording, restore
+from prefect_optuna.tasks.scope.checking import check_types, unread_words
 from prefect_optuna.tasks.scope.frames import get
 from prefect_optuna.tasks.scope.unread import may_be_read_elsewhere
+from prefect_optuna.tasks.scope.values import flatten
 
 __all__ = ["TrialScope"]
 
@@ -41,12 +43,33 @@ class TrialScope:
     """
 
     def __init__(self, given: Mapping[str, Any] | None = None, *, handed_out: bool = False) -> None:
+        self._given = set(flatten(given or {}))
+        self._handed_out = handed_out
         self.values: dict[str, Any] = {**capture().values(), **(given or {})}
         """The parameters, for functions that name `scope`, and for the archive."""
         if handed_out:
             may_be_read_elsewhere(get())
         with param_scope.labelled(given or {}, origin="the scope of the study"):
             self._snapshot = capture()
+
+    def check(self) -> None:
+        """Refuse parameters that do not become of the type that `auto_param` functions take.
+
+        Raises:
+            InvalidParameterError: one does not; names the key and the type.
+        """
+        check_types(self.values)
+
+    def unread(self, read: Iterable[str]) -> str:
+        """A sentence about what was given and a trial has not read; empty if there is nothing.
+
+        Args:
+            read: what the trial has read, its own parameters among it.
+        """
+        found = set(read)
+        if self._handed_out or len(found) >= _MAX_READS:
+            return ""
+        return unread_words(self._given - found, found)
 
     @contextmanager
     def around(

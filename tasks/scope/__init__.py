@@ -8,6 +8,7 @@
 | `auto_parameters.py`, `filling.py`, `deferred.py` | `auto_param` functions |
 | `values.py`, `origins.py`, `packing.py` | flattening and converting; where from; as bytes |
 | `explanation.py`, `unread.py`, `recorded.py` | which layer, what was misspelt, what was read |
+| `checking.py` | what is set for a study has a name that is read, and the right type |
 | `carrying.py`, `scoped_tasks.py` | to other threads and processes, by hand and by Prefect |
 | `files.py` | from files and a command line |
 """

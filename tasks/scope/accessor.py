@@ -49,7 +49,8 @@ class Accessor:
 
         Args:
             default: what to return where it is missing; the value takes on its type, if that is
-                `bool`, `int`, `float` or `str` and the value can be converted.
+                `bool`, `int`, `float` or `str` and the value can be converted; else it stays as it
+                is, and what is neither yes nor no for a `bool` gives the default.
             literal: whether a text is read as a Python literal, where the default has another
                 type than those.
 

@@ -79,7 +79,8 @@ def auto_param(
 
     The parameter `dt` of a function `simulate` takes its value from, in this order: the call,
     by keyword or by position; the key `simulate.dt` of the scope; the default. A value of a
-    scope takes on the type of the default, as in `param_scope.simulate.dt(0.1)`.
+    scope takes on the type of the default, as in `param_scope.simulate.dt(0.1)`; what cannot,
+    such as `"abc"` for a number, stays as it is. `optimize` refuses it.
 
     The body runs in a scope of its own: what it writes ends with it. A coroutine, and a generator
     of either kind, runs in the scope of the call, also when that has been left by the time it is

@@ -113,6 +113,9 @@ def test_a_file_that_changed_after_the_trial_is_named(tmp_path: Path) -> None:
     assert said.startswith(f"data: {new} (changed ")
     assert "old.csv" not in said
     assert "gone.csv" not in said
+    local = replace(HERE, sources={"numpy": "a folder"})
+    said = cause(then=local, now=local, files=(str(new),))
+    assert said.index("new.csv") < said.index("installed from a folder")
 
 
 def test_where_nothing_differs_that_is_said_with_what_would_tell_more() -> None:

@@ -1,0 +1,114 @@
+"""Values that somebody sets from outside, for a whole study: of the right name and the right type.
+
+`param_scope` itself converts what it can and leaves the rest as it is, as the package that it
+comes from does. Who sets `simulate.dt` for a study is told in a sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Set
+from typing import Any
+
+from prefect_optuna.tasks.scope.auto_parameters import auto_params
+from prefect_optuna.tasks.scope.errors import InvalidParameterError
+from prefect_optuna.tasks.scope.unread import nearest
+from prefect_optuna.tasks.scope.values import CONVERTERS, MISSING, coerce, flatten
+
+__all__ = ["check_names", "check_types", "unread_words"]
+
+
+def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    """Refuse values that do not become of the type that the code takes.
+
+    Args:
+        values: the parameters.
+        defaults: for each name a value of the type that is wanted; by default those of all
+            `auto_param` functions.
+
+    Raises:
+        InvalidParameterError: `"abc"` for a number, a fraction for a whole number, or a word that
+            is neither yes nor no; names the key and the type.
+
+    Example:
+        >>> from prefect_optuna.tasks.scope.checking import check_types
+        >>> check_types({"dt": "0.01"}, {"dt": 0.1})
+        >>> check_types({"dt": "abc"}, {"dt": 0.1})
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.tasks.scope.errors.InvalidParameterError: 'dt' is a float, such as 0.1; ...
+    """
+    if not values:
+        return
+    wanted: Mapping[str, Any] = (
+        {one.name: one.default for one in auto_params()} if defaults is None else defaults
+    )
+    for key, value in flatten(values).items():
+        default = wanted.get(key, MISSING)
+        if value is None or type(default) not in CONVERTERS or _becomes(value, default):
+            continue
+        kind = type(default).__name__
+        raise InvalidParameterError(
+            f"{key!r} is {'an' if kind == 'int' else 'a'} {kind}, such as {default!r}; found "
+            f"{value!r} ({type(value).__name__})."
+        )
+
+
+def _becomes(value: Any, default: Any) -> bool:
+    if isinstance(default, str) or getattr(value, "shape", ()):
+        return True
+    if isinstance(default, bool):
+        return coerce(value, True) is coerce(value, False)  # what says nothing gives the default
+    found = coerce(value, default)
+    if isinstance(default, float):
+        return isinstance(found, float)
+    fraction = isinstance(value, float) and not (math.isfinite(value) and value.is_integer())
+    return isinstance(found, int) and not fraction
+
+
+def check_names(values: Mapping[str, Any], read: Set[str]) -> tuple[str, ...]:
+    """Refuse a name that is misspelt.
+
+    Args:
+        values: the parameters that somebody sets.
+        read: the names that are known to be read.
+
+    Returns:
+        Those that are not known to be read, and are near to none that is.
+
+    Raises:
+        InvalidParameterError: one is not known, and near to one that is.
+
+    Example:
+        >>> from prefect_optuna.tasks.scope.checking import check_names
+        >>> check_names({"simulat.dt": 1}, {"simulate.dt"})
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.tasks.scope.errors.InvalidParameterError: Nothing reads 'simulat.dt'; did ...
+    """
+    unknown = [key for key in flatten(values) if key not in read]
+    for key in unknown:
+        if (near := nearest(key, set(read))) is not None:
+            raise InvalidParameterError(f"Nothing reads {key!r}; did you mean {near!r}?")
+    return tuple(unknown)
+
+
+def unread_words(unread: Set[str], read: Set[str]) -> str:
+    """A sentence for people about keys that were set and not read.
+
+    Args:
+        unread: the keys.
+        read: what was read.
+
+    Example:
+        >>> from prefect_optuna.tasks.scope.checking import unread_words
+        >>> unread_words({"simulat.dt"}, {"simulate.dt"})
+        "'simulat.dt' was set and not read; did you mean 'simulate.dt'?"
+    """
+    words: list[str] = []
+    for key in sorted(unread):
+        near = nearest(key, set(read))
+        words.append(
+            f"{key!r} was set and not read" + (f"; did you mean {near!r}?" if near else ".")
+        )
+    return " ".join(words)
