@@ -12,11 +12,15 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import uvicorn
 from prefect.server.api.server import create_app
 from prefect.server.utilities.messaging.memory import METRICS
 from prefect.settings import get_current_settings
+
+from prefect_optuna.deployments.local_server import USED_FILE
 
 # Nothing has come for so long: all is taken in.
 _QUIET_SECONDS = 0.5
@@ -47,12 +51,51 @@ def _stop_at_end_of_input(server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
+class _Noted:
+    """The server, which notes when it was last used.
+
+    Args:
+        app: the server as ASGI has it.
+        file: its time is the time of the last request, and of every moment in which a client is
+            connected, such as a program that may have something to tell.
+    """
+
+    def __init__(self, app: Any, file: Path) -> None:
+        self._app = app
+        self._file = file
+        self._noted = 0.0
+        self._connected = 0
+        threading.Thread(target=self._look, daemon=True).start()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on."""
+        lasting = scope["type"] == "websocket"
+        self._connected += lasting
+        try:
+            if lasting or (scope["type"] == "http" and scope["path"] != "/api/health"):
+                self._note()
+            await self._app(scope, receive, send)
+        finally:
+            self._connected -= lasting
+
+    def _note(self) -> None:
+        if time.monotonic() - self._noted > 1:
+            self._noted = time.monotonic()
+            self._file.touch()
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(1)
+            if self._connected:
+                self._note()
+
+
 def main() -> None:
     """Serve Prefect's API and UI until the standard input ends."""
     settings = get_current_settings().server
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(final=True),
+            _Noted(create_app(final=True), get_current_settings().home / USED_FILE),
             host=settings.api.host,
             port=settings.api.port,
             log_level=settings.logging_level.lower(),

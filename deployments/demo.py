@@ -36,8 +36,11 @@ TRIALS = 300
 SEED = 2
 
 
-def main() -> int:
+def main(shows: str = "make ui") -> int:
     """Run the demo.
+
+    Args:
+        shows: the command that shows it in Prefect afterwards.
 
     Returns:
         The exit code: 0, or 1 where it could not be run, or the best trial did not give its value
@@ -45,13 +48,13 @@ def main() -> int:
     """
     console = terminal(soft_wrap=True)
     try:
-        return _run(console)
+        return _run(console, shows)
     except (PrefectOptunaError, OSError) as error:  # each has a sentence for people
         terminal(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {markup(str(error))}")
         return 1
 
 
-def _run(console: Console) -> int:
+def _run(console: Console, shows: str) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # In the terminal only; Prefect's UI has it all.
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"
@@ -81,7 +84,7 @@ def _run(console: Console) -> int:
         f"  archived {best.archived}\n  now      {now}   {verdict}\n"
     )
     seconds = time.monotonic() - started
-    console.print(f"[bold]make ui[/] shows it in Prefect. [dim]({seconds:.0f} s)[/]\n")
+    console.print(f"[bold]{shows}[/] shows it in Prefect. [dim]({seconds:.0f} s)[/]\n")
     return 0 if best.verdict == "reproduced" else 1
 
 

@@ -288,7 +288,8 @@ def deploy_reevaluation(
     Raises:
         InvalidSettingError: an argument cannot work.
         UnsavedBlockError: a place is not saved, or its URL holds a secret.
-        DeploymentExistsError: a deployment of that name re-evaluates another study.
+        DeploymentExistsError: a deployment of that name re-evaluates another study, or is trusted
+            and would be replaced with one that is not.
         WorkPoolNotFoundError: there is no such pool.
         ServerUnavailableError: there is no server.
 
@@ -315,6 +316,8 @@ def deploy_reevaluation(
     from prefect_optuna.flows.reevaluate import reevaluate
 
     with prefect_server() as client:
+        if not trusted:
+            _refuse_to_distrust(client, f"reevaluate/{_BANNED.sub('-', name or study_name)}")
         return _deploy(
             client,
             reevaluate,
@@ -513,6 +516,20 @@ def _refuse_another(client: SyncPrefectClient, full_name: str, whose: Mapping[st
                 f"{value!r} was asked for. Give this one another `name`, or remove that one "
                 f"first: {command('prefect', 'deployment', 'delete', full_name)}"
             )
+
+
+def _refuse_to_distrust(client: SyncPrefectClient, full_name: str) -> None:
+    """Refuse to replace a deployment that runs with one that most likely must fail."""
+    try:
+        existing = client.read_deployment_by_name(full_name).parameters
+    except ObjectNotFound:
+        return
+    if existing.get("trusted"):
+        raise DeploymentExistsError(
+            f"The deployment {full_name!r} may run the archived code, and this one may not. Say so "
+            "again (--trusted, or trusted=True), or remove that one first: "
+            f"{command('prefect', 'deployment', 'delete', full_name)}"
+        )
 
 
 def _refuse_secrets(options: Mapping[str, Any]) -> None:

@@ -49,9 +49,9 @@ def prefect_server() -> Generator[SyncPrefectClient]:
     url = without_secrets(get_current_settings().api.url or "")
     if not url:
         raise ServerUnavailableError(
-            "No Prefect server is configured, and a deployment has to be kept by one. To try it "
-            "on this machine: prefect-optuna serve. For a server that you have: prefect config "
-            "set PREFECT_API_URL=http://HOST:4200/api"
+            "This needs a Prefect server that stays, and none is configured. On this machine: "
+            "prefect-optuna up, or with a worker prefect-optuna serve. For a server that you have: "
+            "prefect config set PREFECT_API_URL=http://HOST:4200/api"
         )
     try:
         with get_client(sync_client=True) as client:

@@ -19,6 +19,7 @@ from prefect.blocks.core import Block
 from prefect.flows import Flow
 from prefect.logging import get_logger
 from prefect.settings import get_current_settings, temporary_settings
+from prefect.utilities.callables import ParameterSchema, parameter_schema
 from pydantic import BaseModel
 
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage
@@ -51,6 +52,24 @@ class StudyFlow(Flow[P, R]):
 
     check: Check | None = None
 
+    def __init__(self, fn: Callable[P, R], **options: Any) -> None:
+        # Prefect makes the form of the parameters here, which takes longer than all the rest of an
+        # import, and most programs never look at it. So it sees a function that has none.
+        super().__init__(_without_parameters(fn), **options)
+        functools.update_wrapper(self, fn)
+        self.fn = self._declared = fn
+
+    @property
+    def parameters(self) -> ParameterSchema:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The form of the parameters, made when somebody looks at it."""
+        if self._form is None:
+            self._form = parameter_schema(self._declared)
+        return self._form
+
+    @parameters.setter
+    def parameters(self, _: ParameterSchema) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._form: ParameterSchema | None = None
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow here.
 
@@ -62,7 +81,8 @@ class StudyFlow(Flow[P, R]):
         importlib.import_module("prefect.main")
 
         if self.check is not None:
-            kwargs = self.check(self.parameters.properties.keys(), _named(self, args, kwargs))
+            known = inspect.signature(self._declared).parameters.keys()
+            kwargs = self.check(known, _named(self, args, kwargs))
             args = ()
         found = None if get_current_settings().api.url else running_server_url()
         with (
@@ -113,6 +133,18 @@ class StudyFlow(Flow[P, R]):
         """Validate as Prefect does, which would put what is wrong into its log, secrets and all."""
         with _without_its_log():
             return super().validate_parameters(parameters)
+
+
+def _without_parameters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of that name, in that file, that takes nothing."""
+
+    def blank() -> None: ...
+
+    there = blank.__code__.replace(co_filename=function.__code__.co_filename)
+    made = FunctionType(there, function.__globals__)
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(made, name, getattr(function, name))
+    return made
 
 
 def _named(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -15,15 +16,17 @@ import tempfile
 from collections.abc import Generator
 from typing import IO
 
+from prefect.logging import get_logger
 from prefect.settings import (
     PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_API_URL,
     PREFECT_HOME,
     PREFECT_SERVER_EPHEMERAL_ENABLED,
+    get_current_settings,
     temporary_settings,
 )
 
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.blocks.errors import InvalidSettingError, ServerUnavailableError
 
 __all__ = ["end_temporary_server", "share_temporary_server"]
 
@@ -45,6 +48,8 @@ except psutil.NoSuchProcess:
 """
 
 _guarded: set[int] = set()
+_said = False
+_START_SECONDS = 180  # on a busy machine; Prefect alone waits 20
 
 
 def end_temporary_server() -> None:
@@ -54,6 +59,7 @@ def end_temporary_server() -> None:
 
     Raises:
         InvalidSettingError: Prefect's home cannot be written.
+        ServerUnavailableError: it does not start in time.
     """
     if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         return
@@ -61,7 +67,25 @@ def end_temporary_server() -> None:
     from prefect.server.api.server import SubprocessASGIServer
 
     server = SubprocessASGIServer()
-    server.start()  # as Prefect's client would at once
+    if not server.running:
+        _say_once()
+    ephemeral = get_current_settings().server.ephemeral
+    seconds = ephemeral.startup_timeout_seconds
+    if "startup_timeout_seconds" not in ephemeral.model_fields_set:
+        seconds = _START_SECONDS
+    log = get_logger()
+    log.addFilter(_is_not_its_start)
+    try:
+        # As Prefect's client would at once, and with more patience.
+        with temporary_settings({"server.ephemeral.startup_timeout_seconds": seconds}):
+            server.start()
+    except RuntimeError as error:
+        raise ServerUnavailableError(
+            f"Prefect's temporary server has not started within {seconds} s. Start one that stays "
+            "(prefect-optuna up), or name one by PREFECT_API_URL."
+        ) from error
+    finally:
+        log.removeFilter(_is_not_its_start)
     if server.server_process is None or server.server_process.pid in _guarded:
         return
     _guarded.add(server.server_process.pid)
@@ -74,6 +98,20 @@ def end_temporary_server() -> None:
     )
     assert guard.stdin is not None  # noqa: S101 - it is a pipe
     atexit.register(_stand_down, guard, guard.stdin, os.getpid())
+
+
+def _say_once() -> None:
+    global _said
+    if not _said:
+        _said = True
+        get_logger(__name__).warning(
+            "No Prefect server runs for this directory: the study and its archive are kept, what "
+            "Prefect sees of this run is lost. `prefect-optuna up` keeps it, and starts at once."
+        )
+
+
+def _is_not_its_start(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Starting temporary server")
 
 
 def _check_home() -> None:

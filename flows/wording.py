@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks import logged_metrics
 from prefect_optuna.blocks.artifacts.markdown import one_line
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.tasks.ranking import is_feasible
@@ -22,6 +23,7 @@ __all__ = [
     "fit_columns",
     "format_duration",
     "format_value",
+    "metric_columns",
     "shorten",
 ]
 
@@ -121,6 +123,25 @@ def constraint_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
         f"{shorten(name, MAX_CELL - 4)} ≤ 0": [
             format_value(one[name], digits=4) if name in one else "" for one in found
         ]
+        for name in dict.fromkeys(name for one in found for name in one)
+    }
+
+
+def metric_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
+    """The columns of a table of trials that show what `log_metric` has kept.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.blocks import log_metric
+        >>> study = optuna.create_study()
+        >>> trial = study.ask()
+        >>> log_metric(trial, "rmse", 0.25)
+        >>> metric_columns([study.tell(trial, 1.0)])
+        {'rmse': ['0.25']}
+    """
+    found = [logged_metrics(trial) for trial in trials]
+    return {
+        shorten(name): [format_value(one.get(name, ""), digits=4) for one in found]
         for name in dict.fromkeys(name for one in found for name in one)
     }
 

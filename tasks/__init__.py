@@ -8,7 +8,12 @@ from prefect_optuna.tasks.archive import (
 )
 from prefect_optuna.tasks.archive.carry import copy_study
 from prefect_optuna.tasks.archive.comparison import StudyDiff, diff
-from prefect_optuna.tasks.archive.garbage import DeletedStudy, StudyGarbage, collect_garbage
+from prefect_optuna.tasks.archive.garbage import (
+    DeletedStudy,
+    StudyGarbage,
+    collect_garbage,
+    delete_study,
+)
 from prefect_optuna.tasks.archive.restore import OtherPythonWarning
 from prefect_optuna.tasks.archive.verification import SignatureCheck
 from prefect_optuna.tasks.persistence import (
@@ -167,6 +172,7 @@ __all__ = [
     "collect_garbage",
     "copy_study",
     "create_date_validate",
+    "delete_study",
     "diff",
     "ensure_persistence_class",
     "field",

@@ -2,6 +2,9 @@
 
 | command | what it does |
 |---|---|
+| `up`, `down`, `status` | a Prefect server of this directory in the background |
+| `demo` | the whole way, on a real problem |
+| `stop`, `pause`, `resume`, `delete` | whoever runs a study, and the study as a whole |
 | `serve` | a Prefect server, a pool and workers on this machine, for trying |
 | `deploy`, `deploy-worker` | optimizations on workers |
 | `scale` | more workers for a study that runs, or fewer |

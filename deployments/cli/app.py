@@ -10,7 +10,15 @@ from contextlib import ExitStack, contextmanager
 
 from cyclopts import App, CycloptsError, CycloptsPanel, Group, Parameter
 
-from prefect_optuna.deployments.cli import deploying, looking, running, scaling, spool
+from prefect_optuna.deployments.cli import (
+    background,
+    deploying,
+    looking,
+    managing,
+    running,
+    scaling,
+    spool,
+)
 from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
 from prefect_optuna.deployments.cli.output import markup, note
 
@@ -51,7 +59,18 @@ for _flag in ("--help", "--version", "--install-completion"):
 
 _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
     "Look": (looking.studies, looking.show, looking.trials, running.report, running.dashboard),
-    "Work": (running.reevaluate, looking.export, looking.import_, running.gc, spool.spool),
+    "Work": (
+        running.reevaluate,
+        managing.stop,
+        managing.pause,
+        managing.resume,
+        looking.export,
+        looking.import_,
+        managing.delete,
+        running.gc,
+        spool.spool,
+    ),
+    "Server": (background.up, background.down, background.status, background.demo),
     "Deploy": (
         running.serve,
         deploying.deploy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -154,7 +155,7 @@ def deploy_reevaluation(
             trials=which,
             trusted=trusted,
             options=options,
-            **_where(study, places),
+            **_where(study, places, must_exist=True),
             **schedule.keywords(),
         )
     _tell(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
@@ -214,9 +215,11 @@ def deploy_worker(*, pool: Pool = None, json: Json = False) -> None:
     _tell(deployed, ON_DEMAND, None, as_json=json)
 
 
-def _where(study: str, places: Places) -> dict[str, Any]:
+def _where(study: str, places: Places, *, must_exist: bool = False) -> dict[str, Any]:
     """The places that were named; else those of the deployment that optimizes the study."""
     if places.storage or places.artifacts:
+        if must_exist:
+            _refuse_unknown(study, places)
         return places.keywords()
     from prefect.exceptions import ObjectNotFound
 
@@ -231,7 +234,18 @@ def _where(study: str, places: Places) -> dict[str, Any]:
             if known.get("study_name") == study:
                 note(f"[dim]Where it is kept is taken from the deployment {flow}/{study}.[/]")
                 return {key: known.get(key) for key in ("storage", "artifacts")}
+    if must_exist:
+        _refuse_unknown(study, places)
     return places.keywords()
+
+
+def _refuse_unknown(study: str, places: Places) -> None:
+    """Refuse a study that is not there, where that can be seen from here."""
+    from prefect_optuna.blocks import StorageUnavailableError, as_study_storage
+
+    # The workers may reach what is out of reach here.
+    with suppress(StorageUnavailableError):
+        as_study_storage(places.storage).load_study(study)
 
 
 def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: bool) -> None:

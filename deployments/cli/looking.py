@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,17 +40,35 @@ def studies(*, places: Places = HERE, json: Json = False) -> None:
     answer(rows, *([studies_table(rows)] if rows else []), as_json=json)
 
 
-def show(study: Study, /, *, places: Places = HERE, json: Json = False) -> None:
+def show(
+    study: Study,
+    /,
+    *,
+    source: Annotated[
+        bool,
+        Parameter(negative="", help="The archived code instead, to be read before it is trusted."),
+    ] = False,
+    places: Places = HERE,
+    json: Json = False,
+) -> None:
     """Show one study: how it stands, its best trials, its archive.
 
     ```
     prefect-optuna show lynx-hare
     prefect-optuna show lynx-hare --json | jq .best_params
+    prefect-optuna show lynx-hare --source
     ```
     """
+    if source:
+        from prefect_optuna.tasks import ArchivedStudy
+
+        with working(f"Reading {study!r} ..."):
+            text = ArchivedStudy.load(study, **places.keywords()).source()
+        answer({"name": study, "source": text}, markup(text), as_json=json)
+        return
     from rich.console import Console
 
-    from prefect_optuna.blocks import PrefectOptunaError
+    from prefect_optuna.blocks import PrefectOptunaError, logged_metrics
     from prefect_optuna.deployments.cli.tables import facts
     from prefect_optuna.flows.progress import best_trials_table
     from prefect_optuna.flows.report_flow import read_status
@@ -85,6 +104,7 @@ def show(study: Study, /, *, places: Places = HERE, json: Json = False) -> None:
         "best_trials": [_trial(trial) for trial in (ranked[:1] if one else ranked)],
         "best_value": ranked[0].values[0] if one and ranked else None,
         "best_params": ranked[0].params if one and ranked else None,
+        "best_metrics": logged_metrics(ranked[0]) if one and ranked else None,
         "seconds": status.elapsed,
         "storage": status.storage,
         "artifacts": status.artifacts,
@@ -108,6 +128,7 @@ def show(study: Study, /, *, places: Places = HERE, json: Json = False) -> None:
         {
             "best value": best,
             "trials": words or "none yet",
+            "metrics": markup(_named(logged_metrics(ranked[0]))) if one and ranked else "",
             "took": format_duration(status.elapsed) if status.elapsed else "",
             "study": markup(status.storage),
             "archive": markup(status.artifacts if archived else f"none ({headline})"),
@@ -142,6 +163,12 @@ def trials(
         int | None,
         Parameter(help="How many at most; by default 20, and all with --json; 0 for all."),
     ] = None,
+    csv: Annotated[
+        Path | None, Parameter(metavar="FILE", help="Write all of them to a CSV file.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, Parameter(metavar="FILE", help="Write all of them to a Parquet file.")
+    ] = None,
     places: Places = HERE,
     json: Json = False,
 ) -> None:
@@ -153,6 +180,7 @@ def trials(
     prefect-optuna trials lynx-hare
     prefect-optuna trials lynx-hare --which pruned --limit 0
     prefect-optuna trials lynx-hare --which 3,17 --json
+    prefect-optuna trials lynx-hare --csv trials.csv
     ```
     """
     from prefect_optuna.blocks import as_study_storage
@@ -170,6 +198,16 @@ def trials(
             chosen = best + [trial for trial in every if trial.number not in numbers]
         else:
             chosen = select_trials(loaded, as_selection(which))
+    if csv or parquet:
+        from prefect_optuna.tasks.archive.trial_table import write_csv, write_parquet
+
+        for path, write in ((csv, write_csv), (parquet, write_parquet)):
+            if path is not None:
+                write(chosen, path)
+        paths = [str(path) for path in (csv, parquet) if path is not None]
+        shown_paths = [markup(f"{path} ({len(chosen)} trials)") for path in paths]
+        answer({"paths": paths, "trials": len(chosen)}, *shown_paths, as_json=json)
+        return
     if limit is None:
         limit = 0 if json else 20
     shown = chosen[:limit] if limit > 0 else chosen
@@ -227,10 +265,15 @@ def import_(
     prefect-optuna import lynx-hare.zip --name lynx-hare-of-a-friend
     ```
     """
+    from prefect_optuna.blocks.errors import StudyMismatchError
     from prefect_optuna.tasks import ArchivedStudy
 
     with working(f"Importing {file} ..."):
-        archived = ArchivedStudy.import_(file, study_name=name, **places.keywords())
+        try:
+            archived = ArchivedStudy.import_(file, study_name=name, **places.keywords())
+        except StudyMismatchError as error:
+            said = str(error).replace("study_name=..., or to_study_name=...", "--name NAME")
+            raise StudyMismatchError(said) from error
     brought = archived.study.study_name
     count = len(archived.study.get_trials(deepcopy=False))
     answer(
@@ -278,6 +321,12 @@ def _overview(block: StudyStorage, name: str) -> dict[str, Any]:
         "pareto": len(ranked) if len(directions) > 1 else None,
         "last": max((moment for moment in moments if moment), default=None),
     }
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    from prefect_optuna.flows.wording import format_value
+
+    return ", ".join(f"{name}={format_value(value)}" for name, value in values.items())
 
 
 def _trial(trial: FrozenTrial) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from prefect_optuna.flows.wording import (
     fit_columns,
     format_duration,
     format_value,
+    metric_columns,
     shorten,
 )
 from prefect_optuna.tasks.ranking import is_feasible
@@ -101,10 +102,14 @@ def trials_table(
         ],
         "state": states,
     }
-    params = constraint_columns(trials) | {
-        name: [format_value(trial.params.get(name, ""), digits=4) for trial in trials]
-        for name in dict.fromkeys(name for trial in trials for name in trial.params)
-    }
+    params = (
+        constraint_columns(trials)
+        | metric_columns(trials)
+        | {
+            name: [format_value(trial.params.get(name, ""), digits=4) for trial in trials]
+            for name in dict.fromkeys(name for trial in trials for name in trial.params)
+        }
+    )
     room = width or Console().width
     room -= sum(column_width(name, cells) for name, cells in {**fixed, **after}.items())
     shown = fit_columns(params, room)

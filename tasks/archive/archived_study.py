@@ -47,6 +47,7 @@ from prefect_optuna.tasks.archive.series_table import (
     series_keys,
 )
 from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.archive.trial_table import TableKind, trial_table
 from prefect_optuna.tasks.archive.verification import (
     SignatureCheck,
     check_signatures,
@@ -520,6 +521,22 @@ class ArchivedStudy:
     def record_reevaluation(self, reevaluation: Reevaluation) -> None:
         """Keep a re-evaluation beside the archive. `reevaluate` does it by itself."""
         record(self._artifacts, self.manifest.uuid, reevaluation)
+
+    def trials(self, kind: TableKind = "arrow") -> Any:
+        """All trials as a table: values, parameters, metrics, constraints and user attributes.
+
+        Args:
+            kind: `"arrow"` for a `pyarrow.Table`, `"pandas"` or `"polars"` for a data frame.
+
+        Returns:
+            A row for each trial: `number`, `state`, `value` (or `value.0`, ...), `started`,
+            `completed`, `seconds`, `param.NAME`, `metric.NAME`, `constraint.NAME`, `user.NAME`.
+
+        Raises:
+            InvalidSettingError: there is no such kind.
+            ArchiveError: that library is not installed.
+        """
+        return trial_table(self.study.get_trials(deepcopy=False), kind)
 
     @_explained
     def timeseries(

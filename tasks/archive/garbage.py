@@ -21,7 +21,7 @@ from prefect_optuna.blocks.study_identity import OWNERS, storage_identity, uuid_
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.blobs import blob_store, needed_paths
 
-__all__ = ["DeletedStudy", "StudyGarbage", "collect_garbage"]
+__all__ = ["DeletedStudy", "StudyGarbage", "collect_garbage", "delete_study"]
 
 Storage = StudyStorage | str | Path | None
 
@@ -143,6 +143,50 @@ def collect_garbage(
     return StudyGarbage(
         dry_run, tuple(deleted), tuple(blobs), tuple(versions), tuple(objects), tuple(leftovers)
     )
+
+
+def delete_study(
+    study_name: str,
+    artifacts: ArtifactFileSystem | str | Path | None = None,
+    storage: Storage = None,
+) -> DeletedStudy | None:
+    """Delete a study, and its archive.
+
+    Code and values that it shares with other studies stay; `collect_garbage` finds what is left.
+
+    Args:
+        study_name: the study.
+        artifacts: where its archive is, as `optimize` takes it.
+        storage: where it is kept, as `optimize` takes it.
+
+    Returns:
+        What has gone of the archive; `None` where it had none, or one that a study of another
+        storage may need.
+
+    Raises:
+        StudyNotFoundError: there is no such study.
+        StorageUnavailableError: the storage or the filesystem failed.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.tasks import delete_study
+        >>> _ = optuna.create_study(storage="sqlite:///docs.db", study_name="gone")
+        >>> print(delete_study("gone", "memory://docs-garbage", "sqlite:///docs.db"))
+        None
+    """
+    filesystem, block = as_artifact_filesystem(artifacts), as_study_storage(storage)
+    study = block.load_study(study_name)
+    kept = block.get_storage()
+    study_id = kept.get_study_id_from_name(study.study_name)
+    uuid, identity = uuid_of(kept, study_id), storage_identity(kept)
+    kept.delete_study(study_id)
+    if uuid is None or identity is None or f"studies/{uuid}" not in filesystem.ls("studies"):
+        return None
+    alive, _ = _alive([block])  # a copy in the same storage
+    gone = _deleted(filesystem, f"studies/{uuid}", alive, {identity})
+    if gone is not None:
+        _remove(filesystem, gone.folder)
+    return gone
 
 
 def _alive(blocks: Sequence[StudyStorage]) -> tuple[set[str], set[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -19,12 +20,12 @@ from prefect.settings import temporary_settings
 from prefect.states import Cancelled
 from servers import free_port
 
-from prefect_optuna.blocks import as_study_storage
+from prefect_optuna.blocks import as_study_storage, log_metric
 from prefect_optuna.deployments import make_process_pool
 from prefect_optuna.deployments.cli import app as application
 from prefect_optuna.deployments.cli import main, output
 from prefect_optuna.flows import Problem, optimize
-from prefect_optuna.tasks import auto_param
+from prefect_optuna.tasks import ArchivedStudy, auto_param
 
 COMMANDS = sorted(name for name in application.app if not name.startswith("-"))
 
@@ -60,6 +61,7 @@ def folder(prefect_server: object, tmp_path_factory: pytest.TempPathFactory) -> 
         )
         pruned.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
         pruned.add_trial(optuna.trial.create_trial(value=float("inf")))
+        ArchivedStudy.load("parabola").export("kept.zip")
     make_process_pool("cli-tests")
     return folder
 
@@ -279,7 +281,77 @@ def test_a_run_that_no_worker_takes_says_so_and_one_that_is_cancelled_is_code_1(
     assert err.rstrip().endswith("Cancelled")
 
 
+def test_a_trusted_deployment_is_not_replaced_with_one_that_must_fail(call: Any) -> None:
+    again = ("deploy-reevaluation", "parabola", "--name", "again", "--pool", "cli-tests")
+    assert call(*again, "--trusted")[0] == 0
+    code, _, err = call(*again)
+    assert (code, "--trusted" in err, "prefect deployment delete" in err) == (1, True, True)
+    assert call(*again, "--trusted")[0] == 0
+
+
+def test_trials_become_a_file_for_other_programs(call: Any, folder: Path) -> None:
+    code, out, _ = call("trials", "parabola", "--csv", "t.csv", "--parquet", "t.parquet", "--json")
+    assert code == 0
+    assert json.loads(out) == {"paths": ["t.csv", "t.parquet"], "trials": 12}
+    lines = (folder / "t.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 13
+    assert lines[0].startswith("number,state,value,started,completed,seconds,param.x,param.other")
+
+
+def test_archived_source_is_read_before_it_is_trusted(call: Any) -> None:
+    code, out, _ = call("show", "parabola", "--source")
+    assert code == 0
+    assert "return gain * (x - 2) ** 2" in out
+
+
+def test_a_study_is_deleted_with_its_archive_after_a_question(
+    call: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = folder / ".prefect-optuna" / "artifacts" / "studies"
+    others = set(studies.iterdir())
+    optimize(Problem(suggest=suggest, run=run), study_name="doomed", n_trials=2)
+    assert len(set(studies.iterdir()) - others) == 1
+    code, _, err = call("delete", "doomed")
+    assert (code, "--yes" in err) == (1, True)
+    for reply, expected in (("n", 1), ("y", 0)):
+        terminal = io.StringIO(f"{reply}\n")
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        monkeypatch.setattr("sys.stdin", terminal)
+        code, _, err = call("delete", "doomed")
+        assert (code, "2 trials" in err) == (expected, True)
+    assert "doomed" not in as_study_storage(None).study_names()
+    assert set(studies.iterdir()) == others
+    # What a copy shares with another study stays.
+    assert call("import", "kept.zip", "--name", "copy")[0] == 0
+    assert call("delete", "copy", "--yes")[0] == 0
+    assert call("reevaluate", "parabola", "--trusted")[0] == 0
+
+
+def test_metrics_are_shown(call: Any) -> None:
+    study = as_study_storage(None).create_study("measured")
+    trial = study.ask()
+    log_metric(trial, "rmse", 0.125)
+    study.tell(trial, 1.0)
+    assert "rmse=0.125" in call("show", "measured")[1]
+    assert "rmse" in call("trials", "measured")[1]
+
+
 MISTAKES = [
+    (("deploy-reevaluation", "parabole", "--pool", "cli-tests"), "Did you mean 'parabola'?"),
+    (("stop", "parabola"), "Nobody runs parabola"),
+    (("pause", "parabole"), "Did you mean 'parabola'?"),
+    (("delete", "parabole", "--yes"), "Did you mean 'parabola'?"),
+    (
+        (
+            "deploy",
+            "prefect_optuna.flows.examples.lynx_hare:problem",
+            "--study",
+            "s",
+            "--sampler",
+            "tpee",
+        ),
+        "did you mean 'tpe'",
+    ),
     (("show", "parabole"), "Did you mean 'parabola'?"),
     (("trials", "parabola", "--which", "bets:3"), '"best:K", "pareto"'),
     (("trials", "parabola", "--which", "99"), "has no trial 99"),
@@ -300,6 +372,7 @@ MISTAKES = [
     ),
     (("export", "states"), "has no archive"),
     (("import", "nothing.zip"), "nothing.zip"),
+    (("import", "kept.zip"), "--name NAME"),
     (("studies", "--storage", "redi://x"), "Expected one of"),
     (("studies", "--storage", "sql-study-storage/nobody"), "prefect block ls"),
     (("gc", "--storage", "memory://"), "in memory"),
@@ -384,6 +457,7 @@ def test_the_commands_of_the_issue_are_there() -> None:
         "serve", "deploy", "deploy-worker", "deploy-reevaluation", "deploy-report", "deploy-gc",
         "studies", "show", "trials", "report", "reevaluate", "export", "import", "gc", "dashboard",
         "scale", "spool",
+        "up", "down", "status", "demo", "stop", "pause", "resume", "delete",
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
-from servers import free_port
+from servers import free_port, wait_until
 
 from prefect_optuna.blocks import as_study_storage
 
@@ -131,3 +131,35 @@ def test_serve_then_deploy_and_watch_is_the_whole_way(tmp_path: Path) -> None:
         assert process.returncode == 0
         assert errors.endswith("Stopped.\n")
         assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+@pytest.mark.timeout(400)
+def test_two_up_at_once_are_one_server_that_ends_when_nobody_uses_it(tmp_path: Path) -> None:
+    def call(*tokens: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, *tokens, "--json"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def answer(process: subprocess.Popen[str]) -> dict[str, object]:
+        said, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+        return json.loads(said)
+
+    first, second = map(answer, [call("up", "--idle", "0.1"), call("up", "--idle", "0.1")])
+    assert first == second
+    home = tmp_path / ".prefect-optuna" / "prefect"
+    assert first["home"] == str(home)
+    assert (home / "prefect.db").exists()
+    pid = json.loads((home / "server.json").read_text())["pid"]
+    holder = psutil.Process(json.loads((home / "background.json").read_text())["pid"])
+    wait_until(lambda: not psutil.pid_exists(pid), what="the end of the server", timeout=130)
+    psutil.wait_procs([holder], timeout=30)
+    assert not holder.is_running()
+    answered = answer(call("status"))
+    assert (answered["url"], answered["used_api_url"]) == (None, None)
+    assert answer(call("down")) == {"url": None, "ended": False}

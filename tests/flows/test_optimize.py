@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import optuna
@@ -16,6 +18,7 @@ import pytest
 from optuna.trial import TrialState
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.settings import temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage, as_study_storage
@@ -408,6 +411,19 @@ def test_prefect_has_the_flow_run_its_parameters_and_one_report() -> None:
     [report] = [a for a in artifacts if a.key == "study-seen"]
     assert f"trial {result.best_trial.number}" in str(report.data).lower()
     assert str(report.data).count("data:image/png") >= 2
+
+
+def test_the_server_of_this_directory_is_found(
+    prefect_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / ".prefect-optuna" / "prefect"
+    home.mkdir(parents=True)
+    (home / "server.json").write_text(json.dumps({"url": prefect_server.url}))
+    with temporary_settings({"api.url": None}):
+        result = optimize(objective, study_name="found", n_trials=1)
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(UUID(str(result.flow_run_id))).name == "found"
 
 
 def test_the_run_form_knows_names_bounds_and_help() -> None:

@@ -1,0 +1,74 @@
+"""Trials as a table, for other programs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import optuna
+import pytest
+
+from prefect_optuna.blocks import InvalidSettingError, log_metric
+from prefect_optuna.tasks.archive.trial_table import trial_table, write_csv, write_parquet
+
+
+def objective(trial: optuna.Trial) -> float:
+    x = trial.suggest_float("x", 0, 1)
+    trial.suggest_categorical("kind", ["=1+1", "plain"])
+    log_metric(trial, "rmse", 0.25)
+    trial.set_user_attr("note", "=HYPERLINK(1)")
+    trial.set_user_attr("mixed", 1 if trial.number else [1, "a"])
+    trial.set_constraint("mass", x - 2)
+    if trial.number == 2:
+        raise optuna.TrialPruned
+    return x
+
+
+@pytest.fixture
+def trials() -> list[optuna.trial.FrozenTrial]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    study.optimize(objective, n_trials=3)
+    return study.trials
+
+
+@pytest.mark.parametrize("kind", ["arrow", "pandas", "polars"])
+def test_a_table_has_values_parameters_metrics_constraints_and_attributes(
+    kind: str, trials: list[optuna.trial.FrozenTrial]
+) -> None:
+    table = trial_table(trials, kind)  # type: ignore[arg-type]
+    columns = table.column_names if kind == "arrow" else list(table.columns)
+    assert columns == [
+        "number", "state", "value", "started", "completed", "seconds", "param.x", "param.kind",
+        "metric.rmse", "constraint.mass", "user.note", "user.mixed",
+    ]  # fmt: skip
+    found = table["value"].to_pylist() if kind == "arrow" else table["value"].to_list()
+    assert found[:2] == [trial.value for trial in trials[:2]]
+    assert found[2] is None or found[2] != found[2]
+    mixed = table["user.mixed"].to_pylist() if kind == "arrow" else list(table["user.mixed"])
+    assert mixed == ['[1, "a"]', "1", "1"]
+
+
+def test_another_kind_is_refused(trials: list[optuna.trial.FrozenTrial]) -> None:
+    with pytest.raises(InvalidSettingError, match="arrow, pandas, polars; found 'excel'"):
+        trial_table(trials, "excel")  # type: ignore[arg-type]
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(
+    trials: list[optuna.trial.FrozenTrial], tmp_path: Path
+) -> None:
+    trials[0].user_attrs["@name"] = 1
+    write_csv(trials, tmp_path / "trials.csv")
+    with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["user.note"] for row in rows] == ["'=HYPERLINK(1)"] * 3
+    assert {row["param.kind"] for row in rows} <= {"'=1+1", "plain"}
+    assert float(rows[0]["constraint.mass"]) < 0  # a number stays one
+    assert rows[2]["value"] == ""
+
+
+def test_parquet_is_read_by_others(trials: list[optuna.trial.FrozenTrial], tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    write_parquet(trials, tmp_path / "trials.parquet")
+    table = pq.read_table(tmp_path / "trials.parquet")
+    assert table["param.x"].to_pylist() == [trial.params["x"] for trial in trials]
