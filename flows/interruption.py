@@ -39,12 +39,13 @@ def interruptible() -> Generator[None]:
     left. Where somebody else handles Ctrl-C, nothing changes.
 
     Example:
-        >>> with interruptible():
-        ...     note_study(lambda: "Study 'mine' keeps 3 finished trials.")
-        ...     raise KeyboardInterrupt
-        Traceback (most recent call last):
-            ...
-        KeyboardInterrupt: Interrupted. Study 'mine' keeps 3 finished trials.
+        >>> try:
+        ...     with interruptible():
+        ...         note_study(lambda: "Study 'mine' keeps 3 finished trials.")
+        ...         raise KeyboardInterrupt
+        ... except KeyboardInterrupt as interruption:
+        ...     print(interruption)
+        Interrupted. Study 'mine' keeps 3 finished trials.
     """
     token = _said.set(said := [])
     main = threading.current_thread() is threading.main_thread()

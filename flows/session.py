@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
@@ -541,6 +540,8 @@ class Session:
         return records
 
     def _write(self, *, closed: bool, clean: bool = False, wait: bool = True) -> None:
+        import psutil
+
         record = {
             "place": _place(),
             "host": socket.gethostname(),
@@ -572,6 +573,8 @@ class Session:
             return self._watched - self._changed[key][1] < lease
         if record["pid"] == os.getpid():
             return key in _alive_here
+        import psutil
+
         try:
             process = psutil.Process(record["pid"])
             # A clock that is set shifts the start times that the system reports a little.

@@ -102,6 +102,7 @@ def artifact_markdown(
     *,
     content: bytes | None = None,
     version: int | None = None,
+    trial: int | None = None,
     location: str = "",
     size: int | None = None,
     sha256: str | None = None,
@@ -115,6 +116,7 @@ def artifact_markdown(
         handler: who writes it, as a class or an alias; by default the one for such values.
         content: the content of its file; by default it is written once more.
         version: its number.
+        trial: the number of the trial that has logged it, if one has.
         location: where its file is, for people. Secrets in a URL are left out.
         size: bytes of the file; by default those of `content`.
         sha256: the checksum of the file; by default that of `content`.
@@ -150,7 +152,9 @@ def artifact_markdown(
     sha256 = sha256 or hashlib.sha256(content).hexdigest()
     what = _what(value)
     facts = [f"written by {code(handler.alias)}", _bytes(size)]
-    if version is not None:
+    if trial is not None:  # each trial counts its versions for itself
+        facts.append(f"trial {trial}")
+    if version is not None and (trial is None or version):
         facts.append(f"version {version}")
     parts = [
         f"# {escape(one_line(name, 200))}",
@@ -174,6 +178,7 @@ def publish_artifact(
     *,
     content: bytes | None = None,
     version: int | None = None,
+    trial: int | None = None,
     location: str = "",
     size: int | None = None,
     sha256: str | None = None,
@@ -192,6 +197,7 @@ def publish_artifact(
         handler: as for `artifact_markdown`, like all that follow.
         content: the content of its file.
         version: its number.
+        trial: the number of the trial that has logged it.
         location: where its file is.
         size: bytes of the file.
         sha256: the checksum of the file.
@@ -216,6 +222,7 @@ def publish_artifact(
         handler,
         content=content,
         version=version,
+        trial=trial,
         location=location,
         size=size,
         sha256=sha256,

@@ -36,6 +36,7 @@ __all__ = [
     "log_artifact",
     "log_metric",
     "log_parameter",
+    "logged_artifacts",
     "logged_metrics",
     "logged_parameters",
     "logged_tags",
@@ -205,21 +206,36 @@ def log_artifact(
     }
     _set(study_or_trial, key, reference)
     if publish:
-        whose = "study"
-        if not isinstance(study_or_trial, Study):
-            whose = f"study.trials[{study_or_trial.number}]"
+        number = None if isinstance(study_or_trial, Study) else study_or_trial.number
+        whose = "study" if number is None else f"study.trials[{number}]"
         publish_artifact(
             study.study_name,
             name,
             value,
             version.handler,
             version=version.version,
+            trial=number,
             location=filesystem.location(version.path),
             size=version.size,
             sha256=version.sha256,
             load_hint=f"load_artifact({whose}, {name!r}, artifacts={filesystem.location()!r})",
         )
     return version
+
+
+def logged_artifacts(trial: Trial | FrozenTrial) -> list[str]:
+    """The names of what `log_artifact` has kept with a trial; `load_artifact` reads it.
+
+    Args:
+        trial: a trial, in any state.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
+        >>> logged_artifacts(optuna.create_study().ask())
+        []
+    """
+    return list(_named(trial, _ARTIFACT))
 
 
 def load_artifact(

@@ -69,6 +69,7 @@ def show(
     from rich.console import Console
 
     from prefect_optuna.blocks import PrefectOptunaError, logged_metrics
+    from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
     from prefect_optuna.deployments.cli.tables import facts
     from prefect_optuna.flows.progress import best_trials_table
     from prefect_optuna.flows.report_flow import read_status
@@ -104,6 +105,7 @@ def show(
         "best_trials": [_trial(trial) for trial in (ranked[:1] if one else ranked)],
         "best_value": ranked[0].values[0] if one and ranked else None,
         "best_params": ranked[0].params if one and ranked else None,
+        "best_artifacts": logged_artifacts(ranked[0]) if one and ranked else None,
         "best_metrics": logged_metrics(ranked[0]) if one and ranked else None,
         "seconds": status.elapsed,
         "storage": status.storage,
@@ -128,6 +130,7 @@ def show(
         {
             "best value": best,
             "trials": words or "none yet",
+            "logged": markup(", ".join(logged_artifacts(ranked[0]))) if one and ranked else "",
             "metrics": markup(_named(logged_metrics(ranked[0]))) if one and ranked else "",
             "took": format_duration(status.elapsed) if status.elapsed else "",
             "study": markup(status.storage),

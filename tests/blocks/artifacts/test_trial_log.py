@@ -32,6 +32,7 @@ from prefect_optuna.blocks import (
     logged_tags,
     tag,
 )
+from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
 from prefect_optuna.blocks.study_identity import study_uuid
 
 
@@ -265,6 +266,9 @@ def test_what_is_published_is_a_timeline_in_prefect(artifacts: ArtifactFileSyste
     assert len(pages) == 2
     for number, page in enumerate(pages):
         assert f'"of": {number}' in page
+        assert f"trial {number}" in page
+        assert "version" not in page  # each trial counts its own
+        assert logged_artifacts(study.trials[number]) == ["best fit"]
         assert f"load_artifact(study.trials[{number}], 'best fit'" in page
 
 
