@@ -69,7 +69,6 @@ MAX_REPETITIONS = 3
 _ORDER = "prefect_optuna:order"  # on a study: what somebody asks a session for
 _LOST = "prefect_optuna:lost"  # on a trial: who gave it up, and why
 _INNOCENT = "prefect_optuna:innocent"  # on a trial: how many of its losses were not its doing
-_ASKED = "prefect_optuna:asked"  # on a study: which sessions are to stop, and which to pause
 _RELEASED = "prefect_optuna:released"  # on a trial: whose workers may take it from the queue
 
 # The repetition is marked as Optuna's own retry callback marks it, so that
@@ -121,11 +120,12 @@ def give_order(study: optuna.Study, session: str, **order: Any) -> None:
     Args:
         study: the study.
         session: the id of the session.
-        order: what is asked, as JSON; it takes the place of what was asked before.
+        order: what is asked, as JSON; what was asked before by other names still holds.
     """
     storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
     study_id = study._study_id  # pyright: ignore[reportPrivateUsage]
-    storage.set_study_system_attr(study_id, f"{_ORDER}:{session}", order)
+    given = Session(study, storage).orders(session)
+    storage.set_study_system_attr(study_id, f"{_ORDER}:{session}", {**given, **order})
 
 
 def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
@@ -189,8 +189,8 @@ def ask_sessions(study: optuna.Study, what: Literal["stop", "pause", "resume"]) 
         for key, record in session.records().items()
         if record["alive"] and _is_fresh(record) and "parent" not in record
     ]
-    if alive:
-        session._ask_others(alive, what)  # pyright: ignore[reportPrivateUsage]
+    for key in alive:
+        give_order(study, key, do=what)
     return len(alive)
 
 
@@ -471,10 +471,14 @@ class Session:
             for key, record in self._records().items()
         }
 
-    def orders(self) -> dict[str, Any]:
-        """What somebody has asked this session for, see `give_order`."""
+    def orders(self, session: str | None = None) -> dict[str, Any]:
+        """What somebody has asked a session for, see `give_order`.
+
+        Args:
+            session: its id; by default this one.
+        """
         attributes = self._storage.get_study_system_attrs(self._study_id)
-        return dict(attributes.get(f"{_ORDER}:{self.id}", {}))
+        return dict(attributes.get(f"{_ORDER}:{session or self.id}", {}))
 
     def declare_dead(self, session: str) -> None:
         """Say of another session that it has ended, where somebody knows it for sure."""
@@ -487,12 +491,8 @@ class Session:
         Args:
             session: its id; by default this one.
         """
-        attributes = self._storage.get_study_system_attrs(self._study_id)
-        return attributes.get(_ASKED, {}).get(session or self.id)
-
-    def _ask_others(self, sessions: Iterable[str], what: str) -> None:
-        asked = dict.fromkeys(sessions, None if what == "resume" else what)
-        self._storage.set_study_system_attr(self._study_id, _ASKED, asked)
+        asked = self.orders(session).get("do")
+        return asked if asked in ("stop", "pause") else None
 
     def others_running(self, trials: Iterable[FrozenTrial]) -> int:
         """How many of these trials are being run by other live sessions."""
