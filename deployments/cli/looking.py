@@ -245,8 +245,15 @@ def export(
     with working(f"Exporting {study!r} ..."):
         archived = ArchivedStudy.load(study, **places.keywords())
         path = archived.export(target)
+        versions = range(len(archived.versions))
+        read = {one.name: one for version in versions for one in archived.inputs(version)}
     size = path.stat().st_size
-    answer({"path": str(path), "bytes": size}, markup(f"{path} ({size:,} bytes)"), as_json=json)
+    inputs = [{"name": n, "bytes": one.bytes, "kept": one.kept} for n, one in read.items()]
+    document = {"path": str(path), "bytes": size, "inputs": inputs}
+    answer(document, markup(f"{path} ({size:,} bytes)"), as_json=json)
+    for one in read.values():
+        where = "in the file" if one.kept else "not in the file; `keep_inputs` archives it"
+        note(f"[dim]Its trials have read {markup(one.name)} ({one.bytes:,} bytes), {where}.[/]")
 
 
 def import_(

@@ -64,6 +64,7 @@ def delete(
     ```
     """
     from prefect_optuna.blocks import InvalidSettingError, as_study_storage
+    from prefect_optuna.blocks.texts import command
     from prefect_optuna.flows.session import state_of
     from prefect_optuna.tasks import delete_study
 
@@ -73,7 +74,7 @@ def delete(
         state = state_of(loaded, trials)
     if state in ("running", "paused"):
         raise InvalidSettingError(
-            f"The study {study!r} is {state}. First: prefect-optuna stop {study}"
+            f"The study {study!r} is {state}. First: {command('prefect-optuna', 'stop', study)}"
         )
     if not yes:
         if not sys.stdin.isatty():

@@ -198,6 +198,19 @@ def test_an_exported_study_is_imported_under_another_name(call: Any) -> None:
     assert len(as_study_storage(None).load_study("carried").trials) == 12
 
 
+def reading(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0, 1) + len(Path("pelts.csv").read_text(encoding="utf-8"))
+
+
+def test_an_export_lists_the_files_that_trials_have_read(call: Any, folder: Path) -> None:
+    (folder / "pelts.csv").write_text("1 2\n", encoding="utf-8")
+    optimize(reading, study_name="reads", n_trials=1)
+    code, out, err = call("export", "reads", "reads.zip", "--json")
+    assert code == 0
+    assert json.loads(out)["inputs"] == [{"name": "pelts.csv", "bytes": 4, "kept": False}]
+    assert "pelts.csv (4 bytes), not in the file" in " ".join(err.split())
+
+
 def test_drift_has_an_exit_code_of_its_own_and_a_cause(call: Any) -> None:
     code, out, _ = call("reevaluate", "parabola", "--trusted", "-D", "simulate.gain=3")
     assert code == 3
