@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import json
+import multiprocessing
 import os
 import queue
 import threading
@@ -41,6 +42,7 @@ __all__ = [
 _MAX_HASHED = 10_000_000_000  # bytes
 _MAX_SEEN = 100_000
 _FLUSH_SECONDS = 60.0
+_POOL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ class _Notes:
         self._kept: dict[str, int] = {}
         threading.Thread(target=self._work, name="prefect-optuna-inputs", daemon=True).start()
 
-    def put(self, writer: ResultWriter, paths: Mapping[str, str]) -> None:
+    def put(self, writer: ResultWriter, paths: Mapping[str, str]) -> bool:
+        """Note what is not noted yet; whether there was any."""
+        is_new = False
         folder = os.getcwd()  # noqa: PTH109 - of where the study runs
         for path, given in paths.items():
             try:
@@ -144,7 +148,10 @@ class _Notes:
             key = (writer.uuid, writer.version, path, stat.st_size, stat.st_mtime_ns)
             if key not in self._seen and len(self._seen) < _MAX_SEEN:
                 self._seen.add(key)
+                is_new = True
                 self._queue.put((writer, path, "" if os.path.isabs(given) else folder))  # noqa: PTH117
+
+        return is_new
 
     def flush(self, seconds: float) -> None:
         with self._queue.all_tasks_done:
@@ -211,7 +218,9 @@ def note_inputs(writer: ResultWriter, paths: Mapping[str, str]) -> None:
     if _notes is None or _notes.pid != os.getpid():  # a forked process has no such thread
         _notes = _Notes()
         atexit.register(flush_inputs)
-    _notes.put(writer, wanted)
+    is_new = _notes.put(writer, wanted)
+    if is_new and multiprocessing.parent_process() is not None:
+        _notes.flush(_POOL_SECONDS)  # a process of a pool may be ended at any time after that
 
 
 def flush_inputs(seconds: float = _FLUSH_SECONDS) -> None:

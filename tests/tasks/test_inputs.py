@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,24 @@ def test_files_are_kept_up_to_the_size_that_was_asked_for(
         ArchiveError, match=r"does not have b\.txt \(600 B\), d\.txt .*keep_inputs="
     ):
         archived_inputs(writer.artifacts, noted(writer))
+
+
+def note_and_vanish(writer: ResultWriter, path: str) -> None:
+    note_inputs(writer, {path: path})
+    os._exit(0)
+
+
+def test_a_process_of_a_pool_that_ends_at_once_has_noted_its_files(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = folder / "data" / "pelts.csv"
+    path.write_bytes(b"1" * 10_000_000)
+    writer = writer_in(tmp_path)
+    spawning = multiprocessing.get_context("spawn")
+    process = spawning.Process(target=note_and_vanish, args=(writer, str(path)))
+    process.start()
+    process.join()
+    assert [one.bytes for one in noted(writer)] == [10_000_000]
 
 
 def test_no_file_leaves_the_folder_that_it_is_put_into(tmp_path: Path) -> None:
