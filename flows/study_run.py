@@ -276,10 +276,8 @@ class StudyRun:
 
     def _is_too_many(self, trial: optuna.Trial) -> bool:
         """Whether others have begun what was missing at the same moment: the first ones count."""
-        if self.n_trials is None or not self._unseen():
-            return False
-        if self._count_missing(self.n_trials) > self._unseen():
-            return False
+        if self.n_trials is None or trial.number < self.n_trials:
+            return False  # there are not so many before it
         trials = self._refresh()
         earlier = trials[: trial.number]
         ahead = sum(t.state.is_finished() and not is_lost(t) for t in earlier)
