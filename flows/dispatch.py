@@ -108,7 +108,7 @@ def run_trials(
     soft = contextlib.nullcontext()
     if report is not None:  # here, and not in a process of a pool
         # Prefect has a handler of its own around each task run.
-        soft = ending_softly(runner.stopping, runner.is_worth_waiting)
+        soft = ending_softly(runner.stopping)
     with public_errors(), soft:
         for assignment in assignments:
             outcome = runner(assignment)

@@ -436,10 +436,6 @@ class _Queue:
         """Recover the trials of dead workers; whether any worker lives."""
         self._sessions_at = time.monotonic()
         self._take_orders()
-        asked = self.session.asked()  # such as by `prefect-optuna stop`
-        self._paused = asked == "pause"
-        if asked == "stop":
-            self.study.stop()
         records = {
             key: record
             for key, record in self.session.records().items()
@@ -465,7 +461,11 @@ class _Queue:
         return alive
 
     def _take_orders(self) -> None:
-        wanted = self.session.orders().get("workers", self.workers)
+        orders = self.session.orders()  # such as by `prefect-optuna stop`
+        self._paused = orders.get("do") == "pause"
+        if orders.get("do") == "stop":
+            self.study.stop()
+        wanted = orders.get("workers", self.workers)
         if wanted != self.workers:
             self.logger.info("%d workers are asked for, in place of %d.", wanted, self.workers)
             self.workers = wanted

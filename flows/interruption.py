@@ -18,6 +18,7 @@ __all__ = ["interruptible", "note_study"]
 _said: ContextVar[list[Callable[[], str]]] = ContextVar("prefect_optuna_said")
 _ours = "prefect_optuna_message"  # on a KeyboardInterrupt: what is shown in place of its traceback
 _LOGGERS = ("", "prefect", "prefect.flow_runs", "prefect.task_runs")
+_show_before = sys.excepthook
 _OF_A_CRASH = ("Crash detected!", "Finished in state Crashed")
 
 
@@ -94,12 +95,12 @@ def _sentence(said: list[Callable[[], str]]) -> str:
 
 def _interruption(message: str) -> KeyboardInterrupt:
     """A plain `KeyboardInterrupt`: for another class, Python would not say that it was Ctrl-C."""
+    global _show_before
     error: Any = KeyboardInterrupt(message)
     setattr(error, _ours, message)
     error._render_traceback_ = lambda: [message]  # IPython's
-    if getattr(sys.excepthook, "__func__", sys.excepthook) is not _show:
-        _show.before = sys.excepthook  # type: ignore[attr-defined]
-        sys.excepthook = _show
+    if sys.excepthook is not _show:
+        _show_before, sys.excepthook = sys.excepthook, _show
     return error
 
 
@@ -107,7 +108,7 @@ def _show(kind: type[BaseException], error: BaseException, traceback: TracebackT
     """Show the sentence where nobody has caught the interruption."""
     message = getattr(error, _ours, None)
     if message is None:
-        _show.before(kind, error, traceback)  # type: ignore[attr-defined]
+        _show_before(kind, error, traceback)
         return
     print(message, file=sys.stderr)
     if not _is_interactive() and threading.current_thread() is threading.main_thread():

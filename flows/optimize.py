@@ -37,6 +37,7 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.study_identity import study_uuid
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.dispatch import Batches, Here, Lanes
@@ -245,7 +246,12 @@ def optimize(
         writer = replace(archive.writer(), keep_inputs=kept_bytes)
         patience = study.storage.patience
         file = Path(tempfile.gettempdir(), f"prefect-optuna-{uuid4().hex}.stop")
-        stopping = stack.enter_context(contextlib.closing(Stopping(file if live_trials else None)))
+        stopping = Stopping(
+            file if live_trials else None,
+            OptunaSettings().grace,
+            is_asked=the_problem.names_stopping,
+        )
+        stack.enter_context(contextlib.closing(stopping))
         session = Session(
             study,
             study.storage,

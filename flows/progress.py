@@ -32,11 +32,10 @@ from prefect_optuna.blocks.texts import markup
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
     column_width,
-    constraint_columns,
+    detail_columns,
     fit_columns,
     format_duration,
     format_value,
-    metric_columns,
     shorten,
 )
 from prefect_optuna.tasks.ranking import best_first
@@ -194,14 +193,7 @@ def best_trials_table(
         heading = "value" if len(directions) == 1 else f"value {index}"
         numbers[heading] = [format_value(trial.values[index]) for trial in best]
     durations = {"took": [_took(trial) for trial in best]}
-    params = (
-        constraint_columns(best)
-        | metric_columns(best)
-        | {
-            name: [format_value(trial.params.get(name, ""), digits=4) for trial in best]
-            for name in dict.fromkeys(name for trial in best for name in trial.params)
-        }
-    )
+    params = detail_columns(best)
     room = width or rich.get_console().width
     room -= sum(column_width(name, cells) for name, cells in (numbers | durations).items())
     shown = fit_columns(params, room)

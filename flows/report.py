@@ -40,13 +40,12 @@ from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.wording import (
     MAX_CELL,
     column_width,
-    constraint_columns,
     count_states,
     count_words,
+    detail_columns,
     fit_columns,
     format_duration,
     format_value,
-    metric_columns,
     shorten,
 )
 from prefect_optuna.tasks.ranking import best_first
@@ -470,14 +469,7 @@ def _table(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     for index, _ in enumerate(status.directions):
         heading = "value" if len(status.directions) == 1 else f"value {index}"
         numbers[heading] = [format_value(trial.values[index]) for trial in best]
-    params = (
-        constraint_columns(best)
-        | metric_columns(best)
-        | {
-            name: [format_value(trial.params.get(name, ""), digits=4) for trial in best]
-            for name in dict.fromkeys(name for trial in best for name in trial.params)
-        }
-    )
+    params = detail_columns(best)
     taken = sum(column_width(name, cells) for name, cells in numbers.items())
     shown = fit_columns(params, _TABLE_LETTERS - taken)
     columns = [

@@ -44,6 +44,7 @@ __all__ = [
     "give_order",
     "history_of",
     "is_lost",
+    "living_sessions",
     "lost_trials",
     "owner_of",
     "state_of",
@@ -148,7 +149,7 @@ def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
     """
     session = Session(study, study._storage)  # pyright: ignore[reportPrivateUsage]
     records = session.records()
-    alive = {key for key, record in records.items() if record["alive"] and _is_fresh(record)}
+    alive = {key for key, record in records.items() if _seems_alive(record)}
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     # One that no session has marked belongs to a program that uses Optuna alone.
     if alive or any(owner_of(trial) is None and not _is_ours(trial) for trial in running):
@@ -183,20 +184,34 @@ def ask_sessions(study: optuna.Study, what: Literal["stop", "pause", "resume"]) 
         >>> ask_sessions(optuna.create_study(), "stop")
         0
     """
-    session = Session(study, study._storage)  # pyright: ignore[reportPrivateUsage]
-    alive = [
-        key
-        for key, record in session.records().items()
-        if record["alive"] and _is_fresh(record) and "parent" not in record
-    ]
+    alive = [key for key, record in living_sessions(study).items() if "parent" not in record]
     for key in alive:
         give_order(study, key, do=what)
     return len(alive)
 
 
-def _is_fresh(record: Mapping[str, Any]) -> bool:
-    """Whether a session of another machine may live, as far as one look can tell."""
-    return record["place"] == _place() or time.time() - record["renewed"] < 2 * LEASE_SECONDS
+def living_sessions(study: optuna.Study) -> dict[str, dict[str, Any]]:
+    """What the sessions of a study say of themselves that live, as far as one look can tell.
+
+    A session of another machine whose record is older than two leases, by the clocks of both, is
+    taken for dead: nobody looks for long enough to see whether it is renewed.
+
+    Args:
+        study: the study.
+
+    Example:
+        >>> import optuna
+        >>> living_sessions(optuna.create_study())
+        {}
+    """
+    records = Session(study, study._storage).records()  # pyright: ignore[reportPrivateUsage]
+    return {key: record for key, record in records.items() if _seems_alive(record)}
+
+
+def _seems_alive(record: Mapping[str, Any]) -> bool:
+    age = time.time() - record["renewed"]
+    is_fresh = record["place"] == _place() or age < 2 * record.get("lease", LEASE_SECONDS)
+    return record["alive"] and is_fresh
 
 
 class Session:
@@ -234,7 +249,7 @@ class Session:
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self.opened: float = time.time()
         """When this session began, in seconds since 1970."""
-        self._lease = OptunaSettings().lease
+        self._lease = LEASE_SECONDS
         self._doubtful: dict[int, float] = {}
         self._watched = 0.0  # seconds
         self._looked = time.monotonic()
@@ -248,6 +263,7 @@ class Session:
         """Write the record, and keep renewing it. Opening it twice is once."""
         if self.id in _alive_here:
             return
+        self._lease = OptunaSettings().lease
         _alive_here.add(self.id)
         self._write(closed=False)
         self._renewer.start()

@@ -10,16 +10,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.tasks.stopping import Stopping
 
 __all__ = ["ending_softly"]
 
 
 @contextmanager
-def ending_softly(
-    stopping: Stopping, is_worth_waiting: Callable[[], bool]
-) -> Generator[Callable[[], None]]:
+def ending_softly(stopping: Stopping) -> Generator[Callable[[], None]]:
     """Have SIGTERM ask trials to stop, and end the program some seconds later.
 
     Ctrl-C interrupts at once, as ever, and so does SIGTERM where no trial looks. Without a handler
@@ -27,8 +24,7 @@ def ending_softly(
     are asked again at once.
 
     Args:
-        stopping: is set then.
-        is_worth_waiting: whether any trial looks.
+        stopping: is set then; it knows whether any trial looks, and how long they have.
 
     Yields:
         What is to be called at the end: it ends the program if it was asked to.
@@ -50,10 +46,10 @@ def ending_softly(
 
     def hear(number: int, frame: FrameType | None) -> None:
         # No log line: the handler may have interrupted whoever writes one.
-        if stopping.is_set() or not is_worth_waiting():
+        if stopping.is_set() or not stopping.is_asked:
             end(number, frame)
         stopping.set()
-        timer = threading.Timer(OptunaSettings().grace, os.kill, (os.getpid(), signal.SIGTERM))
+        timer = threading.Timer(stopping.grace, os.kill, (os.getpid(), signal.SIGTERM))
         timer.daemon = True
         timer.start()
         timers.append(timer)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -37,7 +38,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.patience import Patience, PatientStorage, before_waiting
 from prefect_optuna.blocks.settings import OptunaSettings
-from prefect_optuna.flows.session import Session, history_of, is_lost
+from prefect_optuna.flows.session import history_of, is_lost, living_sessions
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.archive import ArchivedStudy, Manifest
 from prefect_optuna.tasks.archive.late import late_attribute
@@ -92,8 +93,7 @@ class SpooledTrial:
     @property
     def id(self) -> str:
         """What it is called in the spool."""
-        study = hashlib.sha256(self.uuid.encode()).hexdigest()[:8]
-        return f"{study}-{self.trial.number:06d}-{self.session[:8]}"
+        return f"{_study_id(self.uuid)}-{self.trial.number:06d}-{self.session[:8]}"
 
     def drop(self) -> None:
         """Remove it from the spool."""
@@ -119,8 +119,11 @@ class Spool:
 
     def __iter__(self) -> Iterator[SpooledTrial]:
         """The trials that are here, the oldest first; what is damaged is left out, and logged."""
+        return iter(self._read_all(self._paths()))
+
+    def _read_all(self, paths: Iterable[Path]) -> list[SpooledTrial]:
         found: list[SpooledTrial] = []
-        for path in self._paths():
+        for path in paths:
             try:
                 found.append(_read(path))
             except FileNotFoundError:
@@ -131,7 +134,7 @@ class Spool:
                     path,
                     error_words(error),
                 )
-        return iter(sorted(found, key=lambda one: (one.at, one.id)))
+        return sorted(found, key=lambda one: (one.at, one.id))
 
     def of(self, uuid: str) -> list[SpooledTrial]:
         """The trials of a study.
@@ -139,10 +142,8 @@ class Spool:
         Args:
             uuid: of its archive.
         """
-        study = hashlib.sha256(uuid.encode()).hexdigest()[:8]
-        if not any(path.name.startswith(f"{study}-") for path in self._paths()):
-            return []
-        return [kept for kept in self if kept.uuid == uuid]
+        mine = [path for path in self._paths() if path.name.startswith(f"{_study_id(uuid)}-")]
+        return [kept for kept in self._read_all(mine) if kept.uuid == uuid]
 
     def put(self, kept: SpooledTrial) -> SpooledTrial:
         """Put a trial down; an earlier one of the same name is replaced.
@@ -152,7 +153,8 @@ class Spool:
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
-            ValueError: the spool has no room, or an attribute of the trial is no JSON.
+            ValueError: the spool has no room, others may write there, or an attribute of the
+                trial is no JSON.
         """
         head = {
             "study_name": kept.study_name,
@@ -173,6 +175,8 @@ class Spool:
                 f"{len(body):,}"
             )
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(self.folder):
+            raise ValueError(f"the spool {self.folder} is not its user's alone: chmod 700 it")
         path = self.folder / f"{kept.id}{_SUFFIX}"
         descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".")  # for its user only
         try:
@@ -187,12 +191,27 @@ class Spool:
         return replace(kept, path=path)
 
     def _paths(self) -> list[Path]:
-        # A link may have been put there by somebody else.
-        return [
-            path
-            for path in self.folder.glob(f"*{_SUFFIX}")
-            if not path.name.startswith(".") and not path.is_symlink()
-        ]
+        # What is told is signed: somebody else must not have put it there.
+        if not _is_private(self.folder):
+            return []
+        paths = [path for path in self.folder.glob(f"*{_SUFFIX}") if path.name[0] != "."]
+        return [path for path in paths if _is_private(path)]
+
+
+def _study_id(uuid: str) -> str:
+    return hashlib.sha256(uuid.encode()).hexdigest()[:8]
+
+
+def _is_private(path: Path) -> bool:
+    """Whether a file or folder is this user's, no link, and nobody else may write there."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    if not hasattr(os, "getuid"):  # Windows
+        return not path.is_symlink()
+    is_mine = status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode)
+    return is_mine and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _size(path: Path) -> int:
@@ -505,9 +524,9 @@ def send(
         signer_of = partial(_signer, SigningKeys.configured(), study, manifest)
         writer = ResultWriter(filesystem, manifest.uuid)
         delivery = Delivery(study, writer, signer_of, get_logger(__name__))
-        records = Session(study, study.storage).records()
+        alive = living_sessions(study)
         for kept in those:
-            if not records.get(kept.session, {}).get("alive"):
+            if kept.session not in alive:
                 delivery.tell(kept)
                 if kept.path is None or not kept.path.exists():
                     sent.append(kept)

@@ -117,10 +117,7 @@ class StudyRun:
             BaseException: an interruption; the trials that were running are asked again by the
                 next run.
         """
-        stopping = self.session.stopping
-        with ending_softly(
-            stopping, lambda: self.problem.names_stopping or stopping.is_asked
-        ) as end:
+        with ending_softly(self.session.stopping) as end:
             self._run(end)
 
     def _run(self, end: Callable[[], None]) -> None:

@@ -20,10 +20,10 @@ __all__ = [
     "constraint_columns",
     "count_states",
     "count_words",
+    "detail_columns",
     "fit_columns",
     "format_duration",
     "format_value",
-    "metric_columns",
     "shorten",
 ]
 
@@ -127,18 +127,32 @@ def constraint_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
     }
 
 
-def metric_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
-    """The columns of a table of trials that show what `log_metric` has kept.
+def detail_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
+    """The columns of a table of trials after the values: constraints, metrics and parameters.
+
+    Args:
+        trials: the trials, a row for each.
 
     Example:
         >>> import optuna
         >>> from prefect_optuna.blocks import log_metric
         >>> study = optuna.create_study()
         >>> trial = study.ask()
+        >>> x = trial.suggest_float("x", 2, 2)
         >>> log_metric(trial, "rmse", 0.25)
-        >>> metric_columns([study.tell(trial, 1.0)])
-        {'rmse': ['0.25']}
+        >>> detail_columns([study.tell(trial, 1.0)])
+        {'rmse': ['0.25'], 'x': ['2']}
     """
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    params = {
+        name: [format_value(trial.params.get(name, ""), digits=4) for trial in trials]
+        for name in names
+    }
+    return constraint_columns(trials) | _metric_columns(trials) | params
+
+
+def _metric_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
+    """What `log_metric` has kept."""
     found = [logged_metrics(trial) for trial in trials]
     return {
         shorten(name): [format_value(one.get(name, ""), digits=4) for one in found]

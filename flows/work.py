@@ -21,6 +21,7 @@ from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import ArchiveError, StorageUnavailableError
 from prefect_optuna.blocks.patience import Patience, PatientStorage
+from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.flows.dispatch import Here, Lanes
 from prefect_optuna.flows.optimize import Storage
 from prefect_optuna.flows.session import Session
@@ -40,6 +41,7 @@ from prefect_optuna.tasks.archive.modules import module_label
 from prefect_optuna.tasks.archive.signing import SigningKeys
 from prefect_optuna.tasks.archive.trial_records import TrialSigner
 from prefect_optuna.tasks.archive.writer import ResultWriter
+from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import Outcome, TrialRunner
 from prefect_optuna.tasks.trial_scope import TrialScope
 
@@ -118,6 +120,7 @@ def work(
             session.seed = archived.environment_of(place).trials_seed
             # Whoever started this flow run has archived that very code, and says so by its digest.
             problem = archived.problem(trusted=True, version=place)
+        session.stopping = Stopping(grace=OptunaSettings().grace, is_asked=problem.names_stopping)
         scope = TrialScope(archived.scope(place), handed_out=problem.names_scope)
         study = FlowStudy.open(study_name, kept, sampler, pruner, seed=seed)
         uuid = archived.manifest.uuid

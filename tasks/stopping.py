@@ -36,6 +36,8 @@ class Stopping:
 
     Args:
         file: is there when processes of this machine are to stop, too.
+        grace: seconds that trials have then, if any of them looks.
+        is_asked: whether one surely looks.
 
     Example:
         >>> from prefect_optuna.tasks.stopping import Stopping
@@ -47,10 +49,13 @@ class Stopping:
         True
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(
+        self, file: Path | None = None, grace: float = 0.0, *, is_asked: bool = False
+    ) -> None:
+        self.grace: float = grace
         self._file = file
         self._event = threading.Event()
-        self._looked = False
+        self._looked = is_asked
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Stopping, (self._file,)

@@ -198,10 +198,6 @@ class TrialRunner:
         self.retries = retries
         self.patience: Patience = patience or Patience()
 
-    def is_worth_waiting(self) -> bool:
-        """Whether trials have a moment to stop by themselves: they look whether they should."""
-        return self.problem.names_stopping or self.stopping.is_asked
-
     def __call__(self, assignment: Assignment) -> Outcome:
         """Run one trial. Exceptions of the problem's functions end up in the outcome."""
         started = time.perf_counter()

@@ -30,7 +30,7 @@ def scale(
     ```
     """
     from prefect_optuna.blocks import InvalidSettingError, as_study_storage
-    from prefect_optuna.flows.session import Session, give_order
+    from prefect_optuna.flows.session import give_order, living_sessions
 
     if workers < 1:
         raise InvalidSettingError(
@@ -38,8 +38,7 @@ def scale(
         )
     block = as_study_storage(places.storage)
     found = block.load_study(study)
-    records = Session(found, block.get_storage()).records()
-    leaders = [key for key, one in records.items() if one["alive"] and one.get("leads")]
+    leaders = {key: one for key, one in living_sessions(found).items() if one.get("leads")}
     if not leaders:
         raise InvalidSettingError(
             f"Expected a study that runs on workers, found that no `distribute` runs {study!r} in "
@@ -47,7 +46,7 @@ def scale(
         )
     for key in leaders:
         give_order(found, key, workers=workers)
-    before = records[leaders[0]].get("workers")
+    before = next(iter(leaders.values()))["workers"]
     answer(
         {"study": study, "workers": workers, "before": before},
         markup(f"{study}: {workers} workers, in place of {before}."),

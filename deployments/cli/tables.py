@@ -14,11 +14,10 @@ from prefect_optuna.blocks.texts import markup
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
     column_width,
-    constraint_columns,
+    detail_columns,
     fit_columns,
     format_duration,
     format_value,
-    metric_columns,
     shorten,
 )
 from prefect_optuna.tasks.ranking import is_feasible
@@ -102,14 +101,7 @@ def trials_table(
         ],
         "state": states,
     }
-    params = (
-        constraint_columns(trials)
-        | metric_columns(trials)
-        | {
-            name: [format_value(trial.params.get(name, ""), digits=4) for trial in trials]
-            for name in dict.fromkeys(name for trial in trials for name in trial.params)
-        }
-    )
+    params = detail_columns(trials)
     room = width or Console().width
     room -= sum(column_width(name, cells) for name, cells in {**fixed, **after}.items())
     shown = fit_columns(params, room)

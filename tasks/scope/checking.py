@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Set
 from typing import Any
 
+from prefect_optuna.blocks._secrets import is_secret_name, public_text
 from prefect_optuna.tasks.scope.auto_parameters import auto_params
 from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.unread import nearest
@@ -47,10 +48,12 @@ def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = 
         default = wanted.get(key, MISSING)
         if value is None or type(default) not in CONVERTERS or _becomes(value, default):
             continue
-        kind = type(default).__name__
+        kind, found = type(default).__name__, type(value).__name__
+        if not is_secret_name(key):
+            found = f"{public_text(repr(value))} ({found})"
         raise InvalidParameterError(
             f"{key!r} is {'an' if kind == 'int' else 'a'} {kind}, such as {default!r}; found "
-            f"{value!r} ({type(value).__name__})."
+            f"{found}."
         )
 
 

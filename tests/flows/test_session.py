@@ -31,6 +31,7 @@ from prefect_optuna.flows.session import (
     Session,
     ask_sessions,
     is_lost,
+    living_sessions,
     lost_trials,
     state_of,
 )
@@ -192,10 +193,9 @@ def test_an_empty_trial_from_before_any_dead_session_belongs_to_a_stranger(
 
 @pytest.mark.parametrize("behind", [0, 7200], ids=["", "whose clock is two hours behind"])
 def test_a_session_of_another_machine_is_dead_when_its_record_stands_still(
-    study: optuna.Study, storage: BaseStorage, behind: float, monkeypatch: pytest.MonkeyPatch
+    study: optuna.Study, storage: BaseStorage, behind: float
 ) -> None:
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_LEASE", "0.5")
-    there = {"place": "elsewhere", "renewed": time.time() - behind}
+    there = {"place": "elsewhere", "lease": 0.5, "renewed": time.time() - behind}
     alive, dead = (dead_session(study, storage, **there) for _ in range(2))
     running, left = asked(study, alive), asked(study, dead)
     study_id = storage.get_study_id_from_name(study.study_name)
@@ -217,10 +217,9 @@ def test_a_session_of_another_machine_is_dead_when_its_record_stands_still(
 def test_time_in_which_nobody_could_look_kills_no_session(
     study: optuna.Study, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_LEASE", "0.4")
     monkeypatch.setattr("prefect_optuna.flows.session._MOST_BETWEEN_LOOKS", 0.1)
     session = Session(study, storage)
-    asked(study, dead_session(study, storage, place="elsewhere"))
+    asked(study, dead_session(study, storage, place="elsewhere", lease=0.4))
     session.recover()
     time.sleep(0.6)
     assert session.recover() == []
@@ -441,3 +440,22 @@ def test_whoever_runs_a_study_can_be_asked_to_pause_to_go_on_and_to_stop(
     assert not thread.is_alive()
     assert state_of(plain, plain.trials) == "stopped"
     assert {trial.state for trial in plain.trials} == {TrialState.COMPLETE}
+
+
+def test_one_look_takes_an_old_record_of_another_machine_for_a_dead_one(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    now = time.time()
+    fresh = dead_session(study, storage, place="elsewhere", renewed=now - 10, lease=6.0)
+    dead_session(study, storage, place="elsewhere", renewed=now - 13, lease=6.0)
+    assert list(living_sessions(study)) == [fresh.id]
+
+
+def test_a_session_says_how_long_its_lease_is(
+    study: optuna.Study, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_LEASE", "6")
+    session = Session(study, storage)
+    session.open()
+    assert session.records()[session.id]["lease"] == 6
+    session.close()

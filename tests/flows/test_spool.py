@@ -335,6 +335,23 @@ def test_only_its_user_may_look_into_the_spool_and_what_is_there_comes_back(spoo
     assert list(spool) == []
 
 
+def test_what_somebody_else_may_have_put_there_is_not_told(spool: Spool) -> None:
+    path = spool.put(_kept(1)).path
+    assert path is not None
+    path.chmod(0o666)
+    assert list(spool) == []
+    path.chmod(0o600)
+    assert len(list(spool)) == 1
+    spool.folder.chmod(0o777)
+    assert list(spool) == []
+    with pytest.raises(ValueError, match="not its user's alone: chmod 700"):
+        spool.put(_kept(2))
+    spool.folder.chmod(0o700)
+    os.link(path, spool.folder / "hard.trial")
+    (spool.folder / "soft.trial").symlink_to(path)
+    assert [one.trial.number for one in spool] == [1, 1]  # the other name, and not the link
+
+
 def test_the_spool_has_a_limit_and_the_trial_waits_in_memory_then(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

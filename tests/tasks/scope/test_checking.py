@@ -83,3 +83,12 @@ def test_only_what_trials_read_can_have_changed_a_value() -> None:
         scope_that_is_read({"simulat.dt": 0.2}, [trial], {})
     with pytest.raises(InvalidParameterError, match=r"'simulate\.dt' is a float"):
         scope_that_is_read({"simulate.dt": "abc"}, [trial], {})
+
+
+def test_what_may_be_a_secret_is_not_quoted() -> None:
+    with pytest.raises(InvalidParameterError) as refused:
+        check_types({"api_token": "hunter2"}, {"api_token": 5})
+    assert "hunter2" not in str(refused.value)
+    with pytest.raises(InvalidParameterError) as refused:
+        check_types({"dt": "redis://:hunter2@lab/0"}, {"dt": 0.1})
+    assert "hunter2" not in str(refused.value)
