@@ -30,6 +30,7 @@ from prefect_optuna.flows.session import (
     MAX_REPETITIONS,
     Session,
     ask_sessions,
+    give_order,
     is_lost,
     living_sessions,
     lost_trials,
@@ -383,7 +384,23 @@ def test_losses_that_were_not_its_doing_do_not_count_against_a_trial(
     for _ in range(MAX_REPETITIONS):
         assert session.give_up(number, "its process died") is not None
         number = asked(study, session).number
-    assert session.give_up(number, "its process died") is None
+    again = session.give_up(number, "interrupted", innocent=True)  # however often it died before
+    assert again is not None
+    assert asked(study, session).number == again
+    assert session.give_up(again, "its process died") is None
+    session.close()
+
+
+def test_orders_of_different_names_stand_beside_each_other(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    session = Session(study, storage)
+    session.open()
+    give_order(study, session.id, workers=3)
+    assert ask_sessions(study, "pause") == 1
+    assert session.orders() == {"workers": 3, "do": "pause"}
+    assert ask_sessions(study, "resume") == 1
+    assert (session.asked(), session.orders()["workers"]) == (None, 3)
     session.close()
 
 
