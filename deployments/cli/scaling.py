@@ -30,11 +30,13 @@ def scale(
     ```
     """
     from prefect_optuna.blocks import InvalidSettingError, as_study_storage
+    from prefect_optuna.blocks.texts import command
     from prefect_optuna.flows.session import give_order, living_sessions
 
     if workers < 1:
         raise InvalidSettingError(
-            f"`--workers` is 1 or more; found {workers}. To end the study, cancel its flow run."
+            f"`--workers` is 1 or more; found {workers}. To end the study: "
+            + command("prefect-optuna", "stop", study)
         )
     block = as_study_storage(places.storage)
     found = block.load_study(study)
