@@ -74,6 +74,7 @@ def test_nobody_hears_of_the_rehearsal(caplog: pytest.LogCaptureFixture) -> None
     log = logging.getLogger("optuna")
     log.addHandler(caplog.handler)
     try:
+        caplog.set_level(logging.INFO, "optuna")  # another test may have asked for less
         rehearse(problem, TrialScope())
         optuna.create_study(study_name="heard")
     finally:

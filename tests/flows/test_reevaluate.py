@@ -232,7 +232,8 @@ def test_a_data_file_that_has_changed_is_found() -> None:
     path.write_text("3.25", encoding="utf-8")
     [trial] = reevaluate("data", trusted=True).trials
     assert trial.verdict == "drifted"
-    assert trial.cause == "data: gain.csv is another one: 3 B then, 4 B now"
+    assert trial.cause is not None  # the fresh process may differ in its threads besides
+    assert trial.cause.split("; ")[0] == "data: gain.csv is another one: 3 B then, 4 B now"
     path.unlink()
     [trial] = reevaluate("data", trusted=True).trials
     assert (trial.verdict, trial.message) == ("failed", "gain.csv is not there: 3 B then")
