@@ -30,7 +30,14 @@ test: .venv/installed-test chromium ## run the tests; ARGS="-k name" goes to pyt
 	$(BIN)/python tests/servers.py
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-# The whole suite with what is marked `heavy`, and all about Redis on each server that speaks its
+# What is marked `slow`: the same promises with more processes, servers and kills. CI runs it, too.
+.PHONY: test-slow
+test-slow: .venv/installed-test chromium ## run the tests that are too slow for `make test`
+	$(BIN)/python tests/servers.py
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder \
+		-m slow $(ARGS)
+
+# The whole suite with what is marked `slow` and `heavy`, and all about Redis on each server that speaks its
 # protocol. What cannot be had fails; nothing is left out.
 .PHONY: test-all
 test-all: export PREFECT_OPTUNA_TEST_ALL := 1

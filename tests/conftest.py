@@ -56,13 +56,16 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is `heavy`, unless `make test-all` asks for it."""
+    """Leave out what is `slow` or `heavy`, unless it is asked for: `make test-slow`, `test-all`."""
     if os.environ.get("PREFECT_OPTUNA_TEST_ALL") == "1":
         return
-    heavy = [item for item in items if item.get_closest_marker("heavy")]
-    if heavy:
-        config.hook.pytest_deselected(items=heavy)
-        items[:] = [item for item in items if not item.get_closest_marker("heavy")]
+    left_out = {"slow", "heavy"} - {*config.option.markexpr.split()}
+    kept = [
+        item for item in items if not any(mark.name in left_out for mark in item.iter_markers())
+    ]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in {*kept}])
+        items[:] = kept
 
 
 def _is_python_s_own(process: psutil.Process) -> bool:

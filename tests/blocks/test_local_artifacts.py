@@ -29,6 +29,7 @@ print(sum(artifacts.create(f"claims/{n}", sys.argv[2].encode()) for n in range(2
 """
 
 
+@pytest.mark.slow
 def test_one_of_many_processes_creates(child, local: ArtifactFileSystem) -> None:
     with ExitStack() as stack:
         children = [stack.enter_context(child(CLAIM, local.url, str(n))) for n in range(4)]
@@ -53,6 +54,7 @@ for n in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_readers_and_a_killed_writer_see_whole_content_only(
     child, local: ArtifactFileSystem
 ) -> None:

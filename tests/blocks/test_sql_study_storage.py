@@ -167,6 +167,7 @@ print("created", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_many_processes_open_a_new_database_at_the_same_moment(child, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new.db"
     with ExitStack() as stack:

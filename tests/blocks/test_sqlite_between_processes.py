@@ -8,6 +8,8 @@ import textwrap
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from prefect_optuna.blocks import SQLStudyStorage, as_study_storage
 
 WORKER = """
@@ -25,6 +27,7 @@ WORKER = """
 """
 
 
+@pytest.mark.slow
 def test_each_waiting_trial_is_taken_by_one_of_many_processes(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     block = as_study_storage(url)

@@ -8,6 +8,7 @@ import pytest
 from chaos.chaos import storm
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_study_survives_a_storm_and_nothing_is_lost(tmp_path: Path) -> None:
     assert storm(25, seed=7, n_machines=2, n_trials=120, folder=tmp_path) == []

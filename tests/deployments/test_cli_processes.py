@@ -133,6 +133,7 @@ def test_serve_then_deploy_and_watch_is_the_whole_way(tmp_path: Path) -> None:
         assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_two_up_at_once_are_one_server_that_ends_when_nobody_uses_it(tmp_path: Path) -> None:
     def call(*tokens: str) -> subprocess.Popen[str]:

@@ -375,6 +375,7 @@ def ended(flow_run_id: UUID) -> Any:
         return client.read_flow_run(flow_run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)  # two flow runs, each a process that imports everything
 def test_a_worker_optimizes_and_another_run_reevaluates_without_the_script(
     lab: Path, worker: LocalWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

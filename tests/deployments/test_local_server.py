@@ -60,6 +60,7 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_heartbeat")
 def test_the_history_of_a_flow_that_just_ended_survives_a_restart(home: Path) -> None:
     with LocalServer(home) as server:
@@ -81,6 +82,7 @@ def test_the_history_of_a_flow_that_just_ended_survives_a_restart(home: Path) ->
     assert server.log_file.read_text().strip() == ""
 
 
+@pytest.mark.slow
 def test_a_log_line_of_the_last_moment_is_kept(home: Path) -> None:
     flow_run_id = uuid4()
     with LocalServer(home):
@@ -141,6 +143,7 @@ def test_a_home_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
         LocalServer(tmp_path / "file" / "home").__enter__()
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_while_starting_shows_the_end_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "prefect.db").write_text("This is no database. " * 100)
     with pytest.raises(LocalServerError, match="file is not a database"):
@@ -158,6 +161,7 @@ def test_a_home_of_a_later_prefect_is_refused_in_one_sentence(tmp_path: Path) ->
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_an_error_in_the_block_stops_the_server_and_goes_through(home: Path) -> None:
     server = LocalServer(home)
     processes: list[psutil.Process] = []
@@ -215,6 +219,7 @@ with LocalServer({str(home)!r}) as server, no_heartbeat:
         server.wait_for_task_runs(flow_run_id, 40, timeout=0)
 
 
+@pytest.mark.slow
 def test_a_leftover_server_is_stopped_by_the_next_start(home: Path) -> None:
     with LocalServer(home) as first:
         record = json.loads((home / "server.json").read_text())

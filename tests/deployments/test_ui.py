@@ -32,6 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_it_says_where_to_look_and_ends_with_ctrl_c(home: Path, page: Page) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "prefect_optuna.deployments.ui", str(home)],

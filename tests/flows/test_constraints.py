@@ -79,7 +79,10 @@ def test_a_constrained_study_and_its_seed_give_what_plain_optuna_gives(what: Any
     assert "constraints too small=" in str(result)
 
 
-@pytest.mark.parametrize(("runner", "where"), [("threads", "file"), ("processes", "redis")])
+@pytest.mark.parametrize(
+    ("runner", "where"),
+    [("threads", "file"), pytest.param("processes", "redis", marks=pytest.mark.slow)],
+)
 def test_constraints_are_told_from_wherever_a_trial_runs_before_it_is_signed(
     runner: str, where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +184,7 @@ def test_the_name_of_a_task_run_is_the_best_value_that_is_feasible(
 # -- run again -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_constraints_are_run_again_and_one_that_comes_out_otherwise_is_a_drift() -> None:
     def limited(params: Mapping[str, float], scope: Any, trial: optuna.trial.BaseTrial) -> float:
         trial.set_constraint("mass", params["x"] - scope["limit"])

@@ -138,7 +138,12 @@ def assert_consistent(program: Program) -> None:
     assert len(arrows) >= sum(RESULT_KEY in t.user_attrs for t in trials)
 
 
-@pytest.mark.parametrize("program", [ONE, MANY], ids=["journal", "sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "program",
+    [ONE, pytest.param(MANY, marks=pytest.mark.slow)],
+    ids=["journal", "sqlite"],
+    indirect=True,
+)
 def test_kill_9(program: Program) -> None:
     process = program.start()
     wait_until(program.is_in_its_seventh_trial, what="the seventh trial", timeout=90)
@@ -154,6 +159,7 @@ def test_kill_9(program: Program) -> None:
     assert lost == left
 
 
+@pytest.mark.slow
 def test_ctrl_c(program: Program) -> None:
     process = program.start()
     wait_until(program.is_in_its_seventh_trial, what="the seventh trial", timeout=90)
@@ -168,6 +174,7 @@ def test_ctrl_c(program: Program) -> None:
     assert_consistent(program)
 
 
+@pytest.mark.slow
 def test_an_exception_in_run(program: Program) -> None:
     end(program.start("1 / (params['number'] - 5)"), program, code=1)
     failed = program.study().trials[5]

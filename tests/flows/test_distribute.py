@@ -191,6 +191,7 @@ def report_of(key: str) -> str:
     return str(found[-1].data) if found else ""
 
 
+@pytest.mark.slow
 def test_kill_9_of_a_worker_and_then_of_the_parent_loses_nothing_and_runs_nothing_twice(
     tmp_path: Path,
 ) -> None:
@@ -259,6 +260,7 @@ def test_kill_9_of_a_worker_and_then_of_the_parent_loses_nothing_and_runs_nothin
     assert archived.result(counted[7].number)["series"] == [counted[7].params["x"]] * 10
 
 
+@pytest.mark.slow
 def test_workers_name_the_code_that_they_run_also_for_trials_that_were_queued_before() -> None:
     block = JournalStudyStorage.load("distributed")
     assert isinstance(block, JournalStudyStorage)
@@ -276,6 +278,7 @@ def test_workers_name_the_code_that_they_run_also_for_trials_that_were_queued_be
     assert archived.result(1)["series"] == [0.25] * 10
 
 
+@pytest.mark.slow
 def test_cancelled_in_the_ui_its_workers_are_cancelled_and_their_trials_wait_again() -> None:
     block = SQLStudyStorage.load("distributed")
     assert isinstance(block, SQLStudyStorage)

@@ -55,6 +55,7 @@ def in_a_folder_with_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "redis_problem.py").write_text(PROBLEM)
 
 
+@pytest.mark.slow
 def test_a_study_in_processes_is_kept_on_redis_by_a_saved_block_and_runs_again(
     redis_server: str, tmp_path: Path
 ) -> None:

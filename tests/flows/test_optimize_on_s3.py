@@ -27,6 +27,7 @@ problem = Problem(suggest=suggest, run=run, evaluate=evaluate)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_study_is_archived_in_a_bucket_and_runs_again_from_there(
     s3_server: str, tmp_path: Path

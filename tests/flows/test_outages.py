@@ -272,6 +272,7 @@ def test_a_study_waits_for_its_storage_and_every_trial_is_run_once(
         assert all(len(trial.intermediate_values) == 5 for trial in trials)
 
 
+@pytest.mark.slow
 def test_a_study_in_processes_waits_for_its_storage(postgres: PostgresServer) -> None:
     with postgresql_cut(postgres) as (block, cut):
         with away_in_mid_study(cut):
@@ -375,7 +376,7 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_does_not_wait_for_a_storage_that_is_away(n_jobs: int, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server, Cable(server.port) as cable:
         script = textwrap.dedent(SCRIPT).format(port=cable.port, n_jobs=n_jobs)

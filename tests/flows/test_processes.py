@@ -65,6 +65,7 @@ def dies(trial: optuna.Trial) -> float:
     return 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_processes_that_all_die_end_the_study() -> None:
     with pytest.raises(WorkerLostError, match="BrokenProcessPool"):
@@ -103,7 +104,13 @@ def start(tmp_path: Path, how: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.timeout(300)  # a server and five processes begin
-@pytest.mark.parametrize("how", ["is killed", pytest.param("ends", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("is killed", marks=pytest.mark.slow),
+        pytest.param("ends", marks=pytest.mark.heavy),
+    ],
+)
 def test_a_program_without_a_server_has_one_and_nothing_outlives_it(
     how: str, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_trial_runs_again_where_the_script_and_its_modules_are_gone(tmp_path: 
     assert "the_script" not in sys.modules
 
 
+@pytest.mark.slow
 def test_a_scope_may_be_overridden_and_the_drift_is_told() -> None:
     def run_in_scope(params: dict[str, float], scope: dict[str, float]) -> float:
         return params["x"] + scope["offset"]
@@ -143,6 +144,7 @@ def test_it_works_on_studies_and_archives_in_memory() -> None:
     assert reevaluate("m", trusted=True, **places).reproduced
 
 
+@pytest.mark.slow
 def test_prefect_shows_the_table() -> None:
     optimize(Problem(suggest=suggest, run=square), study_name="shown-again", n_trials=3)
     reevaluate("shown-again", trials="best:2", trusted=True)
@@ -157,6 +159,7 @@ def test_nothing_runs_unless_somebody_trusts_it() -> None:
         reevaluate("untrusted")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_runner", [None, "processes"])
 def test_several_processes_give_what_one_gives(task_runner: Any) -> None:
     name = f"many-{task_runner}"
@@ -262,6 +265,7 @@ def test_every_reevaluation_is_kept_beside_the_archive() -> None:
     assert "## History" in pages[1]
 
 
+@pytest.mark.slow
 def test_a_drift_is_an_event_and_on_request_a_failed_flow_run(prefect_server: Any) -> None:
     def moved(params: dict[str, float]) -> float:
         return params["x"] + float(param_scope.offset(0.0))
@@ -314,6 +318,7 @@ def test_bad_input_is_told() -> None:
         reevaluate("bare", trusted=True)
 
 
+@pytest.mark.slow
 def test_a_variable_reaches_the_archived_code_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_with_offset(params: dict[str, float]) -> float:
         import os

@@ -155,6 +155,7 @@ def table() -> Generator[dict[tuple[str, str], dict[str, str]]]:
         print(f"| {runner} | {kind} |", " | ".join(row.get(s, "") for s in STORAGES), "|")
 
 
+@pytest.mark.slow
 def test_studies_go_on_after_their_program_was_killed_and_a_point_was_enqueued(
     urls: dict[str, str],
     killed: list[tuple[str, ...]],

@@ -136,6 +136,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 @_SERVER
 def test_a_program_that_dies_in_an_outage_leaves_what_it_computed(
     tmp_path: Path, spool: Spool

@@ -73,10 +73,10 @@ MAIN = """
 @pytest.mark.parametrize(
     ("what", "options", "saves"),
     [
-        ("Problem(suggest=suggest, run=looking)", "", True),
+        pytest.param("Problem(suggest=suggest, run=looking)", "", True, marks=pytest.mark.slow),
         ("objective", "n_jobs=2", True),
         pytest.param("objective", 'task_runner="processes"', True, marks=pytest.mark.heavy),
-        ("Problem(suggest=suggest, run=deaf)", "", False),
+        pytest.param("Problem(suggest=suggest, run=deaf)", "", False, marks=pytest.mark.slow),
         pytest.param("Problem(suggest=suggest, run=heedless)", "", False, marks=pytest.mark.heavy),
     ],
     ids=["names it", "asks the trial", "in processes", "does not heed it", "does not look"],

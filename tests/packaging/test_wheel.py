@@ -77,6 +77,7 @@ def modules_of_the_repository() -> set[str]:
     return {name.removesuffix(".__init__") for name in names}
 
 
+@pytest.mark.slow
 def test_every_module_is_in_the_wheel_and_can_be_imported_from_it(
     python: Path, tmp_path: Path
 ) -> None:

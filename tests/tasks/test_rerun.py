@@ -103,6 +103,7 @@ def rerun_with(then: Environment, **options: Any) -> tuple[dict[str, str], Envir
     return json.loads(Path("seen.json").read_text(encoding="utf-8")), answer.environment
 
 
+@pytest.mark.slow
 def test_threads_hashes_and_the_kernel_are_those_of_the_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -292,6 +292,7 @@ def test_a_delayed_task_runs_in_its_scope_in_whoever_serves_it(tmp_path: Path) -
     assert [f.state.result() for f in futures] == [3, (3, 6), 4, (4, 8), (1, 10), (2, 10)]
 
 
+@pytest.mark.slow
 def test_in_a_worker_a_deployment_runs_its_tasks_in_their_scope(tmp_path: Path) -> None:
     (tmp_path / "deployed.py").write_text(
         """if True:
