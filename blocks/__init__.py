@@ -1,110 +1,144 @@
-"""Where things are kept: study storages and artifact filesystems, as Prefect blocks."""
+"""Where things are kept: study storages and artifact filesystems, as Prefect blocks.
 
-from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
-from prefect_optuna.blocks.artifacts import (
-    ArrowArtifact,
-    Artifact,
-    ArtifactFace,
-    ArtifactRepository,
-    ArtifactVersion,
-    CSVArtifact,
-    Garbage,
-    HandlerImportError,
-    HTMLArtifact,
-    InvalidHandlerError,
-    JoblibArtifact,
-    JSONArtifact,
-    MarkdownArtifact,
-    NPYArtifact,
-    NPZArtifact,
-    OutputOnlyWarning,
-    ParquetArtifact,
-    PickleArtifact,
-    PNGArtifact,
-    PydanticArtifact,
-    SVGArtifact,
-    TextArtifact,
-    Verification,
-    YAMLArtifact,
-    artifact_key,
-    artifact_markdown,
-    find_handler,
-    handler_for,
-    handlers,
-    load_artifact,
-    log_artifact,
-    log_metric,
-    log_parameter,
-    logged_metrics,
-    logged_parameters,
-    logged_tags,
-    publish_artifact,
-    register_handler,
-    tag,
+The blocks are imported at once, since Prefect finds them by that; all other names are imported when
+they are first used.
+"""
+
+import importlib
+import typing
+
+from prefect_optuna.blocks.artifact_filesystem import (
+    ArtifactFileSystem,
 )
-from prefect_optuna.blocks.errors import (
-    ArchiveError,
-    ArchiveSignatureError,
-    ArtifactError,
-    ArtifactExistsError,
-    ArtifactLoadError,
-    ArtifactLogError,
-    ArtifactNotFoundError,
-    ArtifactPathError,
-    AttributeEncodingError,
-    AxisError,
-    CaptureError,
-    CorruptArtifactError,
-    DamagedStorageError,
-    DeploymentExistsError,
-    EnvironmentMismatchError,
-    HostilePickleError,
-    IncompleteArchiveError,
-    InvalidLocationError,
-    InvalidNameError,
-    InvalidProblemError,
-    InvalidSettingError,
-    InvalidVersionError,
-    LegacyDataError,
-    MissingReferenceError,
-    PrefectOptunaError,
-    ReadOnlyError,
-    ResultEncodingError,
-    SeriesError,
-    ServerUnavailableError,
-    StorageFormatError,
-    StorageFullError,
-    StorageNotFoundError,
-    StoragePermissionError,
-    StorageReadOnlyError,
-    StorageUnavailableError,
-    StudyMismatchError,
-    StudyNotFoundError,
-    UnknownHandlerError,
-    UnknownNameError,
-    UnsavedBlockError,
-    UnsupportedServerError,
-    UntrustedArchiveError,
-    VersionNotFoundError,
-    WorkerFailedError,
-    WorkersLostError,
-    WorkPoolNotFoundError,
+from prefect_optuna.blocks.grpc_study_storage import (
+    GrpcStudyStorage,
 )
-from prefect_optuna.blocks.grpc_study_storage import GrpcStudyStorage
-from prefect_optuna.blocks.in_memory_study_storage import InMemoryStudyStorage
-from prefect_optuna.blocks.journal_study_storage import JournalStudyStorage
-from prefect_optuna.blocks.legacy_redis import (
-    LegacyStudy,
-    import_legacy_redis,
-    read_legacy_redis,
+from prefect_optuna.blocks.in_memory_study_storage import (
+    InMemoryStudyStorage,
 )
-from prefect_optuna.blocks.locations import as_artifact_filesystem, as_study_storage
-from prefect_optuna.blocks.redis_storage import RedisDescription, RedisStorage, acl_rules
-from prefect_optuna.blocks.redis_study_storage import RedisStudyStorage
-from prefect_optuna.blocks.settings import OptunaSettings
-from prefect_optuna.blocks.sql_study_storage import SQLStudyStorage
-from prefect_optuna.blocks.stores import ArtifactInfo
-from prefect_optuna.blocks.study_storage import StudyStorage
+from prefect_optuna.blocks.journal_study_storage import (
+    JournalStudyStorage,
+)
+from prefect_optuna.blocks.redis_study_storage import (
+    RedisStudyStorage,
+)
+from prefect_optuna.blocks.sql_study_storage import (
+    SQLStudyStorage,
+)
+from prefect_optuna.blocks.study_storage import (
+    StudyStorage,
+)
+
+if typing.TYPE_CHECKING:
+    from prefect_optuna.blocks.artifacts import (
+        ArrowArtifact,
+        Artifact,
+        ArtifactFace,
+        ArtifactRepository,
+        ArtifactVersion,
+        CSVArtifact,
+        Garbage,
+        HandlerImportError,
+        HTMLArtifact,
+        InvalidHandlerError,
+        JoblibArtifact,
+        JSONArtifact,
+        MarkdownArtifact,
+        NPYArtifact,
+        NPZArtifact,
+        OutputOnlyWarning,
+        ParquetArtifact,
+        PickleArtifact,
+        PNGArtifact,
+        PydanticArtifact,
+        SVGArtifact,
+        TextArtifact,
+        Verification,
+        YAMLArtifact,
+        artifact_key,
+        artifact_markdown,
+        find_handler,
+        handler_for,
+        handlers,
+        load_artifact,
+        log_artifact,
+        log_metric,
+        log_parameter,
+        logged_metrics,
+        logged_parameters,
+        logged_tags,
+        publish_artifact,
+        register_handler,
+        tag,
+    )
+    from prefect_optuna.blocks.errors import (
+        ArchiveError,
+        ArchiveSignatureError,
+        ArtifactError,
+        ArtifactExistsError,
+        ArtifactLoadError,
+        ArtifactLogError,
+        ArtifactNotFoundError,
+        ArtifactPathError,
+        AttributeEncodingError,
+        AxisError,
+        CaptureError,
+        CorruptArtifactError,
+        DamagedStorageError,
+        DeploymentExistsError,
+        EnvironmentMismatchError,
+        HostilePickleError,
+        IncompleteArchiveError,
+        InvalidLocationError,
+        InvalidNameError,
+        InvalidProblemError,
+        InvalidSettingError,
+        InvalidVersionError,
+        LegacyDataError,
+        MissingReferenceError,
+        PrefectOptunaError,
+        ReadOnlyError,
+        ResultEncodingError,
+        SeriesError,
+        ServerUnavailableError,
+        StorageFormatError,
+        StorageFullError,
+        StorageNotFoundError,
+        StoragePermissionError,
+        StorageReadOnlyError,
+        StorageUnavailableError,
+        StudyMismatchError,
+        StudyNotFoundError,
+        UnknownHandlerError,
+        UnknownNameError,
+        UnsavedBlockError,
+        UnsupportedServerError,
+        UntrustedArchiveError,
+        VersionNotFoundError,
+        WorkerFailedError,
+        WorkersLostError,
+        WorkPoolNotFoundError,
+    )
+    from prefect_optuna.blocks.legacy_redis import (
+        LegacyStudy,
+        import_legacy_redis,
+        read_legacy_redis,
+    )
+    from prefect_optuna.blocks.locations import (
+        as_artifact_filesystem,
+        as_study_storage,
+    )
+    from prefect_optuna.blocks.redis_storage import (
+        RedisDescription,
+        RedisStorage,
+        acl_rules,
+    )
+    from prefect_optuna.blocks.settings import (
+        OptunaSettings,
+    )
+    from prefect_optuna.blocks.stores import (
+        ArtifactInfo,
+    )
 
 __all__ = [
     "ArchiveError",
@@ -210,3 +244,113 @@ __all__ = [
     "register_handler",
     "tag",
 ]
+
+_MODULE_OF = {
+    "ArchiveError": "blocks.errors",
+    "ArchiveSignatureError": "blocks.errors",
+    "ArrowArtifact": "blocks.artifacts",
+    "Artifact": "blocks.artifacts",
+    "ArtifactError": "blocks.errors",
+    "ArtifactExistsError": "blocks.errors",
+    "ArtifactFace": "blocks.artifacts",
+    "ArtifactInfo": "blocks.stores",
+    "ArtifactLoadError": "blocks.errors",
+    "ArtifactLogError": "blocks.errors",
+    "ArtifactNotFoundError": "blocks.errors",
+    "ArtifactPathError": "blocks.errors",
+    "ArtifactRepository": "blocks.artifacts",
+    "ArtifactVersion": "blocks.artifacts",
+    "AttributeEncodingError": "blocks.errors",
+    "AxisError": "blocks.errors",
+    "CSVArtifact": "blocks.artifacts",
+    "CaptureError": "blocks.errors",
+    "CorruptArtifactError": "blocks.errors",
+    "DamagedStorageError": "blocks.errors",
+    "DeploymentExistsError": "blocks.errors",
+    "EnvironmentMismatchError": "blocks.errors",
+    "Garbage": "blocks.artifacts",
+    "HTMLArtifact": "blocks.artifacts",
+    "HandlerImportError": "blocks.artifacts",
+    "HostilePickleError": "blocks.errors",
+    "IncompleteArchiveError": "blocks.errors",
+    "InvalidHandlerError": "blocks.artifacts",
+    "InvalidLocationError": "blocks.errors",
+    "InvalidNameError": "blocks.errors",
+    "InvalidProblemError": "blocks.errors",
+    "InvalidSettingError": "blocks.errors",
+    "InvalidVersionError": "blocks.errors",
+    "JSONArtifact": "blocks.artifacts",
+    "JoblibArtifact": "blocks.artifacts",
+    "LegacyDataError": "blocks.errors",
+    "LegacyStudy": "blocks.legacy_redis",
+    "MarkdownArtifact": "blocks.artifacts",
+    "MissingReferenceError": "blocks.errors",
+    "NPYArtifact": "blocks.artifacts",
+    "NPZArtifact": "blocks.artifacts",
+    "OptunaSettings": "blocks.settings",
+    "OutputOnlyWarning": "blocks.artifacts",
+    "PNGArtifact": "blocks.artifacts",
+    "ParquetArtifact": "blocks.artifacts",
+    "PickleArtifact": "blocks.artifacts",
+    "PrefectOptunaError": "blocks.errors",
+    "PydanticArtifact": "blocks.artifacts",
+    "ReadOnlyError": "blocks.errors",
+    "RedisDescription": "blocks.redis_storage",
+    "RedisStorage": "blocks.redis_storage",
+    "ResultEncodingError": "blocks.errors",
+    "SVGArtifact": "blocks.artifacts",
+    "SeriesError": "blocks.errors",
+    "ServerUnavailableError": "blocks.errors",
+    "StorageFormatError": "blocks.errors",
+    "StorageFullError": "blocks.errors",
+    "StorageNotFoundError": "blocks.errors",
+    "StoragePermissionError": "blocks.errors",
+    "StorageReadOnlyError": "blocks.errors",
+    "StorageUnavailableError": "blocks.errors",
+    "StudyMismatchError": "blocks.errors",
+    "StudyNotFoundError": "blocks.errors",
+    "TextArtifact": "blocks.artifacts",
+    "UnknownHandlerError": "blocks.errors",
+    "UnknownNameError": "blocks.errors",
+    "UnsavedBlockError": "blocks.errors",
+    "UnsupportedServerError": "blocks.errors",
+    "UntrustedArchiveError": "blocks.errors",
+    "Verification": "blocks.artifacts",
+    "VersionNotFoundError": "blocks.errors",
+    "WorkPoolNotFoundError": "blocks.errors",
+    "WorkerFailedError": "blocks.errors",
+    "WorkersLostError": "blocks.errors",
+    "YAMLArtifact": "blocks.artifacts",
+    "acl_rules": "blocks.redis_storage",
+    "artifact_key": "blocks.artifacts",
+    "artifact_markdown": "blocks.artifacts",
+    "as_artifact_filesystem": "blocks.locations",
+    "as_study_storage": "blocks.locations",
+    "find_handler": "blocks.artifacts",
+    "handler_for": "blocks.artifacts",
+    "handlers": "blocks.artifacts",
+    "import_legacy_redis": "blocks.legacy_redis",
+    "load_artifact": "blocks.artifacts",
+    "log_artifact": "blocks.artifacts",
+    "log_metric": "blocks.artifacts",
+    "log_parameter": "blocks.artifacts",
+    "logged_metrics": "blocks.artifacts",
+    "logged_parameters": "blocks.artifacts",
+    "logged_tags": "blocks.artifacts",
+    "publish_artifact": "blocks.artifacts",
+    "read_legacy_redis": "blocks.legacy_redis",
+    "register_handler": "blocks.artifacts",
+    "tag": "blocks.artifacts",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if module := _MODULE_OF.get(name):
+        value = getattr(importlib.import_module(f"prefect_optuna.{module}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -195,9 +195,9 @@ def deploy_optimization(
             "artifacts": artifacts_reference(artifacts),
         }
         if workers == 1:
-            from prefect_optuna.flows.optimize import optimize as flow
+            from prefect_optuna.flows.optimize_flow import optimize as flow
         else:
-            from prefect_optuna.flows.distribute import distribute as flow
+            from prefect_optuna.flows.distribute_flow import distribute as flow
 
             worker = deploy_worker(work_pool.name, version=version)
             parameters |= {"workers": workers, "deployment": worker.name}
@@ -313,7 +313,7 @@ def deploy_reevaluation(
         "artifacts": artifacts_reference(artifacts),
         "trusted": trusted,
     }
-    from prefect_optuna.flows.reevaluate import reevaluate
+    from prefect_optuna.flows.reevaluate_flow import reevaluate
 
     with prefect_server() as client:
         if not trusted:

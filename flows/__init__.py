@@ -1,16 +1,23 @@
-"""Whole studies as Prefect flows: optimize, and run archived trials again."""
+"""Whole studies as Prefect flows: optimize, and run archived trials again.
 
-from prefect_optuna.flows.distribute import distribute
-from prefect_optuna.flows.optimize import optimize
-from prefect_optuna.flows.reevaluate import (
-    DriftError,
-    ReevaluatedTrial,
-    Reevaluation,
-    reevaluate,
-)
-from prefect_optuna.flows.study import Pruner, Sampler
-from prefect_optuna.flows.study_result import BestTrial, NoCompleteTrialError, StudyResult
-from prefect_optuna.tasks import Problem
+The names are imported when they are first used: who looks at studies needs no engine to run them.
+"""
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from prefect_optuna.flows.distribute_flow import distribute
+    from prefect_optuna.flows.optimize_flow import optimize
+    from prefect_optuna.flows.reevaluate_flow import (
+        DriftError,
+        ReevaluatedTrial,
+        Reevaluation,
+        reevaluate,
+    )
+    from prefect_optuna.flows.study import Pruner, Sampler
+    from prefect_optuna.flows.study_result import BestTrial, NoCompleteTrialError, StudyResult
+    from prefect_optuna.tasks import Problem
 
 __all__ = [
     "BestTrial",
@@ -26,3 +33,30 @@ __all__ = [
     "optimize",
     "reevaluate",
 ]
+
+_MODULE_OF = {
+    "BestTrial": "flows.study_result",
+    "DriftError": "flows.reevaluate_flow",
+    "NoCompleteTrialError": "flows.study_result",
+    "Problem": "tasks",
+    "Pruner": "flows.study",
+    "ReevaluatedTrial": "flows.reevaluate_flow",
+    "Reevaluation": "flows.reevaluate_flow",
+    "Sampler": "flows.study",
+    "StudyResult": "flows.study_result",
+    "distribute": "flows.distribute_flow",
+    "optimize": "flows.optimize_flow",
+    "reevaluate": "flows.reevaluate_flow",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if module := _MODULE_OF.get(name):
+        value = getattr(importlib.import_module(f"prefect_optuna.{module}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

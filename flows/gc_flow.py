@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect.logging import get_run_logger
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.flows.optimize import Storage
+from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.tasks import collect_garbage
 

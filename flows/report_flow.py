@@ -12,7 +12,7 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks.errors import ServerUnavailableError
-from prefect_optuna.flows.optimize import Storage
+from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.report import (
     ReportPublisher,
     StudyStatus,

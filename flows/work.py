@@ -23,7 +23,7 @@ from prefect_optuna.blocks.errors import ArchiveError, StorageUnavailableError
 from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.flows.dispatch import Here, Lanes
-from prefect_optuna.flows.optimize import Storage
+from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.spool import Delivery, TrialKeeper
 from prefect_optuna.flows.study import (

@@ -15,9 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna.artifacts
-from optuna.artifacts import FileSystemArtifactStore
-
 __all__ = ["UploadVerdict", "Uploads", "uploads_of"]
 
 UploadVerdict = Literal["same", "other", "unknown"]
@@ -54,6 +51,9 @@ class Uploads:
     """
 
     def __init__(self, folder: Path) -> None:
+        # Optuna's stores import boto3 where it is installed, which takes a quarter of a second.
+        from optuna.artifacts import FileSystemArtifactStore
+
         self._scratch = FileSystemArtifactStore(folder)
         self._made: set[str] = set()
         self.archived: Sequence[tuple[str, str]] = ()
@@ -64,8 +64,8 @@ class Uploads:
         """Stand in for `upload_artifact` and `download_artifact` while this holds."""
         names = ("optuna.artifacts", "optuna.artifacts._upload", "optuna.artifacts._download")
         places: list[Any] = [importlib.import_module(name) for name in names]
-        upload: Any = optuna.artifacts.upload_artifact
-        download: Any = optuna.artifacts.download_artifact
+        upload: Any = places[0].upload_artifact
+        download: Any = places[0].download_artifact
 
         def upload_artifact(*arguments: Any, **options: Any) -> str:
             # Optuna still takes them by place, the store last.

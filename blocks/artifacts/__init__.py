@@ -1,46 +1,57 @@
-"""Artifacts: handlers that turn values into files, and repositories that keep every version."""
+"""Artifacts: handlers that turn values into files, and repositories that keep every version.
 
-from prefect_optuna.blocks.artifacts.array_artifacts import NPYArtifact, NPZArtifact
-from prefect_optuna.blocks.artifacts.artifact import Artifact, decode, encode
-from prefect_optuna.blocks.artifacts.faces import (
-    ArtifactFace,
-    artifact_key,
-    artifact_markdown,
-    publish_artifact,
-)
-from prefect_optuna.blocks.artifacts.figure_artifacts import HTMLArtifact, PNGArtifact, SVGArtifact
-from prefect_optuna.blocks.artifacts.json_artifact import JSONArtifact
-from prefect_optuna.blocks.artifacts.model_artifact import PydanticArtifact
-from prefect_optuna.blocks.artifacts.pickle_artifacts import JoblibArtifact, PickleArtifact
-from prefect_optuna.blocks.artifacts.records import ArtifactVersion
-from prefect_optuna.blocks.artifacts.registry import (
-    HandlerImportError,
-    InvalidHandlerError,
-    find_handler,
-    handler_for,
-    handlers,
-    register_handler,
-)
-from prefect_optuna.blocks.artifacts.repository import ArtifactRepository, OutputOnlyWarning
-from prefect_optuna.blocks.artifacts.retention import Garbage
-from prefect_optuna.blocks.artifacts.table_artifacts import (
-    ArrowArtifact,
-    CSVArtifact,
-    ParquetArtifact,
-)
-from prefect_optuna.blocks.artifacts.text_artifacts import MarkdownArtifact, TextArtifact
-from prefect_optuna.blocks.artifacts.trial_log import (
-    load_artifact,
-    log_artifact,
-    log_metric,
-    log_parameter,
-    logged_metrics,
-    logged_parameters,
-    logged_tags,
-    tag,
-)
-from prefect_optuna.blocks.artifacts.verification import Verification
-from prefect_optuna.blocks.artifacts.yaml_artifact import YAMLArtifact
+The names are imported when they are first used: what keeps studies needs no artifacts.
+"""
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from prefect_optuna.blocks.artifacts.array_artifacts import NPYArtifact, NPZArtifact
+    from prefect_optuna.blocks.artifacts.artifact import Artifact, decode, encode
+    from prefect_optuna.blocks.artifacts.faces import (
+        ArtifactFace,
+        artifact_key,
+        artifact_markdown,
+        publish_artifact,
+    )
+    from prefect_optuna.blocks.artifacts.figure_artifacts import (
+        HTMLArtifact,
+        PNGArtifact,
+        SVGArtifact,
+    )
+    from prefect_optuna.blocks.artifacts.json_artifact import JSONArtifact
+    from prefect_optuna.blocks.artifacts.model_artifact import PydanticArtifact
+    from prefect_optuna.blocks.artifacts.pickle_artifacts import JoblibArtifact, PickleArtifact
+    from prefect_optuna.blocks.artifacts.records import ArtifactVersion
+    from prefect_optuna.blocks.artifacts.registry import (
+        HandlerImportError,
+        InvalidHandlerError,
+        find_handler,
+        handler_for,
+        handlers,
+        register_handler,
+    )
+    from prefect_optuna.blocks.artifacts.repository import ArtifactRepository, OutputOnlyWarning
+    from prefect_optuna.blocks.artifacts.retention import Garbage
+    from prefect_optuna.blocks.artifacts.table_artifacts import (
+        ArrowArtifact,
+        CSVArtifact,
+        ParquetArtifact,
+    )
+    from prefect_optuna.blocks.artifacts.text_artifacts import MarkdownArtifact, TextArtifact
+    from prefect_optuna.blocks.artifacts.trial_log import (
+        load_artifact,
+        log_artifact,
+        log_metric,
+        log_parameter,
+        logged_metrics,
+        logged_parameters,
+        logged_tags,
+        tag,
+    )
+    from prefect_optuna.blocks.artifacts.verification import Verification
+    from prefect_optuna.blocks.artifacts.yaml_artifact import YAMLArtifact
 
 __all__ = [
     "ArrowArtifact",
@@ -85,3 +96,59 @@ __all__ = [
     "register_handler",
     "tag",
 ]
+
+_MODULE_OF = {
+    "ArrowArtifact": "blocks.artifacts.table_artifacts",
+    "Artifact": "blocks.artifacts.artifact",
+    "ArtifactFace": "blocks.artifacts.faces",
+    "ArtifactRepository": "blocks.artifacts.repository",
+    "ArtifactVersion": "blocks.artifacts.records",
+    "CSVArtifact": "blocks.artifacts.table_artifacts",
+    "Garbage": "blocks.artifacts.retention",
+    "HTMLArtifact": "blocks.artifacts.figure_artifacts",
+    "HandlerImportError": "blocks.artifacts.registry",
+    "InvalidHandlerError": "blocks.artifacts.registry",
+    "JSONArtifact": "blocks.artifacts.json_artifact",
+    "JoblibArtifact": "blocks.artifacts.pickle_artifacts",
+    "MarkdownArtifact": "blocks.artifacts.text_artifacts",
+    "NPYArtifact": "blocks.artifacts.array_artifacts",
+    "NPZArtifact": "blocks.artifacts.array_artifacts",
+    "OutputOnlyWarning": "blocks.artifacts.repository",
+    "PNGArtifact": "blocks.artifacts.figure_artifacts",
+    "ParquetArtifact": "blocks.artifacts.table_artifacts",
+    "PickleArtifact": "blocks.artifacts.pickle_artifacts",
+    "PydanticArtifact": "blocks.artifacts.model_artifact",
+    "SVGArtifact": "blocks.artifacts.figure_artifacts",
+    "TextArtifact": "blocks.artifacts.text_artifacts",
+    "Verification": "blocks.artifacts.verification",
+    "YAMLArtifact": "blocks.artifacts.yaml_artifact",
+    "artifact_key": "blocks.artifacts.faces",
+    "artifact_markdown": "blocks.artifacts.faces",
+    "decode": "blocks.artifacts.artifact",
+    "encode": "blocks.artifacts.artifact",
+    "find_handler": "blocks.artifacts.registry",
+    "handler_for": "blocks.artifacts.registry",
+    "handlers": "blocks.artifacts.registry",
+    "load_artifact": "blocks.artifacts.trial_log",
+    "log_artifact": "blocks.artifacts.trial_log",
+    "log_metric": "blocks.artifacts.trial_log",
+    "log_parameter": "blocks.artifacts.trial_log",
+    "logged_metrics": "blocks.artifacts.trial_log",
+    "logged_parameters": "blocks.artifacts.trial_log",
+    "logged_tags": "blocks.artifacts.trial_log",
+    "publish_artifact": "blocks.artifacts.faces",
+    "register_handler": "blocks.artifacts.registry",
+    "tag": "blocks.artifacts.trial_log",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if module := _MODULE_OF.get(name):
+        value = getattr(importlib.import_module(f"prefect_optuna.{module}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

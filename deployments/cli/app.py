@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -136,6 +137,10 @@ def main(tokens: Sequence[str] | None = None) -> int:
 @contextmanager
 def _surroundings() -> Generator[None]:
     """Quiet logs, and the server of this directory where no other one is configured."""
+    asked_for = os.environ.get(_CONSOLE_LEVEL)
+    in_a_program = "prefect.main" in sys.modules  # which has set its logging up by now
+    if asked_for is None:
+        os.environ[_CONSOLE_LEVEL] = "WARNING"  # in the terminal only; Prefect's UI has it all
     import optuna
     from prefect.logging.configuration import setup_logging
     from prefect.logging.handlers import PrefectConsoleHandler
@@ -144,17 +149,18 @@ def _surroundings() -> Generator[None]:
     from prefect_optuna.blocks.texts import VisibleOnly
     from prefect_optuna.flows.found_server import running_server_url
 
-    url = None if get_current_settings().api.url else running_server_url()
-    verbosity = optuna.logging.get_verbosity()
+    importlib.import_module("prefect.main")  # sets the logging up, with that level
     with ExitStack() as stack:
-        stack.enter_context(temporary_settings({"api.url": f"{url}/api"} if url else {}))
-        stack.callback(optuna.logging.set_verbosity, verbosity)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        if _CONSOLE_LEVEL not in os.environ:
-            stack.callback(setup_logging)
+        if asked_for is None:
+            if in_a_program:
+                setup_logging()
+                stack.callback(setup_logging)
             stack.callback(os.environ.pop, _CONSOLE_LEVEL)
-            os.environ[_CONSOLE_LEVEL] = "WARNING"  # in the terminal only; Prefect's UI has it all
-            setup_logging()
+        url = None if get_current_settings().api.url else running_server_url()
+        if url:
+            stack.enter_context(temporary_settings({"api.url": f"{url}/api"}))
+        stack.callback(optuna.logging.set_verbosity, optuna.logging.get_verbosity())
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # of what is still to be sent
         for handler in logging.root.handlers:
             if isinstance(handler, PrefectConsoleHandler):

@@ -21,7 +21,6 @@ from prefect_optuna.flows.wording import (
     shorten,
 )
 from prefect_optuna.tasks.ranking import is_feasible
-from prefect_optuna.tasks.reevaluation import constraint_words
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -129,6 +128,8 @@ def reevaluation_table(result: Reevaluation) -> Table:
     Args:
         result: the re-evaluation.
     """
+    from prefect_optuna.tasks.reevaluation import constraint_words
+
     constraints = [constraint_words(trial, format_value) for trial in result.trials]
     table = _table()
     for heading in ("trial", "archived", "now", "difference"):

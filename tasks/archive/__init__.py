@@ -1,13 +1,20 @@
-"""The archive: what a study was, complete and verifiable, and able to run again."""
+"""The archive: what a study was, complete and verifiable, and able to run again.
 
-from prefect_optuna.tasks.archive.archive import OptunaArchive
-from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
-from prefect_optuna.tasks.archive.capture import Capture
-from prefect_optuna.tasks.archive.environment import Environment, GitState
-from prefect_optuna.tasks.archive.manifest import BACKUP_CONTEXT, Manifest, Version
-from prefect_optuna.tasks.archive.registered import ArchiveReport
-from prefect_optuna.tasks.archive.results import decode_result, encode_result
-from prefect_optuna.tasks.archive.writer import ResultWriter, read_result
+The names are imported when they are first used.
+"""
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from prefect_optuna.tasks.archive.archive import OptunaArchive
+    from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
+    from prefect_optuna.tasks.archive.capture import Capture
+    from prefect_optuna.tasks.archive.environment import Environment, GitState
+    from prefect_optuna.tasks.archive.manifest import BACKUP_CONTEXT, Manifest, Version
+    from prefect_optuna.tasks.archive.registered import ArchiveReport
+    from prefect_optuna.tasks.archive.results import decode_result, encode_result
+    from prefect_optuna.tasks.archive.writer import ResultWriter, read_result
 
 __all__ = [
     "BACKUP_CONTEXT",
@@ -24,3 +31,31 @@ __all__ = [
     "encode_result",
     "read_result",
 ]
+
+_MODULE_OF = {
+    "BACKUP_CONTEXT": "tasks.archive.manifest",
+    "ArchiveReport": "tasks.archive.registered",
+    "ArchivedStudy": "tasks.archive.archived_study",
+    "Capture": "tasks.archive.capture",
+    "Environment": "tasks.archive.environment",
+    "GitState": "tasks.archive.environment",
+    "Manifest": "tasks.archive.manifest",
+    "OptunaArchive": "tasks.archive.archive",
+    "ResultWriter": "tasks.archive.writer",
+    "Version": "tasks.archive.manifest",
+    "decode_result": "tasks.archive.results",
+    "encode_result": "tasks.archive.results",
+    "read_result": "tasks.archive.writer",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if module := _MODULE_OF.get(name):
+        value = getattr(importlib.import_module(f"prefect_optuna.{module}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

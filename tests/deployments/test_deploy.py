@@ -108,7 +108,7 @@ def test_a_deployment_names_module_blocks_schedule_tags_limit_and_version(lab: P
     )
     there = stored(deployed.id)
     assert deployed.name == "reevaluate/lynx-hare"
-    assert there.entrypoint == "prefect_optuna.flows.reevaluate.reevaluate"
+    assert there.entrypoint == "prefect_optuna.flows.reevaluate_flow.reevaluate"
     assert there.parameters == {
         "study_name": "lynx-hare",
         "trials": "best:5",
@@ -269,7 +269,7 @@ def test_several_workers_are_a_distributed_study_and_the_pool_s_worker(lab: Path
         LYNX, study_name="spread", workers=3, storage=STORAGE, artifacts=ARTIFACTS, pool=POOL
     )
     assert deployed.name == "distribute/spread"
-    assert stored(deployed.id).entrypoint == "prefect_optuna.flows.distribute.distribute"
+    assert stored(deployed.id).entrypoint == "prefect_optuna.flows.distribute_flow.distribute"
     assert deployed.parameters["workers"] == 3
     assert deployed.parameters["deployment"] == f"work/{POOL}"
     with get_client(sync_client=True) as client:

@@ -10,7 +10,7 @@ from lint.floors import violations
     ("floor", "statement", "complaint"),
     [
         ("blocks", "from prefect_optuna.tasks import Problem", "is a floor above"),
-        ("tasks", "import prefect_optuna.flows.optimize", "is a floor above"),
+        ("tasks", "import prefect_optuna.flows.optimize_flow", "is a floor above"),
         ("flows", "def lazy():\n    from prefect_optuna import deployments", "is a floor above"),
         ("tasks", "from blocks import StudyStorage", "as it is named when installed"),
         ("flows", "from prefect_optuna import optimize", "not from the package's root"),

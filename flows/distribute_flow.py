@@ -45,7 +45,7 @@ from prefect_optuna.flows.opening import (
     rehearse,
     seed_of_trials,
 )
-from prefect_optuna.flows.optimize import Callback, Storage
+from prefect_optuna.flows.optimize_flow import Callback, Storage
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
 from prefect_optuna.flows.session import Session, is_lost

@@ -316,7 +316,7 @@ def kept_words(
 
     Example:
         >>> from prefect_optuna.blocks import as_study_storage
-        >>> from prefect_optuna.flows.optimize import kept_words
+        >>> from prefect_optuna.flows.optimize_flow import kept_words
         >>> kept_words("mine", "mine", as_study_storage(None), 3)
         "Study 'mine' keeps its 3 finished trials; the same call goes on with it."
     """

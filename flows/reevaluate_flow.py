@@ -22,7 +22,7 @@ from prefect_optuna.blocks.errors import (
     UntrustedArchiveError,
 )
 from prefect_optuna.flows.events import emit_drifted
-from prefect_optuna.flows.optimize import Storage
+from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.reevaluation_report import (
     SHOWN_REEVALUATIONS,
     publish_reevaluation,
