@@ -85,10 +85,8 @@ class StudyFlow(Flow[P, R]):
             kwargs = self.check(known, _named(self, args, kwargs))
             args = ()
         found = None if get_current_settings().api.url else running_server_url()
-        with (
-            temporary_settings({"api.url": f"{found}/api"} if found else {}),
-            interruptible(),
-        ):
+        # Once: Prefect reads all of its settings again for each change.
+        with temporary_settings(_settings(found)), interruptible():
             return self._call(args, kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -96,7 +94,7 @@ class StudyFlow(Flow[P, R]):
         token = _results.set(results := [])
         public: PublicError | None = None
         try:
-            with temporary_settings(_settings()), _said_once():
+            with _said_once():
                 return super().__call__(*args, **kwargs)
         except httpx.TransportError as error:
             # What became of a study does not depend on whether a server hears of it.
@@ -154,12 +152,16 @@ def _named(
     return {**inspect.signature(flow.fn).bind_partial(*args).arguments, **kwargs}
 
 
-def _settings() -> dict[Any, Any]:
-    """Prefect's settings that are others while a flow runs here."""
+def _settings(found: str | None) -> dict[Any, Any]:
+    """Prefect's settings that are others while a flow runs here, on a server that was found."""
     page = get_current_settings().ui_url or ""
     # Prefect makes it of the server's URL, login and all, and prints it.
     public = without_secrets(page)
-    return {"flows.heartbeat_frequency": None, **({"ui_url": public} if public != page else {})}
+    return {
+        "flows.heartbeat_frequency": None,
+        **({"ui_url": public} if public != page else {}),
+        **({"api.url": f"{found}/api"} if found else {}),
+    }
 
 
 # Where Prefect says every few seconds that it cannot send its events, as long as that lasts.
