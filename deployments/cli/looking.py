@@ -90,8 +90,9 @@ def show(
             archive, headline = str(archived.signatures), ""
             code = archived.versions[-1].code_version[:12]
             python = archived.environment.python
+            sampler, pruner = archived.environment.sampler, archived.environment.pruner
         except PrefectOptunaError as error:
-            archived, reevaluations, code, python = None, [], "", ""
+            archived, reevaluations, code, python, sampler, pruner = None, [], "", "", "", ""
             archive, headline = "", str(error).splitlines()[0]
     ranked = best_first(status.trials, status.directions)
     counts = {**count_states(status.trials), "lost": status.lost}
@@ -112,6 +113,8 @@ def show(
         "artifacts": status.artifacts,
         "archived": archived is not None,
         "code_version": archived.versions[-1].code_version if archived else None,
+        "sampler": sampler or None,
+        "pruner": pruner or None,
         "reevaluations": [
             {"created": one.created, "reproduced": one.reproduced, "headline": one.headline}
             for one in reevaluations
@@ -136,6 +139,7 @@ def show(
             "study": markup(status.storage),
             "archive": markup(status.artifacts if archived else f"none ({headline})"),
             "code": markup(f"{code}, Python {python}") if archived else "",
+            "sampler": markup(f"{sampler}, {pruner}") if sampler else "",
             "signature": markup(archive),
             "re-evaluated": markup(f"{last.created[:16].replace('T', ' ')}: {last.headline}")
             if last

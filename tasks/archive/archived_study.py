@@ -662,6 +662,8 @@ class ArchivedStudy:
         if git is not None:
             state = "with changes" if git.dirty else "clean"
             lines.append(f"  git {git.commit[:12] or 'no commit'} {git.branch} ({state})")
+        if environment.sampler:
+            lines.append(f"  {environment.sampler}, {environment.pruner}")
         lines.append("  Would run:")
         for part, reference in document["entrypoints"].items():
             lines.append(f"    {part:10} {as_python(reference)}")

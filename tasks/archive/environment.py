@@ -8,20 +8,26 @@ is where secrets are; and so is a script, or the changes, with a secret in it. T
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 
 from prefect_optuna.blocks._secrets import SecretVariables, has_secret_urls, without_secrets
 from prefect_optuna.blocks.settings import OptunaSettings
@@ -47,7 +53,8 @@ RECORDED_VARIABLES = (
 
 # What was not taken down says nothing about what it was: by a former version, without
 # threadpoolctl, or before a library was imported.
-_SINCE_FORMAT_1 = ("cpu", "threads.", "kernels.")
+_SINCE_FORMAT_1 = ("cpu", "threads.", "kernels.", "sampler", "pruner")
+_WORD = 30  # letters of an option of a sampler
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,9 @@ class Environment:
             `OMP_NUM_THREADS`, where they are set. No others.
         seed: of the sampler, where it is known.
         trials_seed: what the seeds of the trials come from; `None` where they have none.
+        sampler: what asked for parameters, with the options that are not its defaults, such as
+            `"TPESampler(multivariate=True)"`; empty where that is not known.
+        pruner: what pruned, likewise.
         threads: how many threads each library for linear algebra and OpenMP had, such as
             `{"openblas": 8}`; empty without the package threadpoolctl.
         kernels: what code those libraries chose for the processor, such as
@@ -113,6 +123,8 @@ class Environment:
     variables: dict[str, str] = field(default_factory=dict)
     seed: int | None = None
     trials_seed: int | None = None
+    sampler: str = ""
+    pruner: str = ""
     threads: dict[str, int] = field(default_factory=dict)
     kernels: dict[str, str] = field(default_factory=dict)
     script_source: str = ""
@@ -126,6 +138,8 @@ class Environment:
         *,
         seed: int | None = None,
         trials_seed: int | None = None,
+        sampler: BaseSampler | None = None,
+        pruner: BasePruner | None = None,
     ) -> Environment:
         """Describe this process. The distributions are listed once per process.
 
@@ -133,6 +147,8 @@ class Environment:
             folder: where the problem's source lies, for the state of its git repository.
             seed: of the sampler.
             trials_seed: what the seeds of the trials come from.
+            sampler: of the study.
+            pruner: of the study.
 
         Example:
             >>> from prefect_optuna.tasks import Environment
@@ -168,6 +184,8 @@ class Environment:
             },
             seed=seed,
             trials_seed=trials_seed,
+            sampler=_with_options(sampler),
+            pruner=_with_options(pruner),
             threads=threads,
             kernels=kernels,
             script_source=keep(script, "The script that Python was started with"),
@@ -193,7 +211,7 @@ class Environment:
 
     @property
     def surroundings(self) -> Environment:
-        """The same without git's state, the script and the seeds, which go with a single study.
+        """The same without what goes with a single study: git, script, seeds, sampler, pruner.
 
         Example:
             >>> from prefect_optuna.tasks import Environment
@@ -206,6 +224,8 @@ class Environment:
             script=None,
             seed=None,
             trials_seed=None,
+            sampler="",
+            pruner="",
             script_source="",
             files={},
             notes=(),
@@ -337,6 +357,38 @@ def _cpu() -> str | None:
     except (OSError, ValueError, subprocess.SubprocessError):
         pass
     return platform.processor() or None
+
+
+def _with_options(made: BaseSampler | BasePruner | None) -> str:
+    """A sampler or pruner as one would write it, with what is not its default.
+
+    Optuna's keep each argument in an attribute of its name.
+    """
+    if made is None:
+        return ""
+    kind = type(made)
+    if kind.__module__.partition(".")[0] != "optuna":
+        return f"{kind.__module__}.{kind.__qualname__}"  # of which nothing is known
+    plain = None
+    with warnings.catch_warnings(), contextlib.suppress(TypeError, ValueError, ImportError):
+        warnings.simplefilter("ignore")
+        plain = kind()
+    options: list[str] = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        default = getattr(plain, f"_{name}", parameter.default)
+        value = getattr(made, f"_{name}", default)
+        if name != "seed" and _option(value) != _option(default):  # a seed has its own place
+            options.append(f"{name}={_option(value)}")
+    return f"{kind.__name__}({', '.join(options)})"
+
+
+def _option(value: object) -> str:
+    """A number, a truth or a word as it is; of anything else, which may be a secret, its type."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, str) and value.isidentifier() and len(value) <= _WORD:
+        return repr(value)
+    return f"<{type(value).__name__}>"
 
 
 def _thread_pools() -> tuple[dict[str, int], dict[str, str]]:

@@ -59,7 +59,13 @@ def save_version(
         if (axis := read_axis(study, artifacts, name)) is not None:
             own = as_axis(name, values, axis.unit)
             check_same(axis, own, f"The study {study.study_name!r}")
-    environment = Environment.capture(capture.folder, seed=seed, trials_seed=trials_seed)
+    environment = Environment.capture(
+        capture.folder,
+        seed=seed,
+        trials_seed=trials_seed,
+        sampler=study.sampler,
+        pruner=study.pruner,
+    )
     encoded_scope = encode_scope(scope)
     manifest = read_manifest(study)
     last = manifest.versions[-1] if manifest and manifest.versions else None

@@ -117,6 +117,7 @@ def test_show_says_the_answer_first_and_lists_the_best_trials(call: Any) -> None
     ]  # fmt: skip
     assert "12 complete" in out
     assert "Best trials" in out
+    assert "TPESampler(), MedianPruner()" in out
 
 
 def test_trials_come_best_first_with_the_values_in_one_right_edge(call: Any) -> None:

@@ -15,6 +15,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from packaging.requirements import Requirement
 from pip._internal.network.session import PipSession
@@ -233,6 +234,34 @@ def test_what_a_former_version_did_not_take_down_is_no_difference() -> None:
 def test_the_seed_of_the_sampler_is_kept() -> None:
     assert Environment.capture(seed=7).seed == 7
     assert Environment.capture(seed=7).diff(Environment.capture(seed=8)) == {"seed": (7, 8)}
+
+
+def test_sampler_and_pruner_are_kept_with_what_is_not_their_default() -> None:
+    tpe = optuna.samplers.TPESampler(n_startup_trials=20, seed=7)
+    median = optuna.pruners.MedianPruner(n_warmup_steps=5)
+    search = Environment.capture(sampler=tpe, pruner=median)
+    assert search.sampler == ("TPESampler(n_startup_trials=20)")
+    assert search.pruner == "MedianPruner(n_warmup_steps=5)"
+    plain = Environment.capture(
+        sampler=optuna.samplers.RandomSampler(), pruner=optuna.pruners.NopPruner()
+    )
+    assert plain.diff(search) == {
+        "sampler": ("RandomSampler()", search.sampler),
+        "pruner": ("NopPruner()", search.pruner),
+    }
+    assert plain.diff() == {}, "of another process, it is no difference"
+    assert replace(plain, sampler="", pruner="").diff(search) == {}, "of a former version, likewise"
+
+
+def test_of_an_option_that_may_be_a_secret_its_type_is_kept_only() -> None:
+    class Remote(optuna.samplers.RandomSampler):
+        pass
+
+    points = optuna.samplers.CmaEsSampler(independent_sampler=Remote())
+    assert Environment.capture(sampler=points).sampler == (
+        "CmaEsSampler(independent_sampler=<Remote>)"
+    )
+    assert Environment.capture(sampler=Remote()).sampler.endswith(".Remote")
 
 
 # -- requirements --------------------------------------------------------------------------------
