@@ -63,7 +63,11 @@ class Explanation:
 
     def __str__(self) -> str:
         if not self.layers:
-            hint = f"; did you mean {self.hint}?" if self.hint else ""
+            hint = (
+                f"; did you mean {self.hint}?"
+                if self.hint
+                else "; one inside another function is known once that is called"
+            )
             return visible_line(f"{self.name} is not set, and no auto_param function has it{hint}")
         first, *others = [f"{value!r} from {origin}" for origin, value in self.layers]
         rest = f", in place of {', '.join(others)}" if others else ""

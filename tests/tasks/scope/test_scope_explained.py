@@ -81,6 +81,21 @@ def test_explain_tells_files_copies_and_the_frozen_base_apart() -> None:
         assert param_scope.explain("y").origin == place
 
 
+def test_a_function_inside_another_is_known_once_that_was_called() -> None:
+    def outer() -> Any:
+        @auto_param
+        def buried(depth: int = 3) -> int:
+            return depth
+
+        return buried
+
+    assert str(param_scope.explain("buried.depth")).endswith(
+        "one inside another function is known once that is called"
+    )
+    buried = outer()
+    assert param_scope.explain("buried.depth").value == buried() == 3
+
+
 @pytest.mark.usefixtures("quiet")
 def test_explain_of_an_unknown_key_names_the_nearest() -> None:
     explanation = param_scope.explain("simulat.dt")
