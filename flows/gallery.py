@@ -6,18 +6,14 @@ import importlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from prefect_optuna.flows.param_plots import importances_of, importances_plot, slices_plot
 from prefect_optuna.flows.plots import history_plot, pareto_plot
+from prefect_optuna.flows.study_status import Gallery, StudyStatus
 from prefect_optuna.flows.timeline_plot import timeline_plot
 from prefect_optuna.tasks.ranking import best_first
 
-if TYPE_CHECKING:
-    from prefect_optuna.flows.study_status import StudyStatus
-
-__all__ = ["PICTURES", "Gallery", "draw_gallery"]
+__all__ = ["PICTURES", "draw_gallery"]
 
 PICTURES: Mapping[str, str] = {
     "pareto": "The values of the trials against each other, and the Pareto-best ones",
@@ -27,19 +23,6 @@ PICTURES: Mapping[str, str] = {
     "timeline": "When each trial ran, and who ran it",
 }
 """What a report shows, the most telling first, and what each picture is."""
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The pictures of a report.
-
-    Args:
-        pictures: PNG by the names in `PICTURES`.
-        left_out: whether there was no time for some.
-    """
-
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    left_out: bool = False
 
 
 def draw_gallery(status: StudyStatus, *, seconds: float = math.inf) -> Gallery:

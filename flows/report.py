@@ -34,8 +34,8 @@ from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape, fenced
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plots
-from prefect_optuna.flows.gallery import PICTURES, Gallery, draw_gallery
-from prefect_optuna.flows.study_status import StudyState, StudyStatus
+from prefect_optuna.flows.gallery import PICTURES, draw_gallery
+from prefect_optuna.flows.study_status import Gallery, StudyState, StudyStatus
 from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.wording import (
     MAX_CELL,
@@ -48,8 +48,8 @@ from prefect_optuna.flows.wording import (
     format_value,
     shorten,
 )
+from prefect_optuna.tasks.archive.attributes import SCOPE_KEY
 from prefect_optuna.tasks.ranking import best_first
-from prefect_optuna.tasks.trial import SCOPE_KEY
 
 if TYPE_CHECKING:
     from typing import Self

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from optuna.trial import FrozenTrial
 
-if TYPE_CHECKING:
-    from prefect_optuna.flows.gallery import Gallery
-
-__all__ = ["StudyState", "StudyStatus"]
+__all__ = ["Gallery", "StudyState", "StudyStatus"]
 
 StudyState = Literal["running", "paused", "completed", "interrupted", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of a report.
+
+    Args:
+        pictures: PNG by the names in `gallery.PICTURES`.
+        left_out: whether there was no time for some.
+    """
+
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    left_out: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from prefect.logging import get_logger
 
+from prefect_optuna.tasks.archive.attributes import SCOPE_KEY
 from prefect_optuna.tasks.rerun import Rerun, RerunAnswer, RerunRequest
 from prefect_optuna.tasks.scope.checking import check_names, check_types
 from prefect_optuna.tasks.scope.values import flatten
 from prefect_optuna.tasks.seeding import SHARED_KEY
-from prefect_optuna.tasks.trial import SCOPE_KEY
 
 __all__ = ["likely_cause", "scope_that_is_read"]
 

@@ -34,16 +34,9 @@ from prefect_optuna.tasks.trial_scope import TrialScope
 
 if TYPE_CHECKING:
     from prefect_optuna.blocks import StudyStorage
-    from prefect_optuna.tasks.archive import ResultWriter
-    from prefect_optuna.tasks.archive.writer import EncodedResult
+    from prefect_optuna.tasks.archive.writer import EncodedResult, ResultWriter
 
-__all__ = ["RESULT_KEY", "SCOPE_KEY", "Assignment", "Keeper", "LiveTrial", "Outcome", "TrialRunner"]
-
-RESULT_KEY = "result"
-"""The user attribute of a trial that refers to its archived result."""
-
-SCOPE_KEY = "scope"
-"""The user attribute of a trial that says which parameters of the scope it read, as JSON."""
+__all__ = ["Assignment", "Keeper", "LiveTrial", "Outcome", "TrialRunner"]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.tasks.archive.attributes import RESULT_KEY
 from prefect_optuna.tasks.archive.axes import Axis, axis_names, problem_axes, read_axis
 from prefect_optuna.tasks.archive.blobs import read_blob
 from prefect_optuna.tasks.archive.capture import CAPTURE_FORMAT, CAPTURE_KIND, Capture
@@ -57,7 +58,6 @@ from prefect_optuna.tasks.archive.writer import read_result
 from prefect_optuna.tasks.persistence.conversion import from_dict
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.selection import Selection
-from prefect_optuna.tasks.trial import RESULT_KEY
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.inputs import InputFile

@@ -15,7 +15,21 @@ from prefect_optuna.blocks import CaptureError, InvalidNameError
 from prefect_optuna.blocks._secrets import SecretVariables
 from prefect_optuna.tasks.archive.refusals import described, secret_value
 
-__all__ = ["KEY_ENTRYPOINT", "RESERVED", "checked_key", "is_of_the_archive", "plain_json"]
+__all__ = [
+    "KEY_ENTRYPOINT",
+    "RESERVED",
+    "RESULT_KEY",
+    "SCOPE_KEY",
+    "checked_key",
+    "is_of_the_archive",
+    "plain_json",
+]
+
+RESULT_KEY = "result"
+"""The user attribute of a trial that refers to its archived result."""
+
+SCOPE_KEY = "scope"
+"""The user attribute of a trial that says which parameters of the scope it read, as JSON."""
 
 KEY_ENTRYPOINT = "entrypoint:"
 """Attributes that start like this belong to the archive, as in studies of its predecessor."""

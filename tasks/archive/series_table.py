@@ -18,6 +18,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, InvalidSettingError
+from prefect_optuna.tasks.archive.attributes import RESULT_KEY
 from prefect_optuna.tasks.archive.axes import Axis
 from prefect_optuna.tasks.archive.blobs import read_verified
 from prefect_optuna.tasks.archive.results import decode_series, open_arrow
@@ -28,7 +29,6 @@ from prefect_optuna.tasks.archive.timeseries import (
     unit_of,
 )
 from prefect_optuna.tasks.selection import Selection, select_trials
-from prefect_optuna.tasks.trial import RESULT_KEY
 
 __all__ = ["SeriesKind", "SeriesReader", "as_kind", "series_keys"]
 

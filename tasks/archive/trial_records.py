@@ -16,12 +16,12 @@ from optuna import Study
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.tasks.archive.attributes import RESULT_KEY
 from prefect_optuna.tasks.archive.manifest import Manifest
 from prefect_optuna.tasks.archive.running_list import Entry, RunningList
 from prefect_optuna.tasks.archive.signing import SigningKeys
 from prefect_optuna.tasks.archive.timeseries import KEY_TIMESERIES
 from prefect_optuna.tasks.seeding import SEED
-from prefect_optuna.tasks.trial import RESULT_KEY
 
 __all__ = [
     "MARK",

@@ -32,8 +32,8 @@ from prefect_optuna.flows.study_status import StudyStatus
 from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.timeline_plot import timeline_plot
 from prefect_optuna.tasks.archive import OptunaArchive
+from prefect_optuna.tasks.archive.attributes import RESULT_KEY
 from prefect_optuna.tasks.problem import Problem
-from prefect_optuna.tasks.trial import RESULT_KEY
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 START = dt.datetime(2026, 1, 1)  # noqa: DTZ001 - as Optuna has them
