@@ -65,6 +65,10 @@ lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types an
 	$(BIN)/pyright
 	$(BIN)/python tests/lint/verify_types.py
 
+.PHONY: house
+house: ## say how large the package is: lines, modules, names, errors, circles of imports
+	@$(PYTHON) tests/lint/house.py
+
 .PHONY: bench
 bench: .venv/installed-bench .cache/neuralib/installed ## run the benchmarks; ratios within one run
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done

@@ -54,6 +54,21 @@ def test_the_main_names_are_at_the_top_of_the_package() -> None:
         getattr(prefect_optuna, "optimise")  # noqa: B009
 
 
+def test_every_public_error_is_in_one_place() -> None:
+    from prefect_optuna import errors
+
+    rooms = ["tasks.scope", "tasks.persistence", "blocks.artifacts"]
+    public = {
+        name: value
+        for floor in map(
+            importlib.import_module, [*FLOORS, *(f"prefect_optuna.{room}" for room in rooms)]
+        )
+        for name in floor.__all__
+        if isinstance(value := getattr(floor, name), type) and issubclass(value, Exception)
+    }
+    assert public == {name: getattr(errors, name) for name in errors.__all__}
+
+
 def test_importing_the_package_alone_imports_neither_prefect_nor_optuna() -> None:
     loaded = modules_after("import prefect_optuna")
     assert "prefect_optuna" in loaded
