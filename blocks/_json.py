@@ -8,7 +8,7 @@ from typing import Any
 from prefect_optuna.blocks.attribute_nesting import check_nesting
 from prefect_optuna.blocks.errors import AttributeEncodingError
 
-__all__ = ["encode"]
+__all__ = ["FLAT", "encode", "to_json"]
 
 
 def _of_numpy(value: object) -> Any:
@@ -19,8 +19,10 @@ def _of_numpy(value: object) -> Any:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-_FLAT = frozenset({str, float, bool, type(None)})
-_to_json = json.JSONEncoder(separators=(",", ":"), default=_of_numpy).encode
+FLAT = frozenset({str, float, bool, type(None)})
+"""Types whose values are read back as they are, and need no check."""
+to_json = json.JSONEncoder(separators=(",", ":"), default=_of_numpy).encode
+"""Does what `encode` does, for what has been checked."""
 
 
 def encode(value: object, name: str = "") -> str:
@@ -43,10 +45,10 @@ def encode(value: object, name: str = "") -> str:
         >>> encode({"lr": (0.1, float("inf")), "scores": np.array([0.5, 1.0])})
         '{"lr":[0.1,Infinity],"scores":[0.5,1.0]}'
     """
-    if type(value) not in _FLAT:
+    if type(value) not in FLAT:
         check_nesting(name, value)
     try:
-        return _to_json(value)
+        return to_json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise AttributeEncodingError(
             f"Expected a value of {name!r} that is JSON: numbers, text, None, lists, mappings "

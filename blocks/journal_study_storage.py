@@ -5,31 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import (
-    JournalFileOpenLock,
-    JournalFileSymlinkLock,
-)
+from optuna.storages import BaseStorage
+from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
+from optuna.storages.journal._file import BaseJournalFileLock
 from pydantic import Field, field_validator
 
-from prefect_optuna.blocks._journal_file import (
-    JournalFile,
-    MendingLock,
-    NotAJournalError,
-    check_last_line,
-    damaged_line,
-    os_lock,
-)
+from prefect_optuna.blocks._journal_file import NotAJournalError, os_lock
+from prefect_optuna.blocks._journal_storage import FileStorage
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
-from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
-from prefect_optuna.blocks.errors import StorageUnavailableError
+from prefect_optuna.blocks.errors import DamagedStorageError, StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
 
 __all__ = ["JournalStudyStorage"]
-
-
-class _Storage(CheckedAttributes, JournalStorage):
-    """Optuna's, without attributes that would make the whole file unreadable."""
 
 
 class JournalStudyStorage(StudyStorage):
@@ -94,13 +81,7 @@ class JournalStudyStorage(StudyStorage):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.open("ab").close()
-            lock = self._make_lock()
-            lock.acquire()
-            try:
-                check_last_line(self.path)
-            finally:
-                lock.release()
-            return _Storage(JournalFile(str(self.path), lock_obj=lock))
+            return FileStorage(self.path, self._make_lock())
         except NotAJournalError as error:
             raise StorageUnavailableError(
                 f"{self.path} is no Optuna journal, and was left as it is: expected a first line "
@@ -113,19 +94,12 @@ class JournalStudyStorage(StudyStorage):
                 "Expected a file, in a folder that this user may write to. Correct the path or "
                 "the permissions."
             ) from error
-        except (ValueError, LookupError, AssertionError, RecursionError) as error:
-            number = damaged_line(self.path)
-            raise StorageUnavailableError(
-                f"The journal {self.path} is damaged: "
-                + (f"line {number} is no record. " if number else "Optuna cannot replay it. ")
-                + "Restore it from a backup, or keep a copy and delete the damaged line."
-            ) from error
+        except DamagedStorageError as error:
+            raise StorageUnavailableError(str(error)) from error
 
-    def _make_lock(self) -> MendingLock:
+    def _make_lock(self) -> BaseJournalFileLock:
         if self.lock == "symlink":
-            lock = JournalFileSymlinkLock(str(self.path))
-        elif self.lock == "open":
-            lock = JournalFileOpenLock(str(self.path))
-        else:
-            lock = os_lock(self.path)
-        return MendingLock(self.path, lock)
+            return JournalFileSymlinkLock(str(self.path))
+        if self.lock == "open":
+            return JournalFileOpenLock(str(self.path))
+        return os_lock(self.path)

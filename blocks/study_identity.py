@@ -13,6 +13,7 @@ from uuid import uuid4
 from optuna import Study
 from optuna.storages import BaseStorage
 
+from prefect_optuna.blocks._journal_storage import FileStorage
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 
 __all__ = [
@@ -108,7 +109,9 @@ def storage_identity(storage: BaseStorage) -> str | None:
             return _on_this_machine("sqlite", url.database)
         host = platform.node() if (url.host or "") in _HERE else url.host
         return f"{url.get_backend_name()}://{host}:{url.port or ''}/{url.database}"
-    backend = getattr(storage, "_backend", None)
+    if isinstance(storage, FileStorage):
+        return _on_this_machine("journal", storage.path)
+    backend = getattr(storage, "_backend", None)  # of Optuna's own JournalStorage
     path = getattr(backend, "_file_path", None)
     return None if path is None else _on_this_machine("journal", path)
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
+import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from prefect_optuna.blocks import JournalStudyStorage, StorageUnavailableError
 from prefect_optuna.blocks._journal_file import PortableLock, os_lock
+from prefect_optuna.blocks._journal_replay import Replay
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 LOCKS = [os_lock, PortableLock]
 
@@ -97,7 +109,7 @@ def test_a_pickled_lock_is_not_held(lock, tmp_path: Path) -> None:
     second.release()
 
 
-WRITE = """
+TELL = """
 import sys
 import optuna
 from prefect_optuna.blocks import JournalStudyStorage
@@ -105,27 +117,191 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 study = JournalStudyStorage(path=sys.argv[1]).load_study("shared")
 print("ready", flush=True)
 while True:
-    study.tell(study.ask(), 1.0)
-    print(len(study.trials), flush=True)
+    trial = study.ask()
+    x = trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("twice", 2 * x)
+    trial.report(x, 3)
+    print("running", trial.number, x, flush=True)
+    study.tell(trial, x)
+    print("told", trial.number, x, flush=True)
 """
 
 
-def test_writers_killed_at_any_moment_leave_a_whole_journal(
+def test_writers_killed_at_any_moment_leave_a_whole_journal_with_all_that_they_have_written(
     child, block: JournalStudyStorage
 ) -> None:
     study = block.create_study("shared")
-    for _ in range(2):
-        with child(WRITE, str(block.path)) as first, child(WRITE, str(block.path)) as second:
+    said: list[tuple[str, int, float]] = []
+    for lines in (7, 12):
+        with child(TELL, str(block.path)) as first, child(TELL, str(block.path)) as second:
             for writer in (first, second):
                 assert writer.stdout
-                for _ in range(5):
-                    writer.stdout.readline()
+                for _ in range(lines):
+                    what, number, x = writer.stdout.readline().split()
+                    said.append((what, int(number), float(x)))
             first.kill()
     trials = reopened(block).load_study("shared").trials
     assert [trial.number for trial in trials] == list(range(len(trials)))
-    assert len(trials) >= 20
-    study.tell(study.ask(), 2.0)
-    assert study.best_value == 1.0
+    assert len({number for _, number, _ in said}) >= 18
+    for what, number, x in said:
+        trial = trials[number]
+        found = (trial.params, trial.user_attrs, trial.intermediate_values)
+        assert found == ({"x": x}, {"twice": 2 * x}, {3: x})
+        if what == "told":
+            assert (trial.state, trial.value) == (TrialState.COMPLETE, x)
+    study.tell(study.ask(), -1.0)
+    assert study.best_value == -1.0
+
+
+FILL = """
+import resource, signal, sys
+from pathlib import Path
+from prefect_optuna.blocks import JournalStudyStorage
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path(sys.argv[1])
+study = JournalStudyStorage(path=path).load_study("shared")
+trial = study.ask()
+print("ready", flush=True)
+size = path.stat().st_size
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, most))
+try:
+    study.tell(trial, 1.0)
+except OSError as error:
+    print(error.strerror, path.stat().st_size - size, trial.number)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+print(study.tell(trial, 1.0).number, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no limit for the size of a file")
+def test_a_record_for_which_there_is_no_room_leaves_nothing_and_can_be_written_later(
+    child, block: JournalStudyStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    block.create_study("shared")
+    with child(FILL, str(block.path)) as writer:
+        assert writer.stdout
+        assert writer.stdout.readline() == "File too large 0 0\n"
+        assert writer.stdout.readline() == "0\n"
+    assert [t.value for t in reopened(block).load_study("shared").trials] == [1.0]
+    assert not caplog.text
+
+
+def test_a_disk_is_waited_for_once_a_trial_when_it_is_told(
+    block: JournalStudyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synchronized: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synchronized.append(1), fsync(file)))
+
+    def waits(call: Callable[[], object]) -> int:
+        synchronized.clear()
+        call()
+        return len(synchronized)
+
+    assert waits(lambda: block.create_study("tuning")) == 1
+    study = block.load_study("tuning")
+    trials: list[optuna.Trial] = []
+    assert waits(lambda: trials.append(study.ask())) == 0
+    (trial,) = trials
+    assert waits(lambda: [trial.suggest_float(name, 0, 1) for name in "abcde"]) == 0
+    assert waits(lambda: trial.set_user_attr("note", [1, 2])) == 0
+    assert waits(lambda: trial.report(0.5, 1)) == 0
+    assert waits(lambda: study.tell(trial, 1.0)) == 1
+    assert waits(lambda: study.enqueue_trial({"a": 0.5})) == 1
+    assert waits(lambda: study.set_user_attr("note", "done")) == 1
+
+
+def test_an_interrupt_in_the_middle_of_a_write_does_nothing_twice(
+    block: JournalStudyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = block.create_study("tuning")
+    apply = Replay.apply
+
+    def interrupted(self: Replay, record: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    for number in range(3):
+        assert len(study.trials) == number
+        monkeypatch.setattr(Replay, "apply", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            study.ask()
+        monkeypatch.setattr(Replay, "apply", apply)
+    assert [trial.number for trial in study.trials] == [0, 1, 2]
+    assert study.ask().number == 3
+    assert study.trials == reopened(block).load_study("tuning").trials
+
+
+def test_a_journal_that_was_deleted_and_made_anew_is_read_anew(
+    block: JournalStudyStorage,
+) -> None:
+    block.create_study("old")
+    block.path.unlink()
+    JournalStudyStorage(path=block.path).create_study("a longer name than the one before")
+    assert block.study_names() == ["a longer name than the one before"]
+
+
+def test_of_two_workers_that_have_taken_a_trial_at_once_the_first_has_it(
+    block: JournalStudyStorage,
+) -> None:
+    study = block.create_study("tuning")
+    study.enqueue_trial({"x": 0.5})
+    take = {"op_code": 6, "trial_id": 0, "state": 0, "values": None}
+    JournalFileBackend(str(block.path)).append_logs(
+        [
+            {**take, "worker_id": "a", "datetime_start": "2026-01-02T03:04:05.000006+00:00"},
+            {**take, "worker_id": "b", "datetime_start": "2027-01-02T03:04:05.000006+00:00"},
+        ]
+    )
+    (trial,) = study.trials
+    assert trial.datetime_start
+    assert trial.datetime_start.year == 2026
+    assert trial == JournalStorage(JournalFileBackend(str(block.path))).get_trial(0)
+
+
+POP = """
+import sys, warnings
+import optuna
+from prefect_optuna.blocks import JournalStudyStorage
+from prefect_optuna.blocks._journal_file import os_lock
+from optuna.storages.journal import JournalFileBackend
+from pathlib import Path
+warnings.simplefilter("ignore")
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+path = Path(sys.argv[1])
+if sys.argv[2] == "ours":
+    storage = JournalStudyStorage(path=path).get_storage()
+else:
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), os_lock(path)))
+study = optuna.load_study(study_name="shared", storage=storage)
+print("ready", flush=True)
+sys.stdin.readline()
+numbers = []
+while "fixed_params" in storage.get_trial((trial := study.ask())._trial_id).system_attrs:
+    numbers.append(trial.number)
+    trial.suggest_float("x", 0, 1000)
+    study.tell(trial, 1.0)
+print(*numbers, flush=True)
+"""
+
+
+def test_optuna_s_own_storage_takes_part_and_each_waiting_trial_is_taken_once(
+    child, block: JournalStudyStorage
+) -> None:
+    study = block.create_study("shared")
+    for x in range(60):
+        study.enqueue_trial({"x": x})
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(child(POP, str(block.path), who)) for who in ("ours", "optuna")
+        ]
+        for worker in workers:
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        taken = [list(map(int, worker.stdout.readline().split())) for worker in workers]
+    assert sorted(number for numbers in taken for number in numbers) == list(range(60))
+    trials = study.get_trials(states=[TrialState.COMPLETE])
+    assert [trial.params["x"] for trial in trials] == list(range(60))
 
 
 TORN = b'{"op_code":0,"worker_id":"somebody","study_na'

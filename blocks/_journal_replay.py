@@ -1,0 +1,301 @@
+"""What the records of a journal say, in the order in which they are in the file.
+
+The records are those of Optuna's own `JournalStorage`, and so is what they mean: a record that
+could not be followed when it was written, such as an attribute of a trial that somebody else had
+finished, is in the file and is passed over by everybody.
+"""
+
+# A storage deals in ids, which are private in Optuna.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from datetime import datetime
+from enum import IntEnum
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    check_distribution_compatibility,
+    json_to_distribution,
+)
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+__all__ = ["Operation", "Replay", "ReplayedStudy", "copied"]
+
+
+class Operation(IntEnum):
+    """What a record does, by its `op_code`."""
+
+    CREATE_STUDY = 0
+    DELETE_STUDY = 1
+    SET_STUDY_USER_ATTR = 2
+    SET_STUDY_SYSTEM_ATTR = 3
+    CREATE_TRIAL = 4
+    SET_TRIAL_PARAM = 5
+    SET_TRIAL_STATE_VALUES = 6
+    SET_TRIAL_INTERMEDIATE_VALUE = 7
+    SET_TRIAL_USER_ATTR = 8
+    SET_TRIAL_SYSTEM_ATTR = 9
+    DISCARD_TRIALS = 10  # by Rustuna
+
+
+class ReplayedStudy:
+    """A study: its trials by their numbers, and what would be slow to count again and again.
+
+    A trial that is not finished is changed in place, so that only copies of it are handed out.
+    """
+
+    __slots__ = (
+        "best",
+        "counts",
+        "directions",
+        "kinds",
+        "live",
+        "name",
+        "study_id",
+        "system",
+        "trials",
+        "user",
+    )
+
+    def __init__(self, study_id: int, name: str, directions: list[StudyDirection]) -> None:
+        self.study_id: int = study_id
+        self.name: str = name
+        self.directions: list[StudyDirection] = directions
+        self.user: dict[str, Any] = {}
+        self.system: dict[str, Any] = {}
+        self.trials: list[FrozenTrial] = []
+        self.live: dict[int, FrozenTrial] = {}
+        self.counts: Counter[TrialState] = Counter()
+        self.kinds: dict[str, BaseDistribution] = {}
+        self.best: FrozenTrial | None = None
+
+    def check_kind(self, name: str, distribution: BaseDistribution) -> None:
+        """Raise `ValueError` if trials before have had another kind of parameter of that name."""
+        known = self.kinds.get(name)
+        if known is not None and known is not distribution:
+            check_distribution_compatibility(known, distribution)
+
+    def ended(self, trial: FrozenTrial) -> None:
+        """A trial has its last state; it is never changed again."""
+        self.live.pop(trial.number, None)
+        if trial.state != TrialState.COMPLETE or len(self.directions) != 1 or not trial.values:
+            return
+        if self.best is not None and self.best.values:
+            value, best = trial.values[0], self.best.values[0]
+            maximize = self.directions[0] == StudyDirection.MAXIMIZE
+            better = value > best if maximize else value < best
+            # Of equals, the first one, in whatever order they finished.
+            if not better and not (value == best and trial.number < self.best.number):
+                return
+        self.best = trial
+
+
+class Replay:
+    """All studies of a journal, as of the last record that it was given."""
+
+    def __init__(self) -> None:
+        self.studies: dict[int, ReplayedStudy] = {}
+        self.ids: dict[str, int] = {}  # of studies, by their names
+        # By their ids; None for those of studies that are deleted.
+        self.trials: list[FrozenTrial | None] = []
+        self._study_of: list[ReplayedStudy] = []
+        self._next_study_id = 0
+        self._distributions: dict[str, BaseDistribution] = {}
+        self.shown: dict[int, FrozenTrial] = {}  # copies of live trials, until they change
+        self._do = {
+            Operation.CREATE_STUDY: self._create_study,
+            Operation.DELETE_STUDY: self._delete_study,
+            Operation.SET_STUDY_USER_ATTR: self._set_study_user_attr,
+            Operation.SET_STUDY_SYSTEM_ATTR: self._set_study_system_attr,
+            Operation.CREATE_TRIAL: self._create_trial,
+            Operation.SET_TRIAL_PARAM: self._set_trial_param,
+            Operation.SET_TRIAL_STATE_VALUES: self._set_trial_state_values,
+            Operation.SET_TRIAL_INTERMEDIATE_VALUE: self._set_trial_intermediate_value,
+            Operation.SET_TRIAL_USER_ATTR: self._set_trial_user_attr,
+            Operation.SET_TRIAL_SYSTEM_ATTR: self._set_trial_system_attr,
+            Operation.DISCARD_TRIALS: self._pass_over,
+        }
+
+    def apply(self, record: dict[str, Any]) -> None:
+        """Do what a record says."""
+        self._do[record["op_code"]](record)
+
+    def _pass_over(self, record: dict[str, Any]) -> None:
+        """What Optuna does with it, too."""
+
+    def trial(self, trial_id: int) -> FrozenTrial | None:
+        """The trial itself, which its reader may not change."""
+        return self.trials[trial_id] if 0 <= trial_id < len(self.trials) else None
+
+    def study_of(self, trial_id: int) -> ReplayedStudy:
+        """The study of a trial that there is."""
+        return self._study_of[trial_id]
+
+    def shared(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial that nobody may change, and that does not change."""
+        if trial.state.is_finished():
+            return trial
+        found = self.shown.get(trial._trial_id)
+        if found is None:
+            found = self.shown[trial._trial_id] = copied(trial)
+        return found
+
+    # Studies
+
+    def _create_study(self, record: dict[str, Any]) -> None:
+        name = record["study_name"]
+        directions = [StudyDirection(direction) for direction in record["directions"]]
+        if name in self.ids:
+            return
+        study_id = self._next_study_id
+        self._next_study_id += 1
+        self.studies[study_id] = ReplayedStudy(study_id, name, directions)
+        self.ids[name] = study_id
+
+    def _delete_study(self, record: dict[str, Any]) -> None:
+        study = self.studies.pop(record["study_id"], None)
+        if study is not None:
+            del self.ids[study.name]
+            for trial in study.trials:
+                self.trials[trial._trial_id] = None
+                self.shown.pop(trial._trial_id, None)
+            study.trials, study.live, study.best = [], {}, None
+
+    # What was handed out before stays as it is, so that these are made anew.
+
+    def _set_study_user_attr(self, record: dict[str, Any]) -> None:
+        if (study := self.studies.get(record["study_id"])) is not None:
+            study.user = {**study.user, **record["user_attr"]}
+
+    def _set_study_system_attr(self, record: dict[str, Any]) -> None:
+        if (study := self.studies.get(record["study_id"])) is not None:
+            study.system = {**study.system, **record["system_attr"]}
+
+    # Trials
+
+    def _create_trial(self, record: dict[str, Any]) -> None:
+        study = self.studies.get(record["study_id"])
+        if study is None:
+            return
+        distributions = {
+            sys.intern(name): self.distribution(text)
+            for name, text in record.get("distributions", {}).items()
+        }
+        trial = FrozenTrial(
+            number=len(study.trials),
+            trial_id=len(self.trials),
+            state=TrialState(record.get("state", TrialState.RUNNING)),
+            value=record.get("value"),
+            values=record.get("values"),
+            datetime_start=_time(record["datetime_start"]),
+            datetime_complete=_time(record.get("datetime_complete")),
+            params={
+                sys.intern(name): distributions[name].to_external_repr(value)
+                for name, value in record.get("params", {}).items()
+            },
+            distributions=distributions,
+            user_attrs=record.get("user_attrs", {}),
+            system_attrs=record.get("system_attrs", {}),
+            intermediate_values={
+                int(step): value for step, value in record.get("intermediate_values", {}).items()
+            },
+        )
+        for name in trial.params:
+            study.kinds.setdefault(name, distributions[name])
+        self.trials.append(trial)
+        self._study_of.append(study)
+        study.trials.append(trial)
+        study.counts[trial.state] += 1
+        if trial.state.is_finished():
+            study.ended(trial)
+        else:
+            study.live[trial.number] = trial
+
+    def _live(self, record: dict[str, Any]) -> FrozenTrial | None:
+        """The trial of a record, if it can still be changed, which is about to happen."""
+        trial = self.trial(record["trial_id"])
+        if trial is None or trial.state.is_finished():
+            return None
+        self.shown.pop(trial._trial_id, None)
+        return trial
+
+    def _set_trial_param(self, record: dict[str, Any]) -> None:
+        if (trial := self._live(record)) is None:
+            return
+        name, distribution = (
+            sys.intern(record["param_name"]),
+            self.distribution(record["distribution"]),
+        )
+        study = self._study_of[trial._trial_id]
+        try:
+            study.check_kind(name, distribution)
+        except ValueError:
+            return
+        study.kinds.setdefault(name, distribution)
+        trial.params[name] = distribution.to_external_repr(record["param_value_internal"])
+        trial.distributions[name] = distribution
+
+    def _set_trial_state_values(self, record: dict[str, Any]) -> None:
+        if (trial := self._live(record)) is None:
+            return
+        state = TrialState(record["state"])
+        if state == TrialState.RUNNING:
+            if trial.state == TrialState.RUNNING:
+                return  # another worker was quicker
+            trial.datetime_start = _time(record["datetime_start"])
+        study = self._study_of[trial._trial_id]
+        study.counts[trial.state] -= 1
+        study.counts[state] += 1
+        trial.state = state
+        if record["values"] is not None:
+            trial.values = record["values"]
+        if state.is_finished():
+            trial.datetime_complete = _time(record["datetime_complete"])
+            study.ended(trial)
+
+    def _set_trial_intermediate_value(self, record: dict[str, Any]) -> None:
+        if (trial := self._live(record)) is not None:
+            trial.intermediate_values[record["step"]] = record["intermediate_value"]
+
+    def _set_trial_user_attr(self, record: dict[str, Any]) -> None:
+        if (trial := self._live(record)) is not None:
+            trial.user_attrs.update(record["user_attr"])
+
+    def _set_trial_system_attr(self, record: dict[str, Any]) -> None:
+        if (trial := self._live(record)) is not None:
+            trial.system_attrs.update(record["system_attr"])
+
+    def distribution(self, text: str) -> BaseDistribution:
+        """A distribution by its JSON; the same object for the same text."""
+        found = self._distributions.get(text)
+        if found is None:
+            found = self._distributions[text] = json_to_distribution(text)
+        return found
+
+
+def copied(trial: FrozenTrial) -> FrozenTrial:
+    """A copy whose parameters, attributes and reports can be changed."""
+    return FrozenTrial(
+        number=trial.number,
+        trial_id=trial._trial_id,
+        state=trial.state,
+        value=None,
+        values=trial.values,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+        params=trial.params.copy(),
+        distributions=trial.distributions.copy(),
+        user_attrs=trial.user_attrs.copy(),
+        system_attrs=trial.system_attrs.copy(),
+        intermediate_values=trial.intermediate_values.copy(),
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    """A time, on the clock of this process and without its zone, as Optuna has them."""
+    return None if text is None else datetime.fromisoformat(text).astimezone().replace(tzinfo=None)

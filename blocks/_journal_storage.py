@@ -1,0 +1,504 @@
+"""An Optuna storage in one append-only file, which costs little and does not grow slower.
+
+The file has the records of Optuna's `JournalStorage`, which reads and writes it at the same time.
+Who writes holds the file's lock and has read everything before, so that it knows what its record
+does, and refuses what cannot be done before it is written. Every record is in the file when a call
+returns, for all processes to see, and outlives the death of its writer. It outlives a power cut
+when it is synchronized, which takes most of the time: so that is done for what was told, and takes
+along everything before it.
+"""
+
+# A storage deals in ids, which are private in Optuna.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import secrets
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Container, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+
+from prefect_optuna.blocks._journal_file import (
+    JournalFile,
+    NotAJournalError,
+    ReplacedError,
+    damaged_line,
+)
+from prefect_optuna.blocks._journal_replay import Operation, Replay, ReplayedStudy, copied
+from prefect_optuna.blocks._json import FLAT, encode, to_json
+from prefect_optuna.blocks.errors import DamagedStorageError
+from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
+
+__all__ = ["FileStorage"]
+
+_ENDED = tuple(state for state in TrialState if state.is_finished())
+# What a record that nobody has written so makes the replay raise.
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+_opened: weakref.WeakSet[FileStorage] = weakref.WeakSet()
+
+
+class FileStorage(BaseStorage):
+    """All studies of one journal.
+
+    Many threads, and many processes, may use it at once; it goes on in a forked child, and a
+    pickle of it opens the file anew.
+
+    Args:
+        path: of the journal, which has to be there; it may be empty.
+        lock: keeps other writers away.
+
+    Raises:
+        NotAJournalError: the file is something else.
+        DamagedStorageError: a line of it is no record.
+    """
+
+    def __init__(self, path: Path, lock: BaseJournalFileLock) -> None:
+        self.path: Path = path
+        self._lock = lock
+        self._start()
+        with self._mutex:
+            self._known()  # most of it, while others go on writing
+            self._lock.acquire()
+            try:
+                self._known_alone()
+            finally:
+                self._lock.release()
+
+    def _start(self) -> None:
+        """What belongs to this process alone."""
+        self._mutex = threading.RLock()
+        self._writer = secrets.token_urlsafe(8)
+        self._file = JournalFile(self.path)
+        self._replay = Replay()
+        _opened.add(self)
+
+    def __getstate__(self) -> tuple[Path, BaseJournalFileLock]:
+        return self.path, self._lock
+
+    def __setstate__(self, state: tuple[Path, BaseJournalFileLock]) -> None:
+        self.path, self._lock = state
+        self._start()
+
+    def __repr__(self) -> str:
+        return f"FileStorage({str(self.path)!r})"
+
+    # Reading and writing the file: whoever calls `_known` holds the mutex while it uses that.
+
+    def _known(self) -> Replay:
+        """Everything that is in the file now."""
+        try:
+            if self._file.news():
+                self._read_on()
+        except ReplacedError:
+            self._forget()
+            self._read_on()
+        return self._replay
+
+    def _read_on(self) -> None:
+        try:
+            for records in self._file.read():
+                for record in records:
+                    self._replay.apply(record)
+        except BaseException as error:
+            self._forget()
+            if isinstance(error, _MALFORMED) and not isinstance(error, NotAJournalError):
+                raise self._damaged() from error
+            raise
+
+    def _known_alone(self) -> Replay:
+        """The same under the lock, when an unfinished line at the end is one that stays so."""
+        known = self._known()
+        if self._file.torn:
+            self._file.mend()
+        return known
+
+    def _forget(self) -> None:
+        """Read everything again: what is known may be a part of a record more, or less."""
+        self._file.rewind()
+        self._replay = Replay()
+
+    def _damaged(self) -> DamagedStorageError:
+        number = damaged_line(self.path)
+        return DamagedStorageError(
+            f"The journal {self.path} is damaged: "
+            + (f"line {number} is no record. " if number else "Optuna cannot replay it. ")
+            + "Restore it from a backup, or keep a copy and delete the damaged line."
+        )
+
+    def _write(
+        self,
+        operation: Operation,
+        fields: dict[str, Any],
+        check: Callable[[Replay], bool | None],
+        *,
+        synchronized: bool = True,
+        again: bool = False,
+    ) -> bool:
+        """Append a record, and do what it says.
+
+        Args:
+            operation: what to do.
+            fields: with what.
+            check: raises if that cannot be done, or returns False if nothing is to be done.
+            synchronized: whether to wait until it outlives a power cut.
+            again: whether to do what the record says when it is read, for JSON changes it.
+
+        Returns:
+            Whether it was done.
+        """
+        record = {"op_code": operation.value, "worker_id": self._writer, **fields}
+        line = to_json(record)
+        if again:
+            record = json.loads(line)
+        with self._mutex:
+            self._lock.acquire()
+            try:
+                known = self._known_alone()
+                if check(known) is False:
+                    return False
+                try:
+                    descriptor = self._file.append(line)
+                    known.apply(record)
+                except BaseException:
+                    self._forget()
+                    raise
+            finally:
+                self._lock.release()
+        # Others need not wait for the disk, and who synchronizes at the same time shares it.
+        try:
+            if synchronized:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return True
+
+    # Studies
+
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        """Make a study, and return its id, which no other study has had."""
+        name = DEFAULT_STUDY_NAME_PREFIX + str(uuid.uuid4()) if study_name is None else study_name
+
+        def check(replay: Replay) -> None:
+            if name in replay.ids:
+                raise DuplicatedStudyError(
+                    f"The journal {self.path} has a study {name!r} already. Take another name, "
+                    "or load_if_exists=True."
+                )
+
+        fields = {"study_name": name, "directions": [int(direction) for direction in directions]}
+        with self._mutex:
+            self._write(Operation.CREATE_STUDY, fields, check)
+            return self._replay.ids[name]
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study."""
+        self._write_study(Operation.DELETE_STUDY, study_id, {})
+
+    def _write_study(self, operation: Operation, study_id: int, fields: dict[str, Any]) -> None:
+        def check(replay: Replay) -> None:
+            _study(replay, study_id)
+
+        self._write(operation, {"study_id": study_id, **fields}, check, again=True)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set a user's attribute of a study."""
+        encode(value, key)
+        self._write_study(Operation.SET_STUDY_USER_ATTR, study_id, {"user_attr": {key: value}})
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set an attribute of Optuna's of a study."""
+        encode(value, key)
+        self._write_study(Operation.SET_STUDY_SYSTEM_ATTR, study_id, {"system_attr": {key: value}})
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """The id of the study of that name."""
+        with self._mutex:
+            known = self._known()
+            if study_name not in known.ids:
+                raise KeyError(f"No study with the name {study_name!r} exists.")
+            return known.ids[study_name]
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """The name of a study."""
+        with self._mutex:
+            known = self._known()
+            return _study(known, study_id).name
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """The directions of a study."""
+        with self._mutex:
+            known = self._known()
+            return list(_study(known, study_id).directions)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """The user's attributes of a study."""
+        with self._mutex:
+            known = self._known()
+            return dict(_study(known, study_id).user)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Optuna's attributes of a study."""
+        with self._mutex:
+            known = self._known()
+            return dict(_study(known, study_id).system)
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """All studies, the oldest first."""
+        with self._mutex:
+            known = self._known()
+            return [
+                FrozenStudy(
+                    study_name=study.name,
+                    direction=None,
+                    directions=list(study.directions),
+                    user_attrs=copy.deepcopy(study.user),
+                    system_attrs=copy.deepcopy(study.system),
+                    study_id=study.study_id,
+                )
+                for study in known.studies.values()
+            ]
+
+    # Trials: making and changing
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Make a trial, and return its id."""
+        given = template_trial is not None
+        fields = _template(template_trial) if given else {"datetime_start": _now()}
+
+        def check(replay: Replay) -> None:
+            _study(replay, study_id)
+
+        with self._mutex:
+            # One that runs is synchronized with what is told of it, and worth nothing before.
+            self._write(
+                Operation.CREATE_TRIAL,
+                {"study_id": study_id, **fields},
+                check,
+                synchronized=given,
+                again=given,
+            )
+            return len(self._replay.trials) - 1
+
+    def _change(
+        self,
+        operation: Operation,
+        trial_id: int,
+        fields: dict[str, Any],
+        check: Callable[[Replay, FrozenTrial], bool | None] | None = None,
+        *,
+        synchronized: bool = False,
+    ) -> bool:
+        """Change a trial that has not ended; without synchronizing, for its state will."""
+
+        def check_trial(replay: Replay) -> bool | None:
+            trial = _trial(replay, trial_id)
+            if trial.state.is_finished():
+                raise UpdateFinishedTrialError(
+                    f"Trial {trial.number} of the study {replay.study_of(trial_id).name!r} has "
+                    "already finished and can not be updated."
+                )
+            return None if check is None else check(replay, trial)
+
+        fields = {"trial_id": trial_id, **fields}
+        return self._write(operation, fields, check_trial, synchronized=synchronized)
+
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        """Set a parameter of a trial."""
+        text = stored_distribution(distribution).text
+
+        def check(replay: Replay, _: FrozenTrial) -> None:
+            replay.study_of(trial_id).check_kind(param_name, replay.distribution(text))
+
+        fields = {
+            "param_name": param_name,
+            "param_value_internal": float(param_value_internal),
+            "distribution": text,
+        }
+        self._change(Operation.SET_TRIAL_PARAM, trial_id, fields, check)
+
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        """Report an intermediate value of a trial."""
+        fields = {"step": int(step), "intermediate_value": float(intermediate_value)}
+        self._change(Operation.SET_TRIAL_INTERMEDIATE_VALUE, trial_id, fields)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set a user's attribute of a trial."""
+        self._set_attribute(Operation.SET_TRIAL_USER_ATTR, trial_id, "user_attr", key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute of Optuna's of a trial."""
+        self._set_attribute(Operation.SET_TRIAL_SYSTEM_ATTR, trial_id, "system_attr", key, value)
+
+    def _set_attribute(
+        self, operation: Operation, trial_id: int, field: str, key: str, value: Any
+    ) -> None:
+        if type(value) not in FLAT:
+            value = json.loads(encode(value, key))
+        self._change(operation, trial_id, {field: {key: value}})
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Change the state of a trial, which outlives a power cut when this returns."""
+        fields: dict[str, Any] = {
+            "state": int(state),
+            "values": None if values is None else [float(value) for value in values],
+        }
+        if state == TrialState.RUNNING:
+            fields["datetime_start"] = _now()
+        elif state.is_finished():
+            fields["datetime_complete"] = _now()
+
+        def check(_: Replay, trial: FrozenTrial) -> bool:
+            return state != TrialState.RUNNING or trial.state != TrialState.RUNNING
+
+        return self._change(
+            Operation.SET_TRIAL_STATE_VALUES, trial_id, fields, check, synchronized=True
+        )
+
+    # Trials: reading
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """A trial, which its reader may change while it has not ended."""
+        with self._mutex:
+            known = self._known()
+            trial = _trial(known, trial_id)
+            return trial if trial.state.is_finished() else copied(trial)
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """The trials of a study, by their numbers; without `deepcopy`, not to be changed."""
+        with self._mutex:
+            known = self._known()
+            study = _study(known, study_id)
+            if states is not None and not any(state in states for state in _ENDED):
+                # All that wait, or run: they are few, whatever has ended before.
+                live = sorted(study.live.items())
+                trials = [known.shared(trial) for _, trial in live if trial.state in states]
+            else:
+                trials = study.trials.copy()
+                for number, trial in study.live.items():
+                    trials[number] = known.shared(trial)
+                if states is not None:
+                    trials = [trial for trial in trials if trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """The id of a trial by its number."""
+        with self._mutex:
+            known = self._known()
+            trials = _study(known, study_id).trials
+            if not 0 <= trial_number < len(trials):
+                raise KeyError(
+                    f"No trial {trial_number} exists in the study with the id {study_id}."
+                )
+            return trials[trial_number]._trial_id
+
+    def get_n_trials(
+        self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
+    ) -> int:
+        """How many trials a study has, of all states or of some."""
+        with self._mutex:
+            known = self._known()
+            counts = _study(known, study_id).counts
+            states = (state,) if isinstance(state, TrialState) else state
+            return sum(n for one, n in counts.items() if states is None or one in states)
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """The best completed trial of a study with one direction."""
+        with self._mutex:
+            known = self._known()
+            study = _study(known, study_id)
+            if len(study.directions) == 1:
+                if study.best is None:
+                    raise ValueError("No trials are completed yet.")
+                return study.best
+        return super().get_best_trial(study_id)
+
+
+def _study(replay: Replay, study_id: int) -> ReplayedStudy:
+    if (study := replay.studies.get(study_id)) is None:
+        raise KeyError(f"No study with the id {study_id} exists.")
+    return study
+
+
+def _trial(replay: Replay, trial_id: int) -> FrozenTrial:
+    if (trial := replay.trial(trial_id)) is None:
+        raise KeyError(f"No trial with the id {trial_id} exists.")
+    return trial
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _in_utc(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _template(trial: FrozenTrial) -> dict[str, Any]:
+    """The fields of a record that makes a trial like this one."""
+    for attributes in (trial.user_attrs, trial.system_attrs):
+        for key, value in attributes.items():
+            encode(value, key)
+    several = trial.values is not None and len(trial.values) > 1
+    fields: dict[str, Any] = {
+        "datetime_start": _in_utc(trial.datetime_start),
+        "state": int(trial.state),
+        "value": None if several else trial.value,
+        "values": trial.values if several else None,
+        "distributions": {
+            name: stored_distribution(one).text for name, one in trial.distributions.items()
+        },
+        "params": {
+            name: trial.distributions[name].to_internal_repr(value)
+            for name, value in trial.params.items()
+        },
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "intermediate_values": trial.intermediate_values,
+    }
+    if trial.datetime_complete is not None:
+        fields["datetime_complete"] = _in_utc(trial.datetime_complete)
+    return fields
+
+
+def _start_in_child() -> None:
+    # Another thread of the parent may have held the lock, or have been in the middle of reading.
+    for storage in list(_opened):
+        storage._start()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_in_child)
