@@ -24,7 +24,11 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["Operation", "Replay", "ReplayedStudy", "copied"]
+__all__ = ["ENDED", "Operation", "Replay", "ReplayedStudy", "copied"]
+
+
+ENDED: frozenset[TrialState] = frozenset(state for state in TrialState if state.is_finished())
+"""The states that a trial keeps."""
 
 
 class Operation(IntEnum):
@@ -138,7 +142,7 @@ class Replay:
 
     def shared(self, trial: FrozenTrial) -> FrozenTrial:
         """A trial that nobody may change, and that does not change."""
-        if trial.state.is_finished():
+        if trial.state in ENDED:
             return trial
         found = self.shown.get(trial._trial_id)
         if found is None:
@@ -211,7 +215,7 @@ class Replay:
         self._study_of.append(study)
         study.trials.append(trial)
         study.counts[trial.state] += 1
-        if trial.state.is_finished():
+        if trial.state in ENDED:
             study.ended(trial)
         else:
             study.live[trial.number] = trial
@@ -219,9 +223,10 @@ class Replay:
     def _live(self, record: dict[str, Any]) -> FrozenTrial | None:
         """The trial of a record, if it can still be changed, which is about to happen."""
         trial = self.trial(record["trial_id"])
-        if trial is None or trial.state.is_finished():
+        if trial is None or trial.state in ENDED:
             return None
-        self.shown.pop(trial._trial_id, None)
+        if self.shown:
+            self.shown.pop(trial._trial_id, None)
         return trial
 
     def _set_trial_param(self, record: dict[str, Any]) -> None:
@@ -254,7 +259,7 @@ class Replay:
         trial.state = state
         if record["values"] is not None:
             trial.values = record["values"]
-        if state.is_finished():
+        if state in ENDED:
             trial.datetime_complete = _time(record["datetime_complete"])
             study.ended(trial)
 

@@ -40,14 +40,14 @@ from prefect_optuna.blocks._journal_file import (
     ReplacedError,
     damaged_line,
 )
-from prefect_optuna.blocks._journal_replay import Operation, Replay, ReplayedStudy, copied
+from prefect_optuna.blocks._journal_replay import ENDED, Operation, Replay, ReplayedStudy, copied
 from prefect_optuna.blocks._json import FLAT, encode, to_json
 from prefect_optuna.blocks.errors import DamagedStorageError
 from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
+from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
 
 __all__ = ["FileStorage"]
 
-_ENDED = tuple(state for state in TrialState if state.is_finished())
 # What a record that nobody has written so makes the replay raise.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -113,9 +113,10 @@ class FileStorage(BaseStorage):
 
     def _read_on(self) -> None:
         try:
-            for records in self._file.read():
-                for record in records:
-                    self._replay.apply(record)
+            with without_garbage_collector():
+                for records in self._file.read():
+                    for record in records:
+                        self._replay.apply(record)
         except BaseException as error:
             self._forget()
             if isinstance(error, _MALFORMED) and not isinstance(error, NotAJournalError):
@@ -402,7 +403,7 @@ class FileStorage(BaseStorage):
         with self._mutex:
             known = self._known()
             study = _study(known, study_id)
-            if states is not None and not any(state in states for state in _ENDED):
+            if states is not None and not any(state in states for state in ENDED):
                 # All that wait, or run: they are few, whatever has ended before.
                 live = sorted(study.live.items())
                 trials = [known.shared(trial) for _, trial in live if trial.state in states]

@@ -37,7 +37,15 @@ from prefect_optuna.blocks.redis_storage.encoding import (
 )
 from prefect_optuna.blocks.redis_storage.layout import StudyKeys, trial_id
 
-__all__ = ["LiveTrial", "Operation", "Outbox", "StudyCopy", "decoding", "mapping"]
+__all__ = [
+    "LiveTrial",
+    "Operation",
+    "Outbox",
+    "StudyCopy",
+    "decoding",
+    "mapping",
+    "without_garbage_collector",
+]
 
 _CHUNK = 10_000  # finished trials that are asked for at once
 
@@ -180,7 +188,7 @@ class StudyCopy:
         Raises:
             DamagedStorageError: something is there that cannot be read.
         """
-        with self.lock, _without_garbage_collector():
+        with self.lock, without_garbage_collector():
             # Often enough for a server that is put back while it is read.
             for _ in range(5):
                 meta, names, kinds = self._read(
@@ -489,7 +497,7 @@ def mapping(flat: Any) -> dict[str, bytes]:
 
 
 @contextmanager
-def _without_garbage_collector() -> Generator[None]:
+def without_garbage_collector() -> Generator[None]:
     """It would look at each of many thousand new objects, which all stay, again and again."""
     was_on = gc.isenabled()
     gc.disable()
