@@ -290,11 +290,12 @@ class FileStorage(BaseStorage):
 
         with self._mutex:
             # One that runs is synchronized with what is told of it, and worth nothing before.
+            runs = template_trial is None or template_trial.state == TrialState.RUNNING
             self._write(
                 Operation.CREATE_TRIAL,
                 {"study_id": study_id, **fields},
                 check,
-                synchronized=given,
+                synchronized=not runs,
                 again=given,
             )
             return len(self._replay.trials) - 1

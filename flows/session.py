@@ -377,7 +377,7 @@ class Session:
             # That takes no write of its own, but the number of the trial is not known before it is
             # there: it is as expected where nobody else makes trials.
             if self._next is None:
-                self._next = len(self._study.get_trials(deepcopy=False))
+                self._next = self._storage.get_n_trials(self._study_id)
             fields["user_attrs"] = {SEED_KEY: trial_seed(self.seed, self._next)}
         template = optuna.trial.create_trial(**fields)
         return self._storage.create_new_trial(self._study_id, template_trial=template)

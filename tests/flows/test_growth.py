@@ -1,0 +1,110 @@
+"""What a trial costs does not grow with the study: nothing reads all trials for each."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage
+
+from prefect_optuna.blocks import JournalStudyStorage
+from prefect_optuna.flows import study_run
+from prefect_optuna.flows.dispatch import Here
+from prefect_optuna.flows.session import Session
+from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.flows.study_run import StudyRun
+from prefect_optuna.tasks import Problem
+from prefect_optuna.tasks.trial import TrialRunner
+
+TRIALS = 40
+
+
+class Counted:
+    """A storage, and how often it was called, and how many trials it has returned."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self.calls: Counter[str] = Counter()
+        self.trials = 0
+        for name in dir(BaseStorage):
+            method = getattr(storage, name)
+            if callable(method) and not name.startswith("__"):
+                setattr(storage, name, self.counted(name, method))
+
+    def counted(self, name: str, method: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            found = method(*args, **more)
+            self.calls[name] += 1
+            if name == "get_all_trials":
+                self.trials += len(found)
+            return found
+
+        return call
+
+
+def fill(block: JournalStudyStorage, n_trials: int) -> None:
+    """A study with so many finished trials, by copying the line of the first."""
+    study = block.create_study("s")
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=9.0,
+            params={"x": 3.0},
+            distributions={"x": optuna.distributions.FloatDistribution(-5, 5)},
+        )
+    )
+    line = block.path.read_bytes().splitlines(keepends=True)[-1]
+    with block.path.open("ab") as journal:
+        journal.writelines([line] * (n_trials - 1))
+
+
+def cost(block: JournalStudyStorage, before: int) -> tuple[Counter[str], int]:
+    """What the loop of `optimize` has the storage do, from one trial that is told to the last."""
+    fill(block, before)
+    storage = block.get_storage()
+    study = FlowStudy.open("s", storage, optuna.samplers.RandomSampler(seed=0), None)
+    problem = Problem(
+        suggest=lambda trial: {"x": trial.suggest_float("x", -5, 5)},
+        run=lambda params: params["x"],
+        evaluate=lambda result: result**2,
+    )
+    counts: list[tuple[Counter[str], int]] = []
+
+    def count(study: optuna.Study, _: optuna.trial.FrozenTrial) -> None:
+        assert study.best_value <= 9
+        counts.append((counted.calls.copy(), counted.trials))
+
+    run = StudyRun(
+        problem,
+        study,
+        block,
+        Session(study, study.storage, seed=1),
+        Here(TrialRunner(problem)),
+        logging.getLogger("test"),
+        n_trials=before + TRIALS,
+        callbacks=[count],
+    )
+    counted = Counted(storage)
+    run.run()
+    assert storage.get_n_trials(study._study_id) == before + TRIALS
+    (first_calls, first_trials), (calls, trials) = counts[0], counts[-1]
+    return calls - first_calls, trials - first_trials
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_calls_and_trials_read_do_not_grow_with_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How it stands as a whole, with what others do, is looked at now and then.
+    monkeypatch.setattr(study_run, "REFRESH_SECONDS", 600)
+    few, many = [
+        cost(JournalStudyStorage(path=tmp_path / f"{before}.journal"), before)
+        for before in (1_000, 100_000)
+    ]
+    assert few == many
+    calls, trials = many
+    assert trials == 0
+    assert calls["set_trial_state_values"] == calls["set_trial_param"] == TRIALS - 1
+    assert sum(calls.values()) <= 12 * TRIALS
