@@ -64,6 +64,13 @@ def open_journal_file(path: Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
+def open_our_journal(path: Path) -> BaseStorage:
+    """Our storage in the same kind of file."""
+    from prefect_optuna.blocks import JournalStudyStorage
+
+    return JournalStudyStorage(path=path).get_storage()
+
+
 def open_database(url: str) -> BaseStorage:
     """Optuna's storage in a database, as `create_study(storage=url)` opens it."""
     return optuna.storages.get_storage(url)
@@ -178,7 +185,14 @@ def journal_redis(server: RedisServer) -> StorageUnderTest:
     return _on_redis(server, lambda url: partial(open_journal_redis, url))
 
 
-def journal_file(folder: Path) -> StorageUnderTest:
+def our_journal(folder: Path) -> StorageUnderTest:
+    """Our block's storage in a file."""
+    return journal_file(folder, open_our_journal)
+
+
+def journal_file(
+    folder: Path, connect: Callable[[Path], BaseStorage] = open_journal_file
+) -> StorageUnderTest:
     """Optuna's journal in a file."""
     path = folder / "studies.journal"
 
@@ -196,7 +210,7 @@ def journal_file(folder: Path) -> StorageUnderTest:
         path.write_bytes(whole)
 
     return StorageUnderTest(
-        connect=partial(open_journal_file, path),
+        connect=partial(connect, path),
         save_state=save,
         damage=damage,
         stored_bytes=lambda: path.stat().st_size,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 import multiprocessing
+import os
 import random
 import statistics
 import subprocess
@@ -39,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 from servers import redis_server
 from slow_network import SlowNetwork
-from storage_peers import OURS, open_storage
+from storage_peers import DEFAULT, OURS, open_storage
 
 QUICK = "--quick" in sys.argv
 PARTS = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
@@ -47,12 +48,20 @@ ROUNDS = 2 if QUICK else 5
 TRIALS = 60 if QUICK else 250
 SLOW_TRIALS = 10 if QUICK else 40
 OPENED = 1_000 if QUICK else 10_000
+MANY = 2_000 if QUICK else 20_000
 SIZES = (1_000, 5_000) if QUICK else (1_000, 10_000, 50_000)
 PROCESSES = 4
 DELAY = 1.5e-3
 
 HAS_RUSTUNA = find_spec("rustuna") is not None  # it needs Python 3.11
-LIGHT = (*OURS, "memory", "JournalRedis", "JournalFile", *["Rustuna's journal"] * HAS_RUSTUNA)
+LIGHT = (
+    *OURS,
+    DEFAULT,
+    "memory",
+    "JournalRedis",
+    "JournalFile",
+    *["Rustuna's journal"] * HAS_RUSTUNA,
+)
 HEAVY = ("SQLite", "PostgreSQL")
 PARAMETERS = "abcde"
 
@@ -295,6 +304,59 @@ def measure_growth(places: Places) -> list[Row]:
     return rows
 
 
+def measure_default(places: Places) -> list[Row]:
+    """What a trial costs on the default storage, alone and beside many others."""
+    storage = open_storage(*(place := places.of(DEFAULT)))
+    study = new_study(storage)
+    path = Path(place[1]) / f"{place[2]}.journal"
+    study.optimize(objective, n_trials=1)
+    line_bytes = path.stat().st_size
+    study.optimize(objective, n_trials=TRIALS)
+    trial_bytes = (path.stat().st_size - line_bytes) // TRIALS
+    large = open_storage(*(other := places.of(DEFAULT)))
+    many = new_study(large)
+    many.add_trial(finished_trial(0))
+    with (Path(other[1]) / f"{other[2]}.journal").open("rb+") as journal:
+        line = journal.readlines()[-1]
+        journal.writelines([line] * (MANY - 1))
+    assert large.get_n_trials(many._study_id) == MANY
+
+    def raw() -> float:
+        """The limit: as many bytes appended at once and synchronized, and Optuna in memory."""
+        content, alone = (
+            b"x" * (trial_bytes - 1) + b"\n",
+            new_study(optuna.storages.InMemoryStorage()),
+        )
+        with (Path(place[1]) / "raw").open("ab", buffering=0) as file:
+            started = time.perf_counter()
+            for _ in range(TRIALS):
+                file.write(content)
+                os.fsync(file.fileno())
+            return (time.perf_counter() - started) / TRIALS + seconds_a_trial(alone, TRIALS)
+
+    optunas = open_storage(*places.of("JournalFile"))
+    found = rounds_of(
+        {
+            "at 0 trials": lambda: seconds_a_trial(new_study(storage), TRIALS),
+            f"at {MANY:,} trials": lambda: seconds_a_trial(many, TRIALS),
+            "Optuna's JournalFileBackend": lambda: seconds_a_trial(new_study(optunas), TRIALS),
+            "limit": raw,
+        }
+    )
+    title = f"default storage, five parameters, {trial_bytes} bytes"
+    aims = {"at 0 trials": "600 µs", f"at {MANY:,} trials": "600 µs, 1.1 x that at 0"}
+    return [
+        (
+            title,
+            name if name != "limit" else "limit: Optuna in memory, and one write and fsync",
+            f"{statistics.median(values) * 1e6:,.4g} µs a trial",
+            f"{ratio(found, name, 'at 0 trials')} x that at 0" if name != "at 0 trials" else "",
+            aims.get(name, ""),
+        )
+        for name, values in found.items()
+    ]
+
+
 def finished_trial(number: int) -> optuna.trial.FrozenTrial:
     """A complete trial as `objective` leaves it."""
     distribution = optuna.distributions.FloatDistribution(0.0, 1.0)
@@ -354,7 +416,7 @@ def measure_open(places: Places) -> list[Row]:
     kept: dict[str, tuple[Place, str]] = {}
     taken: dict[str, float] = {}
     with redis.Redis.from_url(places.redis_url) as client:
-        for kind in ("buffered", *LIGHT[4:], *HEAVY):
+        for kind in ("buffered", DEFAULT, *LIGHT[5:], *HEAVY):
             place = places.of(kind)
             storage = open_storage(*place)
             study = new_study(storage)
@@ -434,6 +496,7 @@ def main() -> None:
         )
         rows: list[Row] = []
         for measure in (
+            measure_default,
             measure_alone,
             measure_processes,
             measure_network,

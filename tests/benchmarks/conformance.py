@@ -54,6 +54,12 @@ class TestRedisStrict(StudyStorageContract):
         return storages.redis_storage(redis_server, write_mode="strict")
 
 
+class TestOurJournal(StudyStorageContract):
+    @pytest.fixture
+    def under_test(self, tmp_path: Path) -> StorageUnderTest:
+        return storages.our_journal(tmp_path)
+
+
 class TestJournalRedis(StudyStorageContract):
     @pytest.fixture
     def under_test(self, redis_server: RedisServer) -> StorageUnderTest:
@@ -88,6 +94,7 @@ class TestGRPC(StudyStorageContract):
 COLUMNS = {
     "Redis, buffered": TestRedisBuffered,
     "Redis, strict": TestRedisStrict,
+    "a journal, ours": TestOurJournal,
     "JournalRedis": TestJournalRedis,
     "JournalFile": TestJournalFile,
     "SQLite": TestSQLite,

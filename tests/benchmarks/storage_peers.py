@@ -6,13 +6,14 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 
 OURS = ("buffered", "fast", "strict")
+DEFAULT = "our journal"
 
 
 def open_storage(kind: str, address: str, place: str) -> BaseStorage:
     """Open a storage.
 
     Args:
-        kind: one of `OURS`, or the name of another.
+        kind: one of `OURS`, `DEFAULT`, or the name of another.
         address: the URL of its server, or the folder for its file.
         place: the namespace there, or the name of the file.
 
@@ -23,6 +24,10 @@ def open_storage(kind: str, address: str, place: str) -> BaseStorage:
         from prefect_optuna.blocks.redis_storage import RedisStorage
 
         return RedisStorage(address, namespace=place, write_mode=kind)
+    if kind == DEFAULT:
+        from prefect_optuna.blocks import as_study_storage
+
+        return as_study_storage(f"journal:///{address}/{place}.journal").get_storage()
     if kind == "JournalRedis":
         return JournalStorage(JournalRedisBackend(address, prefix=place))
     if kind == "JournalFile":

@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.testing.pytest_storages import StorageTestCase
 from pydantic import SecretStr
 from servers import free_port
-from storages_under_test import MariaDBServer
+from storages_under_test import MariaDBServer, our_journal
 
 from prefect_optuna.blocks import (
     GrpcStudyStorage,
@@ -144,6 +144,20 @@ class TestJournal(StorageTestCase):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> BaseStorage:
         return JournalStudyStorage(path=tmp_path / "studies.journal").get_storage()
+
+
+@pytest.mark.timeout(300)
+class TestJournalBetweenProcesses(StudyStorageContract):
+    known_failures: ClassVar[Mapping[str, str]] = {
+        "test_a_killed_worker_s_trial_is_tried_again": "it has no heartbeats: `optimize` has",
+        "test_damage_is_an_error_and_no_hang[missing]": "nothing says how many lines there were",
+        "test_delete_study_frees_everything": "a journal is only appended to",
+        "test_overwriting_an_attribute_takes_no_more_room": "a journal is only appended to",
+    }
+
+    @pytest.fixture
+    def under_test(self, tmp_path: Path) -> StorageUnderTest:
+        return our_journal(tmp_path)
 
 
 class TestInMemory(StorageTestCase):

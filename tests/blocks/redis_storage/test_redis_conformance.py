@@ -14,8 +14,8 @@ from storages_under_test import redis_storage
 from prefect_optuna.blocks.testing import StorageUnderTest, StudyStorageContract, contract_rows
 
 README = Path(__file__).resolve().parents[3] / "blocks" / "README.md"
-STORAGES = ["Redis, buffered", "Redis, strict", "JournalRedis", "JournalFile", "SQLite"]
-STORAGES += ["PostgreSQL", "gRPC"]
+STORAGES = ["Redis, buffered", "Redis, strict", "a journal, ours", "JournalRedis", "JournalFile"]
+STORAGES += ["SQLite", "PostgreSQL", "gRPC"]
 
 
 @pytest.fixture(scope="module")
