@@ -1,8 +1,9 @@
 """Deployments of this package's flows, made in one call each.
 
-A deployment names its flow by the module, which workers have installed, so that nothing is copied
-to them. It names its places by saved blocks, so that it holds no secret. A second call with the
-same arguments changes nothing.
+A deployment names its flow by the module, which workers have installed, and its places by saved
+blocks, so that it holds no secret. The problem of an optimization is captured, and goes along as
+data: the first run puts it into the study's archive, where all runs and workers take it from. A
+second call with the same arguments changes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.metadata import version as installed_version
@@ -24,12 +25,21 @@ from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
+from pydantic import SecretStr
 
-from prefect_optuna.blocks import InvalidSettingError, StudyStorage
-from prefect_optuna.blocks._secrets import place_text
+from prefect_optuna.blocks import (
+    InvalidSettingError,
+    StudyStorage,
+    as_artifact_filesystem,
+    as_study_storage,
+)
+from prefect_optuna.blocks._secrets import error_words, place_text
+from prefect_optuna.blocks.deployed_problem import DeployedProblem
 from prefect_optuna.blocks.errors import (
+    CaptureError,
     DeploymentExistsError,
     InvalidProblemError,
+    StorageUnavailableError,
 )
 from prefect_optuna.blocks.references import (
     Artifacts,
@@ -45,7 +55,11 @@ from prefect_optuna.deployments.work_pools import (
     page_of,
     prefect_server,
 )
-from prefect_optuna.tasks import Problem
+from prefect_optuna.flows.problem_source import ARCHIVE
+from prefect_optuna.tasks import Environment, OptunaArchive, Problem
+from prefect_optuna.tasks.archive import Capture
+from prefect_optuna.tasks.archive.deployed import MAX_PACKED, pack, sign
+from prefect_optuna.tasks.archive.signing import SigningKeys
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -110,7 +124,7 @@ class Deployed:
 
 
 def deploy_optimization(
-    problem: str,
+    problem: Problem | Callable[..., Any] | str,
     *,
     study_name: str,
     n_trials: int | None = 100,
@@ -120,6 +134,8 @@ def deploy_optimization(
     pool: str | None = None,
     workers: int = 1,
     options: Mapping[str, Any] | None = None,
+    installed: bool = False,
+    trusted: bool = False,
     name: str | None = None,
     cron: str | None = None,
     timezone: str = "UTC",
@@ -129,12 +145,16 @@ def deploy_optimization(
 ) -> Deployed:
     """Deploy the optimization of a problem: `optimize/STUDY`, or `distribute/STUDY` on workers.
 
-    The problem is imported here once, so that a wrong name shows now. One that only this directory
-    has, and no installed package, needs a pool of type `process` with its workers on this machine:
-    they then work in this directory.
+    The problem is captured here, as `optimize` archives it, and travels with the deployment up to
+    a size of 512 kB. The first run puts it into the study's archive, and so workers of any pool
+    need the packages that it imports, and neither its files nor its modules. A larger one is
+    written to the archive by this call, which then has to reach the study's storage.
+
+    Changed code that is deployed again is a new version of the study.
 
     Args:
-        problem: `"package.module:attribute"` or `"file.py:attribute"`.
+        problem: what `optimize` takes: a `Problem`, an objective, `"package.module:attribute"` or
+            `"file.py:attribute"`; or `"archive"` for what is in the study's archive already.
         study_name: the study, which goes on if it exists.
         n_trials: how many trials are to be finished in total; `None` goes on until the timeout.
         timeout: seconds after which no more trials are asked.
@@ -144,7 +164,12 @@ def deploy_optimization(
         pool: the work pool; by default Prefect's default one, or the only one there is.
         workers: on how many flow runs the trials are worked off. With more than one, the
             deployment is of `distribute`, and the worker's deployment `work/POOL` is made too.
-        options: further arguments of the flow, such as `{"seed": 1, "sampler": "cmaes"}`.
+        options: further arguments of the flow, such as `{"seed": 1, "sampler": "cmaes"}`, or
+            the `version` of a problem that is in the archive.
+        installed: whether the workers import the problem by its name, from a package that they
+            have installed, in the version that they have; then nothing is captured.
+        trusted: of `problem="archive"`, whether its code may run. What is captured here is yours,
+            and the deployment says that it may.
         name: of the deployment; by default the study's.
         cron: when it runs by itself, such as `"0 3 * * *"`.
         timezone: what the cron line's hours are in.
@@ -157,6 +182,8 @@ def deploy_optimization(
 
     Raises:
         InvalidProblemError: the problem cannot be imported, here or on the pool's workers.
+        CaptureError: it cannot be archived, holds a secret, or is too large to travel and the
+            study's storage is out of reach.
         InvalidSettingError: an argument cannot work, such as a sampler's name.
         UnsavedBlockError: a place is not saved, or its URL holds a secret.
         DeploymentExistsError: a deployment of that name optimizes another study.
@@ -178,16 +205,22 @@ def deploy_optimization(
         raise InvalidSettingError(
             f"`n_trials` is the number of finished trials to reach, 1 or more; found {n_trials}."
         )
-    Problem.of(problem)
     from prefect_optuna.flows.opening import checked_names
 
     options = checked_names(options or {})
     _refuse_secrets(options)
+    capture = None
+    if installed:
+        named = {"problem": _installed_problem(problem)}
+    elif problem == ARCHIVE:
+        named = {"problem": ARCHIVE, "trusted": trusted}
+    else:
+        capture = Capture.of(Problem.of(problem, directions=options.get("directions")))
+        named = {"problem": ARCHIVE, "version": capture.code_version, "trusted": True}
     with prefect_server() as client:
         work_pool = find_work_pool(client, pool)
-        problem, job_variables = _reach_problem(problem, work_pool.name, work_pool.type)
         parameters: dict[str, Any] = {
-            "problem": problem,
+            **named,
             "study_name": study_name,
             "n_trials": n_trials,
             "timeout": timeout,
@@ -201,18 +234,26 @@ def deploy_optimization(
 
             worker = deploy_worker(work_pool.name, version=version)
             parameters |= {"workers": workers, "deployment": worker.name}
+        parameters = _with_options(flow, parameters, options)
+        schedule = _schedule(cron, timezone)
+        full_name = f"{flow.name}/{_BANNED.sub('-', name or study_name)}"
+        same = ("study_name", "storage")
+        _refuse_another(client, full_name, {key: parameters[key] for key in same})
+        if problem == ARCHIVE and not trusted:
+            _refuse_to_distrust(client, full_name)
+        if capture is not None:
+            _bring(capture, study_name, storage, artifacts)
         return _deploy(
             client,
             flow,
             name or study_name,
             work_pool.name,
-            _with_options(flow, parameters, options),
-            same=("study_name", "storage"),
-            schedule=_schedule(cron, timezone),
+            parameters,
+            same=same,
+            schedule=schedule,
             tags=tags,
             concurrency_limit=concurrency_limit,
             version=version,
-            job_variables=job_variables,
         )
 
 
@@ -471,7 +512,6 @@ def _deploy(
     tags: Sequence[str] = (),
     concurrency_limit: int | None = None,
     version: str | None = None,
-    job_variables: Mapping[str, Any] | None = None,
 ) -> Deployed:
     """Create the deployment, or make the one of that name equal to it.
 
@@ -492,7 +532,6 @@ def _deploy(
         work_pool_name=pool,
         # It waits for its workers: in their queue, a few of them would take all of the places.
         work_queue_name=STUDIES_QUEUE if flow.name == "distribute" else None,
-        job_variables=dict(job_variables or {}),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     try:
@@ -576,20 +615,49 @@ def _schedule(cron: str | None, timezone: str) -> Schedule | None:
     return Cron(cron, timezone=timezone)
 
 
-def _reach_problem(problem: str, pool: str, pool_type: str) -> tuple[str, dict[str, Any]]:
-    """How a worker comes to the problem: its name, and the job variables that this takes."""
-    module, _, attribute = problem.rpartition(":")
-    if not module.endswith(".py") and not _is_only_here(module.partition(".")[0]):
-        return problem, {}
-    if pool_type != "process":
+def _installed_problem(problem: Any) -> str:
+    """The name by which the workers import a problem that is installed where they are."""
+    if not isinstance(problem, str) or problem == ARCHIVE:
         raise InvalidProblemError(
-            f"{problem!r} is a file of this directory ({Path.cwd()}), which workers of the "
-            f"{pool_type} pool {pool!r} do not have. Install it as a package where they run, such "
-            "as in their image, and name it as package.module:attribute."
+            "A problem that the workers have installed is named, as package.module:attribute; "
+            f"found {'the archive' if problem == ARCHIVE else f'a {type(problem).__name__}'}."
         )
-    if module.endswith(".py"):
-        problem = f"{Path(module).resolve()}:{attribute}"
-    return problem, {"working_dir": str(Path.cwd())}
+    Problem.of(problem)  # a wrong name shows now
+    module = problem.rpartition(":")[0]
+    if module.endswith(".py") or _is_only_here(module.partition(".")[0]):
+        raise InvalidProblemError(
+            f"{problem!r} is a file of this directory ({Path.cwd()}), and no package that workers "
+            "could have installed. Leave out `installed`, and its code goes along."
+        )
+    return problem
+
+
+def _bring(capture: Capture, study_name: str, storage: Storage, artifacts: Artifacts) -> None:
+    """Put a captured problem where the first run finds it: to Prefect, or into the archive."""
+    text = pack(capture, Environment.capture(capture.folder))
+    if (size := len(text) * 3 // 4) > MAX_PACKED:
+        _archive(capture, size, study_name, storage, artifacts)
+        return
+    block = DeployedProblem(content=SecretStr(text), signature=sign(text, SigningKeys.configured()))
+    block.save(capture.code_version, overwrite=True, _sync=True)  # pyright: ignore[reportCallIssue]
+
+
+def _archive(
+    capture: Capture, size: int, study_name: str, storage: Storage, artifacts: Artifacts
+) -> None:
+    try:
+        study = as_study_storage(storage).create_study(
+            study_name, directions=capture.document["directions"], load_if_exists=True
+        )
+        OptunaArchive(study, artifacts=as_artifact_filesystem(artifacts)).save_problem(capture)
+    except (StorageUnavailableError, OSError) as error:
+        raise CaptureError(
+            f"The problem has {size // 1024} kB when it is packed, and up to "
+            f"{MAX_PACKED // 1024} kB travel with a deployment. A larger one is written to the "
+            f"study's archive by whoever deploys it, which does not work from here: "
+            f"{error_words(error)} Deploy it from a machine that reaches both, or have `run` read "
+            "large data from where the workers have it, in place of keeping it in the context."
+        ) from error
 
 
 def _is_only_here(top: str) -> bool:

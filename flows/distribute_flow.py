@@ -46,6 +46,7 @@ from prefect_optuna.flows.opening import (
     seed_of_trials,
 )
 from prefect_optuna.flows.optimize_flow import Callback, Storage
+from prefect_optuna.flows.problem_source import find_problem, say_version
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
 from prefect_optuna.flows.session import Session, is_lost
@@ -60,7 +61,7 @@ from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.work import type_names
-from prefect_optuna.tasks.archive import Capture, OptunaArchive
+from prefect_optuna.tasks.archive import OptunaArchive
 from prefect_optuna.tasks.archive.capture import encode_scope
 from prefect_optuna.tasks.inputs import as_bytes
 from prefect_optuna.tasks.problem import Direction, Problem
@@ -100,6 +101,8 @@ def distribute(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     keep_inputs: str | int | None = None,
+    version: str | None = None,
+    trusted: bool = False,
 ) -> StudyResult:
     """Optimize a problem on several workers: one study, shared through its storage.
 
@@ -135,6 +138,8 @@ def distribute(
         progress: A progress bar in the terminal; by default where there is one.
         keep_inputs: How much of the files that trials read goes into the archive, as for
             `optimize`; each worker counts what it adds to what is there when it begins.
+        version: Of `problem="archive"`: which version of it, as for `optimize`.
+        trusted: Whether the code of `problem="archive"` may run, as for `optimize`.
 
     Returns:
         What the study came to.
@@ -152,6 +157,9 @@ def distribute(
         StudyMismatchError: The study exists with other directions.
         StorageUnavailableError: The storage or the archive cannot be reached or written.
         CaptureError: The problem cannot be archived as source.
+        ArchiveError: There is no such archive or version, or a package that its code needs is not
+            installed here.
+        UntrustedArchiveError: The archive's code may not run, or its signature does not hold.
 
     Example:
         >>> from prefect_optuna.flows import distribute
@@ -161,11 +169,20 @@ def distribute(
     check_settings(n_trials, timeout, n_jobs, retries, seed)
     kept_bytes = as_bytes(keep_inputs)
     _check_here(workers, n_jobs, sampler, pruner)
-    the_problem = Problem.of(problem, directions=one_of_the_two(direction, directions))
+    source = find_problem(
+        problem,
+        directions=one_of_the_two(direction, directions),
+        study_name=study_name,
+        version=version,
+        trusted=trusted,
+        storage=storage,
+        artifacts=artifacts,
+    )
+    the_problem = source.problem
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
     trial_scope.check()
     rehearse(the_problem, trial_scope)
-    capture = Capture.of(the_problem)
+    capture = source.capture()
     encode_scope(trial_scope.values)  # what cannot be archived shows before there is a study
     places = {"storage": storage_reference(storage), "artifacts": artifacts_reference(artifacts)}
     deployment = deployment if "/" in deployment else f"work/{deployment}"
@@ -198,6 +215,7 @@ def distribute(
         workers,
         pool,
     )
+    say_version(logger, archive, source)
     for note in archive.notes:
         logger.warning(note)
 

@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler
 from prefect_optuna.blocks import StudyStorage
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import InvalidProblemError, InvalidSettingError
+from prefect_optuna.flows.problem_source import ARCHIVE
 from prefect_optuna.flows.study import (
     FlowStudy,
     Pruner,
@@ -78,7 +79,7 @@ def checked_arguments(known: Set[str], arguments: Mapping[str, Any]) -> dict[str
     # A number as text is one for pydantic, which has not seen it yet.
     if all(value is None or isinstance(value, (int, float)) for value in numbers.values()):
         check_settings(**numbers)
-    if "problem" in checked:
+    if checked.get("problem", ARCHIVE) != ARCHIVE:
         Problem.of(checked["problem"], directions=checked.get("directions"))
     return checked
 

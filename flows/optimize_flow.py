@@ -51,6 +51,7 @@ from prefect_optuna.flows.opening import (
     rehearse,
     seed_of_trials,
 )
+from prefect_optuna.flows.problem_source import find_problem, say_version
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
@@ -66,7 +67,7 @@ from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
-from prefect_optuna.tasks.archive import Capture, OptunaArchive
+from prefect_optuna.tasks.archive import OptunaArchive
 from prefect_optuna.tasks.archive.capture import encode_scope
 from prefect_optuna.tasks.inputs import as_bytes, flush_inputs
 from prefect_optuna.tasks.problem import Direction, Problem
@@ -141,6 +142,8 @@ def optimize(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     keep_inputs: str | int | None = None,
+    version: str | None = None,
+    trusted: bool = False,
 ) -> StudyResult:
     """Optimize a problem: an Optuna study as a Prefect flow, archived and reported.
 
@@ -148,7 +151,8 @@ def optimize(
     a dead process left running are failed and asked again, each once.
 
     Args:
-        problem: A `Problem`, a plain Optuna objective, or `"package.module:attribute"`.
+        problem: A `Problem`, a plain Optuna objective, or `"package.module:attribute"`; or
+            `"archive"` for the problem that the study's archive has.
         study_name: The study, which goes on if it exists; by default a new one.
         n_trials: How many trials are to be finished in total: complete, pruned, or failed by
             their own error. `None` goes on until the timeout.
@@ -179,6 +183,10 @@ def optimize(
         keep_inputs: How much of the files that trials read goes into the archive, such as
             `"200 MB"`, for `reevaluate(..., inputs="archived")`; by default none of it, but for
             size and SHA-256.
+        version: Of `problem="archive"`: the id of a version, or the digest of its code; by default
+            the last one. One that is not there yet may have come with a deployment.
+        trusted: Whether the code of `problem="archive"` may run. Not needed where there is a key
+            for archives and the signature holds.
 
     Returns:
         What the study came to.
@@ -190,6 +198,9 @@ def optimize(
         StudyMismatchError: The study exists with other directions.
         StorageUnavailableError: The storage or the archive cannot be reached or written.
         CaptureError: The problem cannot be archived as source.
+        ArchiveError: There is no such archive or version, or a package that its code needs is not
+            installed here.
+        UntrustedArchiveError: The archive's code may not run, or its signature does not hold.
 
     Example:
         >>> from prefect_optuna.flows import optimize
@@ -200,13 +211,22 @@ def optimize(
         >>> result.n_trials
         20
     """
-    the_problem = Problem.of(problem, directions=one_of_the_two(direction, directions))
+    source = find_problem(
+        problem,
+        directions=one_of_the_two(direction, directions),
+        study_name=study_name,
+        version=version,
+        trusted=trusted,
+        storage=storage,
+        artifacts=artifacts,
+    )
+    the_problem = source.problem
     check_settings(n_trials, timeout, n_jobs, retries, seed)
     kept_bytes = as_bytes(keep_inputs)
     trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
     trial_scope.check()
     rehearse(the_problem, trial_scope)
-    capture = Capture.of(the_problem)
+    capture = source.capture()
     encode_scope(trial_scope.values)  # what cannot be archived shows before there is a study
     storage_block = as_study_storage(storage)
     filesystem = as_artifact_filesystem(artifacts)
@@ -235,6 +255,7 @@ def optimize(
         storage_block.location,
         archive.location,
     )
+    say_version(logger, archive, source)
     for note in archive.notes:
         logger.warning(note)
 

@@ -510,7 +510,8 @@ def _whereabouts(status: StudyStatus) -> str:
                 "python",
             ),
             "",
-            f"The study is in {code(storage)}, its archive in {code(artifacts)}.",
+            f"The study is in {code(storage)}, its archive in {code(artifacts)}."
+            + (f" It runs version {code(status.version)}." if status.version else ""),
         )
     )
 

@@ -85,6 +85,9 @@ class StudyResult(BaseModel):
     )
     storage: str = Field(description="Where the study is.")
     artifacts: str = Field(description="Where its archive is.")
+    version: str | None = Field(
+        default=None, description="Which version of its code ran last, and the code's digest."
+    )
     picture: str | None = Field(default=None, description="Where the best trial's picture is.")
 
     flow_run_id: str | None = Field(default=None, description="The flow run that ended it.")
@@ -172,6 +175,8 @@ class StudyResult(BaseModel):
         rows.append(("trials", _counts(self.states) or "none"))
         rows.append(("study", self.storage))
         rows.append(("archive", self.artifacts))
+        if self.version:
+            rows.append(("version", self.version))
         if self.picture:
             rows.append(("picture", self.picture))
         return rows

@@ -42,6 +42,7 @@ class StudyStatus:
         best_figure: A picture of the best trial, as PNG.
         ensemble: Another one, of its series before those of other trials, as PNG.
         notes: What somebody should know who trusts these results.
+        version: Which version of its code it runs, for people.
         lost: How many trials were lost to a crash and repeated.
         gallery: The pictures of all trials, where they are drawn already.
         study_id: The number of the study in its storage, for the link to optuna-dashboard.
@@ -58,6 +59,7 @@ class StudyStatus:
     best_figure: bytes | None = None
     ensemble: bytes | None = None
     notes: tuple[str, ...] = ()
+    version: str = ""
     lost: int = 0
     gallery: Gallery | None = None
     study_id: int | None = None

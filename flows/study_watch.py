@@ -58,6 +58,7 @@ class StudyWatch:
         self._events = events
         self._started = time.monotonic()
         self._state: StudyState = "running"
+        self._version = archive.version_words
 
     def trials(self) -> Sequence[FrozenTrial]:
         """All trials of the study."""
@@ -92,6 +93,7 @@ class StudyWatch:
             best_figure=self._picture.png(trials, final=self._state != "running"),
             ensemble=self._picture.ensemble,
             notes=(*self._archive.notes, *shared_note(trials)),
+            version=self._version,
             lost=len(lost_trials(trials)),
             study_id=self._study._study_id,  # pyright: ignore[reportPrivateUsage]
         )
@@ -124,6 +126,7 @@ class StudyWatch:
             states={**states, "lost": lost} if lost else states,
             storage=self._storage_block.location,
             artifacts=self._archive.location,
+            version=self._version,
             picture=self._archive.save_picture(picture) if picture else None,
             flow_run_id=flow_run.id,
             n_task_runs=n_task_runs,

@@ -38,6 +38,7 @@ from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.archive.modules import module_label
+from prefect_optuna.tasks.archive.packages import other_versions
 from prefect_optuna.tasks.archive.signing import SigningKeys
 from prefect_optuna.tasks.archive.trial_records import TrialSigner
 from prefect_optuna.tasks.archive.writer import ResultWriter
@@ -139,6 +140,8 @@ def work(
         session.close(error=error_words(error), refused=True)
         raise
     logger.info("Trials of %r in %s.", study_name, storage_block.location)
+    for line in other_versions(archived.capture(place), archived.environment_of(place)):
+        logger.warning(line)
     with open_task_runner(None if n_jobs == 1 else "threads", n_jobs) as task_runner:
         assert isinstance(task_runner, ThreadPoolTaskRunner)  # noqa: S101 - the flow's own
         run = _WorkerRun(

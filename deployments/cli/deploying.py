@@ -31,7 +31,10 @@ __all__ = ["deploy", "deploy_gc", "deploy_reevaluation", "deploy_report", "deplo
 
 
 def deploy(
-    problem: Annotated[str, Parameter(help="*package.module:attribute*, or *file.py:attribute*.")],
+    problem: Annotated[
+        str,
+        Parameter(help="*file.py:attribute*, *package.module:attribute*, or *archive*."),
+    ],
     /,
     *,
     study: Annotated[str, Parameter(help="The study, which goes on if it exists.")],
@@ -55,6 +58,13 @@ def deploy(
     seed_trials: Annotated[
         bool, Parameter(help="Each trial's random numbers follow from a seed of its own.")
     ] = True,
+    installed: Annotated[
+        bool,
+        Parameter(negative="", help="The workers import it, from a package that they have."),
+    ] = False,
+    trusted: Annotated[
+        bool, Parameter(negative="", help="The code of *archive* may run on the workers.")
+    ] = False,
     watch: Annotated[
         bool, Parameter(negative="", help="Have it run now, and show how far it is.")
     ] = False,
@@ -65,8 +75,12 @@ def deploy(
 ) -> int:
     r"""Deploy the optimization of a problem to a work pool.
 
+    Its code goes along: workers need the packages that it imports, and not its files. Changed code
+    that is deployed again is a new version of the study. With *archive*, the workers take the
+    version that the study's archive has.
+
     ```
-    prefect-optuna deploy lynx_hare:problem --study lynx-hare --watch
+    prefect-optuna deploy lynx_hare.py:problem --study lynx-hare --watch
     prefect-optuna deploy lynx_hare:problem --study lynx-hare --run \
         --trials 1000 --workers 4 --pool lab \
         --storage redis-study-storage/lab --artifacts artifact-file-system/lab
@@ -88,6 +102,8 @@ def deploy(
             timeout=timeout,
             workers=workers,
             options=given,
+            installed=installed,
+            trusted=trusted,
             **places.keywords(),
             **schedule.keywords(),
         )
@@ -266,6 +282,7 @@ def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: 
         {
             "deployment": f"[bold]{markup(deployed.name)}[/]",
             "pool": markup(deployed.pool),
+            "code": str(deployed.parameters.get("version") or "")[:12],
             "study kept in": markup(str(deployed.parameters.get("storage") or "")),
             "archive kept in": markup(str(deployed.parameters.get("artifacts") or "")),
             "runs at": f"{markup(schedule.cron)} ({markup(schedule.timezone)})"

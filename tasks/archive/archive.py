@@ -143,6 +143,15 @@ class OptunaArchive:
         return manifest.versions[-1].code_version if manifest and manifest.versions else None
 
     @property
+    def version_words(self) -> str:
+        """The version that was saved last, and the digest of its code; empty before that."""
+        manifest = self.manifest
+        for place, version in enumerate(manifest.versions if manifest else ()):
+            if version.id == self._version:
+                return f"{place}, code {version.code_version[:12]}"
+        return ""
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What somebody should know: where the study's code changed, and what is not archived."""
         changed = changes(self.manifest) if self.manifest else ()

@@ -27,7 +27,7 @@ from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.attributes import RESULT_KEY
 from prefect_optuna.tasks.archive.axes import Axis, axis_names, problem_axes, read_axis
 from prefect_optuna.tasks.archive.blobs import read_blob
-from prefect_optuna.tasks.archive.capture import CAPTURE_FORMAT, CAPTURE_KIND, Capture
+from prefect_optuna.tasks.archive.capture import Capture, document_of
 from prefect_optuna.tasks.archive.environment import Environment, requirements_text
 from prefect_optuna.tasks.archive.history import read_history, record
 from prefect_optuna.tasks.archive.late import late_trials
@@ -719,17 +719,7 @@ class ArchivedStudy:
 
 def _read_capture(artifacts: ArtifactFileSystem, version: Version, number: int) -> Capture:
     content = read_blob(artifacts, version.code_version, f"the code of version {number}")
-    document = json.loads(content)
-    if document.get("kind") != CAPTURE_KIND:
-        raise ArchiveError(
-            f"The archive is damaged: the code of version {number} ({version.code_version}) is no "
-            "captured problem. Bring the study's manifest back from a copy."
-        )
-    if document["format"] > CAPTURE_FORMAT:
-        raise ArchiveError(
-            f"The code of version {number} has the format {document['format']}, and this version "
-            f"reads up to {CAPTURE_FORMAT}: pip install --upgrade prefect-optuna."
-        )
+    document = document_of(content, f"the code of version {number} ({version.code_version})")
     blobs = {
         digest: read_blob(artifacts, digest, f"a value of version {number}")
         for digest in document["blobs"]

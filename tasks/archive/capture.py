@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from prefect_optuna.blocks import CaptureError
+from prefect_optuna.blocks import ArchiveError, CaptureError
 from prefect_optuna.blocks._secrets import SecretVariables, secret_paths
 from prefect_optuna.blocks.artifacts.values import encode_value
 from prefect_optuna.tasks.archive.inspection import functions_in
@@ -21,9 +21,10 @@ from prefect_optuna.tasks.archive.reach import Reach
 from prefect_optuna.tasks.archive.refusals import secret_by_name, secret_value, unknown_value
 
 if TYPE_CHECKING:
+    from prefect_optuna.tasks.archive.environment import Environment
     from prefect_optuna.tasks.problem import Problem
 
-__all__ = ["CAPTURE_FORMAT", "CAPTURE_KIND", "Capture", "encode_scope"]
+__all__ = ["CAPTURE_FORMAT", "CAPTURE_KIND", "Capture", "document_of", "encode_scope"]
 
 CAPTURE_FORMAT = 1
 CAPTURE_KIND = "prefect-optuna/capture"
@@ -43,6 +44,7 @@ class Capture:
         blobs: arrays and tables by the SHA-256 digest of their bytes.
         axes: the axes of the problem, as they were given.
         folder: the folder that the problem's source lies in, if there is one.
+        origin: what it was captured in, where it comes out of an archive or with a deployment.
 
     Example:
         >>> from prefect_optuna.tasks import Problem
@@ -56,6 +58,7 @@ class Capture:
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     axes: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    origin: Environment | None = None
 
     @classmethod
     def of(cls, problem: Problem, *, allow_pickle: bool = False) -> Capture:
@@ -119,6 +122,30 @@ class Capture:
     def code_version(self) -> str:
         """The SHA-256 digest of the content: it differs when any part of the problem does."""
         return hashlib.sha256(self.content).hexdigest()
+
+
+def document_of(content: bytes, what: str) -> dict[str, Any]:
+    """Read the document of a capture, whose digest has been verified.
+
+    Args:
+        content: what `Capture.content` was.
+        what: which one it is, for people.
+
+    Raises:
+        ArchiveError: it is no captured problem, or one of a newer format.
+    """
+    document = json.loads(content)
+    if document.get("kind") != CAPTURE_KIND:
+        raise ArchiveError(
+            f"The archive is damaged: {what} is no captured problem. Bring the study's manifest "
+            "back from a copy."
+        )
+    if document["format"] > CAPTURE_FORMAT:
+        raise ArchiveError(
+            f"The archive holds {what} in the format {document['format']}, and this version reads "
+            f"up to {CAPTURE_FORMAT}: pip install --upgrade prefect-optuna."
+        )
+    return document
 
 
 def encode_scope(scope: Mapping[str, Any]) -> Any:

@@ -93,29 +93,45 @@ def _scan(code: CodeType, found: References, *, now: bool) -> None:
 class LocalImport:
     """An import inside a function: the module, how relative it is, and what is used of it.
 
-    `used` holds chains of attributes of the module; `()` stands for the module as a whole.
+    `used` holds chains of attributes of the module; `()` stands for the module as a whole. One
+    that is guarded is in a `try` that catches its failing.
     """
 
     module: str
     level: int
     used: tuple[Chain, ...]
+    is_guarded: bool = False
 
 
 def local_imports(source: str) -> Iterator[LocalImport]:
     """Find the imports in the source of a function or class."""
     tree = parse(source)
+    guarded = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try) and any(map(_catches_imports, node.handlers))
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             used = tuple((alias.name,) for alias in node.names)
-            yield LocalImport(node.module or "", node.level, used)
+            yield LocalImport(node.module or "", node.level, used, node in guarded)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.asname:
                     used = tuple(_attributes(tree, alias.asname))
-                    yield LocalImport(alias.name, 0, used)
+                    yield LocalImport(alias.name, 0, used, node in guarded)
                 else:
                     top = alias.name.partition(".")[0]
-                    yield LocalImport(top, 0, tuple(_attributes(tree, top)))
+                    yield LocalImport(top, 0, tuple(_attributes(tree, top)), node in guarded)
+
+
+def _catches_imports(handler: ast.ExceptHandler) -> bool:
+    if handler.type is None:
+        return True
+    names = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+    return not names.isdisjoint({"ImportError", "ModuleNotFoundError", "Exception"})
 
 
 def _attributes(tree: ast.AST, name: str) -> Iterator[Chain]:

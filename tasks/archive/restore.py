@@ -31,6 +31,7 @@ from prefect_optuna.tasks.archive.modules import (
     ARCHIVED_AS,
     ARCHIVED_IMPORTS,
 )
+from prefect_optuna.tasks.archive.packages import require_packages
 from prefect_optuna.tasks.archive.results import decode_result
 from prefect_optuna.tasks.archive.review import (
     CODE_TAGS,
@@ -87,6 +88,7 @@ def restore_problem(capture: Capture, environment: Environment | None = None) ->
     with _lock:
         restorer = _restored.get(capture.code_version)
         if restorer is None:
+            require_packages(capture, environment)
             restorer = _Restorer(capture, environment)
             restorer.restore()
             if restorer.python != _PYTHON:

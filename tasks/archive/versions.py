@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from optuna import Study
@@ -66,6 +67,10 @@ def save_version(
         sampler=study.sampler,
         pruner=study.pruner,
     )
+    if (origin := capture.origin) is not None:
+        # The code is of there, and it runs here.
+        sources = {"script": origin.script, "script_source": origin.script_source}
+        environment = replace(environment, git=origin.git, files={}, notes=(), **sources)
     encoded_scope = encode_scope(scope)
     manifest = read_manifest(study)
     last = manifest.versions[-1] if manifest and manifest.versions else None

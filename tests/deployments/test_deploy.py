@@ -237,33 +237,6 @@ def test_files_are_named_by_their_absolute_paths(
     }
 
 
-def test_a_module_of_this_directory_needs_workers_of_this_machine(
-    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "deployed_parabola.py").write_text(SCRIPT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    arguments: dict[str, Any] = {"storage": STORAGE, "artifacts": ARTIFACTS}
-    for problem, stored_as in (
-        ("deployed_parabola:parabola", "deployed_parabola:parabola"),
-        ("deployed_parabola.py:parabola", f"{tmp_path}/deployed_parabola.py:parabola"),
-    ):
-        here = deploy_optimization(problem, study_name="here", pool=POOL, **arguments)
-        assert here.parameters["problem"] == stored_as
-        assert stored(here.id).job_variables == {"working_dir": str(tmp_path)}
-    installed = deploy_optimization(LYNX, study_name="installed", pool=POOL, **arguments)
-    assert stored(installed.id).job_variables == {}
-
-    with get_client(sync_client=True) as client:
-        from prefect.client.schemas.actions import WorkPoolCreate
-
-        client.create_work_pool(WorkPoolCreate(name="deploy-docker", type="docker"))
-    with pytest.raises(InvalidProblemError, match=r"docker pool 'deploy-docker' do not have"):
-        deploy_optimization(
-            "deployed_parabola:parabola", study_name="there", pool="deploy-docker", **arguments
-        )
-
-
 def test_several_workers_are_a_distributed_study_and_the_pool_s_worker(lab: Path) -> None:
     deployed = deploy_optimization(
         LYNX, study_name="spread", workers=3, storage=STORAGE, artifacts=ARTIFACTS, pool=POOL

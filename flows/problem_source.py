@@ -1,0 +1,198 @@
+"""Where the problem of a flow comes from: its caller, the study's archive, or its deployment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prefect_optuna.blocks import (
+    ArchiveError,
+    ArtifactFileSystem,
+    InvalidSettingError,
+    StudyNotFoundError,
+    StudyStorage,
+    UntrustedArchiveError,
+    as_artifact_filesystem,
+    as_study_storage,
+)
+from prefect_optuna.tasks.archive import ArchivedStudy, Capture, OptunaArchive
+from prefect_optuna.tasks.archive.deployed import require_signature, unpack
+from prefect_optuna.tasks.archive.manifest import Version, read_manifest
+from prefect_optuna.tasks.archive.packages import other_versions
+from prefect_optuna.tasks.archive.restore import restore_problem
+from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.problem import Direction, Problem, as_directions
+
+__all__ = ["ARCHIVE", "ProblemSource", "find_problem", "say_version"]
+
+ARCHIVE = "archive"
+"""The problem is the one in the study's archive, or the one that a deployment brings there."""
+
+_LEAST = 8  # digits of a digest
+
+
+@dataclass(frozen=True)
+class ProblemSource:
+    """A problem, and what is archived of it.
+
+    Attributes:
+        problem: the problem.
+        captured: what came out of the archive or with the deployment; `None` where the caller has
+            given the problem itself, which is still to be captured.
+        words: where it is from, for people; empty where the caller has given it.
+    """
+
+    problem: Problem
+    captured: Capture | None = None
+    words: str = ""
+
+    def capture(self) -> Capture:
+        """What is archived of it.
+
+        Raises:
+            CaptureError: it cannot be archived.
+        """
+        return self.captured or Capture.of(self.problem)
+
+
+def find_problem(
+    problem: Problem | Callable[..., Any] | str,
+    *,
+    directions: Direction | Sequence[Direction] | None,
+    study_name: str | None,
+    version: str | None,
+    trusted: bool,
+    storage: StudyStorage | str | Path | None,
+    artifacts: ArtifactFileSystem | str | Path | None,
+) -> ProblemSource:
+    """The problem of a flow. One that is called `"archive"` is restored, which runs its code.
+
+    Args:
+        problem: what `optimize` takes.
+        directions: replace those of the problem.
+        study_name: the study.
+        version: which version of the archive, by its id or the digest of its code; by default the
+            last one. One that is not there is looked for among what deployments have brought.
+        trusted: whether archived code may run.
+        storage: where the study is.
+        artifacts: where its archive is.
+
+    Raises:
+        InvalidProblemError: it is no problem.
+        InvalidSettingError: something is said of an archive, and the problem is not from there.
+        StudyNotFoundError: there is no such study, and no deployment has brought its problem.
+        ArchiveError: there is no such version, it is damaged, or its packages are not here.
+        UntrustedArchiveError: nobody has said that it may run.
+        ArchiveSignatureError: there is a key, and it is not signed with that.
+    """
+    if problem != ARCHIVE:
+        if version is not None or trusted:
+            raise InvalidSettingError(
+                "`version` and `trusted` are of a problem that comes out of the study's archive: "
+                f"problem={ARCHIVE!r}. This one is given by the call, and is archived as it is."
+            )
+        return ProblemSource(Problem.of(problem, directions=directions))
+    if not study_name:
+        raise InvalidSettingError(
+            f"problem={ARCHIVE!r} is the problem of a study that has run, or was deployed: give "
+            "its `study_name`."
+        )
+    if version is not None and len(version) < _LEAST:
+        raise InvalidSettingError(
+            f"`version` is the id of a version, or {_LEAST} digits or more of the digest of its "
+            f"code; found {version!r}. `prefect-optuna show STUDY` lists them."
+        )
+    found = _archived(study_name, version, trusted, storage, artifacts)
+    if found is None:
+        found = _brought(study_name, str(version), trusted)
+    made = found.problem
+    if directions is not None and (wanted := as_directions(directions)) != made.directions:
+        assert found.captured is not None  # noqa: S101 - it was restored from that
+        document = {**found.captured.document, "directions": list(wanted)}
+        captured = replace(found.captured, document=document)
+        return replace(found, problem=replace(made, directions=wanted), captured=captured)
+    return found
+
+
+def say_version(
+    logger: logging.Logger | logging.LoggerAdapter[Any],
+    archive: OptunaArchive,
+    source: ProblemSource,
+) -> None:
+    """Say in the log which version of its code a study runs, where it was not given by the call.
+
+    And which packages are here in another version than where that was captured.
+
+    Args:
+        logger: of the flow run.
+        archive: the study's, in which the problem has been saved.
+        source: where the problem is from.
+    """
+    if source.words:
+        logger.info("It runs version %s, %s.", archive.version_words, source.words)
+    if source.captured is not None:
+        for line in other_versions(source.captured, source.captured.origin):
+            logger.warning(line)
+
+
+def _archived(
+    study_name: str,
+    version: str | None,
+    trusted: bool,
+    storage: StudyStorage | str | Path | None,
+    artifacts: ArtifactFileSystem | str | Path | None,
+) -> ProblemSource | None:
+    """The problem in the archive; `None` if a version was named that is not there."""
+    block = as_study_storage(storage)
+    if version is not None:
+        try:
+            manifest = read_manifest(block.load_study(study_name))
+        except StudyNotFoundError:
+            return None
+        if manifest is None or _place(version, manifest.versions) is None:
+            return None
+    filesystem = as_artifact_filesystem(artifacts)
+    archived = ArchivedStudy.load(study_name, storage=block, artifacts=filesystem)
+    place = len(archived.versions) - 1
+    if version is not None:
+        place = _place(version, archived.versions)
+        assert place is not None  # noqa: S101 - nothing removes a version
+    problem = archived.problem(trusted, place)
+    origin = archived.environment_of(place)
+    captured = replace(archived.capture(place), axes=problem.axes, origin=origin)
+    return ProblemSource(problem, captured, "from the study's archive")
+
+
+def _place(version: str, versions: Sequence[Version]) -> int | None:
+    """The last version that is meant."""
+    for place in range(len(versions) - 1, -1, -1):
+        if versions[place].id == version or versions[place].code_version.startswith(version):
+            return place
+    return None
+
+
+def _brought(study_name: str, version: str, trusted: bool) -> ProblemSource:
+    """The problem that a deployment has brought to Prefect's server."""
+    from prefect_optuna.blocks.deployed_problem import DeployedProblem
+
+    try:
+        block: Any = DeployedProblem.load(version, _sync=True)  # pyright: ignore[reportCallIssue]
+    except ValueError as error:
+        raise ArchiveError(
+            f"The archive of the study {study_name!r} has no version {version!r}, and no "
+            "deployment has brought it to this Prefect server. Deploy the problem again, or leave "
+            "`version` out for the last one of the archive."
+        ) from error
+    text = block.content.get_secret_value()
+    if not require_signature(text, block.signature, SigningKeys.configured()) and not trusted:
+        raise UntrustedArchiveError(
+            f"The deployment of the study {study_name!r} has brought code, and nobody has said "
+            "that it may run here. `prefect-optuna deploy` says so of what it takes along; where "
+            "you write the parameters yourself, and trust those who deployed it: trusted: true."
+        )
+    captured = unpack(text, version)
+    problem = restore_problem(captured, captured.origin)
+    return ProblemSource(problem, replace(captured, axes=problem.axes), "brought by the deployment")
