@@ -222,7 +222,7 @@ def distribute(
     session = Session(
         study,
         study.storage,
-        {"flow_run": str(current_flow_run.id), "workers": workers},
+        {"flow_run": str(current_flow_run.id), "workers": workers, "n_trials": n_trials},
         seed=trials_seed,
     )
     caught = (catch,) if isinstance(catch, type) else tuple(catch)

@@ -276,6 +276,7 @@ def optimize(
         session = Session(
             study,
             study.storage,
+            {"n_trials": n_trials},
             version=writer.version,
             seed=trials_seed,
             stopping=stopping,

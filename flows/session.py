@@ -47,6 +47,7 @@ __all__ = [
     "living_sessions",
     "lost_trials",
     "owner_of",
+    "session_records",
     "state_of",
 ]
 
@@ -204,8 +205,24 @@ def living_sessions(study: optuna.Study) -> dict[str, dict[str, Any]]:
         >>> living_sessions(optuna.create_study())
         {}
     """
+    return {key: record for key, record in session_records(study).items() if record["alive"]}
+
+
+def session_records(study: optuna.Study) -> dict[str, dict[str, Any]]:
+    """What all sessions of a study say of themselves, and whether they are `"alive"`.
+
+    Whether one of another machine lives is told as by `living_sessions`.
+
+    Args:
+        study: the study.
+
+    Example:
+        >>> import optuna
+        >>> session_records(optuna.create_study())
+        {}
+    """
     records = Session(study, study._storage).records()  # pyright: ignore[reportPrivateUsage]
-    return {key: record for key, record in records.items() if _seems_alive(record)}
+    return {key: {**record, "alive": _seems_alive(record)} for key, record in records.items()}
 
 
 def _seems_alive(record: Mapping[str, Any]) -> bool:

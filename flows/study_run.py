@@ -99,7 +99,7 @@ class StudyRun:
         self._recovered = self._refreshed = 0.0
         self._finished = self._others = self._complete = 0
         self._pace = 0.0  # of other runs of the study, in trials a second
-        self._said_shared = self._said_unread = False
+        self._said_shared = self._said_unread = self._said_traceback = False
         self._state: StudyState = "running"
         self._paused = False
 
@@ -400,6 +400,11 @@ class StudyRun:
 
     def _failed(self, outcome: Outcome) -> None:
         self.logger.warning("Trial %d failed: %s", outcome.number, outcome.message)
+        if outcome.traceback and not self._said_traceback:
+            self._said_traceback = True
+            self.logger.warning("Where trial %d failed:\n%s", outcome.number, outcome.traceback)
+            # For whoever watches the study from elsewhere.
+            self.session.say(failed=outcome.number, traceback=outcome.traceback)
         if outcome.error is None or self._error is not None:
             return
         # A problem that has never worked is wrong, whatever `catch` says.

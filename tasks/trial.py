@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import optuna
@@ -118,6 +119,7 @@ class Outcome:
         used: what the trial read of its scope, for its user attribute `"scope"`.
         error: the exception that failed the trial, or that says why it was pruned.
         message: why it failed, for people.
+        traceback: where in the user's code it failed, for people; empty where that says nothing.
         seconds: how long it took, in seconds.
         undelivered: the trial with all that it was given, where the storage was away at the end.
             Whoever tells it stores that first.
@@ -133,6 +135,7 @@ class Outcome:
     used: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
     message: str = ""
+    traceback: str = ""
     seconds: float = 0.0
     undelivered: FrozenTrial | None = None
     seed: int | None = None
@@ -297,7 +300,8 @@ def _failed(assignment: Assignment, error: Exception) -> Outcome:
         return Outcome(assignment.number, "lost", error=error, message="it was asked to stop")
     ours = isinstance(error, PrefectOptunaError)
     message = public_text(str(error)) if ours else f"{error_words(error)}{_where(error)}"
-    return Outcome(assignment.number, "failed", error=error, message=message)
+    where = "" if ours else user_traceback(error)
+    return Outcome(assignment.number, "failed", error=error, message=message, traceback=where)
 
 
 def _given(assignment: Assignment, trial: BaseTrial | None) -> FrozenTrial | None:
@@ -331,6 +335,10 @@ def _constraints(trial: BaseTrial | LiveTrial | None) -> dict[str, float]:
     return {} if trial is None or isinstance(trial, LiveTrial) else trial.constraints
 
 
+_OURS = str(Path(__file__).resolve().parent)
+_MAX_TRACEBACK = 4000  # letters
+
+
 def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:
     """Turn what a problem's last function returned into one number for each direction.
 
@@ -362,6 +370,24 @@ def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, (list, tuple))
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback of an error without the frames of this package, as everybody may read it.
+
+    Args:
+        error: what the user's code has raised.
+    """
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_OURS)
+    ]
+    if not frames:
+        return ""
+    lines = traceback.StackSummary.from_list(frames).format()
+    text = public_text("".join(lines)) + error_words(error)
+    return text if len(text) <= _MAX_TRACEBACK else f"...{text[-_MAX_TRACEBACK:]}"
 
 
 def _where(error: BaseException) -> str:

@@ -59,12 +59,20 @@ for _flag in ("--help", "--version", "--install-completion"):
     app[_flag].group = _OPTIONS
 
 _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
-    "Look": (looking.studies, looking.show, looking.trials, running.report, running.dashboard),
+    "Look": (
+        looking.studies,
+        looking.show,
+        looking.trials,
+        managing.watch,
+        running.report,
+        running.dashboard,
+    ),
     "Work": (
         running.reevaluate,
         managing.stop,
         managing.pause,
         managing.resume,
+        managing.retry_failed,
         looking.export,
         looking.import_,
         managing.delete,

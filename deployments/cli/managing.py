@@ -3,15 +3,126 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
 from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
-from prefect_optuna.deployments.cli.output import answer, markup, note, working
+from prefect_optuna.deployments.cli.output import answer, command, markup, note, working
 
-__all__ = ["delete", "pause", "resume", "stop"]
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+__all__ = ["delete", "pause", "resume", "retry_failed", "stop", "watch"]
+
+
+def watch(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
+    """Show how far a study is that runs somewhere, until it ends.
+
+    The progress, how many work on it, the best value, and the traceback of the first trial that
+    fails. Ctrl-C leaves the study running, and the same command takes it up again.
+
+    ```
+    prefect-optuna watch lynx-hare
+    ```
+    """
+    from collections import Counter
+
+    from prefect_optuna.blocks import as_study_storage
+    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.cli.watching import follow, work_done
+    from prefect_optuna.flows.session import living_sessions, state_of
+    from prefect_optuna.flows.wording import count_states, count_words, format_value
+    from prefect_optuna.tasks.ranking import best_first
+
+    with working(f"Reading {study!r} ..."):
+        loaded = as_study_storage(places.storage).load_study(study)
+    totals = [one["n_trials"] for one in living_sessions(loaded).values() if one.get("n_trials")]
+
+    def is_over() -> bool:
+        state = state_of(loaded, loaded.get_trials(deepcopy=False))
+        return state not in ("running", "paused")
+
+    try:
+        follow(loaded, max(totals, default=None), is_over)
+    except KeyboardInterrupt:
+        note(f"[dim]It goes on. {markup(command('prefect-optuna', 'watch', study))}[/]")
+        raise
+    trials = loaded.get_trials(deepcopy=False)
+    state = state_of(loaded, trials)
+    directions = [direction.name.lower() for direction in loaded.directions]
+    best = best_first(trials, directions)
+    causes = Counter(str(one.user_attrs.get("error", "")) for one in _failed(trials))
+    works = work_done(loaded, trials)
+    document = {
+        "study": study,
+        "state": state,
+        "states": count_states(trials),
+        "best_value": best[0].values[0] if best and len(directions) == 1 else None,
+        "workers": [vars(one) for one in works],
+        "failures": [{"error": cause, "trials": n} for cause, n in causes.most_common()],
+    }
+    rows = {
+        "state": state,
+        "trials": ", ".join(count_words(trials)) or "none yet",
+        "best value": f"[bold]{format_value(best[0].values[0])}[/] in trial {best[0].number}"
+        if document["best_value"] is not None
+        else "",
+    }
+    for one in works:
+        some = f", {one.failed} failed" if one.failed else ""
+        rows[markup(one.name)] = f"{one.finished} trials{some}"
+    shown = [f"[red]{n} failed:[/] {markup(cause)}" for cause, n in causes.most_common(5)]
+    answer(document, facts(rows), *shown, as_json=json)
+    return FAILED if state in ("failed", "interrupted") else OK
+
+
+def retry_failed(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
+    """Put the parameters of failed trials into the study's queue again, each once.
+
+    Whoever runs the study takes them before new ones, and so does its next run. They count as
+    trials of their own.
+
+    ```
+    prefect-optuna retry-failed lynx-hare
+    ```
+    """
+    from prefect_optuna.blocks import as_study_storage
+    from prefect_optuna.flows.session import state_of
+
+    with working(f"Reading {study!r} ..."):
+        loaded = as_study_storage(places.storage).load_study(study)
+        trials = loaded.get_trials(deepcopy=False)
+        asked = {one.user_attrs.get(_RETRIES) for one in trials}
+        again = [one for one in _failed(trials) if one.number not in asked]
+        for one in again:
+            loaded.enqueue_trial(one.params, user_attrs={_RETRIES: one.number})
+    runs = state_of(loaded, trials) in ("running", "paused")
+    then = (
+        "Whoever runs the study takes them next."
+        if runs
+        else "The next run takes them first; ask it for so many more trials."
+    )
+    words = f"{len(again)} failed trials wait in the queue. {then}" if again else ""
+    document = {"study": study, "trials": [one.number for one in again]}
+    answer(document, *([words] if words else []), as_json=json)
+    if not again:
+        note(f"No trial of {markup(study)} has failed that was not asked again.")
+    return OK
+
+
+_RETRIES = "retries"  # on a trial: the failed one whose parameters it has
+
+
+def _failed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that failed by their own error."""
+    from optuna.trial import TrialState
+
+    from prefect_optuna.flows.session import is_lost
+
+    return [one for one in trials if one.state == TrialState.FAIL and not is_lost(one)]
 
 
 def stop(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
@@ -64,7 +175,6 @@ def delete(
     ```
     """
     from prefect_optuna.blocks import InvalidSettingError, as_study_storage
-    from prefect_optuna.blocks.texts import command
     from prefect_optuna.flows.session import state_of
     from prefect_optuna.tasks import delete_study
 

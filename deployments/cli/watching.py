@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from optuna.trial import FrozenTrial, TrialState
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import LogSort
 
-from prefect_optuna.blocks import StudyNotFoundError, as_study_storage
+from prefect_optuna.blocks import (
+    StorageUnavailableError,
+    StudyNotFoundError,
+    as_study_storage,
+)
 from prefect_optuna.blocks.texts import command, markup
 from prefect_optuna.deployments.cli.output import note, working
 from prefect_optuna.deployments.work_pools import prefect_server
 from prefect_optuna.flows.progress import StudyProgress
+from prefect_optuna.flows.session import is_lost, owner_of, session_records
 
 if TYPE_CHECKING:
     import optuna
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import State
 
-__all__ = ["watch_study"]
+__all__ = ["Work", "follow", "watch_study", "work_done"]
 
 _SECONDS = 1.0
 _NO_WORKER_SECONDS = 30.0
+_LOG_LOOKS = 2
 
 
 def watch_study(
@@ -49,8 +61,14 @@ def watch_study(
                 study = as_study_storage(storage).load_study(study_name)
             except StudyNotFoundError:
                 time.sleep(_SECONDS)
+            except StorageUnavailableError:
+                note(
+                    "[yellow]The study's storage is out of reach from here.[/] What the run itself "
+                    "logs is shown in place of the study."
+                )
+                _show_log(client, flow_run_id)
         if study is not None:
-            _show(client, flow_run_id, study, total)
+            follow(study, total, lambda: _state(client, flow_run_id).is_final())
         return _state(client, flow_run_id)
 
 
@@ -66,21 +84,95 @@ def _wait_for_start(client: SyncPrefectClient, flow_run_id: UUID, pool: str) -> 
         time.sleep(_SECONDS)
 
 
-def _show(
-    client: SyncPrefectClient, flow_run_id: UUID, study: optuna.Study, total: int | None
-) -> None:
+def _show_log(client: SyncPrefectClient, flow_run_id: UUID) -> None:
+    """Show what a flow run logs, until it has ended."""
+    chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    shown, final, settled = 0, False, 0
+    while settled < _LOG_LOOKS:  # the last lines come after the state
+        final = final or _state(client, flow_run_id).is_final()
+        lines = client.read_logs(chosen, limit=200, offset=shown, sort=LogSort.TIMESTAMP_ASC)
+        shown += len(lines)
+        for line in lines:
+            note(markup(line.message))
+        settled = settled + 1 if final and not lines else 0
+        time.sleep(_SECONDS)
+
+
+def follow(study: optuna.Study, total: int | None, is_over: Callable[[], bool]) -> None:
+    """Show how far a study is, who works on it and what fails, until it is over.
+
+    Args:
+        study: the study.
+        total: how many trials are to be finished; `None` if that is unknown.
+        is_over: whether nothing more will happen; asked each second.
+    """
     directions = [direction.name.lower() for direction in study.directions]
     seen: set[int] = set()
+    said: dict[str, Any] = {}
     with StudyProgress(total, directions) as progress:
         final = False
         while not final:
-            final = _state(client, flow_run_id).is_final()
+            final = is_over()
             for trial in study.get_trials(deepcopy=False):
                 if trial.state.is_finished() and trial.number not in seen:
                     seen.add(trial.number)
                     progress.update(trial)
+            _say(session_records(study), said)
             if not final:
                 time.sleep(_SECONDS)
+
+
+def _say(records: Mapping[str, Mapping[str, Any]], said: dict[str, Any]) -> None:
+    """Say above the progress what is new: how many work on the study, and the first failure."""
+    workers = sum(bool(one["alive"]) and "workers" not in one for one in records.values())
+    if workers != said.get("workers", 1) and workers:
+        note(f"[dim]{workers} {'worker' if workers == 1 else 'workers'}.[/]")
+    if workers:
+        said["workers"] = workers
+    failed = [(one["opened"], one) for one in records.values() if "traceback" in one]
+    if failed and "failed" not in said:
+        first = min(failed, key=lambda one: one[0])[1]
+        said["failed"] = first["failed"]
+        note(f"[bold red]Trial {first['failed']} failed:[/]\n{markup(first['traceback'])}")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run of a study has done.
+
+    Attributes:
+        name: where it is, or was, for people.
+        alive: whether it goes on.
+        finished: how many trials it has ended.
+        failed: how many of them have failed by their own error.
+    """
+
+    name: str
+    alive: bool
+    finished: int
+    failed: int
+
+
+def work_done(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Work]:
+    """What each run of a study has done, those that have done nothing left out.
+
+    Args:
+        study: the study.
+        trials: its trials.
+    """
+    ended = [one for one in trials if one.state.is_finished() and not is_lost(one)]
+    finished = Counter(map(owner_of, ended))
+    failed = Counter(owner_of(one) for one in ended if one.state == TrialState.FAIL)
+    return [
+        Work(
+            f"process {record['pid']} on {record['host']}",
+            bool(record["alive"]),
+            finished[key],
+            failed[key],
+        )
+        for key, record in sorted(session_records(study).items(), key=lambda one: one[1]["opened"])
+        if finished[key] or record["alive"]
+    ]
 
 
 def _state(client: SyncPrefectClient, flow_run_id: UUID) -> State:

@@ -471,7 +471,8 @@ def test_the_commands_of_the_issue_are_there() -> None:
         "serve", "deploy", "deploy-worker", "deploy-reevaluation", "deploy-report", "deploy-gc",
         "studies", "show", "trials", "report", "reevaluate", "export", "import", "gc", "dashboard",
         "scale", "spool",
-        "up", "down", "status", "demo", "stop", "pause", "resume", "delete",
+        "up", "down", "status", "demo", "stop", "pause", "resume", "delete", "watch",
+        "retry-failed",
     }  # fmt: skip
 
 
