@@ -54,11 +54,11 @@ def deployed(
                 "work_pools": {"name": {"any_": ["lab"]}},
             },
         ).json()
-    return {one["entrypoint"].partition(":")[0].split(".")[-1]: one for one in found}
+    return {one["entrypoint"].partition(":")[2]: one for one in found}
 
 
 def test_all_five_are_deployed_to_the_pool(deployed: dict[str, dict[str, Any]]) -> None:
-    assert set(deployed) >= {"optimize", "work", "reevaluate", "report_flow", "gc_flow"}
+    assert set(deployed) >= {"optimize", "work", "reevaluate", "report", "gc"}
     assert deployed["work"]["name"] == "lab"
 
 
@@ -85,5 +85,5 @@ def test_the_reevaluation_and_the_garbage_are_on_a_schedule(
         for name, one in deployed.items()
     }
     assert crons["reevaluate"] == ["0 3 * * *"]
-    assert crons["gc_flow"] == ["0 4 * * 0"]
+    assert crons["gc"] == ["0 4 * * 0"]
     assert crons["optimize"] == []
