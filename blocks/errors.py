@@ -27,6 +27,7 @@ __all__ = [
     "DamagedStorageError",
     "DeploymentExistsError",
     "EnvironmentMismatchError",
+    "EnvironmentUnavailableError",
     "HostilePickleError",
     "IncompleteArchiveError",
     "InvalidLocationError",
@@ -161,6 +162,22 @@ def reasons(error: ValidationError) -> str:
 
 class ArchiveError(PrefectOptunaError, ValueError):
     """An archive is missing, incomplete, damaged, or of an unknown format."""
+
+
+class EnvironmentUnavailableError(PrefectOptunaError, LookupError):
+    """The Python or a package that trials ran with cannot be had here.
+
+    Attributes:
+        closest: what comes closest to each requirement that cannot be had; empty where nothing
+            does, or where it is not known.
+    """
+
+    def __init__(self, message: str, closest: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.closest: dict[str, str] = closest or {}
+
+    def __reduce__(self) -> tuple[type[EnvironmentUnavailableError], tuple[str, dict[str, str]]]:
+        return type(self), (str(self), self.closest)
 
 
 class CaptureError(ArchiveError, TypeError):

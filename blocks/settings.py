@@ -41,6 +41,8 @@ class OptunaSettings(PrefectBaseSettings):
         spool: the folder of this machine where trials that ended while their storage was away wait
             for it; `optuna-spool` in Prefect's home by default.
         spool_limit: how many bytes they may take together; what is more stays in memory.
+        environments: the folder of this machine for the Pythons and packages in which archived
+            trials run again; `prefect-optuna` in the user's folder for caches by default.
         dashboard_url: where people open optuna-dashboard on these studies: `http://lab:8080`.
             Reports then link to it.
 
@@ -95,6 +97,9 @@ class OptunaSettings(PrefectBaseSettings):
     )
     spool_limit: int = Field(
         default=2_000_000_000, ge=0, description="How many bytes such trials may take together."
+    )
+    environments: Path | None = Field(
+        default=None, description="The folder for environments in which archived trials run again."
     )
     dashboard_url: str | None = Field(
         default=None, description="Where optuna-dashboard is; the reports of studies link to it."

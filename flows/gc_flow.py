@@ -11,6 +11,7 @@ from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.tasks import collect_garbage
+from prefect_optuna.tasks.environments import collect_environments, garbage_text
 
 __all__ = ["gc"]
 
@@ -22,6 +23,8 @@ def gc(
     delete: bool = False,
 ) -> str:
     """Remove what deleted studies and expired artifacts have left, or say what that would be.
+
+    So go the environments on this machine in which no archived trial has run for 30 days.
 
     Args:
         storage: Where the studies are kept, or several such places, as `optimize` takes them.
@@ -40,6 +43,7 @@ def gc(
         >>> gc("journal:///docs.journal", "memory://docs-gc-flow")
         'There is no garbage.'
     """
-    found = str(collect_garbage(artifacts, storage, dry_run=not delete))
+    garbage = collect_garbage(artifacts, storage, dry_run=not delete)
+    found = garbage_text(garbage, collect_environments(dry_run=not delete), dry=not delete)
     get_run_logger().info("%s", found)
     return found

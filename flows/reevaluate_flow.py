@@ -31,6 +31,7 @@ from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.drift import likely_cause, scope_that_is_read
+from prefect_optuna.tasks.environments import EnvironmentChoice
 from prefect_optuna.tasks.reevaluation import (
     ReevaluatedTrial,
     Reevaluation,
@@ -43,6 +44,7 @@ from prefect_optuna.tasks.rerun import (
     RerunRequest,
     Threads,
     check_variables,
+    prepared_for,
     rerun,
 )
 from prefect_optuna.tasks.selection import select_trials
@@ -89,6 +91,7 @@ def reevaluate(
     environment_variables: Sequence[str] = (),
     threads: Threads = "recorded",
     inputs: Inputs = "here",
+    environment: EnvironmentChoice = "here",
     rtol: float | Sequence[float] = 1e-9,
     atol: float | Sequence[float] = 0.0,
     n_jobs: Annotated[int, Field(json_schema_extra={"minimum": -1})] = 1,
@@ -129,6 +132,10 @@ def reevaluate(
         inputs: `here` lets the code read what is here now; `archived` runs it in a folder of its
             own, where the files that `optimize(..., keep_inputs=...)` has kept lie at their
             relative paths. That needs `trusted`, for signatures do not cover them.
+        environment: `here` runs them with the Python and the packages of this process; `recorded`
+            with those that were recorded, in an environment that uv builds on the machine where
+            they run, and that is kept in its user's cache folder; `closest` likewise, with what
+            comes closest to what cannot be had, which the result's `notes` say.
         rtol: How far a value may differ, relative to the archived one; with several directions,
             perhaps one for each.
         atol: How far a value may differ, absolutely; with several directions, perhaps one for
@@ -147,6 +154,7 @@ def reevaluate(
         ArchiveError: The study has no archive, or it is incomplete or damaged.
         StudyNotFoundError: There is no such study.
         InvalidSettingError: `trials` or another argument cannot work.
+        EnvironmentUnavailableError: The recorded environment cannot be had.
         DriftError: `fail_on_drift`, and a trial was not reproduced.
 
     Example:
@@ -197,8 +205,12 @@ def reevaluate(
         environment_variables=environment_variables,
         threads=threads,
         inputs=inputs,
+        packages=environment,
         parts=n_jobs,
     )
+    if task_runner is None or isinstance(task_runner, str):  # they run on this machine
+        for request in requests:
+            prepared_for(request)  # what cannot be had is said before anything runs
     answers = _run(requests, n_jobs, task_runner)
     by_number = {trial.number: trial for trial in chosen}
     compared: dict[int, ReevaluatedTrial] = {}
@@ -220,6 +232,8 @@ def reevaluate(
         rtol=rtol if isinstance(rtol, (int, float)) else tuple(rtol),
         atol=atol if isinstance(atol, (int, float)) else tuple(atol),
         scope=scope_as_text(scope),
+        environment=environment,
+        notes=list(dict.fromkeys(note for answer in answers for note in answer.notes)),
         changes=requests[-1].environment.surroundings.diff(answers[-1].environment.surroundings),
         flow_run_id=str(current_flow_run.id),
     )

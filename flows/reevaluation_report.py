@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 _MARKS = {"reproduced": "✅", "drifted": "⚠️", "varies": "🎲", "failed": "❌"}
+_ENVIRONMENTS = {
+    "recorded": "They ran with the Python and the packages that were recorded.",
+    "closest": "They ran with the Python and the packages that come closest to what was recorded.",
+}
 SHOWN_REEVALUATIONS = 10
 """How many re-evaluations of a study its page lists, the latest ones."""
 
@@ -94,6 +98,9 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         for cause, numbers in causes.items():
             noun = "Trial" if len(numbers) == 1 else "Trials"
             lines.append(f"- {noun} {', '.join(numbers)}: {escape(cause)}")
+    if result.environment != "here":
+        lines += ["", "## Environment", "", _ENVIRONMENTS[result.environment]]
+        lines += ["", *(f"- {escape(note)}" for note in result.notes)] if result.notes else []
     if failures := [trial for trial in result.trials if trial.message]:
         lines += ["", "## Failures", ""]
         lines += [f"- Trial {t.number}: {code(t.message)}" for t in failures]

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from prefect.logging import get_logger
 
 from prefect_optuna.tasks.archive.attributes import SCOPE_KEY
+from prefect_optuna.tasks.archive.environment import FOLDER
 from prefect_optuna.tasks.rerun import Rerun, RerunAnswer, RerunRequest
 from prefect_optuna.tasks.scope.checking import check_names, check_types
 from prefect_optuna.tasks.scope.values import flatten
@@ -151,7 +152,7 @@ def _surroundings(request: RerunRequest, answer: RerunAnswer) -> list[str]:
     sources = {n: change for n in needed if (change := changes.get(f"sources.{n}"))}
     if sources:
         found.append("code: " + _few(f"{n} from {_was(*c)}" for n, c in sources.items()))
-    elif local := [n for n in needed if answer.environment.sources.get(n) == "a folder"]:
+    elif local := [n for n in needed if answer.environment.sources.get(n) == FOLDER]:
         found.append(
             f"code: {_few(local)} {'is' if len(local) == 1 else 'are'} installed from a folder, "
             "so the same version may be other code"

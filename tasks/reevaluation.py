@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.tasks.environments import EnvironmentChoice
 from prefect_optuna.tasks.rerun import Rerun
 
 __all__ = ["REEVALUATION_FORMAT", "ReevaluatedTrial", "Reevaluation", "compare"]
@@ -118,6 +119,15 @@ class Reevaluation(BaseModel):
         description="How the environment differs from the archived one: then and now, as "
         "`Environment.diff` gives it.",
     )
+    environment: EnvironmentChoice = Field(
+        default="here",
+        description="Whether they ran with the Python and the packages that are `here`, that were "
+        "`recorded`, or that come `closest` to those.",
+    )
+    notes: list[str] = Field(
+        default_factory=list[str],
+        description="What of the recorded environment could not be had, and what took its place.",
+    )
     flow_run_id: str | None = Field(default=None, description="The flow run that did it.")
 
     @property
@@ -148,6 +158,7 @@ class Reevaluation(BaseModel):
             + (f" ({t.cause})" if t.cause else "")
             for t in self.trials
         ]
+        rows += [f"  environment: {note}" for note in self.notes]
         return "\n".join(
             map(visible_line, [f"Reevaluation of {self.study_name!r}: {self.headline}", *rows])
         )

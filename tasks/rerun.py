@@ -35,6 +35,12 @@ from prefect_optuna.tasks.archive.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.environment import RECORDED_VARIABLES, Environment
 from prefect_optuna.tasks.archive.restore import restore_problem
 from prefect_optuna.tasks.archive.review import restore_value
+from prefect_optuna.tasks.environments import (
+    EnvironmentChoice,
+    PreparedEnvironment,
+    prepare_environment,
+    running_package,
+)
 from prefect_optuna.tasks.files_read import files_read
 from prefect_optuna.tasks.inputs import InputFile, InputNow, inputs_now
 from prefect_optuna.tasks.replay import Past, Replay, own_attributes
@@ -61,6 +67,7 @@ __all__ = [
     "check_variables",
     "kernel_as_recorded",
     "other_seeds",
+    "prepared_for",
     "rerun",
     "threads_as_recorded",
 ]
@@ -83,6 +90,11 @@ _NEEDED = {
     "JAX_ENABLE_X64", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT",
     "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
 }  # fmt: skip
+
+# What leads Python to packages of elsewhere.
+_ELSEWHERE = (
+    "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "CONDA_PREFIX", "CONDA_DEFAULT_ENV",
+)  # fmt: skip
 
 Threads = Literal["recorded", "here"]
 Inputs = Literal["here", "archived"]
@@ -170,6 +182,8 @@ class RerunRequest:
         inputs: the files that the trials had read.
         archived_inputs: the content of those that it shall have, by their relative paths; `None`
             has it read what is here.
+        packages: whether they have the Python and the packages that are here, those that were
+            recorded, or those that come closest to them.
     """
 
     capture: Capture
@@ -181,6 +195,7 @@ class RerunRequest:
     past: Past = field(default_factory=Past)
     inputs: Sequence[InputFile] = ()
     archived_inputs: Mapping[str, bytes] | None = None
+    packages: EnvironmentChoice = "here"
 
     @classmethod
     def of(
@@ -194,6 +209,7 @@ class RerunRequest:
         environment_variables: Sequence[str] = (),
         threads: Threads = "recorded",
         inputs: Inputs = "here",
+        packages: EnvironmentChoice = "here",
         parts: int = 1,
     ) -> list[RerunRequest]:
         """Requests for trials of a study, by the version that they ran with.
@@ -207,6 +223,7 @@ class RerunRequest:
             environment_variables: the names of variables that their process gets as well.
             threads: `"recorded"` or `"here"`.
             inputs: `"here"` or `"archived"`.
+            packages: `"here"`, `"recorded"` or `"closest"`.
             parts: into how many requests the trials of a version are divided, for several
                 processes.
         """
@@ -233,6 +250,7 @@ class RerunRequest:
                 pasts[version],
                 archived.inputs(version),
                 archived.archived_inputs(version) if inputs == "archived" else None,
+                packages,
             )
             for version, group in sorted(versions.items())
             for part in range(min(parts, len(group)))
@@ -274,11 +292,13 @@ class RerunAnswer:
         reruns: one for each trial of the request.
         environment: what they ran in this time.
         inputs: what has become of the files that they had read.
+        notes: what of the recorded environment could not be had, for people.
     """
 
     reruns: Sequence[Rerun]
     environment: Environment
     inputs: Sequence[InputNow] = ()
+    notes: Sequence[str] = ()
 
 
 def rerun(request: RerunRequest) -> RerunAnswer:
@@ -292,7 +312,9 @@ def rerun(request: RerunRequest) -> RerunAnswer:
 
     Raises:
         ArchiveError: the code cannot be brought to life, or its process died.
+        EnvironmentUnavailableError: the recorded packages cannot be had.
     """
+    prepared = prepared_for(request)
     capture = request.capture
     message = {
         "document": capture.document,
@@ -308,6 +330,8 @@ def rerun(request: RerunRequest) -> RerunAnswer:
         tempfile.TemporaryDirectory(prefix="prefect-optuna-", ignore_cleanup_errors=True) as home,
     ):
         variables = _environment(home, request)
+        if prepared is not None:
+            _enter(variables, prepared, stack.enter_context(running_package()), request)
         message["folder"] = os.getcwd()  # noqa: PTH109
         if request.archived_inputs is not None:
             message["folder"] = stack.enter_context(
@@ -318,7 +342,7 @@ def rerun(request: RerunRequest) -> RerunAnswer:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
         process = subprocess.run(  # noqa: S603 - our interpreter; whoever calls trusts the code
-            [sys.executable, "-c", _START],
+            [str(prepared.python) if prepared else sys.executable, "-c", _START],
             input=json.dumps(message).encode(),
             stdout=subprocess.PIPE,
             env=variables,
@@ -328,9 +352,12 @@ def rerun(request: RerunRequest) -> RerunAnswer:
     try:
         answer: dict[str, Any] = json.loads(process.stdout)
     except ValueError:
+        notes = "".join(
+            f" Of its packages: {note}." for note in (prepared.notes if prepared else ())
+        )
         raise ArchiveError(
             f"The process that ran the archived code ended with code {process.returncode} and "
-            "without an answer. What it said is on standard error."
+            f"without an answer. What it said is on standard error.{notes}"
         ) from None
     if "error" in answer:
         raise ArchiveError(answer["error"])
@@ -351,6 +378,25 @@ def rerun(request: RerunRequest) -> RerunAnswer:
         ],
         _without_ours(Environment.from_json(answer["environment"]), request),
         [InputNow(**one) for one in answer["inputs"]],
+        prepared.notes if prepared else (),
+    )
+
+
+def prepared_for(request: RerunRequest) -> PreparedEnvironment | None:
+    """The environment that trials shall have, built if need be; `None` for that of this process.
+
+    Args:
+        request: which trials.
+
+    Raises:
+        EnvironmentUnavailableError: something in it cannot be had.
+    """
+    if request.packages == "here":
+        return None
+    return prepare_environment(
+        request.environment,
+        needed=set(request.capture.document["distributions"].values()),
+        closest=request.packages == "closest",
     )
 
 
@@ -413,6 +459,22 @@ def _environment(home: str, request: RerunRequest) -> dict[str, str]:
     if site.ENABLE_USER_SITE:  # packages of the user's lie below the real home
         variables["PYTHONUSERBASE"] = site.getuserbase()
     return variables | {name: os.environ[name] for name in more if name in os.environ}
+
+
+def _enter(
+    variables: dict[str, str], prepared: PreparedEnvironment, ours: Path, request: RerunRequest
+) -> None:
+    """Have a process find what is in an environment and this package, and no package beside."""
+    for name in _ELSEWHERE:
+        if name not in request.environment_variables:
+            variables.pop(name, None)
+    more = variables.get("PYTHONPATH")
+    variables |= {
+        "VIRTUAL_ENV": str(prepared.folder),
+        "PATH": os.pathsep.join([str(prepared.python.parent), variables.get("PATH", os.defpath)]),
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONPATH": os.pathsep.join([str(ours), *([more] if more else [])]),
+    }
 
 
 def threads_as_recorded(then: Environment) -> dict[str, str]:

@@ -30,6 +30,7 @@ atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.update(
     PREFECT_HOME=f"{_SCRATCH}/prefect",
+    PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS=f"{_SCRATCH}/environments",
     PREFECT_SERVER_EPHEMERAL_ENABLED="false",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -135,6 +135,10 @@ def deploy_reevaluation(
     fail_on_drift: Annotated[
         bool, Parameter(negative="", help="The flow run fails where a trial differs.")
     ] = False,
+    environment: Annotated[
+        Literal["here", "recorded", "closest"],
+        Parameter(help="Python and packages as they were, as close as can be, or the worker's."),
+    ] = "here",
     environment_variable: Variables = (),
     scope: Scope = NO_SCOPE,
     schedule: Schedule = ON_DEMAND,
@@ -154,6 +158,8 @@ def deploy_reevaluation(
     from prefect_optuna.deployments.deploy import deploy_reevaluation as deploy_it
 
     options: dict[str, Any] = {"fail_on_drift": True} if fail_on_drift else {}
+    if environment != "here":
+        options["environment"] = environment
     if environment_variable:
         options["environment_variables"] = list(environment_variable)
     if values := scope.values():

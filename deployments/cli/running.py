@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -20,6 +20,9 @@ from prefect_optuna.deployments.cli.arguments import (
 )
 from prefect_optuna.deployments.cli.exit_codes import DRIFT, OK
 from prefect_optuna.deployments.cli.output import answer, markup, note, working
+
+if TYPE_CHECKING:
+    from prefect_optuna.flows import Reevaluation
 
 __all__ = ["dashboard", "gc", "reevaluate", "report", "serve"]
 
@@ -49,6 +52,10 @@ def reevaluate(
         Literal["recorded", "here"],
         Parameter(help="Threads, hash seed and BLAS kernel as they were, or as they are here."),
     ] = "recorded",
+    environment: Annotated[
+        Literal["here", "recorded", "closest"],
+        Parameter(help="Python and packages as they were, as close as can be, or as here."),
+    ] = "here",
     rtol: Annotated[float, Parameter(help="How far a value may differ, relatively.")] = 1e-9,
     atol: Annotated[float, Parameter(help="How far a value may differ, absolutely.")] = 0.0,
     jobs: Annotated[int, Parameter(name=("--jobs", "-j"), help="At once; -1 for all cores.")] = 1,
@@ -64,6 +71,7 @@ def reevaluate(
     ```
     prefect-optuna reevaluate lynx-hare --best 5 --trusted
     prefect-optuna reevaluate lynx-hare --repeats 5 --reseed --trusted
+    prefect-optuna reevaluate lynx-hare --environment recorded --trusted
     prefect-optuna reevaluate lynx-hare --which 17 --trusted -D simulate.dt=0.001
     ```
     """
@@ -71,11 +79,8 @@ def reevaluate(
 
     from prefect_optuna.blocks import InvalidSettingError
     from prefect_optuna.deployments.cli.looking import as_selection
-    from prefect_optuna.deployments.cli.tables import reevaluation_table
     from prefect_optuna.deployments.work_pools import prefect_server
     from prefect_optuna.flows import reevaluate as run_again
-    from prefect_optuna.flows.wording import format_value
-    from prefect_optuna.tasks.reevaluation import luck_words
 
     if best is not None and best < 1:
         raise InvalidSettingError(f"--best is 1 or more; found {best}.")
@@ -89,6 +94,7 @@ def reevaluate(
             repeats=repeats,
             reseed=reseed,
             threads=threads,
+            environment=environment,
             trusted=trusted,
             scope=scope.values() or None,
             environment_variables=environment_variable,
@@ -97,16 +103,32 @@ def reevaluate(
             n_jobs=jobs,
             **places.keywords(),
         )
+    return _show(result, json)
+
+
+def _show(result: Reevaluation, json: bool) -> int:
+    """Say what trials came to.
+
+    Returns:
+        The exit code.
+    """
+    from prefect_optuna.deployments.cli.tables import reevaluation_table
+    from prefect_optuna.flows.wording import format_value
+    from prefect_optuna.tasks.reevaluation import luck_words
+
     colour = "yellow" if result.drifted else "green"
     shown = [f"[bold {colour}]{result.headline}[/]", reevaluation_table(result)]
     reasons = {t.number: t.message or t.cause or luck_words(t, format_value) for t in result.trials}
     shown += [f"[dim]trial {n}:[/] {markup(reason)}" for n, reason in reasons.items() if reason]
+    shown += [f"[dim]environment:[/] {markup(one)}" for one in result.notes]
     document = {
-        "study": study,
+        "study": result.study_name,
         "reproduced": result.reproduced,
         "headline": result.headline,
         "trials": [trial.model_dump(mode="python") for trial in result.trials],
         "scope": result.scope,
+        "environment": result.environment,
+        "notes": result.notes,
         "changes": result.changes,
     }
     answer(document, *shown, as_json=json)
@@ -179,7 +201,8 @@ def gc(
 ) -> None:
     """List what deleted studies have left, or remove it.
 
-    That includes the content of artifacts that have expired.
+    That includes the content of artifacts that have expired, and environments on this machine in
+    which no archived trial has run for 30 days.
 
     ```
     prefect-optuna gc
@@ -187,11 +210,13 @@ def gc(
     ```
     """
     from prefect_optuna.tasks import collect_garbage
+    from prefect_optuna.tasks.environments import collect_environments, garbage_text
 
     with working("Looking for garbage ..."):
         garbage = collect_garbage(
             places.artifacts, [places.storage, *(other_storage or [])], dry_run=not delete
         )
+        environments = collect_environments(dry_run=not delete)
     document = {
         "removed": delete,
         "studies": [vars(study) for study in garbage.studies],
@@ -199,8 +224,10 @@ def gc(
         "versions": [{"name": v.name, "version": v.version} for v in garbage.versions],
         "objects": garbage.objects,
         "leftovers": garbage.leftovers,
+        "environments": [vars(one) for one in environments],
     }
-    text = str(garbage).replace("by dry_run=False", "by --delete")
+    text = garbage_text(garbage, environments, dry=not delete)
+    text = text.replace("by dry_run=False", "by --delete")
     answer(document, markup(text), as_json=json)
 
 

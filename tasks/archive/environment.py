@@ -17,6 +17,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import warnings
@@ -24,7 +25,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.request import url2pathname
 
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -32,10 +34,21 @@ from optuna.samplers import BaseSampler
 from prefect_optuna.blocks._secrets import SecretVariables, has_secret_urls, without_secrets
 from prefect_optuna.blocks.settings import OptunaSettings
 
-__all__ = ["MAX_SOURCE_BYTES", "RECORDED_VARIABLES", "Environment", "GitState", "requirements_text"]
+__all__ = [
+    "FOLDER",
+    "MAX_SOURCE_BYTES",
+    "RECORDED_VARIABLES",
+    "Environment",
+    "GitState",
+    "requirements_text",
+    "sources",
+]
 
 MAX_SOURCE_BYTES = 1 << 20
 """A script or a diff that is larger is left out of the archive, and only its size is said."""
+
+FOLDER = "a folder"
+"""The source of a distribution that was installed from this machine's disk."""
 
 _GIT_SECONDS = 3.0
 
@@ -92,7 +105,9 @@ class Environment:
         script: name of the script that Python was started with, without its folder.
         cpu: the model of the processor; `None` if that is unknown.
         sources: of distributions that no index has, by name: a URL that pip accepts, or
-            `"a folder"` for one that was installed from this machine's disk.
+            `"a folder"` for one that was installed from this machine's disk. One in development
+            mode has the commit of its repository, where that has no changes and comes from a
+            server.
         variables: environment variables that change numbers, such as `PYTHONHASHSEED` and
             `OMP_NUM_THREADS`, where they are set. No others.
         seed: of the sampler, where it is known.
@@ -317,7 +332,7 @@ def _requirement(name: str, version: str, source: str | None) -> str:
         parsed = Version(version)
     except InvalidVersion:
         return f"# {name} {version}: this is no version that pip accepts"
-    if source == _FOLDER:
+    if source == FOLDER:
         return f"# {name}=={version}: it was installed from a folder of the machine"
     if source:
         return f"{name} @ {source}"
@@ -337,7 +352,7 @@ def _here() -> Environment:
         cpu_count=os.cpu_count() or 1,
         distributions=_distributions(),
         cpu=_cpu(),
-        sources=_sources(),
+        sources=sources(),
         script=Path(script).name if script else None,
     )
 
@@ -407,10 +422,7 @@ def _thread_pools() -> tuple[dict[str, int], dict[str, str]]:
     return threads, kernels
 
 
-_FOLDER = "a folder"
-
-
-def _sources() -> dict[str, str]:
+def sources() -> dict[str, str]:
     """Where distributions came from that were not taken from an index, as PEP 610 records it."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
@@ -427,10 +439,9 @@ def _sources() -> dict[str, str]:
 def _source(record: dict[str, Any]) -> str:
     url = urlsplit(str(record["url"]))
     if "dir_info" in record or url.scheme == "file":
-        return _FOLDER
-    plain = without_secrets(urlunsplit(url))
-    if url.scheme == "ssh" and url.username:  # of an address of ssh, the user is a part
-        plain = plain.replace("://", f"://{url.username}@", 1)
+        editable = (record.get("dir_info") or {}).get("editable")
+        return (_commit_in(url2pathname(url.path)) if editable else None) or FOLDER
+    plain = _public_url(url)
     subdirectory = record.get("subdirectory")
     fragments = [f"subdirectory={subdirectory}"] if subdirectory else []
     if vcs := record.get("vcs_info"):
@@ -438,6 +449,29 @@ def _source(record: dict[str, Any]) -> str:
     elif digest := (record.get("archive_info") or {}).get("hashes", {}).get("sha256"):
         fragments.append(f"sha256={digest}")
     return f"{plain}#{'&'.join(fragments)}" if fragments else plain
+
+
+def _public_url(url: SplitResult) -> str:
+    plain = without_secrets(urlunsplit(url))
+    if url.scheme == "ssh" and url.username:  # of an address of ssh, the user is a part
+        plain = plain.replace("://", f"://{url.username}@", 1)
+    return plain
+
+
+def _commit_in(folder: str) -> str | None:
+    """Where others get what is in a folder; `None` where it is no commit of a git repository."""
+    state = _git("status", "--porcelain", cwd=folder)
+    if state is None or state.strip():  # what git does not track may be imported as well
+        return None
+    commit = (_git("rev-parse", "HEAD", cwd=folder) or b"").decode().strip()
+    remote = (_git("remote", "get-url", "origin", cwd=folder) or b"").decode().strip()
+    within = (_git("rev-parse", "--show-prefix", cwd=folder) or b"").decode().strip().rstrip("/")
+    if short := re.fullmatch(r"([\w.-]+@)?([\w.-]{2,}):(?!//)/?(.+)", remote):  # git@host:path
+        remote = f"ssh://{short[1] or ''}{short[2]}/{short[3]}"
+    url = urlsplit(remote)
+    if not commit or url.scheme not in ("https", "http", "ssh", "git"):
+        return None
+    return f"git+{_public_url(url)}@{commit}" + (f"#subdirectory={within}" if within else "")
 
 
 def _script_bytes() -> bytes:
