@@ -46,6 +46,7 @@ __all__ = [
     "UnusedEnvironment",
     "collect_environments",
     "garbage_text",
+    "needed_here",
     "prepare_environment",
     "running_package",
 ]
@@ -521,7 +522,7 @@ def _complete(part: Path) -> list[str]:
     from packaging.utils import canonicalize_name
 
     there = {canonicalize_name(name): version for name, version in _installed_in(part).items()}
-    added = [pin for name, pin in _needed_here().items() if name not in there]
+    added = [pin for name, pin in needed_here().items() if name not in there]
     if added and (failed := _install(part, added)):
         raise EnvironmentUnavailableError(
             f"What this version of prefect-optuna needs beside the packages that were recorded "
@@ -561,8 +562,14 @@ def _our_requirements() -> list[Requirement]:
     return [one for one in every if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 
-def _needed_here() -> dict[str, str]:
-    """What this package needs, as it is installed here: a pin by canonical name."""
+def needed_here() -> dict[str, str]:
+    """What this package needs, as it is installed here: a pin by canonical name.
+
+    Example:
+        >>> from prefect_optuna.tasks.environments import needed_here
+        >>> needed_here()["optuna"].partition("==")[0]
+        'optuna'
+    """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 

@@ -11,7 +11,7 @@
 | `deploy-reevaluation`, `deploy-report`, `deploy-gc` | what runs on a schedule |
 | `studies`, `show`, `trials` | look at studies |
 | `report`, `dashboard` | look at them in a browser |
-| `reevaluate` | run archived trials again |
+| `reevaluate`, `rerun` | run archived trials again: of a study, of an exported file |
 | `export`, `import` | a study with its archive as one file |
 | `gc` | remove what deleted studies have left |
 | `spool` | trials that ended on this machine while their storage was away |

@@ -16,6 +16,7 @@ from prefect_optuna.deployments.cli import (
     deploying,
     looking,
     managing,
+    rerunning,
     running,
     scaling,
     spool,
@@ -68,7 +69,8 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
         running.dashboard,
     ),
     "Work": (
-        running.reevaluate,
+        rerunning.reevaluate,
+        rerunning.rerun,
         managing.stop,
         managing.pause,
         managing.resume,

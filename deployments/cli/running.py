@@ -5,134 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefect_optuna.deployments.cli.arguments import (
-    HERE,
-    NO_SCOPE,
-    Json,
-    Places,
-    Scope,
-    Study,
-    Variables,
-)
-from prefect_optuna.deployments.cli.exit_codes import DRIFT, OK
+from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
+from prefect_optuna.deployments.cli.exit_codes import OK
 from prefect_optuna.deployments.cli.output import answer, markup, note, working
 
-if TYPE_CHECKING:
-    from prefect_optuna.flows import Reevaluation
-
-__all__ = ["dashboard", "gc", "reevaluate", "report", "serve"]
-
-
-def reevaluate(
-    study: Study,
-    /,
-    *,
-    best: Annotated[int | None, Parameter(help="Short for *--which best:K*.")] = None,
-    which: Annotated[
-        str,
-        Parameter(
-            metavar="SELECTION",
-            help="*best:5*, *pareto*, *complete*, *pruned*, *failed*, *all* or numbers as *3,17*.",
-        ),
-    ] = "best:1",
-    trusted: Annotated[
-        bool,
-        Parameter(negative="", help="The archived code may run here; look at *show* first."),
-    ] = False,
-    repeats: Annotated[int, Parameter(help="How many times each is run.")] = 1,
-    reseed: Annotated[
-        bool,
-        Parameter(negative="", help="Each time with another seed: how much of it is luck?"),
-    ] = False,
-    threads: Annotated[
-        Literal["recorded", "here"],
-        Parameter(help="Threads, hash seed and BLAS kernel as they were, or as they are here."),
-    ] = "recorded",
-    environment: Annotated[
-        Literal["here", "recorded", "closest"],
-        Parameter(help="Python and packages as they were, as close as can be, or as here."),
-    ] = "here",
-    rtol: Annotated[float, Parameter(help="How far a value may differ, relatively.")] = 1e-9,
-    atol: Annotated[float, Parameter(help="How far a value may differ, absolutely.")] = 0.0,
-    jobs: Annotated[int, Parameter(name=("--jobs", "-j"), help="At once; -1 for all cores.")] = 1,
-    environment_variable: Variables = (),
-    scope: Scope = NO_SCOPE,
-    places: Places = HERE,
-    json: Json = False,
-) -> int:
-    """Run archived trials again, in a fresh process, and compare.
-
-    The exit code is 3 where one of them is not reproduced, unless by other seeds.
-
-    ```
-    prefect-optuna reevaluate lynx-hare --best 5 --trusted
-    prefect-optuna reevaluate lynx-hare --repeats 5 --reseed --trusted
-    prefect-optuna reevaluate lynx-hare --environment recorded --trusted
-    prefect-optuna reevaluate lynx-hare --which 17 --trusted -D simulate.dt=0.001
-    ```
-    """
-    from prefect.settings import get_current_settings
-
-    from prefect_optuna.blocks import InvalidSettingError
-    from prefect_optuna.deployments.cli.looking import as_selection
-    from prefect_optuna.deployments.work_pools import prefect_server
-    from prefect_optuna.flows import reevaluate as run_again
-
-    if best is not None and best < 1:
-        raise InvalidSettingError(f"--best is 1 or more; found {best}.")
-    if get_current_settings().api.url:
-        with prefect_server():
-            pass  # that one is configured and does not answer is said at once
-    with working(f"Running trials of {study!r} again ..."):
-        result = run_again(
-            study,
-            trials=f"best:{best}" if best else as_selection(which),
-            repeats=repeats,
-            reseed=reseed,
-            threads=threads,
-            environment=environment,
-            trusted=trusted,
-            scope=scope.values() or None,
-            environment_variables=environment_variable,
-            rtol=rtol,
-            atol=atol,
-            n_jobs=jobs,
-            **places.keywords(),
-        )
-    return _show(result, json)
-
-
-def _show(result: Reevaluation, json: bool) -> int:
-    """Say what trials came to.
-
-    Returns:
-        The exit code.
-    """
-    from prefect_optuna.deployments.cli.tables import reevaluation_table
-    from prefect_optuna.flows.wording import format_value
-    from prefect_optuna.tasks.reevaluation import luck_words
-
-    colour = "yellow" if result.drifted else "green"
-    shown = [f"[bold {colour}]{result.headline}[/]", reevaluation_table(result)]
-    reasons = {t.number: t.message or t.cause or luck_words(t, format_value) for t in result.trials}
-    shown += [f"[dim]trial {n}:[/] {markup(reason)}" for n, reason in reasons.items() if reason]
-    shown += [f"[dim]environment:[/] {markup(one)}" for one in result.notes]
-    document = {
-        "study": result.study_name,
-        "reproduced": result.reproduced,
-        "headline": result.headline,
-        "trials": [trial.model_dump(mode="python") for trial in result.trials],
-        "scope": result.scope,
-        "environment": result.environment,
-        "notes": result.notes,
-        "changes": result.changes,
-    }
-    answer(document, *shown, as_json=json)
-    return DRIFT if result.drifted else OK
+__all__ = ["dashboard", "gc", "report", "serve"]
 
 
 def report(

@@ -470,7 +470,7 @@ def test_the_commands_of_the_issue_are_there() -> None:
     assert set(COMMANDS) == {
         "serve", "deploy", "deploy-worker", "deploy-reevaluation", "deploy-report", "deploy-gc",
         "studies", "show", "trials", "report", "reevaluate", "export", "import", "gc", "dashboard",
-        "scale", "spool",
+        "scale", "spool", "rerun",
         "up", "down", "status", "demo", "stop", "pause", "resume", "delete", "watch",
         "retry-failed",
     }  # fmt: skip

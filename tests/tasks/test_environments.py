@@ -7,10 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from servers import wait_until
+from wheels_under_test import install_here, only_these_wheels, recorded, wheel
 
 from prefect_optuna.blocks import EnvironmentUnavailableError, PrefectOptunaError
 from prefect_optuna.tasks import Problem
@@ -26,54 +25,16 @@ from prefect_optuna.tasks.archive.environment import FOLDER, sources
 from prefect_optuna.tasks.environments import (
     PreparedEnvironment,
     collect_environments,
+    needed_here,
     prepare_environment,
 )
 from prefect_optuna.tasks.rerun import ArchivedTrial, RerunAnswer, RerunRequest, rerun
 
-TINY = "VALUE = {version}\n"
-
-
-def wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> Path:
-    """Write a wheel."""
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    about = f"{name}-{version}.dist-info"
-    wheel_text = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files = {
-        **files,
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{about}/WHEEL": wheel_text,
-    }
-    record = "".join(f"{one},,\n" for one in [*files, f"{about}/RECORD"])
-    with zipfile.ZipFile(path, "w") as archive:
-        for one, text in {**files, f"{about}/RECORD": record}.items():
-            archive.writestr(one, text)
-    return path
-
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that uv takes for the only index: tiny 1.0, 1.4 and 2.0, and `rest`.
-
-    `rest` stands for everything that this package needs: it leads to what is installed here.
-    """
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    for version in ("1.0", "1.4", "2.0"):
-        wheel(folder, "tiny", version, {"tiny.py": TINY.format(version=version)})
-    wheel(folder, "rest", "1.0", {"rest.pth": f"{sysconfig.get_path('purelib')}\n"})
-    for name in [name for name in os.environ if name.startswith("UV_")]:
-        monkeypatch.delenv(name)
-    settings = tmp_path / "settings.toml"
-    settings.write_text(f"no-index = true\nfind-links = [{str(folder)!r}]\n")
-    monkeypatch.setenv("UV_CONFIG_FILE", str(settings))
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS", str(tmp_path / "environments"))
     monkeypatch.chdir(tmp_path)
-    return folder
-
-
-def recorded(**versions: str) -> Environment:
-    return replace(Environment.capture(), distributions={"rest": "1.0", **versions}, sources={})
+    return only_these_wheels(tmp_path, monkeypatch)
 
 
 def value_in(prepared: PreparedEnvironment) -> float:
@@ -82,12 +43,9 @@ def value_in(prepared: PreparedEnvironment) -> float:
 
 
 @pytest.fixture
-def tiny_here(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_here(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process and those it starts, tiny 2.0 is installed."""
-    with zipfile.ZipFile(wheels / "tiny-2.0-py3-none-any.whl") as archive:
-        archive.extractall(tmp_path / "site-packages")
-    monkeypatch.syspath_prepend(str(tmp_path / "site-packages"))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site-packages"))
+    install_here(wheels, "tiny", "2.0", monkeypatch)
 
 
 def suggest(trial: Any) -> dict[str, float]:
@@ -100,8 +58,8 @@ def times_tiny(params: dict[str, float]) -> float:
     return params["x"] * tiny.VALUE
 
 
-def rerun_in(environment: Environment, packages: Any) -> RerunAnswer:
-    capture = Capture.of(Problem(suggest=suggest, run=times_tiny))
+def rerun_in(environment: Environment, packages: Any, run: Any = times_tiny) -> RerunAnswer:
+    capture = Capture.of(Problem(suggest=suggest, run=run))
     trial = ArchivedTrial(0, {"x": 0.5})
     return rerun(RerunRequest(capture, environment, [trial], packages=packages))
 
@@ -375,3 +333,27 @@ def test_a_full_disk_is_said_and_nothing_half_is_left(
     with pytest.raises(PrefectOptunaError, match=r"[Nn]o space left"):
         prepare_environment(recorded(large="1.0"))
     assert [path.name for path in (small_disk / "e").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
+def test_from_the_index_that_everybody_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that this package needs, and another version of one of them."""
+    monkeypatch.setenv("UV_SYSTEM_CERTS", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS", str(tmp_path / "environments"))
+    monkeypatch.chdir(tmp_path)
+    pins = dict(pin.split("==") for pin in needed_here().values())
+    then = replace(Environment.capture(), distributions=pins | {"joblib": "1.4.0"}, sources={})
+
+    answer = rerun_in(then, "recorded", run=version_of_joblib)
+
+    assert answer.reruns[0].values == ((1.4,),)
+    there = answer.environment.distributions
+    assert {name: there.get(name) for name in then.distributions} == then.distributions
+
+
+def version_of_joblib(params: dict[str, float]) -> float:
+    import joblib
+
+    return float(joblib.__version__.removesuffix(".0"))
