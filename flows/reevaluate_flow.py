@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,7 @@ from prefect_optuna.tasks.rerun import (
     rerun,
 )
 from prefect_optuna.tasks.selection import select_trials
+from prefect_optuna.tasks.why import Drift, find_causes
 
 __all__ = ["DriftError", "ReevaluatedTrial", "Reevaluation", "reevaluate"]
 
@@ -92,6 +94,7 @@ def reevaluate(
     threads: Threads = "recorded",
     inputs: Inputs = "here",
     environment: EnvironmentChoice = "here",
+    why: bool = False,
     rtol: float | Sequence[float] = 1e-9,
     atol: float | Sequence[float] = 0.0,
     n_jobs: Annotated[int, Field(json_schema_extra={"minimum": -1})] = 1,
@@ -136,6 +139,10 @@ def reevaluate(
             with those that were recorded, in an environment that uv builds on the machine where
             they run, and that is kept in its user's cache folder; `closest` likewise, with what
             comes closest to what cannot be had, which the result's `notes` say.
+        why: Whether the cause of a drift is found by experiment: the trial runs again with one
+            thing after the other put back as it was, the recorded packages first. Among those that
+            differ, it is found by halving, in at most log2(n) + 2 runs. `experiments` of each
+            trial says what was tried.
         rtol: How far a value may differ, relative to the archived one; with several directions,
             perhaps one for each.
         atol: How far a value may differ, absolutely; with several directions, perhaps one for
@@ -215,6 +222,7 @@ def reevaluate(
     by_number = {trial.number: trial for trial in chosen}
     compared: dict[int, ReevaluatedTrial] = {}
     for request, answer in zip(requests, answers, strict=True):
+        drifted: list[Drift] = []
         for again in answer.reruns:
             trial = by_number[again.number]
             found = compare(trial, again, relative, absolute, reseeded=reseed)
@@ -223,7 +231,27 @@ def reevaluate(
                 missing = [str(one) for one in answer.inputs if one.now is None]
                 message = "; ".join(missing) if again.error and missing else found.message
                 found = found.model_copy(update={"cause": cause, "message": message})
+                version = archived.version_of(again.number)
+                drifted.append(
+                    Drift(
+                        trial,
+                        request,
+                        answer,
+                        run=lambda request: _run([request], 1, task_runner)[0],
+                        is_reproduced=lambda again, trial=trial: (
+                            compare(trial, again, relative, absolute).verdict == "reproduced"
+                        ),
+                        scope=archived.scope(version),
+                        changed=scope_read,
+                        inputs=partial(archived.archived_inputs, version) if trusted else None,
+                    )
+                )
             compared[again.number] = found
+        if why:
+            for number, cause in find_causes(drifted).items():
+                compared[number] = compared[number].model_copy(
+                    update={"cause": cause.text, "experiments": list(cause.experiments)}
+                )
     result = Reevaluation(
         study_name=study_name,
         trials=[compared[trial.number] for trial in chosen],

@@ -89,15 +89,18 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
     if lucky := [trial for trial in result.trials if luck_words(trial, format_value)]:
         lines += ["", "## Luck", ""]
         lines += [f"- Trial {t.number}: {escape(luck_words(t, format_value))}" for t in lucky]
-    causes: dict[str, list[str]] = {}
+    causes: dict[str, list[ReevaluatedTrial]] = {}
     for trial in result.trials:
         if trial.verdict in ("drifted", "failed"):
-            causes.setdefault(trial.cause, []).append(str(trial.number))
+            causes.setdefault(trial.cause, []).append(trial)
     if causes:
-        lines += ["", "## Likely cause", ""]
-        for cause, numbers in causes.items():
-            noun = "Trial" if len(numbers) == 1 else "Trials"
-            lines.append(f"- {noun} {', '.join(numbers)}: {escape(cause)}")
+        looked_for = any(trial.experiments for trials in causes.values() for trial in trials)
+        lines += ["", "## Cause" if looked_for else "## Likely cause", ""]
+        for cause, trials in causes.items():
+            noun = "Trial" if len(trials) == 1 else "Trials"
+            numbers = ", ".join(str(trial.number) for trial in trials)
+            lines.append(f"- {noun} {numbers}: {escape(cause)}")
+            lines += [f"    - {escape(one)}" for one in trials[0].experiments]
     if result.environment != "here":
         lines += ["", "## Environment", "", _ENVIRONMENTS[result.environment]]
         lines += ["", *(f"- {escape(note)}" for note in result.notes)] if result.notes else []

@@ -12,13 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 from prefect.logging import get_logger
 
 from prefect_optuna.tasks.archive.attributes import SCOPE_KEY
-from prefect_optuna.tasks.archive.environment import FOLDER
+from prefect_optuna.tasks.archive.environment import FOLDER, RECORDED_VARIABLES
 from prefect_optuna.tasks.rerun import Rerun, RerunAnswer, RerunRequest
 from prefect_optuna.tasks.scope.checking import check_names, check_types
 from prefect_optuna.tasks.scope.values import flatten
 from prefect_optuna.tasks.seeding import SHARED_KEY
 
-__all__ = ["likely_cause", "scope_that_is_read"]
+__all__ = ["depends_on_hashes", "holds_generator", "likely_cause", "scope_that_is_read"]
 
 _MACHINE = {
     "python": "Python",
@@ -68,7 +68,7 @@ def likely_cause(
         )
     elif chance:
         found.append("its repetitions differ from one another: random numbers without a seed")
-    if any(name in request.capture.content for name in _GENERATORS):
+    if holds_generator(request):
         found.append(
             "it may draw from a generator that the code holds, which goes on from trial to trial; "
             "one that is made inside of the function gives the same numbers again"
@@ -86,7 +86,13 @@ def likely_cause(
             found.append(f"it {word} then, and gives a value now")
     found += _data(trial, rerun, answer)
     found += _surroundings(request, answer)
-    if not found and _depends_on_hashes(request):
+    if not found and (unknown := set(rerun.variables) - {*RECORDED_VARIABLES}):
+        noun, told = ("variable", "it is") if len(unknown) == 1 else ("variables", "they are")
+        found.append(
+            f"it reads the environment {noun} {_few(sorted(unknown))}, of which no value was "
+            f"recorded; {told} passed on where environment_variables says so"
+        )
+    if not found and depends_on_hashes(request):
         found.append(
             "it may depend on the order of a set of text, which is another one in each process "
             "that is started without PYTHONHASHSEED"
@@ -98,7 +104,12 @@ def likely_cause(
     return "; ".join(found) or "nothing that the archive knows of differs"
 
 
-def _depends_on_hashes(request: RerunRequest) -> bool:
+def holds_generator(request: RerunRequest) -> bool:
+    """Whether code holds a generator of random numbers, which goes on from trial to trial."""
+    return any(name in request.capture.content for name in _GENERATORS)
+
+
+def depends_on_hashes(request: RerunRequest) -> bool:
     """Whether code makes sets or hashes, and hashes of text were left to chance."""
     if request.environment.variables.get("PYTHONHASHSEED", "random") != "random":
         return False

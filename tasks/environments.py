@@ -526,7 +526,7 @@ def _complete(part: Path) -> list[str]:
     if added and (failed := _install(part, added)):
         raise EnvironmentUnavailableError(
             f"What this version of prefect-optuna needs beside the packages that were recorded "
-            f"({', '.join(added)}) cannot be had: {failed}."
+            f"({', '.join(added[:5])}{' ...' if len(added) > 5 else ''}) cannot be had: {failed}."
         )
     notes = [f"{pin} was added: this version of prefect-optuna needs it" for pin in added]
     notes += [

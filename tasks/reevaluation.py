@@ -50,6 +50,11 @@ class ReevaluatedTrial(BaseModel):
     )
     params: dict[str, Any] = Field(description="The trial's parameters.")
     cause: str = Field(default="", description="Why it did not give the archived value, likely.")
+    experiments: list[str] = Field(
+        default_factory=list[str],
+        description="How the cause was looked for (`why=True`): what was put back, and what came "
+        "of it.",
+    )
     message: str = Field(default="", description="Why it failed.")
     uploads: dict[str, Literal["same", "other", "unknown"]] = Field(
         default_factory=dict,

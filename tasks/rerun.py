@@ -35,6 +35,7 @@ from prefect_optuna.tasks.archive.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.environment import RECORDED_VARIABLES, Environment
 from prefect_optuna.tasks.archive.restore import restore_problem
 from prefect_optuna.tasks.archive.review import restore_value
+from prefect_optuna.tasks.asked import Asked, what_is_asked_for
 from prefect_optuna.tasks.environments import (
     EnvironmentChoice,
     PreparedEnvironment,
@@ -184,6 +185,7 @@ class RerunRequest:
             has it read what is here.
         packages: whether they have the Python and the packages that are here, those that were
             recorded, or those that come closest to them.
+        clock: whether it is now, or the time at which the trials began.
     """
 
     capture: Capture
@@ -196,6 +198,7 @@ class RerunRequest:
     inputs: Sequence[InputFile] = ()
     archived_inputs: Mapping[str, bytes] | None = None
     packages: EnvironmentChoice = "here"
+    clock: Literal["here", "recorded"] = "here"
 
     @classmethod
     def of(
@@ -272,6 +275,9 @@ class Rerun:
         seeds: of each repetition; `None` for chance.
         unseeded: the sources of randomness that its code has used and no seed reaches.
         uploads: of each file that it gave to Optuna's `upload_artifact` whether it is the same.
+        variables: the names of the environment variables that its code has asked for.
+        clock: the functions by which its code has asked for the time; not looked at unless that
+            was put back.
     """
 
     number: int
@@ -282,6 +288,8 @@ class Rerun:
     seeds: tuple[int | None, ...] = ()
     unseeded: tuple[str, ...] = ()
     uploads: Mapping[str, UploadVerdict] = field(default_factory=dict)
+    variables: tuple[str, ...] = ()
+    clock: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -324,6 +332,7 @@ def rerun(request: RerunRequest) -> RerunAnswer:
         "scope": encode_scope(request.scope),
         "past": request.past.to_json(),
         "inputs": [asdict(one) for one in request.inputs],
+        "clock": request.clock,
     }
     with (
         contextlib.ExitStack() as stack,
@@ -373,6 +382,8 @@ def rerun(request: RerunRequest) -> RerunAnswer:
                 seeds=tuple(trial.seeds),
                 unseeded=tuple(one["unseeded"]),
                 uploads=one["uploads"],
+                variables=tuple(one["variables"]),
+                clock=tuple(one["clock"]),
             )
             for trial, one in zip(request.trials, answer["reruns"], strict=True)
         ],
@@ -530,7 +541,10 @@ def main() -> None:
 def _answer(message: dict[str, Any]) -> dict[str, Any]:
     blobs = {digest: base64.b64decode(blob) for digest, blob in message["blobs"].items()}
     then = Environment.from_json(message["environment"])
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+        what_is_asked_for(clock=message["clock"] == "recorded") as asked,
+    ):
         uploads = Uploads(Path(scratch))
         with uploads.in_place():
             with files_read() as read_at_import:
@@ -538,7 +552,7 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
             runner = TrialRunner(problem, scope=restore_value(message["scope"]))
             replay = Replay(Past.from_json(message["past"]), problem.directions)
             reruns = [
-                _again(ArchivedTrial(**data), runner, replay, uploads, read_at_import)
+                _again(ArchivedTrial(**data), runner, replay, uploads, read_at_import, asked)
                 for data in message["trials"]
             ]
     found = [asdict(one) for one in inputs_now(message["inputs"], message["folder"])]
@@ -552,16 +566,19 @@ def _again(
     replay: Replay,
     uploads: Uploads,
     read_at_import: Mapping[str, str],
+    asked: Asked,
 ) -> dict[str, Any]:
     """All repetitions of one trial."""
     values: list[tuple[float, ...]] = []
     constraints: list[dict[str, float]] = []
     errors: list[str] = []
     uploads.archived, uploads.verdicts = trial.uploads, {}
+    asked.variables, asked.clock = set(), set()
     started = datetime.fromisoformat(trial.started) if trial.started else None
     with files_read() as read, _unseeded() as unseeded:
         for seed in trial.seeds:
             own = {} if seed is None else {SEED_KEY: seed}
+            asked.start_at(started)
             live = replay.trial(
                 trial.number,
                 trial.params,
@@ -587,6 +604,8 @@ def _again(
         "constraints": constraints,
         "unseeded": sorted(unseeded),
         "uploads": uploads.verdicts,
+        "variables": sorted(asked.variables),
+        "clock": sorted(asked.clock),
     }
 
 

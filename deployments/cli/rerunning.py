@@ -57,6 +57,10 @@ class Again:
         Literal["here", "archived"] | None,
         Parameter(help="Files that trials have read: those that are here, or the archived ones."),
     ] = None
+    why: Annotated[
+        bool,
+        Parameter(negative="", help="Find the cause of a drift, by putting back what differs."),
+    ] = False
     rtol: Annotated[float, Parameter(help="How far a value may differ, relatively.")] = 1e-9
     atol: Annotated[float, Parameter(help="How far a value may differ, absolutely.")] = 0.0
     jobs: Annotated[int, Parameter(name=("--jobs", "-j"), help="At once; -1 for all cores.")] = 1
@@ -75,6 +79,7 @@ class Again:
             "reseed": self.reseed,
             "threads": self.threads,
             "inputs": self.inputs or "here",
+            "why": self.why,
             "trusted": self.trusted,
             "environment_variables": self.environment_variable,
             "rtol": self.rtol,
@@ -108,6 +113,7 @@ def reevaluate(
     prefect-optuna reevaluate lynx-hare --best 5 --trusted
     prefect-optuna reevaluate lynx-hare --repeats 5 --reseed --trusted
     prefect-optuna reevaluate lynx-hare --environment recorded --trusted
+    prefect-optuna reevaluate lynx-hare --best 5 --trusted --why
     prefect-optuna reevaluate lynx-hare --which 17 --trusted -D simulate.dt=0.001
     ```
     """
@@ -184,8 +190,12 @@ def _show(result: Reevaluation, json: bool) -> int:
 
     colour = "yellow" if result.drifted else "green"
     shown = [f"[bold {colour}]{result.headline}[/]", reevaluation_table(result)]
-    reasons = {t.number: t.message or t.cause or luck_words(t, format_value) for t in result.trials}
-    shown += [f"[dim]trial {n}:[/] {markup(reason)}" for n, reason in reasons.items() if reason]
+    for trial in result.trials:
+        said = [trial.message, trial.cause] if trial.experiments else [trial.message or trial.cause]
+        reason = ": ".join(filter(None, said)) or luck_words(trial, format_value)
+        if reason:
+            shown.append(f"[dim]trial {trial.number}:[/] {markup(reason)}")
+        shown += [f"[dim]  {markup(one)}[/]" for one in trial.experiments]
     shown += [f"[dim]environment:[/] {markup(one)}" for one in result.notes]
     document = {
         "study": result.study_name,

@@ -12,6 +12,8 @@ from typing import Any
 
 import optuna
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from wheels_under_test import install_here, only_these_wheels, record_all, record_only
 
 from prefect_optuna.deployments.cli import main
@@ -102,6 +104,26 @@ def test_a_study_that_is_here_runs_with_its_recorded_packages(
     assert (code, out.splitlines()[0]) == (0, "1 of 1 reproduced")
     [*_, last] = ArchivedStudy.load("carried").reevaluations()
     assert (last.environment, last.notes) == ("recorded", [])
+
+
+def test_the_cause_is_found_by_putting_back_what_differs(
+    call: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the verdict, in the history and on the page in Prefect's UI."""
+    monkeypatch.chdir(exported)
+    code, out, _ = call("reevaluate", "carried", "--which", "0,1", "--trusted", "--why")
+    assert code == 3
+    shown = " ".join(out.split())
+    assert "packages: tiny 2.0, was 1.0" in shown
+    assert "with the packages that were recorded: reproduced" in shown
+    assert "with what has helped trial 0: reproduced" in shown
+    [*_, last] = ArchivedStudy.load("carried").reevaluations()
+    assert {trial.cause for trial in last.trials} == {"packages: tiny 2.0, was 1.0"}
+    with get_client(sync_client=True) as client:
+        key = ArtifactFilterKey(any_=["reevaluation-carried"])
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
+    pages = [page.data for page in found]
+    assert any("## Cause" in str(data) and "tiny 2.0, was 1.0" in str(data) for data in pages)
 
 
 def test_what_cannot_be_had_is_said_before_anything_runs(
