@@ -649,10 +649,11 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     start = next((n for n, line in enumerate(said) if line.startswith(("error:", _DRAWN[0]))), 0)
     end = next((n for n, line in enumerate(said) if n > start and line.startswith("hint:")), None)
-    words = "; ".join(
-        line.lstrip(_DRAWN).removeprefix("error:").removeprefix("cause:").strip().rstrip(".")
-        for line in said[start:end]
-    )
+    words = ""
+    for line in said[start:end]:
+        plain = line.lstrip(_DRAWN).removeprefix("error:").removeprefix("cause:").strip()
+        goes_on = plain == line  # of older versions, which break their lines
+        words += f"{' ' if goes_on else '; '}{plain.rstrip('.')}" if words else plain.rstrip(".")
     text = public_text(without_secrets(words)) or f"uv ended with {done.returncode}"
     if len(text) <= 2 * _MAX_REASON:
         return text

@@ -122,7 +122,7 @@ class _Investigation:
         [one] = [one for one in drift.request.trials if one.number == drift.trial.number]
         self.request = replace(drift.request, trials=[replace(one, seeds=one.seeds[:1])])
         self.then: Environment = drift.request.environment
-        self.here: Environment = drift.answer.environment
+        self.here: Environment = _by_names_of(self.then, drift.answer.environment)
         self.said: list[str] = []
         self.ruled_out: set[str] = set()
 
@@ -375,6 +375,16 @@ class _Investigation:
             answer = replace(answer, inputs=())
         changed = {} if "scope" in self.ruled_out else drift.changed
         return likely_cause(drift.trial, rerun, self.request, answer, changed)
+
+
+def _by_names_of(then: Environment, here: Environment) -> Environment:
+    """An environment whose distributions are spelled as in another one: Jinja2, not jinja2."""
+    spelled = {canonicalize_name(name): name for name in then.distributions}
+
+    def renamed(found: Mapping[str, str]) -> dict[str, str]:
+        return {spelled.get(canonicalize_name(name), name): one for name, one in found.items()}
+
+    return replace(here, distributions=renamed(here.distributions), sources=renamed(here.sources))
 
 
 def _clock(again: Rerun) -> str:

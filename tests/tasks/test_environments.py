@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from packaging.utils import canonicalize_name
 from servers import wait_until
 from wheels_under_test import install_here, only_these_wheels, recorded, wheel
 
@@ -349,7 +350,7 @@ def test_from_the_index_that_everybody_has(tmp_path: Path, monkeypatch: pytest.M
     answer = rerun_in(then, "recorded", run=version_of_joblib)
 
     assert answer.reruns[0].values == ((1.4,),)
-    there = answer.environment.distributions
+    there = {canonicalize_name(n): v for n, v in answer.environment.distributions.items()}
     assert {name: there.get(name) for name in then.distributions} == then.distributions
 
 
