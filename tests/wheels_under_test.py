@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sysconfig
 import zipfile
@@ -63,6 +64,7 @@ def install_here(wheels: Path, name: str, version: str, patch: pytest.MonkeyPatc
     site = wheels.parent / "site-packages"
     with zipfile.ZipFile(wheels / f"{name}-{version}-py3-none-any.whl") as archive:
         archive.extractall(site)
+    _look_again(patch)
     patch.syspath_prepend(str(site))
     patch.setenv("PYTHONPATH", str(site))
 
@@ -72,13 +74,13 @@ def record_only(patch: pytest.MonkeyPatch, **versions: str) -> None:
     found = {"rest": "1.0", **versions}
     patch.setattr(environment, "_distributions", lambda: found)
     patch.setattr(environment, "sources", dict)
-    environment._here.cache_clear()
+    _look_again(patch)
 
 
-def record_all(patch: pytest.MonkeyPatch) -> None:
-    """Have archives record again what is installed."""
-    patch.undo()
-    environment._here.cache_clear()
+def _look_again(patch: pytest.MonkeyPatch) -> None:
+    """What is installed is looked up once in a process; not what a test has installed."""
+    once = functools.cache(environment._here.__wrapped__)
+    patch.setattr(environment, "_here", once)
 
 
 def recorded(**versions: str) -> Environment:

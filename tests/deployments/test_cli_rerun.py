@@ -14,7 +14,7 @@ import optuna
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from wheels_under_test import install_here, only_these_wheels, record_all, record_only
+from wheels_under_test import install_here, only_these_wheels, record_only
 
 from prefect_optuna.deployments.cli import main
 from prefect_optuna.flows import optimize
@@ -40,7 +40,6 @@ def exported(prefect_server: object, tmp_path_factory: pytest.TempPathFactory) -
         with pytest.MonkeyPatch.context() as then:
             record_only(then, tiny="1.0")
             optimize(objective, study_name="carried", n_trials=4, seed=1, keep_inputs="1 MB")
-            record_all(then)
         ArchivedStudy.load("carried").export("carried.study.zip")
         shutil.rmtree(folder / "site-packages")
         install_here(wheels, "tiny", "2.0", patch)

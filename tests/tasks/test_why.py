@@ -17,7 +17,7 @@ from wheels_under_test import install_here, only_these_wheels, recorded, wheel
 
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.tasks import Problem
-from prefect_optuna.tasks.archive import Capture, Environment, environment
+from prefect_optuna.tasks.archive import Capture, Environment
 from prefect_optuna.tasks.inputs import InputFile
 from prefect_optuna.tasks.rerun import ArchivedTrial, Rerun, RerunAnswer, RerunRequest, rerun
 from prefect_optuna.tasks.why import Drift, find_cause, find_causes
@@ -87,7 +87,6 @@ class Planted:
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment._here.cache_clear()  # what is installed differs between these tests
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
@@ -99,6 +98,7 @@ def of_packages(params: dict[str, float]) -> float:
     return params["x"] * tiny.VALUE
 
 
+@pytest.mark.slow
 def test_the_package_is_found_among_those_that_differ_in_log2_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +140,7 @@ def of_data(params: dict[str, float]) -> float:
     return params["x"] * float(Path("gain.txt").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_changed_file_where_the_archive_has_its_content_and_where_not() -> None:
     Path("gain.txt").write_text("3.5", encoding="utf-8")
     note = InputFile(str(Path("gain.txt").absolute()), "gain.txt", 1, "0" * 64, kept=True)
@@ -164,7 +165,7 @@ def of_clock(params: dict[str, float]) -> float:
     return params["x"] + time.time()
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_what_is_random_and_what_reads_the_clock_differs_from_itself() -> None:
     random = find_cause(Planted(of_random).drift(1.0))
     assert "random numbers of os.urandom, which no seed reaches" in random.text
@@ -175,7 +176,7 @@ def of_the_day(params: dict[str, float]) -> float:
     return params["x"] * datetime.now().timetuple().tm_yday  # noqa: DTZ005
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_the_day_on_which_it_ran() -> None:
     planted = Planted(of_the_day)
     value = planted.value(clock="recorded")
@@ -197,7 +198,7 @@ def of_threads(params: dict[str, float]) -> float:
     return params["x"] * float(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_number_of_threads_that_was_not_put_back() -> None:
     here = replace(Environment.capture(), kernels={}, threads={})
     planted = Planted(of_threads, replace(here, variables={"OMP_NUM_THREADS": "3"}))
@@ -210,7 +211,7 @@ def of_hashes(params: dict[str, float]) -> float:
     return params["x"] * sum(n * ord(c) for n, c in enumerate({"a", "b", "c", "d", "e", "f", "g"}))
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_the_order_of_a_set() -> None:
     planted = Planted(of_hashes, replace(Environment.capture(), kernels={}, variables={}))
     assert find_cause(planted.drift(-1.0)).text.startswith("the hash seed: the order of a set")
@@ -220,7 +221,7 @@ def of_two(params: dict[str, float], scope: dict[str, float]) -> float:
     return of_data(params) * scope["gain"]
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_two_causes_at_once_and_what_is_none_is_left_out() -> None:
     Path("gain.txt").write_text("3", encoding="utf-8")
     note = InputFile(str(Path("gain.txt").absolute()), "gain.txt", 1, "0" * 64, kept=True)
