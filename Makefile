@@ -62,6 +62,7 @@ lint: .venv/installed-test .cache/typing/prefect_optuna ## check style, types an
 	$(BIN)/ruff check --preview --select PLW1514 . # no text in the encoding of whoever runs it
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/lint/floors.py
+	$(BIN)/python tests/lint/house.py
 	$(BIN)/pyright
 	$(BIN)/python tests/lint/verify_types.py
 

@@ -13,7 +13,8 @@ from prefect.logging import get_logger
 
 from prefect_optuna.tasks.archive.attributes import SCOPE_KEY
 from prefect_optuna.tasks.archive.environment import FOLDER, RECORDED_VARIABLES
-from prefect_optuna.tasks.rerun import Rerun, RerunAnswer, RerunRequest
+from prefect_optuna.tasks.reevaluation import Rerun
+from prefect_optuna.tasks.rerun import RerunAnswer, RerunRequest
 from prefect_optuna.tasks.scope.checking import check_names, check_types
 from prefect_optuna.tasks.scope.values import flatten
 from prefect_optuna.tasks.seeding import SHARED_KEY

@@ -331,6 +331,10 @@ def _wanted(environment: Environment, needed: Iterable[str]) -> _Wanted:
     from packaging.utils import canonicalize_name
 
     wanted = _Wanted(environment.implementation.lower(), environment.python)
+    if needs := _needed_python(environment.python):
+        wanted.missing[f"Python {environment.python}"] = (
+            f"this version of prefect-optuna, which runs the trials there, needs {needs}"
+        )
     imported = {canonicalize_name(name) for name in needed}
     for name, version in environment.distributions.items():
         plain = canonicalize_name(name)
@@ -354,6 +358,17 @@ def _wanted(environment: Environment, needed: Iterable[str]) -> _Wanted:
             else:
                 wanted.missing[pin] = "no installer takes it"
     return wanted
+
+
+def _needed_python(version: str) -> str:
+    """Which Python this package needs, if one is not among those."""
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        needs = importlib.metadata.metadata(_OURS)["Requires-Python"] or ""
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return "" if SpecifierSet(needs).contains(version, prereleases=True) else needs
 
 
 def _is_requirement(pin: str, source: str | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, ClassVar, Literal
@@ -13,14 +14,46 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.environments import EnvironmentChoice
-from prefect_optuna.tasks.rerun import Rerun
+from prefect_optuna.tasks.uploads import UploadVerdict
 
-__all__ = ["REEVALUATION_FORMAT", "ReevaluatedTrial", "Reevaluation", "compare"]
+__all__ = ["REEVALUATION_FORMAT", "ReevaluatedTrial", "Reevaluation", "Rerun", "compare"]
 
 REEVALUATION_FORMAT = 1
 
 Verdict = Literal["reproduced", "drifted", "varies", "failed"]
 Value = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What a trial gave when it was run again.
+
+    Args:
+        number: the trial's number.
+        values: the values of each repetition that gave some; of one that was pruned where the
+            archived trial was, the last value that it had reported, and none where that had not
+            reported any either.
+        error: why one gave none; empty where all did.
+        files: the files that its code has read, other than Python's and its packages'.
+        constraints: those that each repetition with values has set.
+        seeds: of each repetition; `None` for chance.
+        unseeded: the sources of randomness that its code has used and no seed reaches.
+        uploads: of each file that it gave to Optuna's `upload_artifact` whether it is the same.
+        variables: the names of the environment variables that its code has asked for.
+        clock: the functions by which its code has asked for the time; not looked at unless that
+            was put back.
+    """
+
+    number: int
+    values: tuple[tuple[float, ...], ...]
+    error: str = ""
+    files: tuple[str, ...] = ()
+    constraints: tuple[Mapping[str, float], ...] = ()
+    seeds: tuple[int | None, ...] = ()
+    unseeded: tuple[str, ...] = ()
+    uploads: Mapping[str, UploadVerdict] = field(default_factory=dict)
+    variables: tuple[str, ...] = ()
+    clock: tuple[str, ...] = ()
 
 
 class ReevaluatedTrial(BaseModel):
@@ -191,7 +224,7 @@ def compare(
     Example:
         >>> import optuna
         >>> from prefect_optuna.tasks.reevaluation import compare
-        >>> from prefect_optuna.tasks.rerun import Rerun
+        >>> from prefect_optuna.tasks.uploads import UploadVerdict
         >>> trial = optuna.trial.create_trial(value=2.0)
         >>> compare(trial, Rerun(0, values=((2.0,), (2.25,))), [0.1], [0.0]).verdict
         'drifted'

@@ -44,6 +44,7 @@ from prefect_optuna.tasks.environments import (
 )
 from prefect_optuna.tasks.files_read import files_read
 from prefect_optuna.tasks.inputs import InputFile, InputNow, inputs_now
+from prefect_optuna.tasks.reevaluation import Rerun
 from prefect_optuna.tasks.replay import Past, Replay, own_attributes
 from prefect_optuna.tasks.seeding import (
     SEED_KEY,
@@ -53,7 +54,7 @@ from prefect_optuna.tasks.seeding import (
     trial_seed,
 )
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
-from prefect_optuna.tasks.uploads import Uploads, UploadVerdict, uploads_of
+from prefect_optuna.tasks.uploads import Uploads, uploads_of
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive import ArchivedStudy
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ArchivedTrial",
     "Inputs",
-    "Rerun",
     "RerunAnswer",
     "RerunRequest",
     "Threads",
@@ -260,38 +260,6 @@ class RerunRequest:
             for version, group in sorted(versions.items())
             for part in range(min(parts, len(group)))
         ]
-
-
-@dataclass(frozen=True)
-class Rerun:
-    """What a trial gave when it was run again.
-
-    Args:
-        number: the trial's number.
-        values: the values of each repetition that gave some; of one that was pruned where the
-            archived trial was, the last value that it had reported, and none where that had not
-            reported any either.
-        error: why one gave none; empty where all did.
-        files: the files that its code has read, other than Python's and its packages'.
-        constraints: those that each repetition with values has set.
-        seeds: of each repetition; `None` for chance.
-        unseeded: the sources of randomness that its code has used and no seed reaches.
-        uploads: of each file that it gave to Optuna's `upload_artifact` whether it is the same.
-        variables: the names of the environment variables that its code has asked for.
-        clock: the functions by which its code has asked for the time; not looked at unless that
-            was put back.
-    """
-
-    number: int
-    values: tuple[tuple[float, ...], ...]
-    error: str = ""
-    files: tuple[str, ...] = ()
-    constraints: tuple[Mapping[str, float], ...] = ()
-    seeds: tuple[int | None, ...] = ()
-    unseeded: tuple[str, ...] = ()
-    uploads: Mapping[str, UploadVerdict] = field(default_factory=dict)
-    variables: tuple[str, ...] = ()
-    clock: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

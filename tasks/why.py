@@ -12,7 +12,8 @@ from packaging.utils import canonicalize_name
 from prefect_optuna.blocks.errors import ArchiveError, EnvironmentUnavailableError
 from prefect_optuna.tasks.archive.environment import FOLDER, RECORDED_VARIABLES, Environment
 from prefect_optuna.tasks.drift import depends_on_hashes, holds_generator, likely_cause
-from prefect_optuna.tasks.rerun import Rerun, RerunAnswer, RerunRequest
+from prefect_optuna.tasks.reevaluation import Rerun
+from prefect_optuna.tasks.rerun import RerunAnswer, RerunRequest
 
 __all__ = ["Cause", "Drift", "find_cause", "find_causes"]
 

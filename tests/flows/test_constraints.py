@@ -25,8 +25,7 @@ from prefect_optuna.flows.report import render_report
 from prefect_optuna.flows.report_flow import read_status
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, copy_study, diff
 from prefect_optuna.tasks.archive.trial_records import TrialSigner
-from prefect_optuna.tasks.reevaluation import compare
-from prefect_optuna.tasks.rerun import Rerun
+from prefect_optuna.tasks.reevaluation import Rerun, compare
 from prefect_optuna.tasks.trial import Assignment, TrialRunner
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

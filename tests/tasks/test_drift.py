@@ -18,8 +18,8 @@ from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.drift import likely_cause
 from prefect_optuna.tasks.files_read import files_read
-from prefect_optuna.tasks.reevaluation import compare
-from prefect_optuna.tasks.rerun import ArchivedTrial, Rerun, RerunAnswer, RerunRequest, rerun
+from prefect_optuna.tasks.reevaluation import Rerun, compare
+from prefect_optuna.tasks.rerun import ArchivedTrial, RerunAnswer, RerunRequest, rerun
 
 HERE = Environment.capture()
 

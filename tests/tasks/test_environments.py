@@ -164,6 +164,11 @@ def test_who_allows_it_gets_what_comes_closest_and_a_note(wheels: Path) -> None:
     assert prepare_environment(recorded(tiny="1.5"), closest=True).notes == prepared.notes
 
 
+def test_a_python_that_this_package_does_not_run_in_is_named_first() -> None:
+    with pytest.raises(EnvironmentUnavailableError, match=r"Python 3\.10\.4: .* needs >=3\.11"):
+        prepare_environment(Environment("3.10.4", "CPython", "", "", 1))
+
+
 def test_a_python_that_is_not_here_is_named(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
     major, minor = sys.version_info[:2]
