@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 
 from prefect_optuna.blocks._journal_storage import FileStorage
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
+from prefect_optuna.blocks.patience import PatientStorage
 
 __all__ = [
     "OWNERS",
@@ -101,6 +102,7 @@ def storage_identity(storage: BaseStorage) -> str | None:
         True
     """
     # Optuna puts a cache before some storages, which it does not name in public.
+    storage = storage.storage if isinstance(storage, PatientStorage) else storage
     storage = getattr(storage, "_backend", storage) if _is_cache(storage) else storage
     engine = getattr(storage, "engine", None)
     if engine is not None:

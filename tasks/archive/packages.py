@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import sys
@@ -127,9 +128,11 @@ def other_versions(capture: Capture, environment: Environment | None) -> list[st
 def _imports_of(symbol: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     """The modules that a symbol imports, and whether it goes on without them."""
     if symbol["mode"] == "source":
-        for found in local_imports(symbol["source"]):
-            if found.level == 0:
-                yield found.module, found.is_guarded
+        # What does not parse is of another Python, which is said when it is compiled.
+        with contextlib.suppress(SyntaxError):
+            for found in local_imports(symbol["source"]):
+                if found.level == 0:
+                    yield found.module, found.is_guarded
     for path in _import_tags(symbol):
         yield path.partition(":")[0], False
 

@@ -21,7 +21,8 @@ from prefect_optuna.blocks import (
     load_artifact,
     log_artifact,
 )
-from prefect_optuna.blocks.study_identity import study_uuid
+from prefect_optuna.blocks.patience import PatientStorage
+from prefect_optuna.blocks.study_identity import storage_identity, study_uuid
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem, collect_garbage
 from prefect_optuna.tasks.archive.blobs import blob_path, needed_blobs, write_blobs
 
@@ -195,3 +196,10 @@ def test_a_storage_whose_deleted_studies_nobody_knows_is_refused(
 ) -> None:
     with pytest.raises(InvalidSettingError, match="in memory"):
         collect_garbage(artifacts, "memory://")
+
+
+def test_a_storage_that_is_waited_for_is_the_same_storage(storage: StudyStorage) -> None:
+    kept = storage.get_storage()
+    identity = storage_identity(kept)
+    assert identity is not None
+    assert storage_identity(PatientStorage(kept)) == identity
