@@ -105,6 +105,7 @@ def test_a_study_that_is_here_runs_with_its_recorded_packages(
     assert (last.environment, last.notes) == ("recorded", [])
 
 
+@pytest.mark.slow
 def test_the_cause_is_found_by_putting_back_what_differs(
     call: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ def test_the_cause_is_found_by_putting_back_what_differs(
     assert any("## Cause" in str(data) and "tiny 2.0, was 1.0" in str(data) for data in pages)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_said_before_anything_runs(
     call: Any, exported: Path, file: str
 ) -> None:
@@ -143,6 +145,7 @@ def test_what_cannot_be_had_is_said_before_anything_runs(
         away.rename(wheel)
 
 
+@pytest.mark.slow
 def test_gc_removes_environments_that_nobody_uses(call: Any, exported: Path, file: str) -> None:
     shutil.rmtree(exported / "environments", ignore_errors=True)
     call("rerun", file, "--trusted")

@@ -93,6 +93,7 @@ def test_a_log_line_of_the_last_moment_is_kept(home: Path) -> None:
         assert database.execute(query, [str(flow_run_id)]).fetchall() == [("last",)]
 
 
+@pytest.mark.slow
 def test_this_process_and_its_children_talk_to_it_inside_the_block_only(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

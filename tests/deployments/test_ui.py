@@ -53,6 +53,7 @@ def test_it_says_where_to_look_and_ends_with_ctrl_c(home: Path, page: Page) -> N
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_beside_a_running_server_it_shows_that_one(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

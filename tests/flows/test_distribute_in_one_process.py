@@ -66,7 +66,11 @@ def a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
 
 @pytest.mark.parametrize(
     "name",
-    ["threads", *(pytest.param(n, marks=pytest.mark.heavy) for n in ("processes", "ray")), "dask"],
+    [
+        "threads",
+        *(pytest.param(name, marks=pytest.mark.heavy) for name in ("processes", "ray")),
+        pytest.param("dask", marks=pytest.mark.slow),
+    ],
 )
 def test_a_task_runner_runs_every_trial_once_with_its_scope_and_archives_its_result(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -219,11 +219,8 @@ def test_slow_trials_have_a_task_run_each() -> None:
     assert result.n_task_runs == 3
 
 
-@pytest.mark.parametrize(
-    "what",
-    [PROBLEM, pytest.param(objective, marks=pytest.mark.slow)],
-    ids=["problem", "objective"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [PROBLEM, objective], ids=["problem", "objective"])
 def test_trials_run_in_other_processes(what: Any) -> None:
     result = optimize(what, study_name="p", n_trials=6, n_jobs=2, task_runner="processes")
     assert result.states["complete"] == 6

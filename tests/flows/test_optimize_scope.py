@@ -102,6 +102,7 @@ def test_trials_see_the_scope_wherever_they_run(
     assert archived.scope()["simulate.dt"] == "0.5"
 
 
+@pytest.mark.slow
 def test_a_trial_runs_again_under_its_scope_or_another(problem: str, where: dict[str, Any]) -> None:
     with param_scope(**{"simulate.dt": 0.5}):
         optimize(problem, study_name="again", n_trials=1, seed=1, **where)

@@ -127,6 +127,7 @@ def test_plain_objectives_and_several_directions() -> None:
     assert again.trials[0].values == [again.trials[0].archived]
 
 
+@pytest.mark.slow
 def test_each_trial_runs_with_the_code_that_it_ran_with() -> None:
     optimize(Problem(suggest=suggest, run=square), study_name="versions", n_trials=2)
 
@@ -243,6 +244,7 @@ def test_a_data_file_that_has_changed_is_found() -> None:
     assert reevaluate("data", trusted=True, inputs="archived").reproduced
 
 
+@pytest.mark.slow
 def test_every_reevaluation_is_kept_beside_the_archive() -> None:
     def shifted(params: dict[str, float]) -> float:
         return params["x"] + float(param_scope.offset(0.0))

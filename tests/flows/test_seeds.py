@@ -172,6 +172,7 @@ def test_a_seed_of_the_script_wins_and_so_does_its_attribute() -> None:
     assert again("own").reproduced
 
 
+@pytest.mark.slow
 def test_an_attempt_that_comes_later_has_other_numbers_which_are_kept() -> None:
     def unlucky(params: dict[str, float]) -> float:
         draw = random.random()

@@ -88,6 +88,7 @@ def test_a_trial_that_was_queued_before_the_code_changed_runs_again_with_what_ra
         assert again.reproduced, again
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_names_the_new_code_for_what_was_queued_under_the_old() -> None:
     storage = as_study_storage()
     study = storage.create_study("own")

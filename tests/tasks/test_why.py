@@ -190,6 +190,7 @@ def of_variable(params: dict[str, float]) -> float:
     return params["x"] * float(os.environ.get("LAB_GAIN", "1"))
 
 
+@pytest.mark.slow
 def test_a_variable_that_nobody_has_recorded() -> None:
     cause = find_cause(Planted(of_variable).drift(1.0))
     assert "reads the environment variable LAB_GAIN" in cause.text
@@ -235,6 +236,7 @@ def test_two_causes_at_once_and_what_is_none_is_left_out() -> None:
     assert "OMP_NUM_THREADS" not in cause.text
 
 
+@pytest.mark.slow
 def test_what_is_the_cause_for_one_trial_is_tried_on_the_others() -> None:
     planted = Planted(of_scope, scope={"gain": 2.0})
     counted = Counted()

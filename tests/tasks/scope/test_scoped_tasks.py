@@ -112,6 +112,7 @@ def lambda_scope() -> list[Any]:
     return called
 
 
+@pytest.mark.slow
 def test_in_a_process_pool_as_well() -> None:
     @flow(task_runner=ProcessPoolTaskRunner(max_workers=2))
     def study() -> Any:
@@ -120,6 +121,7 @@ def test_in_a_process_pool_as_well() -> None:
     assert study() == (EVERY_WAY, 42)
 
 
+@pytest.mark.slow
 def test_on_dask_as_well() -> None:
     from prefect_dask import DaskTaskRunner
 
@@ -260,6 +262,7 @@ def test_a_result_is_used_again_under_the_same_scope_only(tmp_path: Path) -> Non
     assert study(INPUTS + SCOPE, make=task) == [0.1, 0.2, 0.1], "a plain task, called directly"
 
 
+@pytest.mark.slow
 def test_a_delayed_task_runs_in_its_scope_in_whoever_serves_it(tmp_path: Path) -> None:
     module = tmp_path / "background.py"
     module.write_text(
