@@ -53,13 +53,12 @@ def open_task_runner(
             f"`task_runner` is `threads`, `processes` or a Prefect task runner; found {given!r}."
         )
     with contextlib.ExitStack() as stack:
-        if not isinstance(given, ThreadPoolTaskRunner):
-            # The flow has asked the server for its version. A process that begins later would
-            # fail its first task run if the server were away at that moment.
-            stack.enter_context(temporary_settings({"client.server_version_check_enabled": False}))
-            # A cluster with an address is elsewhere, and would not reach a server of this program.
-            if getattr(given, "address", None) is None:
-                stack.enter_context(share_temporary_server())
+        # The flow has asked the server for its version. A task run that begins later would fail if
+        # the server were away at that moment.
+        stack.enter_context(temporary_settings({"client.server_version_check_enabled": False}))
+        # A cluster with an address is elsewhere, and would not reach a server of this program.
+        if not isinstance(given, ThreadPoolTaskRunner) and getattr(given, "address", None) is None:
+            stack.enter_context(share_temporary_server())
         if isinstance(given, ProcessPoolTaskRunner):
             yield stack.enter_context(Processes(given, n_jobs))
         elif wanted is None:

@@ -23,6 +23,7 @@ import psutil
 import redis
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from optuna.trial import FrozenTrial
 from pydantic import SecretStr
 from redis_servers import RedisServer
 from servers import free_port, running, wait_until_listening
@@ -62,6 +63,24 @@ def open_journal_redis(url: str) -> BaseStorage:
 def open_journal_file(path: Path) -> BaseStorage:
     """Optuna's journal in a file."""
     return JournalStorage(JournalFileBackend(str(path)))
+
+
+class _OfOneProcess(JournalStorage):
+    """Fails in a forked child, where Optuna's journal only mostly does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(JournalFileBackend(str(path)))
+        self._made_in = os.getpid()
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        if os.getpid() != self._made_in:
+            raise RuntimeError("this storage belongs to another process")
+        return super().create_new_trial(study_id, template_trial)
+
+
+def open_journal_of_one_process(path: Path) -> BaseStorage:
+    """A storage that does not survive a fork."""
+    return _OfOneProcess(path)
 
 
 def open_our_journal(path: Path) -> BaseStorage:

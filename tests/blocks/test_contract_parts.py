@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
-from storages_under_test import open_journal_file
+from storages_under_test import open_journal_of_one_process
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.blocks.testing import (
@@ -58,7 +58,9 @@ class TestJournalStudyStorage(RowsForFiles):
 
 
 def test_a_storage_object_that_is_lost_in_a_fork_fails_the_row(tmp_path: Path) -> None:
-    under_test = StorageUnderTest(partial(open_journal_file, tmp_path / "studies.journal"))
+    under_test = StorageUnderTest(
+        partial(open_journal_of_one_process, tmp_path / "studies.journal")
+    )
     with pytest.raises(AssertionError, match="1 of 1 processes did not do their work"):
         StudyStorageContract().test_a_storage_object_survives_a_fork(under_test)
 

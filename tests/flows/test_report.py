@@ -376,8 +376,8 @@ def test_another_attempt_of_a_flow_run_updates_the_report_of_the_first() -> None
 @pytest.mark.usefixtures("prefect_server")
 def test_a_study_that_goes_on_in_another_flow_run_gets_a_new_version() -> None:
     for text in ("one", "two"):
-        in_a_flow(lambda text=text: ReportPublisher("goes on").publish(Report(text, "")))
-    assert {a.data for a in artifacts_of(report_key("goes on"))} == {"one", "two"}
+        in_a_flow(lambda text=text: ReportPublisher("in two flow runs").publish(Report(text, "")))
+    assert {a.data for a in artifacts_of(report_key("in two flow runs"))} == {"one", "two"}
 
 
 def test_updates_leave_no_events_behind(prefect_server: LocalServer) -> None:
