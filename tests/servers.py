@@ -164,11 +164,30 @@ def redis_server(directory: Path) -> Generator[str]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
+# moto looks whether an object is there, and then makes it: two requests at once could both. S3
+# itself decides at once.
+_MOTO = """
+import functools, sys, threading
+from moto.s3.responses import S3Response
+from moto.server import main
+
+put, lock = S3Response.put_object, threading.Lock()
+
+@functools.wraps(put)
+def put_object(self):
+    with lock:
+        return put(self)
+
+S3Response.put_object = put_object
+main(sys.argv[1:])
+"""
+
+
 @contextmanager
 def s3_server(directory: Path, **environment: str) -> Generator[str]:
     """A server that speaks the protocol of S3, moto's; yields its URL. Any credentials will do."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-c", _MOTO, "--host", "127.0.0.1", "--port", str(port)]
     log_file = directory / "s3.log"
     with running(command, log_file, **environment) as process:
         wait_until_listening(port, process, log_file)
