@@ -57,6 +57,7 @@ def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 6
 
 
 SCRIPT = """
+    import os
     import time
     from pathlib import Path
     from prefect_optuna.flows import Problem, distribute
@@ -68,7 +69,7 @@ SCRIPT = """
 
     def run(params):
         with Path(LOG).open("a") as log:
-            print("start", params["number"], file=log, flush=True)
+            print(params["number"], os.getpid(), file=log, flush=True)
         time.sleep(0.3)
         return {{"series": [params["x"]] * 10}}
 
@@ -218,8 +219,12 @@ def test_kill_9_of_a_worker_and_then_of_the_parent_loses_nothing_and_runs_nothin
             what="two workers at work",
         )
         assert parent.poll() is None, output.read_text()
-        victim = workers_of(block, "hurt")[0]
-        os.kill(victim["pid"], signal.SIGKILL)
+        # In the midst of a trial: between two there would be nothing to recover.
+        begun = len(log.read_text().splitlines())
+        servers.wait_until(lambda: len(log.read_text().splitlines()) > begun, what="a trial begins")
+        pid = int(log.read_text().split()[-1])
+        os.kill(pid, signal.SIGKILL)
+        [victim] = [r for r in sessions(block, "hurt").values() if r.get("pid") == pid]
         wait_until(
             lambda: any(is_lost(t) for t in block.load_study("hurt").trials),
             what="the trial of the killed worker is recovered",
@@ -249,7 +254,7 @@ def test_kill_9_of_a_worker_and_then_of_the_parent_loses_nothing_and_runs_nothin
     assert lost
     for trial in (t for t in lost if t.params):
         assert [t.params for t in counted].count(trial.params) == 1
-    started = Counter(log.read_text().split()[1::2])
+    started = Counter(log.read_text().split()[::2])
     assert max(started.values()) == 1
     # The server knows what became of the killed one.
     with get_client(sync_client=True) as client:
