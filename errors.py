@@ -81,7 +81,7 @@ if typing.TYPE_CHECKING:
     from prefect_optuna.flows.study_result import (
         NoCompleteTrialError,
     )
-    from prefect_optuna.tasks.archive.restore import (
+    from prefect_optuna.tasks.archive.code.restore import (
         OtherPythonWarning,
     )
     from prefect_optuna.tasks.persistence.errors import (
@@ -259,7 +259,7 @@ _MODULE_OF = {
     "NameCollisionError": "tasks.persistence.errors",
     "NoCompleteTrialError": "flows.study_result",
     "NotPersistenceClassError": "tasks.persistence.errors",
-    "OtherPythonWarning": "tasks.archive.restore",
+    "OtherPythonWarning": "tasks.archive.code.restore",
     "OutputOnlyWarning": "blocks.artifacts.repository",
     "ParameterNotPicklableError": "tasks.scope.errors",
     "PersistenceConcatError": "tasks.persistence.errors",

@@ -58,8 +58,8 @@ from prefect_optuna.deployments.work_pools import (
 from prefect_optuna.flows.problem_source import ARCHIVE
 from prefect_optuna.tasks import Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.deployed import MAX_PACKED, pack, sign
-from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.archive.carrying.deployed import MAX_PACKED, pack, sign
+from prefect_optuna.tasks.archive.record.signing import SigningKeys
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

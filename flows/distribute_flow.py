@@ -62,7 +62,7 @@ from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.work import type_names
 from prefect_optuna.tasks.archive import OptunaArchive
-from prefect_optuna.tasks.archive.capture import encode_scope
+from prefect_optuna.tasks.archive.code.capture import encode_scope
 from prefect_optuna.tasks.inputs import as_bytes
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.trial_scope import TrialScope

@@ -11,11 +11,11 @@ from prefect.logging import get_logger
 
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import format_value
-from prefect_optuna.tasks.ranking import best_first
+from prefect_optuna.tasks.selection import best_first
 
 if TYPE_CHECKING:
     from prefect_optuna.flows.study_status import StudyStatus
-    from prefect_optuna.tasks.reevaluation import ReevaluatedTrial
+    from prefect_optuna.tasks.reevaluation.verdicts import ReevaluatedTrial
 
 __all__ = [
     "MAX_FAILED_EVENTS",
@@ -203,7 +203,7 @@ def emit_drifted(uuid: str, study_name: str, trial: ReevaluatedTrial) -> None:
         study_name: the study.
         trial: what the re-evaluation came to.
     """
-    from prefect_optuna.tasks.reevaluation import constraint_words
+    from prefect_optuna.tasks.reevaluation.verdicts import constraint_words
 
     _emit(
         "trial.drifted",

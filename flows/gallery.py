@@ -11,7 +11,7 @@ from prefect_optuna.flows.param_plots import importances_of, importances_plot, s
 from prefect_optuna.flows.plots import history_plot, pareto_plot
 from prefect_optuna.flows.study_status import Gallery, StudyStatus
 from prefect_optuna.flows.timeline_plot import timeline_plot
-from prefect_optuna.tasks.ranking import best_first
+from prefect_optuna.tasks.selection import best_first
 
 __all__ = ["PICTURES", "draw_gallery"]
 

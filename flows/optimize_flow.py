@@ -68,7 +68,7 @@ from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import OptunaArchive
-from prefect_optuna.tasks.archive.capture import encode_scope
+from prefect_optuna.tasks.archive.code.capture import encode_scope
 from prefect_optuna.tasks.inputs import as_bytes, flush_inputs
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.stopping import Stopping

@@ -24,7 +24,7 @@ from prefect_optuna.flows.plot_style import (
     style,
 )
 from prefect_optuna.flows.wording import shorten
-from prefect_optuna.tasks.ranking import best_first, is_feasible
+from prefect_optuna.tasks.selection import best_first, is_feasible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -32,7 +32,7 @@ from prefect_optuna.flows.plot_style import (
 )
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import format_value, shorten
-from prefect_optuna.tasks.ranking import best_first, is_feasible
+from prefect_optuna.tasks.selection import best_first, is_feasible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,11 +19,11 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.tasks.archive import ArchivedStudy, Capture, OptunaArchive
-from prefect_optuna.tasks.archive.deployed import require_signature, unpack
-from prefect_optuna.tasks.archive.manifest import Version, read_manifest
-from prefect_optuna.tasks.archive.packages import other_versions
-from prefect_optuna.tasks.archive.restore import restore_problem
-from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.archive.carrying.deployed import require_signature, unpack
+from prefect_optuna.tasks.archive.code.packages import other_versions
+from prefect_optuna.tasks.archive.code.restore import restore_problem
+from prefect_optuna.tasks.archive.record.manifest import Version, read_manifest
+from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.problem import Direction, Problem, as_directions
 
 __all__ = ["ARCHIVE", "ProblemSource", "find_problem", "say_version"]

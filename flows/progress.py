@@ -38,7 +38,7 @@ from prefect_optuna.flows.wording import (
     format_value,
     shorten,
 )
-from prefect_optuna.tasks.ranking import best_first
+from prefect_optuna.tasks.selection import best_first
 
 if TYPE_CHECKING:
     from typing import Self

@@ -31,15 +31,9 @@ from prefect_optuna.flows.reevaluation_report import (
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
-from prefect_optuna.tasks.drift import likely_cause, scope_that_is_read
 from prefect_optuna.tasks.environments import EnvironmentChoice
-from prefect_optuna.tasks.reevaluation import (
-    ReevaluatedTrial,
-    Reevaluation,
-    compare,
-    scope_as_text,
-)
-from prefect_optuna.tasks.rerun import (
+from prefect_optuna.tasks.reevaluation.drift import likely_cause, scope_that_is_read
+from prefect_optuna.tasks.reevaluation.rerun import (
     Inputs,
     RerunAnswer,
     RerunRequest,
@@ -48,8 +42,14 @@ from prefect_optuna.tasks.rerun import (
     prepared_for,
     rerun,
 )
+from prefect_optuna.tasks.reevaluation.verdicts import (
+    ReevaluatedTrial,
+    Reevaluation,
+    compare,
+    scope_as_text,
+)
+from prefect_optuna.tasks.reevaluation.why import Drift, find_causes
 from prefect_optuna.tasks.selection import select_trials
-from prefect_optuna.tasks.why import Drift, find_causes
 
 __all__ = ["DriftError", "ReevaluatedTrial", "Reevaluation", "reevaluate"]
 

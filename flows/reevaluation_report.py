@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect_optuna.blocks.artifacts.markdown import code, escape
 from prefect_optuna.flows.report import report_key
 from prefect_optuna.flows.wording import format_value
-from prefect_optuna.tasks.reevaluation import (
+from prefect_optuna.tasks.reevaluation.verdicts import (
     ReevaluatedTrial,
     Reevaluation,
     as_tuple,

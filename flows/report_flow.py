@@ -21,7 +21,7 @@ from prefect_optuna.flows.report import (
 )
 from prefect_optuna.flows.session import lost_trials, state_of
 from prefect_optuna.flows.study_flow import study_flow
-from prefect_optuna.tasks.archive.manifest import read_manifest
+from prefect_optuna.tasks.archive.record.manifest import read_manifest
 from prefect_optuna.tasks.seeding import shared_note
 
 __all__ = ["read_status", "report"]

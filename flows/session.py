@@ -25,8 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.blocks.settings import OptunaSettings
-from prefect_optuna.tasks.archive.attributes import RESULT_KEY
-from prefect_optuna.tasks.archive.trial_records import MARK
+from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
+from prefect_optuna.tasks.archive.record.trial_records import MARK
 from prefect_optuna.tasks.seeding import SEED_KEY, first_number, trial_seed
 from prefect_optuna.tasks.stopping import FlowTrial, Stopping
 

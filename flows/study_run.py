@@ -34,7 +34,7 @@ from prefect_optuna.flows.spool import (
 )
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_status import StudyState
-from prefect_optuna.tasks.archive.trial_records import TrialSigner
+from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.seeding import (
     SEED,

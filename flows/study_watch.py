@@ -19,8 +19,8 @@ from prefect_optuna.flows.study_status import StudyState, StudyStatus
 from prefect_optuna.flows.wording import count_states
 from prefect_optuna.tasks.archive import OptunaArchive
 from prefect_optuna.tasks.problem import Problem
-from prefect_optuna.tasks.ranking import best_first
 from prefect_optuna.tasks.seeding import shared_note
+from prefect_optuna.tasks.selection import best_first
 
 __all__ = ["StudyWatch"]
 

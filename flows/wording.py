@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from prefect_optuna.blocks import logged_metrics
 from prefect_optuna.blocks.artifacts.markdown import one_line
 from prefect_optuna.flows.session import is_lost
-from prefect_optuna.tasks.ranking import is_feasible
+from prefect_optuna.tasks.selection import is_feasible
 
 __all__ = [
     "MAX_CELL",

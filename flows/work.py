@@ -37,11 +37,11 @@ from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
-from prefect_optuna.tasks.archive.modules import module_label
-from prefect_optuna.tasks.archive.packages import other_versions
-from prefect_optuna.tasks.archive.signing import SigningKeys
-from prefect_optuna.tasks.archive.trial_records import TrialSigner
-from prefect_optuna.tasks.archive.writer import ResultWriter
+from prefect_optuna.tasks.archive.code.inspection import module_label
+from prefect_optuna.tasks.archive.code.packages import other_versions
+from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
+from prefect_optuna.tasks.archive.series.writer import ResultWriter
 from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import Outcome, TrialRunner
 from prefect_optuna.tasks.trial_scope import TrialScope

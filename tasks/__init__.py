@@ -14,16 +14,16 @@ if typing.TYPE_CHECKING:
         Environment,
         OptunaArchive,
     )
-    from prefect_optuna.tasks.archive.carry import copy_study
-    from prefect_optuna.tasks.archive.comparison import StudyDiff, diff
-    from prefect_optuna.tasks.archive.garbage import (
+    from prefect_optuna.tasks.archive.carrying.garbage import (
         DeletedStudy,
         StudyGarbage,
         collect_garbage,
         delete_study,
     )
-    from prefect_optuna.tasks.archive.restore import OtherPythonWarning
-    from prefect_optuna.tasks.archive.verification import SignatureCheck
+    from prefect_optuna.tasks.archive.carrying.parcel import copy_study
+    from prefect_optuna.tasks.archive.code.restore import OtherPythonWarning
+    from prefect_optuna.tasks.archive.comparison import StudyDiff, diff
+    from prefect_optuna.tasks.archive.record.verification import SignatureCheck
     from prefect_optuna.tasks.persistence import (
         ArrowHandler,
         AutoIncFieldNotResolvedError,
@@ -212,7 +212,7 @@ _MODULE_OF = {
     "ConfigFileError": "tasks.scope",
     "ConfigFileNotFoundError": "tasks.scope",
     "CorruptPersistenceError": "tasks.persistence",
-    "DeletedStudy": "tasks.archive.garbage",
+    "DeletedStudy": "tasks.archive.carrying.garbage",
     "Direction": "tasks.problem",
     "ETLConcatable": "tasks.persistence",
     "Environment": "tasks.archive",
@@ -230,7 +230,7 @@ _MODULE_OF = {
     "NameCollisionError": "tasks.persistence",
     "NotPersistenceClassError": "tasks.persistence",
     "OptunaArchive": "tasks.archive",
-    "OtherPythonWarning": "tasks.archive.restore",
+    "OtherPythonWarning": "tasks.archive.code.restore",
     "ParamScope": "tasks.scope",
     "ParameterNotPicklableError": "tasks.scope",
     "PersistedOptions": "tasks.persistence",
@@ -252,10 +252,10 @@ _MODULE_OF = {
     "ScopeCachePolicy": "tasks.scope",
     "ScopeSnapshot": "tasks.scope",
     "ScopedTask": "tasks.scope",
-    "SignatureCheck": "tasks.archive.verification",
+    "SignatureCheck": "tasks.archive.record.verification",
     "SkippedFileWarning": "tasks.persistence",
     "StudyDiff": "tasks.archive.comparison",
-    "StudyGarbage": "tasks.archive.garbage",
+    "StudyGarbage": "tasks.archive.carrying.garbage",
     "TrialStopped": "tasks.stopping",
     "UndeclaredAttributeWarning": "tasks.persistence",
     "UnreadParameterWarning": "tasks.scope",
@@ -271,10 +271,10 @@ _MODULE_OF = {
     "auto_params": "tasks.scope",
     "autoinc_field": "tasks.persistence",
     "capture": "tasks.scope",
-    "collect_garbage": "tasks.archive.garbage",
-    "copy_study": "tasks.archive.carry",
+    "collect_garbage": "tasks.archive.carrying.garbage",
+    "copy_study": "tasks.archive.carrying.parcel",
     "create_date_validate": "tasks.persistence",
-    "delete_study": "tasks.archive.garbage",
+    "delete_study": "tasks.archive.carrying.garbage",
     "diff": "tasks.archive.comparison",
     "ensure_persistence_class": "tasks.persistence",
     "field": "tasks.persistence",

@@ -32,8 +32,8 @@ from prefect_optuna.blocks._secrets import public_text, without_secrets
 from prefect_optuna.blocks.errors import EnvironmentUnavailableError, StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.texts import visible_line
-from prefect_optuna.tasks.archive.environment import FOLDER, Environment
-from prefect_optuna.tasks.archive.garbage import StudyGarbage
+from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
+from prefect_optuna.tasks.archive.record.environment import FOLDER, Environment
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

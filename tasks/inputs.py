@@ -7,13 +7,18 @@ the archive as well, and a trial can be run again on the data that it had.
 from __future__ import annotations
 
 import atexit
+import functools
 import hashlib
 import json
 import multiprocessing
 import os
 import queue
+import site
+import sys
+import sysconfig
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -23,21 +28,23 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.blocks._secrets import SecretVariables
 from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
-from prefect_optuna.tasks.archive.blobs import read_blob, write_blobs
-
-if TYPE_CHECKING:
-    from prefect_optuna.tasks.archive.writer import ResultWriter
+from prefect_optuna.tasks.archive.series.blobs import read_blob, write_blobs
 
 __all__ = [
     "InputFile",
     "InputNow",
     "archived_inputs",
     "as_bytes",
+    "files_read",
     "flush_inputs",
     "inputs_now",
     "note_inputs",
     "read_inputs",
 ]
+
+if TYPE_CHECKING:
+    from prefect_optuna.tasks.archive.series.writer import ResultWriter
+
 
 _MAX_HASHED = 10_000_000_000  # bytes
 _MAX_SEEN = 100_000
@@ -321,3 +328,73 @@ def inputs_now(files: Sequence[Mapping[str, Any]], folder: str) -> list[InputNow
 
 def _size(count: int) -> str:
     return ByteSize(count).human_readable(decimal=True, separator=" ")
+
+
+_MAX_FILES = 100
+_CODE = (".py", ".pyc", ".so", ".pyd", ".journal")
+_STUDIES = f"{os.sep}.prefect-optuna{os.sep}"
+
+_listening: list[dict[str, str]] = []
+_hooked = False
+
+
+@contextmanager
+def files_read() -> Generator[dict[str, str]]:
+    """Take down the files that Python opens for reading while this is in force.
+
+    Left out are code, Python's own files, those of installed packages, and the system's; what is
+    written meanwhile, too; and where studies are kept.
+    Libraries that open files in C without telling Python (HDF5, Arrow) are not seen.
+
+    Returns:
+        A context manager that gives a mapping, of absolute paths to what the code has called them.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from prefect_optuna.tasks.inputs import files_read
+        >>> path = pathlib.Path(tempfile.mkdtemp()).resolve() / "pelts.csv"
+        >>> _ = path.write_text("1845,19.58")
+        >>> with files_read() as read:
+        ...     _ = path.read_text()
+        >>> list(read) == [str(path)]
+        True
+    """
+    global _hooked
+    if not _hooked:  # Python has no way to take such a hook away
+        sys.addaudithook(_take_down)
+        _hooked = True
+    read: dict[str, str] = {}
+    _listening.append(read)
+    try:
+        yield read
+    finally:
+        # By identity: two that are empty are equal.
+        _listening[:] = [other for other in _listening if other is not read]
+        for path in [p for p, given in read.items() if not given or not Path(p).is_file()]:
+            del read[path]
+
+
+def _take_down(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "open" or not _listening:
+        return
+    given, _, flags = arguments
+    if not isinstance(given, str) or not given:
+        return
+    path = os.path.abspath(given)  # noqa: PTH100 - of a string, as cheap as it can be
+    if path.endswith(_CODE) or path.startswith(_not_data()) or _STUDIES in path:
+        return
+    is_written = flags & (os.O_WRONLY | os.O_RDWR)
+    for read in _listening:
+        if is_written:
+            read[path] = ""
+        elif len(read) < _MAX_FILES:
+            read.setdefault(path, given)
+
+
+@functools.cache
+def _not_data() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    folders = [paths["stdlib"], paths["purelib"], paths["platlib"], site.getusersitepackages()]
+    folders += [str(Path.home() / ".prefect"), os.environ.get("PREFECT_HOME", sys.prefix)]
+    folders += [sys.prefix, str(Path.home() / ".cache"), "/proc", "/sys", "/dev", "/etc"]
+    return tuple(folder + os.sep for folder in {*folders, *map(os.path.realpath, folders)})

@@ -26,8 +26,7 @@ from prefect_optuna.blocks.errors import (
     StorageUnavailableError,
 )
 from prefect_optuna.blocks.patience import Patience, PatientStorage
-from prefect_optuna.tasks.files_read import files_read
-from prefect_optuna.tasks.inputs import note_inputs
+from prefect_optuna.tasks.inputs import files_read, note_inputs
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.seeding import Seeding, seeding, trial_seed
 from prefect_optuna.tasks.stopping import FlowTrial, Stopping, TrialStopped
@@ -35,7 +34,7 @@ from prefect_optuna.tasks.trial_scope import TrialScope
 
 if TYPE_CHECKING:
     from prefect_optuna.blocks import StudyStorage
-    from prefect_optuna.tasks.archive.writer import EncodedResult, ResultWriter
+    from prefect_optuna.tasks.archive.series.writer import EncodedResult, ResultWriter
 
 __all__ = ["Assignment", "Keeper", "LiveTrial", "Outcome", "TrialRunner"]
 

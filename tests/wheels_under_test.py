@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from prefect_optuna.tasks.archive import Environment, environment
+from prefect_optuna.tasks.archive import Environment
+from prefect_optuna.tasks.archive.record import environment
 
 TINY = "VALUE = {version}\n"
 

@@ -80,7 +80,7 @@ def show(
         format_value,
     )
     from prefect_optuna.tasks import ArchivedStudy
-    from prefect_optuna.tasks.ranking import best_first
+    from prefect_optuna.tasks.selection import best_first
 
     with working(f"Reading {study!r} ..."):
         status = read_status(study, **places.keywords())
@@ -192,8 +192,7 @@ def trials(
     """
     from prefect_optuna.blocks import as_study_storage
     from prefect_optuna.deployments.cli.tables import trials_table
-    from prefect_optuna.tasks.ranking import best_first
-    from prefect_optuna.tasks.selection import select_trials
+    from prefect_optuna.tasks.selection import best_first, select_trials
 
     with working(f"Reading {study!r} ..."):
         loaded = as_study_storage(places.storage).load_study(study)
@@ -206,7 +205,7 @@ def trials(
         else:
             chosen = select_trials(loaded, as_selection(which))
     if csv or parquet:
-        from prefect_optuna.tasks.archive.trial_table import write_csv, write_parquet
+        from prefect_optuna.tasks.archive.record.trial_table import write_csv, write_parquet
 
         for path, write in ((csv, write_csv), (parquet, write_parquet)):
             if path is not None:
@@ -315,7 +314,7 @@ def _overview(block: StudyStorage, name: str) -> dict[str, Any]:
     """A study in one row."""
     from prefect_optuna.flows.session import state_of
     from prefect_optuna.flows.wording import count_states
-    from prefect_optuna.tasks.ranking import best_first
+    from prefect_optuna.tasks.selection import best_first
 
     study = block.load_study(name)
     every = study.get_trials(deepcopy=False)

@@ -12,10 +12,10 @@ from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
 from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
 from prefect_optuna.deployments.cli.output import answer, command, markup, note, working
 
+__all__ = ["delete", "pause", "resume", "retry_failed", "scale", "stop", "watch"]
+
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
-
-__all__ = ["delete", "pause", "resume", "retry_failed", "stop", "watch"]
 
 
 def watch(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
@@ -35,7 +35,7 @@ def watch(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
     from prefect_optuna.deployments.cli.watching import follow, work_done
     from prefect_optuna.flows.session import living_sessions, state_of
     from prefect_optuna.flows.wording import count_states, count_words, format_value
-    from prefect_optuna.tasks.ranking import best_first
+    from prefect_optuna.tasks.selection import best_first
 
     with working(f"Reading {study!r} ..."):
         loaded = as_study_storage(places.storage).load_study(study)
@@ -220,3 +220,47 @@ def _ask(
     if not count:
         note(f"Nobody runs {markup(study)}.")
     return OK if count else FAILED
+
+
+def scale(
+    study: Study,
+    /,
+    *,
+    workers: Annotated[int, Parameter(help="How many there are to be.")],
+    places: Places = HERE,
+    json: Json = False,
+) -> None:
+    """Give a study that runs on workers more of them, or fewer.
+
+    Those that are too many end when the trials that they run have ended. New ones run where the
+    study's work pool has room.
+
+    ```
+    prefect-optuna scale lynx-hare --workers 8
+    ```
+    """
+    from prefect_optuna.blocks import InvalidSettingError, as_study_storage
+    from prefect_optuna.blocks.texts import command
+    from prefect_optuna.flows.session import give_order, living_sessions
+
+    if workers < 1:
+        raise InvalidSettingError(
+            f"`--workers` is 1 or more; found {workers}. To end the study: "
+            + command("prefect-optuna", "stop", study)
+        )
+    block = as_study_storage(places.storage)
+    found = block.load_study(study)
+    leaders = {key: one for key, one in living_sessions(found).items() if one.get("leads")}
+    if not leaders:
+        raise InvalidSettingError(
+            f"Expected a study that runs on workers, found that no `distribute` runs {study!r} in "
+            f"{block.location} now. Start one: prefect-optuna deploy --workers {workers} --run ..."
+        )
+    for key in leaders:
+        give_order(found, key, workers=workers)
+    before = next(iter(leaders.values()))["workers"]
+    answer(
+        {"study": study, "workers": workers, "before": before},
+        markup(f"{study}: {workers} workers, in place of {before}."),
+        as_json=json,
+    )

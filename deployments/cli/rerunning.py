@@ -186,7 +186,7 @@ def _show(result: Reevaluation, json: bool) -> int:
     """
     from prefect_optuna.deployments.cli.tables import reevaluation_table
     from prefect_optuna.flows.wording import format_value
-    from prefect_optuna.tasks.reevaluation import luck_words
+    from prefect_optuna.tasks.reevaluation.verdicts import luck_words
 
     colour = "yellow" if result.drifted else "green"
     shown = [f"[bold {colour}]{result.headline}[/]", reevaluation_table(result)]

@@ -20,7 +20,7 @@ from prefect_optuna.flows.wording import (
     format_value,
     shorten,
 )
-from prefect_optuna.tasks.ranking import is_feasible
+from prefect_optuna.tasks.selection import is_feasible
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -128,7 +128,7 @@ def reevaluation_table(result: Reevaluation) -> Table:
     Args:
         result: the re-evaluation.
     """
-    from prefect_optuna.tasks.reevaluation import constraint_words
+    from prefect_optuna.tasks.reevaluation.verdicts import constraint_words
 
     constraints = [constraint_words(trial, format_value) for trial in result.trials]
     table = _table()

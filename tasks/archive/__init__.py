@@ -9,12 +9,12 @@ import typing
 if typing.TYPE_CHECKING:
     from prefect_optuna.tasks.archive.archive import OptunaArchive
     from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
-    from prefect_optuna.tasks.archive.capture import Capture
-    from prefect_optuna.tasks.archive.environment import Environment, GitState
-    from prefect_optuna.tasks.archive.manifest import BACKUP_CONTEXT, Manifest, Version
-    from prefect_optuna.tasks.archive.registered import ArchiveReport
-    from prefect_optuna.tasks.archive.results import decode_result, encode_result
-    from prefect_optuna.tasks.archive.writer import ResultWriter, read_result
+    from prefect_optuna.tasks.archive.code.capture import Capture
+    from prefect_optuna.tasks.archive.code.registered import ArchiveReport
+    from prefect_optuna.tasks.archive.record.environment import Environment, GitState
+    from prefect_optuna.tasks.archive.record.manifest import BACKUP_CONTEXT, Manifest, Version
+    from prefect_optuna.tasks.archive.series.results import decode_result, encode_result
+    from prefect_optuna.tasks.archive.series.writer import ResultWriter, read_result
 
 __all__ = [
     "BACKUP_CONTEXT",
@@ -33,19 +33,19 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "BACKUP_CONTEXT": "tasks.archive.manifest",
-    "ArchiveReport": "tasks.archive.registered",
+    "BACKUP_CONTEXT": "tasks.archive.record.manifest",
+    "ArchiveReport": "tasks.archive.code.registered",
     "ArchivedStudy": "tasks.archive.archived_study",
-    "Capture": "tasks.archive.capture",
-    "Environment": "tasks.archive.environment",
-    "GitState": "tasks.archive.environment",
-    "Manifest": "tasks.archive.manifest",
+    "Capture": "tasks.archive.code.capture",
+    "Environment": "tasks.archive.record.environment",
+    "GitState": "tasks.archive.record.environment",
+    "Manifest": "tasks.archive.record.manifest",
     "OptunaArchive": "tasks.archive.archive",
-    "ResultWriter": "tasks.archive.writer",
-    "Version": "tasks.archive.manifest",
-    "decode_result": "tasks.archive.results",
-    "encode_result": "tasks.archive.results",
-    "read_result": "tasks.archive.writer",
+    "ResultWriter": "tasks.archive.series.writer",
+    "Version": "tasks.archive.record.manifest",
+    "decode_result": "tasks.archive.series.results",
+    "encode_result": "tasks.archive.series.results",
+    "read_result": "tasks.archive.series.writer",
 }
 
 

@@ -22,24 +22,24 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
 )
 from prefect_optuna.blocks.study_identity import storage_identity
-from prefect_optuna.tasks.archive.attributes import KEY_ENTRYPOINT, checked_key, plain_json
-from prefect_optuna.tasks.archive.axes import KEY_AXIS, Axis, archived_axes, as_axis
-from prefect_optuna.tasks.archive.capture import Capture
-from prefect_optuna.tasks.archive.manifest import BACKUP_CONTEXT, Manifest, read_manifest
-from prefect_optuna.tasks.archive.registered import (
+from prefect_optuna.tasks.archive.code.capture import Capture
+from prefect_optuna.tasks.archive.code.registered import (
     ArchiveReport,
     EntryPoint,
     Registered,
+    Registration,
     listing,
 )
-from prefect_optuna.tasks.archive.registration import Registration
-from prefect_optuna.tasks.archive.signing import SigningKeys
-from prefect_optuna.tasks.archive.study_series import StudySeries, check_same
-from prefect_optuna.tasks.archive.timeseries import KEY_TIMESERIES
-from prefect_optuna.tasks.archive.trial_records import TrialSigner
-from prefect_optuna.tasks.archive.verification import sign_study
-from prefect_optuna.tasks.archive.versions import changes, save_version
-from prefect_optuna.tasks.archive.writer import ResultWriter
+from prefect_optuna.tasks.archive.record.attributes import KEY_ENTRYPOINT, checked_key, plain_json
+from prefect_optuna.tasks.archive.record.manifest import BACKUP_CONTEXT, Manifest, read_manifest
+from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
+from prefect_optuna.tasks.archive.record.verification import sign_study
+from prefect_optuna.tasks.archive.record.versions import changes, save_version
+from prefect_optuna.tasks.archive.series.axes import KEY_AXIS, Axis, archived_axes, as_axis
+from prefect_optuna.tasks.archive.series.study_series import StudySeries, check_same
+from prefect_optuna.tasks.archive.series.timeseries import KEY_TIMESERIES
+from prefect_optuna.tasks.archive.series.writer import ResultWriter
 from prefect_optuna.tasks.problem import Problem
 
 __all__ = ["OptunaArchive"]

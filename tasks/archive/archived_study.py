@@ -24,44 +24,44 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks.texts import visible_line
-from prefect_optuna.tasks.archive.attributes import RESULT_KEY
-from prefect_optuna.tasks.archive.axes import Axis, axis_names, problem_axes, read_axis
-from prefect_optuna.tasks.archive.blobs import read_blob
-from prefect_optuna.tasks.archive.capture import Capture, document_of
-from prefect_optuna.tasks.archive.environment import Environment, requirements_text
-from prefect_optuna.tasks.archive.history import read_history, record
-from prefect_optuna.tasks.archive.late import late_trials
-from prefect_optuna.tasks.archive.manifest import Manifest, Version, read_manifest
-from prefect_optuna.tasks.archive.parcel import pack, refuse_claimed, unpacked
-from prefect_optuna.tasks.archive.portable import read_parcel, write_parcel
-from prefect_optuna.tasks.archive.restore import restore_problem
-from prefect_optuna.tasks.archive.review import (
+from prefect_optuna.tasks.archive.carrying.parcel import pack, refuse_claimed, unpacked
+from prefect_optuna.tasks.archive.carrying.portable import read_parcel, write_parcel
+from prefect_optuna.tasks.archive.code.capture import Capture, document_of
+from prefect_optuna.tasks.archive.code.restore import restore_problem
+from prefect_optuna.tasks.archive.code.review import (
     acts_of,
     as_python,
     restore_value,
     source_text,
 )
-from prefect_optuna.tasks.archive.series_table import (
+from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
+from prefect_optuna.tasks.archive.record.environment import Environment, requirements_text
+from prefect_optuna.tasks.archive.record.history import read_history, record
+from prefect_optuna.tasks.archive.record.late import late_trials
+from prefect_optuna.tasks.archive.record.manifest import Manifest, Version, read_manifest
+from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.tasks.archive.record.trial_table import TableKind, trial_table
+from prefect_optuna.tasks.archive.record.verification import (
+    SignatureCheck,
+    check_signatures,
+    version_of,
+)
+from prefect_optuna.tasks.archive.series.axes import Axis, axis_names, problem_axes, read_axis
+from prefect_optuna.tasks.archive.series.blobs import read_blob
+from prefect_optuna.tasks.archive.series.series_table import (
     SeriesKind,
     SeriesReader,
     as_kind,
     series_keys,
 )
-from prefect_optuna.tasks.archive.signing import SigningKeys
-from prefect_optuna.tasks.archive.trial_table import TableKind, trial_table
-from prefect_optuna.tasks.archive.verification import (
-    SignatureCheck,
-    check_signatures,
-    version_of,
-)
-from prefect_optuna.tasks.archive.writer import read_result
+from prefect_optuna.tasks.archive.series.writer import read_result
 from prefect_optuna.tasks.persistence.conversion import from_dict
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.selection import Selection
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.inputs import InputFile
-    from prefect_optuna.tasks.reevaluation import Reevaluation
+    from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 
 __all__ = ["ArchivedStudy"]
 

@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, StudyStorage
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
-from prefect_optuna.tasks.archive.review import restore_value
-from prefect_optuna.tasks.ranking import is_feasible
+from prefect_optuna.tasks.archive.code.review import restore_value
+from prefect_optuna.tasks.selection import is_feasible
 
 __all__ = ["StudyDiff", "diff"]
 

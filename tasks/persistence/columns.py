@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from prefect_optuna.blocks.untrusted import arrow_types_refused, checked_dtype
-from prefect_optuna.tasks.archive.tables import from_arrow, table_kind, to_arrow
+from prefect_optuna.tasks.archive.series.tables import from_arrow, table_kind, to_arrow
 from prefect_optuna.tasks.persistence.errors import CorruptPersistenceError, UnsupportedValueError
 
 __all__ = [

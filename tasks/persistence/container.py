@@ -25,7 +25,7 @@ from prefect_optuna.blocks.untrusted import (
     unpacks_to_too_much,
     validated,
 )
-from prefect_optuna.tasks.archive.tables import table_kind
+from prefect_optuna.tasks.archive.series.tables import table_kind
 from prefect_optuna.tasks.persistence.columns import (
     array_column,
     column_dtype,

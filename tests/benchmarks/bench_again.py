@@ -27,7 +27,7 @@ from rich.table import Table
 from prefect_optuna.tasks import Problem, seeded
 from prefect_optuna.tasks.archive import Capture, Environment
 from prefect_optuna.tasks.environments import needed_here, prepare_environment
-from prefect_optuna.tasks.rerun import ArchivedTrial, RerunRequest, rerun
+from prefect_optuna.tasks.reevaluation.rerun import ArchivedTrial, RerunRequest, rerun
 from prefect_optuna.tasks.seeding import seeding
 
 ROUNDS = 7

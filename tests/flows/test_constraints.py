@@ -24,8 +24,8 @@ from prefect_optuna.flows.reevaluation_report import render_reevaluation
 from prefect_optuna.flows.report import render_report
 from prefect_optuna.flows.report_flow import read_status
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, copy_study, diff
-from prefect_optuna.tasks.archive.trial_records import TrialSigner
-from prefect_optuna.tasks.reevaluation import Rerun, compare
+from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
+from prefect_optuna.tasks.reevaluation.verdicts import Rerun, compare
 from prefect_optuna.tasks.trial import Assignment, TrialRunner
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -259,7 +259,7 @@ def test_constraints_survive_export_import_and_a_copy(redis_server: str, tmp_pat
 
 
 def test_times_of_an_export_are_in_utc_and_those_of_0_1_0_are_read(tmp_path: Path) -> None:
-    from prefect_optuna.tasks.archive.portable import trial_from_json, trial_to_json
+    from prefect_optuna.tasks.archive.carrying.portable import trial_from_json, trial_to_json
 
     trial = optuna.trial.create_trial(value=1.0)
     told = trial_to_json(trial)

@@ -19,7 +19,7 @@ from prefect_optuna.deployments.cli import main
 from prefect_optuna.flows.reevaluation_report import render_reevaluation
 from prefect_optuna.flows.report import StudyStatus, render_report
 from prefect_optuna.tasks import SignatureCheck, StudyDiff
-from prefect_optuna.tasks.reevaluation import ReevaluatedTrial, Reevaluation
+from prefect_optuna.tasks.reevaluation.verdicts import ReevaluatedTrial, Reevaluation
 
 OURS = {"heading", "paragraph", "inline", "text", "text_special", "strong", "code_inline"}
 OURS |= {

@@ -25,7 +25,7 @@ from prefect_optuna.flows.plots import (
     series_plot,
     thumbnail,
 )
-from prefect_optuna.tasks.ranking import best_first, pareto_front
+from prefect_optuna.tasks.selection import best_first, pareto_front
 
 BLUE = (0, 114, 178)
 VERMILION = (213, 94, 0)

@@ -32,7 +32,7 @@ from prefect_optuna.flows.study_status import StudyStatus
 from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.timeline_plot import timeline_plot
 from prefect_optuna.tasks.archive import OptunaArchive
-from prefect_optuna.tasks.archive.attributes import RESULT_KEY
+from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial_scope import TrialScope
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from prefect_optuna.blocks import CaptureError, InMemoryStudyStorage, as_study_storage
 from prefect_optuna.flows import optimize
-from prefect_optuna.tasks.archive.capture import encode_scope
+from prefect_optuna.tasks.archive.code.capture import encode_scope
 
 CANARY = "hunter2-canary"
 

@@ -37,7 +37,7 @@ from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.flows.spool import Spool, SpooledTrial, TrialKeeper
 from prefect_optuna.tasks import ArchivedStudy
 from prefect_optuna.tasks.archive import read_result
-from prefect_optuna.tasks.archive.writer import EncodedResult
+from prefect_optuna.tasks.archive.series.writer import EncodedResult
 from prefect_optuna.tasks.trial import Outcome
 
 pytestmark = [

@@ -36,7 +36,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.artifacts import decode, encode, find_handler
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import decode_result, encode_result
-from prefect_optuna.tasks.archive.results import decode_series
+from prefect_optuna.tasks.archive.series.results import decode_series
 from prefect_optuna.tasks.persistence.container import Container, write_container
 
 Errors = tuple[type[BaseException], ...]

@@ -39,7 +39,8 @@ from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
 from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.blocks.untrusted import read_arrow
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
-from prefect_optuna.tasks.archive import decode_result, encode_result, portable
+from prefect_optuna.tasks.archive import decode_result, encode_result
+from prefect_optuna.tasks.archive.carrying import portable
 from prefect_optuna.tasks.persistence import PersistenceError
 from prefect_optuna.tasks.persistence.container import Container, write_container
 

@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.drift import likely_cause
-from prefect_optuna.tasks.files_read import files_read
-from prefect_optuna.tasks.reevaluation import Rerun, compare
-from prefect_optuna.tasks.rerun import ArchivedTrial, RerunAnswer, RerunRequest, rerun
+from prefect_optuna.tasks.inputs import files_read
+from prefect_optuna.tasks.reevaluation.drift import likely_cause
+from prefect_optuna.tasks.reevaluation.rerun import ArchivedTrial, RerunAnswer, RerunRequest, rerun
+from prefect_optuna.tasks.reevaluation.verdicts import Rerun, compare
 
 HERE = Environment.capture()
 

@@ -22,14 +22,14 @@ from wheels_under_test import install_here, only_these_wheels, recorded, wheel
 from prefect_optuna.blocks import EnvironmentUnavailableError, PrefectOptunaError
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture, Environment
-from prefect_optuna.tasks.archive.environment import FOLDER, sources
+from prefect_optuna.tasks.archive.record.environment import FOLDER, sources
 from prefect_optuna.tasks.environments import (
     PreparedEnvironment,
     collect_environments,
     needed_here,
     prepare_environment,
 )
-from prefect_optuna.tasks.rerun import ArchivedTrial, RerunAnswer, RerunRequest, rerun
+from prefect_optuna.tasks.reevaluation.rerun import ArchivedTrial, RerunAnswer, RerunRequest, rerun
 
 
 @pytest.fixture

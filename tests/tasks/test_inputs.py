@@ -16,7 +16,6 @@ from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import ResultWriter
-from prefect_optuna.tasks.drift import likely_cause
 from prefect_optuna.tasks.inputs import (
     InputFile,
     archived_inputs,
@@ -26,7 +25,8 @@ from prefect_optuna.tasks.inputs import (
     note_inputs,
     read_inputs,
 )
-from prefect_optuna.tasks.rerun import RerunRequest, rerun
+from prefect_optuna.tasks.reevaluation.drift import likely_cause
+from prefect_optuna.tasks.reevaluation.rerun import RerunRequest, rerun
 from prefect_optuna.tasks.trial import Assignment, TrialRunner
 
 VERSION = "0123456789abcdef"

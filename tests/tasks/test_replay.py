@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.reevaluation import Reevaluation, compare
-from prefect_optuna.tasks.replay import Past, Replay
-from prefect_optuna.tasks.rerun import ArchivedTrial, RerunRequest, rerun
-from prefect_optuna.tasks.uploads import Uploads, uploads_of
+from prefect_optuna.tasks.reevaluation.replay import Past, Replay
+from prefect_optuna.tasks.reevaluation.rerun import ArchivedTrial, RerunRequest, rerun
+from prefect_optuna.tasks.reevaluation.uploads import Uploads, uploads_of
+from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation, compare
 
 
 def quadratic(trial: optuna.Trial) -> float:

@@ -12,8 +12,8 @@ import pytest
 
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture, Environment
-from prefect_optuna.tasks.archive.environment import RECORDED_VARIABLES
-from prefect_optuna.tasks.rerun import (
+from prefect_optuna.tasks.archive.record.environment import RECORDED_VARIABLES
+from prefect_optuna.tasks.reevaluation.rerun import (
     ArchivedTrial,
     RerunRequest,
     kernel_as_recorded,

@@ -19,9 +19,9 @@ from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture, Environment
 from prefect_optuna.tasks.inputs import InputFile
-from prefect_optuna.tasks.reevaluation import Rerun
-from prefect_optuna.tasks.rerun import ArchivedTrial, RerunAnswer, RerunRequest, rerun
-from prefect_optuna.tasks.why import Drift, find_cause, find_causes
+from prefect_optuna.tasks.reevaluation.rerun import ArchivedTrial, RerunAnswer, RerunRequest, rerun
+from prefect_optuna.tasks.reevaluation.verdicts import Rerun
+from prefect_optuna.tasks.reevaluation.why import Drift, find_cause, find_causes
 
 STARTED = "2024-02-29T12:00:00"
 

@@ -42,8 +42,8 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import BACKUP_CONTEXT
-from prefect_optuna.tasks.archive.manifest import read_manifest
-from prefect_optuna.tasks.rerun import RerunRequest, rerun
+from prefect_optuna.tasks.archive.record.manifest import read_manifest
+from prefect_optuna.tasks.reevaluation.rerun import RerunRequest, rerun
 
 GAINS = np.array([1.0, 2.0, 4.0])
 

@@ -18,7 +18,7 @@ import pytest
 from prefect_optuna.blocks import ArtifactFileSystem, JournalStudyStorage
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.restore import restore_problem
+from prefect_optuna.tasks.archive.code.restore import restore_problem
 
 PROJECT = {
     "helpers.py": """

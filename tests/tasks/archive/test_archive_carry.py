@@ -43,10 +43,10 @@ from prefect_optuna.tasks import (
     collect_garbage,
     copy_study,
 )
-from prefect_optuna.tasks.archive import parcel as parcel_module
-from prefect_optuna.tasks.archive.blobs import blob_path
-from prefect_optuna.tasks.archive.manifest import Version
-from prefect_optuna.tasks.archive.portable import read_parcel
+from prefect_optuna.tasks.archive.carrying import parcel as parcel_module
+from prefect_optuna.tasks.archive.carrying.portable import read_parcel
+from prefect_optuna.tasks.archive.record.manifest import Version
+from prefect_optuna.tasks.archive.series.blobs import blob_path
 
 KEY = "a key of thirty-two characters.."
 SCALE = np.linspace(0.0, 1.0, 300)

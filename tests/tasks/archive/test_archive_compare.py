@@ -23,7 +23,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem, diff
 from prefect_optuna.tasks.archive import Capture, restore
-from prefect_optuna.tasks.archive.restore import OtherPythonWarning, restore_problem
+from prefect_optuna.tasks.archive.code.restore import OtherPythonWarning, restore_problem
 
 MODULE = """
 RATE = 0.5

@@ -24,8 +24,8 @@ from pip._internal.req import parse_requirements
 from prefect_optuna.blocks import InMemoryStudyStorage
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import GitState
-from prefect_optuna.tasks.archive import environment as environment_module
-from prefect_optuna.tasks.archive.environment import requirements_text
+from prefect_optuna.tasks.archive.record import environment as environment_module
+from prefect_optuna.tasks.archive.record.environment import requirements_text
 
 SOURCES = "PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_SOURCES"
 

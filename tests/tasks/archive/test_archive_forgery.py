@@ -22,8 +22,8 @@ from prefect_optuna.blocks import (
     StudyStorage,
 )
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
-from prefect_optuna.tasks.archive.blobs import blob_path
-from prefect_optuna.tasks.archive.trial_records import TrialSigner
+from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
+from prefect_optuna.tasks.archive.series.blobs import blob_path
 
 KEY = "a key of thirty-two characters.."
 AXIS = [1.0, 2.0]

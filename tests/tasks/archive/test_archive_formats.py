@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from prefect_optuna.blocks import ArchiveSignatureError, InMemoryStudyStorage, JournalStudyStorage
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem, copy_study, diff
 from prefect_optuna.tasks.archive import restore
-from prefect_optuna.tasks.archive.manifest import MANIFEST_FORMAT
-from prefect_optuna.tasks.archive.portable import EXPORT_FORMAT
-from prefect_optuna.tasks.archive.restore import OtherPythonWarning
+from prefect_optuna.tasks.archive.carrying.portable import EXPORT_FORMAT
+from prefect_optuna.tasks.archive.code.restore import OtherPythonWarning
+from prefect_optuna.tasks.archive.record.manifest import MANIFEST_FORMAT
 
 DATA = Path(__file__).with_name("data")
 KEY = SecretStr("the key of the archives in this folder")

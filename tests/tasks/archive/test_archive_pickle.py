@@ -12,7 +12,7 @@ import pytest
 from prefect_optuna.blocks import ArchiveError, CaptureError, UntrustedArchiveError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.restore import restore_problem
+from prefect_optuna.tasks.archive.code.restore import restore_problem
 
 
 class OrderedKeys(dict[str, int]):

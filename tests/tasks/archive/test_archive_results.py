@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from prefect_optuna.blocks import ArchiveError, ResultEncodingError
 from prefect_optuna.tasks.archive import decode_result, encode_result
-from prefect_optuna.tasks.archive.results import encode_with_spec
+from prefect_optuna.tasks.archive.series.results import encode_with_spec
 
 
 def assert_same(one: Any, other: Any) -> None:

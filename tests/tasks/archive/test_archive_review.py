@@ -18,8 +18,8 @@ from prefect_optuna.blocks import ArchiveError, InMemoryStudyStorage
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture, restore
-from prefect_optuna.tasks.archive.restore import restore_problem
-from prefect_optuna.tasks.archive.review import CODE_TAGS
+from prefect_optuna.tasks.archive.code.restore import restore_problem
+from prefect_optuna.tasks.archive.code.review import CODE_TAGS
 
 TABLE = [float(number) for number in range(40)]
 SHELL = {"$import": "os:system"}

@@ -26,7 +26,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.flows import optimize
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
-from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.archive.record.signing import SigningKeys
 
 KEY = "a key of thirty-two characters.."
 OTHER_KEY = "another key that nobody here has"

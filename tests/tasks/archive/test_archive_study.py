@@ -33,8 +33,8 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import BACKUP_CONTEXT, ResultWriter, read_result
-from prefect_optuna.tasks.archive.blobs import blob_path
-from prefect_optuna.tasks.archive.manifest import Version, write_version
+from prefect_optuna.tasks.archive.record.manifest import Version, write_version
+from prefect_optuna.tasks.archive.series.blobs import blob_path
 
 SCALE = np.linspace(0.0, 1.0, 500)
 DAYS = [1, 2, 3]
@@ -418,10 +418,10 @@ def test_a_missing_package_is_named_with_its_version(
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
-    from prefect_optuna.tasks.archive import environment, modules
+    from prefect_optuna.tasks.archive.record import environment
 
     environment._here.cache_clear()
-    modules.distribution_of.cache_clear()
+    inspection.distribution_of.cache_clear()
     lossy = importlib.import_module("lossy")
     OptunaArchive(study, artifacts=artifacts).save_problem(Problem(suggest=suggest, run=lossy.run))
     shutil.rmtree(site)

@@ -15,9 +15,9 @@ import pytest
 from prefect_optuna.blocks import ArchiveError, ArchiveSignatureError, CaptureError
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.deployed import pack, require_signature, sign, unpack
-from prefect_optuna.tasks.archive.restore import restore_problem
-from prefect_optuna.tasks.archive.signing import SigningKeys
+from prefect_optuna.tasks.archive.carrying.deployed import pack, require_signature, sign, unpack
+from prefect_optuna.tasks.archive.code.restore import restore_problem
+from prefect_optuna.tasks.archive.record.signing import SigningKeys
 
 WEIGHTS = np.arange(1000.0)
 

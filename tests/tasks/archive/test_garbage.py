@@ -24,7 +24,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.blocks.study_identity import storage_identity, study_uuid
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem, collect_garbage
-from prefect_optuna.tasks.archive.blobs import blob_path, needed_blobs, write_blobs
+from prefect_optuna.tasks.archive.series.blobs import blob_path, needed_blobs, write_blobs
 
 
 @pytest.fixture(params=["journal", "sqlite"])

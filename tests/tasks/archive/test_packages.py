@@ -15,13 +15,14 @@ import pytest
 
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.tasks import Environment, Problem
-from prefect_optuna.tasks.archive import Capture, environment, modules
-from prefect_optuna.tasks.archive.packages import (
+from prefect_optuna.tasks.archive import Capture
+from prefect_optuna.tasks.archive.code.packages import (
     needed_packages,
     other_versions,
     require_packages,
 )
-from prefect_optuna.tasks.archive.restore import restore_problem
+from prefect_optuna.tasks.archive.code.restore import restore_problem
+from prefect_optuna.tasks.archive.record import environment
 
 Captured = tuple[Capture, Environment]
 Take = Callable[..., Captured]
@@ -37,7 +38,7 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
 
     def forget() -> None:
         environment._here.cache_clear()
-        modules.distribution_of.cache_clear()
+        inspection.distribution_of.cache_clear()
         importlib.invalidate_caches()
 
     def take(source: str, **packages: str) -> Captured:

@@ -30,8 +30,8 @@ from sklearn.utils import Bunch
 from prefect_optuna.blocks import ArchiveError, CaptureError
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.restore import restore_problem
-from prefect_optuna.tasks.archive.review import acts_of
+from prefect_optuna.tasks.archive.code.restore import restore_problem
+from prefect_optuna.tasks.archive.code.review import acts_of
 
 
 class Config(dict[str, Any]):

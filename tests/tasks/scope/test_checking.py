@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from prefect_optuna.tasks import auto_param, param_scope
-from prefect_optuna.tasks.drift import scope_that_is_read
+from prefect_optuna.tasks.reevaluation.drift import scope_that_is_read
 from prefect_optuna.tasks.scope import InvalidParameterError
 from prefect_optuna.tasks.scope.checking import check_types
 from prefect_optuna.tasks.trial_scope import TrialScope

@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from prefect_optuna.blocks import InMemoryStudyStorage
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Environment
-from prefect_optuna.tasks.archive import environment as environment_module
-from prefect_optuna.tasks.archive.manifest import MANIFEST_FORMAT
+from prefect_optuna.tasks.archive.record import environment as environment_module
+from prefect_optuna.tasks.archive.record.manifest import MANIFEST_FORMAT
 
 KEY = "the key of the archives in this folder"
 YEARS = [0.0, 0.5, 1.0, 1.5]

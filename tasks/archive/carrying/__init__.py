@@ -1,0 +1,1 @@
+"""Studies with their archives on the move: copied, as one file, in a deployment, and removed."""

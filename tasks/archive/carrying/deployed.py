@@ -1,0 +1,173 @@
+"""A captured problem as one piece of text, for the way from whoever deploys it to its archive.
+
+The text comes from Prefect's server, where others may write. So its length and its signature are
+looked at before anything is decoded, what it unpacks to is bounded, and each part has to have the
+digest that it is named by. Nothing of it is executed here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from prefect_optuna.blocks import ArchiveError, ArchiveSignatureError, CaptureError
+from prefect_optuna.blocks._secrets import has_secret_urls
+from prefect_optuna.tasks.archive.code.capture import Capture, document_of
+from prefect_optuna.tasks.archive.record.environment import Environment
+from prefect_optuna.tasks.archive.record.signing import SigningKeys
+
+__all__ = ["MAX_PACKED", "pack", "require_signature", "sign", "unpack"]
+
+MAX_PACKED = 512 * 1024
+"""How many bytes of a packed problem travel with a deployment."""
+
+_MAX_UNPACKED = 64 << 20
+_KIND = "prefect-optuna/deployed"
+_FORMAT = 1
+
+
+def pack(capture: Capture, environment: Environment) -> str:
+    """Write a captured problem down as one text.
+
+    Args:
+        capture: the problem.
+        environment: what it was captured in. Of its files, none is taken along.
+
+    Returns:
+        Base64. `len(text) * 3 // 4` is how many bytes it takes.
+
+    Raises:
+        CaptureError: a URL with a password or a token is in it.
+    """
+    if has_secret_urls(capture.content.decode("ascii")):
+        raise CaptureError(
+            "The problem's code or context holds a URL with a password or a token, and whoever may "
+            "read the deployment would read it. Read it from an environment variable of the "
+            "workers inside of the function, os.environ[...], or load a saved block there."
+        )
+    git = environment.git and replace(environment.git, diff="")
+    content = {
+        "kind": _KIND,
+        "format": _FORMAT,
+        "capture": capture.content.decode("ascii"),
+        "environment": replace(environment, git=git, script_source="").to_json(),
+        "blobs": {
+            digest: base64.b64encode(blob).decode("ascii") for digest, blob in capture.blobs.items()
+        },
+    }
+    packed = zlib.compress(json.dumps(content, sort_keys=True).encode("ascii"), 9)
+    return base64.b64encode(packed).decode("ascii")
+
+
+def sign(text: str, keys: SigningKeys | None) -> dict[str, str] | None:
+    """The signature of a packed problem; `None` without a key.
+
+    Args:
+        text: what `pack` returned.
+        keys: sign it.
+    """
+    return None if keys is None else keys.sign("deployed", "", _digest(text))
+
+
+def require_signature(
+    text: str, signature: Mapping[str, Any] | None, keys: SigningKeys | None
+) -> bool:
+    """Whether a packed problem is signed with a key that is configured here.
+
+    Args:
+        text: what `pack` returned.
+        signature: what `sign` returned.
+        keys: to check it with; without any, nothing is checked.
+
+    Raises:
+        ArchiveSignatureError: there is a key, and the signature does not hold.
+    """
+    if keys is None:
+        return False
+    if problem := keys.problem("deployed", "", _digest(text), signature):
+        raise ArchiveSignatureError(
+            "The problem that came with the deployment does not run, trusted or not, because a key "
+            f"for signing is configured here, and it {problem}. Deploy it again where that key is "
+            "configured: PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY, or its ..._KEY_BLOCK."
+        )
+    return True
+
+
+def unpack(text: str, code_version: str) -> Capture:
+    """Read a packed problem, and verify that it is the one that was deployed.
+
+    Args:
+        text: what `pack` returned.
+        code_version: the digest of the code that the deployment names.
+
+    Returns:
+        The problem, whose `origin` is what it was captured in.
+
+    Raises:
+        ArchiveError: it is damaged, changed, too large, or of a newer format.
+    """
+    try:
+        content = json.loads(_inflated(text))
+        assert content["kind"] == _KIND  # noqa: S101 - caught below
+        if content["format"] > _FORMAT:
+            raise ArchiveError(
+                f"The deployment has brought a problem of the format {content['format']}, and "
+                f"this version reads up to {_FORMAT}: pip install --upgrade prefect-optuna."
+            )
+        code = content["capture"].encode("ascii")
+        blobs = {
+            str(digest): base64.b64decode(blob, validate=True)
+            for digest, blob in content["blobs"].items()
+        }
+        found = {digest: hashlib.sha256(blob).hexdigest() for digest, blob in blobs.items()}
+        if hashlib.sha256(code).hexdigest() != code_version or any(
+            digest != own for digest, own in found.items()
+        ):
+            raise _changed(code_version)
+        document = document_of(code, "the problem that came with the deployment")
+        if set(document["blobs"]) != blobs.keys():
+            raise _changed(code_version)
+        origin = Environment.from_json(content["environment"])
+    except ArchiveError:
+        raise
+    except (*_MALFORMED, RecursionError) as error:
+        raise _changed(code_version) from error
+    return Capture(document, blobs, origin=origin)
+
+
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, AssertionError, zlib.error)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _inflated(text: str) -> bytes:
+    if len(text) > 4 * MAX_PACKED:  # it may have been written with another limit than this one
+        raise ArchiveError(
+            f"The deployment has brought {len(text)} characters of a problem, and "
+            f"{4 * MAX_PACKED} are the most. Somebody has changed it; deploy it again."
+        )
+    try:
+        packed = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("no base64") from error
+    inflater = zlib.decompressobj()
+    content = inflater.decompress(packed, _MAX_UNPACKED)
+    if not inflater.eof:
+        raise ValueError("it is cut short, or unpacks to more than it may")
+    return content
+
+
+def _changed(code_version: str) -> ArchiveError:
+    return ArchiveError(
+        "The problem that came with the deployment is damaged, or somebody has changed it: it is "
+        f"not the code {code_version[:12]} that the deployment names. Nothing of it has run. "
+        "Deploy it again."
+    )

@@ -1,0 +1,258 @@
+"""What Python says about live objects, and what `inspect` leaves out."""
+
+from __future__ import annotations
+
+import contextlib
+import copyreg
+import functools
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import site
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from types import FunctionType, ModuleType
+from typing import Any
+
+__all__ = [
+    "ARCHIVED_AS",
+    "ARCHIVED_IMPORTS",
+    "absolute_name",
+    "attribute_names",
+    "distribution_of",
+    "functions_in",
+    "functions_of_class",
+    "import_path",
+    "imported_module",
+    "instance_state",
+    "is_installed",
+    "module_label",
+    "owner_of",
+]
+
+
+_DEPTH = 4
+
+
+def functions_in(value: Any, depth: int = _DEPTH) -> Iterator[FunctionType]:
+    """The Python functions that a callable is made of, from the outside in."""
+    if depth == 0 or not callable(value):
+        return
+    inside: list[Any] = []
+    if isinstance(value, FunctionType):
+        yield value
+        for cell in value.__closure__ or ():
+            with contextlib.suppress(ValueError):  # a variable that has no value yet
+                inside.append(cell.cell_contents)
+        inside.append(value.__dict__.get("__wrapped__"))
+    elif isinstance(value, types.MethodType):
+        inside.append(value.__func__)
+    elif isinstance(value, functools.partial):
+        inside.append(value.func)
+    elif not isinstance(value, type):
+        inside.append(getattr(value, "__wrapped__", None))
+        inside.extend(getattr(value, "__dict__", {}).values())
+    for item in inside:
+        yield from functions_in(item, depth - 1)
+
+
+def functions_of_class(cls: type) -> Iterator[FunctionType]:
+    """The functions in the body of a class, also those inside properties and the like."""
+    for value in vars(cls).values():
+        parts = [value]
+        parts.extend(
+            getattr(value, name, None) for name in ("__func__", "func", "fget", "fset", "fdel")
+        )
+        for part in parts:
+            if isinstance(part, FunctionType):
+                function = inspect.unwrap(part)
+                if isinstance(function, FunctionType):
+                    yield function
+
+
+def attribute_names(cls: type) -> set[str]:
+    """The names in a class, private ones as its source has them."""
+    prefix = f"_{cls.__name__.lstrip('_')}__"
+    return {f"__{n[len(prefix) :]}" if n.startswith(prefix) else n for n in vars(cls)}
+
+
+def owner_of(value: FunctionType | type, module_globals: Mapping[str, Any]) -> type | None:
+    """The class at the top of a module that a function or class is an attribute of."""
+    names = value.__qualname__.split(".")
+    if len(names) == 1 or "<locals>" in names:
+        return None
+    owner: Any = module_globals.get(names[0])
+    for name in names[1:-1]:
+        owner = getattr(owner, name, None)
+    if isinstance(owner, type) and getattr(owner, names[-1], None) is value:
+        return owner
+    return None
+
+
+def instance_state(value: Any) -> dict[str, Any] | None:
+    """The attributes of an object, if they are all there is to it; else `None`.
+
+    Python's own preparation for copying tells: it fails for objects with parts in C, such as
+    locks and sockets, and has more than attributes for those that are lists or numbers.
+    """
+    kind = type(value)
+    if _copies_by_itself(kind) or issubclass(kind, (list, dict)):  # whose items would be asked for
+        return None
+    try:
+        make, arguments, _, *items = object.__reduce_ex__(value, 2)
+    except TypeError:
+        return None
+    if make is not copyreg.__newobj__ or arguments != (kind,) or any(items):  # pyright: ignore[reportAttributeAccessIssue]
+        return None
+    state = dict(getattr(value, "__dict__", {}))
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            private = slot.startswith("__") and not slot.endswith("__")
+            name = f"_{base.__name__.lstrip('_')}{slot}" if private else slot
+            if slot not in ("__dict__", "__weakref__") and hasattr(value, name):
+                state[name] = getattr(value, name)
+    return state
+
+
+def _copies_by_itself(kind: type) -> bool:
+    """Whether a type has its own way of being copied or pickled; that of dataclasses is none."""
+    for name in ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__"):
+        method = getattr(kind, name, None)
+        own = method is not getattr(object, name, None)
+        if own and getattr(method, "__module__", None) != "dataclasses":
+            return True
+    return False
+
+
+def absolute_name(module: str | None, level: int, module_globals: Mapping[str, Any]) -> str:
+    """The full name of the module that a (relative) import names."""
+    if not level:
+        return module or ""
+    package = str(module_globals.get("__package__") or "").split(".")
+    parts = package[: len(package) - level + 1]
+    return ".".join([*parts, module] if module else parts)
+
+
+def imported_module(name: str, module_globals: Mapping[str, Any]) -> ModuleType | None:
+    """The module that an import in a module finds; among archived modules, those come first."""
+    if archived := module_globals.get(ARCHIVED_AS):
+        package = str(module_globals["__name__"]).removesuffix(archived)
+        if package + name in sys.modules:
+            return sys.modules[package + name]
+    return sys.modules.get(name)
+
+
+# Set in the modules that restored code lives in: the name their code was captured under, and where
+# names that were imported come from.
+ARCHIVED_AS = "__archived_as__"
+ARCHIVED_IMPORTS = "__archived_imports__"
+
+_OURSELVES = "prefect_optuna"
+
+
+@functools.cache
+def _installation_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    folders = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders.update(site.getsitepackages())
+    folders.add(site.getusersitepackages())
+    return tuple(sorted({os.path.realpath(folder) + os.sep for folder in folders}))
+
+
+@functools.cache
+def _lies_in_installation(file: str) -> bool:
+    if {"site-packages", "dist-packages"}.intersection(PurePath(file).parts):
+        return True
+    return os.path.realpath(file).startswith(_installation_folders())
+
+
+def is_installed(module_globals: Mapping[str, Any]) -> bool:
+    """Whether a module belongs to Python, to an installed distribution or to this project.
+
+    Args:
+        module_globals: the module's `__dict__`.
+    """
+    name = module_globals.get("__name__") or ""
+    if ARCHIVED_AS in module_globals or name == "__main__":
+        return False
+    if name.partition(".")[0] == _OURSELVES:
+        return True
+    file = module_globals.get("__file__")
+    if file:
+        return _lies_in_installation(file)
+    if folders := list(module_globals.get("__path__") or ()):
+        return all(_lies_in_installation(folder) for folder in folders)
+    origin = getattr(module_globals.get("__spec__"), "origin", None)
+    return origin in ("built-in", "frozen") or name in sys.builtin_module_names
+
+
+def module_label(module_globals: Mapping[str, Any]) -> str:
+    """The name to archive a module under: the one it is imported by, also if it runs as script."""
+    if archived := module_globals.get(ARCHIVED_AS):
+        return archived
+    name = module_globals.get("__name__") or "__main__"
+    if not name.startswith("__"):
+        return name
+    spec = module_globals.get("__spec__")
+    if spec is not None and spec.name and not spec.name.startswith("__"):
+        return spec.name.removesuffix(".__main__")
+    file = module_globals.get("__file__")
+    return PurePath(file).stem if file else name
+
+
+def import_path(obj: Any) -> str | None:
+    """Where an installed function or class is imported from: `"package.module:name"`.
+
+    The shortest way is taken, as that is the public one: `scipy.integrate:quad`, though it is
+    defined in a private module.
+    """
+    module = getattr(obj, "__module__", None)
+    name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
+    if not isinstance(name, str):
+        return None
+    if not isinstance(module, str):
+        # NumPy's functions in C do not say where they are from; their type does.
+        module = type(obj).__module__
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        candidate = ".".join(parts[:end])
+        found = sys.modules.get(candidate)
+        if found is not None and is_installed(vars(found)) and _at(found, name) is obj:
+            return f"{candidate}:{name}"
+    return None
+
+
+def _at(module: ModuleType, name: str) -> Any:
+    value: Any = module
+    for part in name.split("."):
+        # By the dictionary, for an attribute of a module may be imported on first look.
+        value = vars(value).get(part) if isinstance(value, (ModuleType, type)) else None
+    return value
+
+
+@functools.cache
+def distribution_of(module: str) -> str | None:
+    """The name to `pip install` for a module; `None` for Python's own and for unknown ones."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        return None
+    try:
+        return importlib.metadata.distribution(top).name
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    found = importlib.util.find_spec(top)
+    if found is None:
+        return None
+    for distribution in importlib.metadata.distributions():
+        listed = distribution.read_text("top_level.txt")
+        if listed is not None:
+            if top in listed.split():
+                return distribution.name
+        elif f"\n{top}/" in f"\n{distribution.read_text('RECORD') or ''}":
+            return distribution.name
+    return None

@@ -1,0 +1,436 @@
+"""Archived code back to life, in modules of its own.
+
+Each version of an archive gets a package, `prefect_optuna_archive_<start of its digest>`, with a
+module for each module that its code came from. The caller's modules are neither used nor changed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import importlib
+import linecache
+import logging
+import pickle
+import platform
+import sys
+import threading
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from types import CellType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.blocks.artifacts.values import decode_value
+from prefect_optuna.blocks.texts import command
+from prefect_optuna.blocks.untrusted import array_size, read_npy
+from prefect_optuna.tasks.archive.code.inspection import (
+    ARCHIVED_AS,
+    ARCHIVED_IMPORTS,
+)
+from prefect_optuna.tasks.archive.code.packages import require_packages
+from prefect_optuna.tasks.archive.code.review import (
+    CODE_TAGS,
+    module_sources,
+    restore_value,
+    tag_of,
+)
+from prefect_optuna.tasks.archive.code.sources import compile_function, compile_statement
+from prefect_optuna.tasks.archive.code.taking_apart import Parts, put_together
+from prefect_optuna.tasks.archive.series.results import decode_result
+
+if TYPE_CHECKING:
+    from prefect_optuna.tasks.archive.code.capture import Capture
+    from prefect_optuna.tasks.archive.record.environment import Environment
+    from prefect_optuna.tasks.problem import Problem
+
+__all__ = ["OtherPythonWarning", "restore_problem"]
+
+_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+_PACKAGE = "prefect_optuna_archive_"
+
+
+class OtherPythonWarning(UserWarning):
+    """Archived code runs in another version of Python than the one that it ran in.
+
+    Example:
+        >>> from prefect_optuna.tasks import OtherPythonWarning
+        >>> issubclass(OtherPythonWarning, UserWarning)
+        True
+    """
+
+
+_lock = threading.RLock()
+_restored: dict[str, _Restorer] = {}
+
+
+def restore_problem(capture: Capture, environment: Environment | None = None) -> Problem:
+    """Bring a captured problem back to life. This executes its code.
+
+    Within one process a version is restored once: its modules are like any others.
+
+    Args:
+        capture: what was captured.
+        environment: where it was captured, for the versions of packages that are missing.
+
+    Raises:
+        ArchiveError: a package that the code needs is not installed, the code fails, or it is
+            for another version of Python.
+
+    Warns:
+        OtherPythonWarning: it is for another version of Python, in which it also compiles.
+    """
+    from prefect_optuna.tasks.problem import Problem
+
+    with _lock:
+        restorer = _restored.get(capture.code_version)
+        if restorer is None:
+            require_packages(capture, environment)
+            restorer = _Restorer(capture, environment)
+            restorer.restore()
+            if restorer.python != _PYTHON:
+                warnings.warn(
+                    f"The archived code ran in Python {restorer.python}, and this is {_PYTHON}. "
+                    "Results may differ.",
+                    OtherPythonWarning,
+                    stacklevel=3,
+                )
+            _restored[capture.code_version] = restorer
+    document = capture.document
+    return Problem(
+        **{part: restorer.value(data) for part, data in document["entrypoints"].items()},
+        context={key: restorer.value(data) for key, data in document["context"].items()},
+        axes={name: restorer.value(data) for name, data in document["axes"].items()},
+        directions=tuple(document["directions"]),
+    )
+
+
+def _minor(python: str) -> str:
+    return ".".join(python.split(".")[:2])
+
+
+class _Restorer:
+    def __init__(self, capture: Capture, environment: Environment | None) -> None:
+        self._capture = capture
+        self._versions = environment.distributions if environment is not None else {}
+        self.python = _minor(environment.python) if environment is not None else _PYTHON
+        self.package = _PACKAGE + capture.code_version[:12]
+        self._symbols = {
+            f"{symbol['module']}:{symbol['name']}": symbol for symbol in capture.document["symbols"]
+        }
+        self._loaded: dict[str, Any] = {}
+        self._sources = module_sources(capture.document["symbols"])
+        self._modules: dict[str, ModuleType] = {}
+
+    def restore(self) -> None:
+        import cloudpickle
+
+        try:
+            for name in self._sources:
+                self._module(name)
+            for reference in self._symbols:
+                self._load(reference)
+        except BaseException:
+            self._forget()
+            raise
+        # Other processes do not have these modules: cloudpickle sends them along.
+        cloudpickle.register_pickle_by_value(sys.modules[self.package])
+
+    def _forget(self) -> None:
+        for name in list(sys.modules):
+            if name == self.package or name.startswith(f"{self.package}."):
+                del sys.modules[name]
+
+    def value(self, data: Any) -> Any:
+        return decode_value(data, self._other)
+
+    # -- modules ----------------------------------------------------------------------------
+
+    def _module(self, label: str) -> ModuleType:
+        """The module for one of the captured ones, and the packages it lies in."""
+        if label in self._modules:
+            return self._modules[label]
+        self._parent("")
+        parts = label.split(".")
+        for end in range(1, len(parts)):
+            self._parent(".".join(parts[:end]))
+        return self._parent(label)
+
+    def _parent(self, label: str) -> ModuleType:
+        if label in self._modules:
+            return self._modules[label]
+        name = f"{self.package}.{label}" if label else self.package
+        module = ModuleType(name, "Restored from the archive of a study.")
+        source = self._sources.get(label)
+        is_package = not label or any(other.startswith(f"{label}.") for other in self._sources)
+        if is_package:
+            module.__path__ = []
+        filename = f"<archive {self._capture.code_version[:12]}>/{label or '__init__'}.py"
+        vars(module).update(
+            __file__=filename,
+            __package__=name if is_package else name.rpartition(".")[0],
+            __builtins__=self._builtins(),
+        )
+        vars(module)[ARCHIVED_AS] = label
+        vars(module)[ARCHIVED_IMPORTS] = {
+            symbol["name"]: symbol["value"]["$import"]
+            for symbol in self._symbols.values()
+            if symbol["module"] == label and symbol["mode"] == "import"
+        }
+        if source is not None:
+            lines = source.text.splitlines(keepends=True)
+            linecache.cache[filename] = (len(source.text), None, lines, filename)
+        self._modules[label] = module
+        sys.modules[name] = module
+        parent, _, last = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], last, module)
+        return module
+
+    def _builtins(self) -> dict[str, Any]:
+        """Builtins whose `import`, in a function, finds the archived modules first."""
+
+        def import_archived(
+            name: str,
+            module_globals: Mapping[str, Any] | None = None,
+            module_locals: Mapping[str, Any] | None = None,
+            fromlist: Any = (),
+            level: int = 0,
+        ) -> ModuleType:
+            if level == 0 and name in self._modules:
+                archived = f"{self.package}.{name}"
+                if fromlist:
+                    return sys.modules[archived]
+                return sys.modules[f"{self.package}.{name.partition('.')[0]}"]
+            return builtins.__import__(name, module_globals, module_locals, fromlist, level)
+
+        return {**vars(builtins), "__import__": import_archived}
+
+    # -- symbols ----------------------------------------------------------------------------
+
+    def _load(self, reference: str) -> Any:
+        if reference in self._loaded:
+            return self._loaded[reference]
+        symbol = self._symbols.get(reference)
+        if symbol is None:
+            raise ArchiveError(f"The archive refers to {reference!r}, which is not in it.")
+        module = self._module(symbol["module"])
+        try:
+            if symbol["mode"] != "source":
+                value = self._load_value(reference, symbol)
+            elif symbol["kind"] == "function":
+                value = self._load_function(reference, symbol, module)
+            else:
+                value = self._load_statement(symbol, module)
+        except ArchiveError:
+            raise
+        except SyntaxError as error:
+            raise ArchiveError(
+                f"The archived {reference.replace(':', '.')} ran in Python {self.python}, and this "
+                f"is {_PYTHON}, where it does not compile: {error}. Run it with Python "
+                f"{self.python}."
+            ) from error
+        except Exception as error:
+            raise ArchiveError(
+                f"The archived {reference.replace(':', '.')} could not be restored: "
+                f"{type(error).__name__}: {error}. Compare the installed packages with those of "
+                "the archive: ArchivedStudy.environment.diff()."
+            ) from error
+        self._loaded[reference] = value
+        if symbol["name"].isidentifier():
+            vars(module)[symbol["name"]] = value
+        return value
+
+    def _load_value(self, reference: str, symbol: dict[str, Any]) -> Any:
+        for submodule in symbol.get("submodules", ()):
+            self._import(submodule)
+        data = symbol["value"]
+        if (tag := tag_of(data)) in ("$instance", "$pydantic"):
+            return self._instance(tag, data[tag], reference)
+        if tag in ("$new", "$call"):
+            return self._object(tag, data[tag], reference)
+        return self.value(data)
+
+    def _load_function(self, reference: str, symbol: dict[str, Any], module: ModuleType) -> Any:
+        free = symbol.get("free", {})
+        code = compile_function(
+            symbol["source"],
+            symbol["qualname"],
+            list(free),
+            str(module.__file__),
+            futures=symbol.get("futures", ()),
+            imported=vars(module)[ARCHIVED_IMPORTS],
+            line=self._sources[symbol["module"]].first_lines[symbol["name"]],
+        )
+        cells: dict[str, CellType] = {}
+        for name, data in free.items():
+            cells[name] = self._cell(data["$cell"]) if tag_of(data) == "$cell" else CellType()
+        if reference in self._loaded:
+            return self._loaded[reference]  # the owner of a shared variable refers to this one
+        function = FunctionType(
+            code,
+            vars(module),
+            code.co_name,
+            closure=tuple(cells[name] for name in code.co_freevars),
+        )
+        # Before what it refers to, which may refer to it.
+        self._loaded[reference] = function
+        function.__qualname__ = symbol.get("called", symbol["qualname"])
+        function.__name__ = function.__qualname__.rpartition(".")[2]
+        function.__module__ = module.__name__
+        if "defaults" in symbol:
+            function.__defaults__ = tuple(self.value(symbol["defaults"]))
+        if "kwdefaults" in symbol:
+            function.__kwdefaults__ = self.value(symbol["kwdefaults"])
+        function.__annotations__ = self.value(symbol.get("annotations", {}))
+        for name, data in free.items():
+            if tag_of(data) not in ("$cell", "$unbound"):
+                cells[name].cell_contents = self.value(data)
+        vars(function).update(self.value(symbol.get("attributes", {})))
+        return function
+
+    def _cell(self, held: Any) -> CellType:
+        """A variable of a closure that another closure has as well."""
+        owner = self._load(held[0])
+        return owner.__closure__[owner.__code__.co_freevars.index(held[1])]
+
+    def _load_statement(self, symbol: dict[str, Any], module: ModuleType) -> Any:
+        source = self._sources[symbol["module"]]
+        code = compile_statement(
+            symbol["source"],
+            str(module.__file__),
+            futures=symbol.get("futures", ()),
+            imported=vars(module)[ARCHIVED_IMPORTS],
+            line=source.first_lines[symbol["name"]],
+        )
+        # The statement's own name is the last it binds; a class in a function has another.
+        name = symbol["name"].partition("#")[0].rpartition(".")[2]
+        before = dict(vars(module))
+        exec(code, vars(module))  # noqa: S102 - what `trusted=True` is about
+        value = vars(module)[name]
+        if not symbol["name"].isidentifier():
+            vars(module).pop(name)
+            if name in before:
+                vars(module)[name] = before[name]
+        return value
+
+    # -- values -----------------------------------------------------------------------------
+
+    def _other(self, tag: str, held: Any) -> Any:
+        if tag not in CODE_TAGS:  # nothing is restored that a review does not show
+            raise ArchiveError(f"The archive holds {tag!r}, which this version does not know.")
+        match tag:
+            case "$ref":
+                return self._load(held)
+            case "$module":
+                return self._module(held)
+            case "$import":
+                return self._import(held)
+            case "$attribute":
+                return getattr(self.value(held[0]), held[1])
+            case "$method":
+                return getattr(self.value(held[0]), held[1])
+            case "$partial":
+                function, arguments, keywords = (self.value(item) for item in held)
+                return functools.partial(function, *arguments, **keywords)
+            case "$npy":
+                content = self._binary(held)
+                return read_npy(BytesIO(content), len(content))
+            case "$objects":
+                return self._objects(held[0], self.value(held[1]))
+            case "$pickle":
+                return self._unpickle(*held)
+            case "$table":
+                return decode_result(self._binary(held))
+            case "$make":
+                return self.value(held[0])(*self.value(held[1]))
+            case "$alias":
+                arguments = self.value(held[1])
+                return self.value(held[0])[tuple(arguments)]
+            case "$lru_cache":
+                return functools.lru_cache(held[1], held[2])(self.value(held[0]))
+            case "$singledispatch":
+                dispatch = functools.singledispatch(self.value(held[0]))
+                for kind, function in held[1]:
+                    dispatch.register(self.value(kind), self.value(function))
+                return dispatch
+            case "$logger":
+                return logging.getLogger(held)
+            case _:  # an object that is no symbol of its own, or a variable outside a closure
+                raise ArchiveError(f"The archive holds {tag!r} where it cannot be.")
+
+    def _unpickle(self, python: str, held: Any) -> Any:
+        try:
+            return pickle.loads(self._binary(held))  # noqa: S301 - what `trusted=True` is about
+        except Exception as error:
+            here = platform.python_version()
+            raise ArchiveError(
+                f"The archive holds an object that Python {python} has pickled, and Python {here} "
+                f"cannot read it: {type(error).__name__}: {error}. "
+                + ("Use that version of Python, and the" if here != python else "Use the")
+                + " packages that ArchivedStudy.environment names."
+            ) from error
+
+    def _binary(self, held: Any) -> bytes:
+        if "sha256" in held:
+            return self._capture.blobs[held["sha256"]]
+        return restore_value(held)
+
+    def _instance(self, tag: str, held: Any, reference: str) -> Any:
+        cls = self.value(held[0])
+        value = cls.__new__(cls)
+        # Before its attributes, which may refer to it.
+        self._loaded[reference] = value
+        state = {name: self.value(data) for name, data in held[1].items()}
+        if tag == "$pydantic":
+            value.__setstate__(state)
+        else:
+            for name, attribute in state.items():
+                object.__setattr__(value, name, attribute)
+        return value
+
+    def _object(self, tag: str, held: Any, reference: str) -> Any:
+        make, arguments, keywords = (self.value(item) for item in held[:3])
+        return put_together(
+            Parts(tag == "$new", make, tuple(arguments), keywords),
+            made=lambda value: self._loaded.update({reference: value}),
+            rest=lambda: {part: self.value(data) for part, data in held[3].items()},
+        )
+
+    def _objects(self, shape: Any, items: list[Any]) -> Any:
+        """An array of Python objects."""
+        if array_size(np.dtype(np.uint8), shape) != len(items):
+            raise ArchiveError(f"The archive holds {len(items)} objects for the shape {shape}.")
+        array = np.empty(len(items), dtype=object)
+        for place, item in enumerate(items):
+            array[place] = item
+        return array.reshape(shape)
+
+    def _import(self, path: str) -> Any:
+        name, _, attribute = path.partition(":")
+        try:
+            value: Any = importlib.import_module(name)
+            for part in attribute.split(".") if attribute else ():
+                value = getattr(value, part)
+        except (ImportError, AttributeError) as error:
+            raise ArchiveError(self._missing(name, path, error)) from error
+        return value
+
+    def _missing(self, name: str, path: str, error: Exception) -> str:
+        top = name.partition(".")[0]
+        distribution = self._capture.document["distributions"].get(top)
+        if distribution is None:
+            return (
+                f"The archived code imports {path.replace(':', '.')}, which Python "
+                f"{sys.version.split()[0]} does not have: {error}. It ran in Python "
+                f"{self.python}."
+            )
+        version = self._versions.get(distribution)
+        pinned = f"{distribution}=={version}" if version else distribution
+        return (
+            f"The archived code imports {path.replace(':', '.')}, which cannot be imported here: "
+            f"{error}. Run: {command('pip', 'install', pinned)}"
+        )

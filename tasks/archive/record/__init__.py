@@ -1,0 +1,1 @@
+"""What is written down beside code and results: attributes, versions, environment, signatures."""

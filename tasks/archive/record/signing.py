@@ -1,0 +1,178 @@
+"""Signatures: who wrote a part of an archive can be told, and that it has not changed since.
+
+A signature is an HMAC-SHA256 of JSON that says what is signed, of which archive, and what it holds.
+It names its key by an id that gives nothing of the key away. Keys stay in the process that signs:
+they are in no repr, no pickle and no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from typing import Any
+
+from pydantic import SecretStr
+
+from prefect_optuna.blocks import ArchiveError, InvalidSettingError, StorageUnavailableError
+from prefect_optuna.blocks.settings import OptunaSettings
+
+__all__ = ["KEY_VARIABLES", "MIN_KEY_LENGTH", "SigningKeys", "canonical"]
+
+MIN_KEY_LENGTH = 16
+"""A key has so many characters or more; 32 from `secrets.token_hex(16)` are a good one."""
+
+KEY_VARIABLES = (
+    "PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY",
+    "PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY_BLOCK",
+)
+"""The environment variables that hold keys, or say where they are."""
+
+
+def canonical(content: Any) -> bytes:
+    """One form of JSON for one content, whichever storage it has been through.
+
+    Example:
+        >>> from prefect_optuna.tasks.archive.record.signing import canonical
+        >>> canonical({"b": (1, 2), "a": None})
+        b'{"a":null,"b":[1,2]}'
+    """
+    try:
+        # Twice, because JSON makes text of a key that is a number, and sorts before it does.
+        plain = json.loads(json.dumps(content))
+        return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode("ascii")
+    except (TypeError, ValueError) as error:
+        raise ArchiveError(
+            f"Only what is JSON can be signed: {error}. Keep attributes of studies and trials to "
+            "numbers, text, lists and mappings."
+        ) from None
+
+
+class SigningKeys:
+    """The keys of an archive: the first one signs, and all of them verify.
+
+    Args:
+        key: the key; several, with commas between them, while an old one is being replaced.
+
+    Raises:
+        InvalidSettingError: a key is too short to be one.
+
+    Example:
+        >>> from prefect_optuna.tasks.archive.record.signing import SigningKeys
+        >>> keys = SigningKeys("correct horse battery staple")
+        >>> keys
+        SigningKeys(85588aed)
+        >>> signature = keys.sign("version", "0b8f", {"first_trial": 0})
+        >>> keys.problem("version", "0b8f", {"first_trial": 0}, signature)
+        ''
+        >>> keys.problem("version", "0b8f", {"first_trial": 1}, signature)
+        'has been changed after it was signed'
+    """
+
+    def __init__(self, key: SecretStr | str) -> None:
+        text = key.get_secret_value() if isinstance(key, SecretStr) else key
+        keys = [one.strip().encode() for one in text.split(",") if one.strip()]
+        if not keys or min(map(len, keys)) < MIN_KEY_LENGTH:
+            raise InvalidSettingError(
+                f"A key for signing archives has {MIN_KEY_LENGTH} characters or more, and a comma "
+                f"ends it; found one of {min(map(len, keys), default=0)}. Make one with: "
+                'python -c "import secrets; print(secrets.token_hex(16))"'
+            )
+        self._keys = {_key_id(one): one for one in keys}
+
+    @classmethod
+    def configured(cls, key: SecretStr | str | None = None) -> SigningKeys | None:
+        """The keys that were given, or else those of the settings; `None` without any.
+
+        Args:
+            key: the key, in place of that of the settings `archive_key` and `archive_key_block`.
+
+        Raises:
+            InvalidSettingError: a key is too short, or the block holds no text.
+            StorageUnavailableError: the settings name a block that cannot be loaded.
+        """
+        if key is not None:
+            return cls(key)
+        settings = OptunaSettings()
+        if settings.archive_key is not None:
+            return cls(settings.archive_key)
+        if settings.archive_key_block is not None:
+            return cls(_from_block(settings.archive_key_block))
+        return None
+
+    @property
+    def id(self) -> str:
+        """The id of the key that signs: eight hexadecimal digits."""
+        return next(iter(self._keys))
+
+    def sign(self, what: str, uuid: str, content: Any) -> dict[str, str]:
+        """Sign a part of an archive.
+
+        Args:
+            what: which kind of part it is.
+            uuid: of the archive.
+            content: the part, as JSON.
+
+        Returns:
+            The signature, as JSON.
+        """
+        return {"key": self.id, "hmac": _hmac(self._keys[self.id], what, uuid, content)}
+
+    def problem(self, what: str, uuid: str, content: Any, signature: Any) -> str:
+        """Say why a signature does not hold, as the rest of a sentence; empty if it holds.
+
+        Args:
+            what: which kind of part it is.
+            uuid: of the archive.
+            content: the part, as JSON, without its signature.
+            signature: what `sign` returned, or whatever is in its place.
+        """
+        if signature is None:
+            return "is not signed"
+        try:
+            key_id, found = str(signature["key"]), str(signature["hmac"])
+        except (KeyError, TypeError):
+            return "has something in place of a signature"
+        if key_id not in self._keys:
+            return f"is signed with the key {key_id!r}, and the keys here are {self!r}"
+        expected = _hmac(self._keys[key_id], what, uuid, content)
+        if hmac.compare_digest(expected.encode(), found.encode()):
+            return ""
+        return "has been changed after it was signed"
+
+    def __repr__(self) -> str:
+        return f"SigningKeys({', '.join(self._keys)})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "A key for signing archives is not sent to other processes. Sign where it is "
+            "configured."
+        )
+
+
+def _key_id(key: bytes) -> str:
+    return hmac.new(key, b"prefect-optuna key id", hashlib.sha256).hexdigest()[:8]
+
+
+def _hmac(key: bytes, what: str, uuid: str, content: Any) -> str:
+    message = canonical({"signs": f"prefect-optuna/{what}", "uuid": uuid, "content": content})
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
+
+
+def _from_block(name: str) -> str:
+    from prefect.blocks.system import Secret
+
+    name = name.removeprefix("secret/")
+    try:
+        block: Any = Secret.load(name, _sync=True)  # pyright: ignore[reportCallIssue]
+    except ValueError as error:
+        raise StorageUnavailableError(
+            f"The key for signing archives could not be loaded: {error} `prefect block ls` lists "
+            f"the saved blocks; {KEY_VARIABLES[0]} takes the key itself."
+        ) from error
+    value = block.get()
+    if not isinstance(value, str):
+        raise InvalidSettingError(
+            f"The block secret/{name} has to hold the key as text, found {type(value).__name__}."
+        )
+    return value

@@ -1,0 +1,146 @@
+"""The trials of a study as a table: for pandas, polars and Arrow, and as CSV and Parquet files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial
+
+from prefect_optuna.blocks import logged_metrics
+from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.tasks.archive.series.tables import from_arrow
+
+__all__ = ["TableKind", "trial_columns", "trial_table", "write_csv", "write_parquet"]
+
+TableKind = Literal["arrow", "pandas", "polars"]
+
+_KINDS = {"arrow": "pyarrow.Table", "pandas": "pandas.DataFrame", "polars": "polars.DataFrame"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for one, or skip
+
+
+def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
+    """The trials as columns: each a list with a value or `None` for each trial.
+
+    Args:
+        trials: of one study.
+
+    Returns:
+        `number`, `state`, `value` (or `value.0`, `value.1`, ...), `started`, `completed`,
+        `seconds`; then `param.NAME`, `metric.NAME`, `constraint.NAME` and `user.NAME`. Attributes
+        that are lists or mappings are JSON.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.tasks.archive.record.trial_table import trial_columns
+        >>> trial = optuna.trial.create_trial(value=0.5, user_attrs={"fold": 3})
+        >>> columns = trial_columns([trial])
+        >>> columns["value"], columns["user.fold"]
+        ([0.5], [3])
+    """
+    columns: dict[str, list[Any]] = {
+        "number": [trial.number for trial in trials],
+        "state": [trial.state.name.lower() for trial in trials],
+    }
+    values = [trial.values or [] for trial in trials]
+    count = max(map(len, values), default=1) or 1
+    for index in range(count):
+        name = "value" if count == 1 else f"value.{index}"
+        columns[name] = [float(one[index]) if index < len(one) else None for one in values]
+    columns["started"] = [trial.datetime_start for trial in trials]
+    columns["completed"] = [trial.datetime_complete for trial in trials]
+    columns["seconds"] = [t.duration.total_seconds() if t.duration else None for t in trials]
+    metrics = [logged_metrics(trial) for trial in trials]
+    groups: dict[str, Sequence[Mapping[str, Any]]] = {
+        "param": [trial.params for trial in trials],
+        "metric": metrics,
+        "constraint": [trial.constraints for trial in trials],
+        "user": [
+            {k: v for k, v in trial.user_attrs.items() if k.removeprefix("metric:") not in logged}
+            for trial, logged in zip(trials, metrics, strict=True)
+        ],
+    }
+    for group, found in groups.items():
+        for name in dict.fromkeys(name for one in found for name in one):
+            columns[f"{group}.{name}"] = _one_type([one.get(name) for one in found])
+    return columns
+
+
+def trial_table(trials: Sequence[FrozenTrial], kind: TableKind = "arrow") -> Any:
+    """The trials as a table, with the columns of `trial_columns`.
+
+    Args:
+        trials: of one study.
+        kind: `"arrow"` for a `pyarrow.Table`, `"pandas"` or `"polars"` for a data frame.
+
+    Raises:
+        InvalidSettingError: there is no such kind.
+        ArchiveError: that library is not installed.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.tasks.archive.record.trial_table import trial_table
+        >>> trial_table([optuna.trial.create_trial(value=0.5)])["value"].to_pylist()
+        [0.5]
+    """
+    import pyarrow as pa
+
+    if kind not in _KINDS:
+        raise InvalidSettingError(f"`kind` is one of {', '.join(_KINDS)}; found {kind!r}.")
+    return from_arrow(pa.table(trial_columns(trials)), _KINDS[kind])
+
+
+def write_csv(trials: Sequence[FrozenTrial], path: str | Path) -> None:
+    """Write the trials to a CSV file.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+
+    Args:
+        trials: of one study.
+        path: of the file; one that is there is replaced.
+    """
+    columns = trial_columns(trials)
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(map(_harmless, columns))
+        writer.writerows(
+            [_harmless(cell) for cell in row] for row in zip(*columns.values(), strict=True)
+        )
+
+
+def write_parquet(trials: Sequence[FrozenTrial], path: str | Path) -> None:
+    """Write the trials to a Parquet file.
+
+    Args:
+        trials: of one study.
+        path: of the file; one that is there is replaced.
+    """
+    import pyarrow.parquet as pq
+
+    pq.write_table(trial_table(trials), path)
+
+
+def _one_type(cells: list[Any]) -> list[Any]:
+    """A column has one type: numbers, flags, or text."""
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds <= {int} and all(-(2**63) <= cell < 2**63 for cell in cells if cell is not None):
+        return cells
+    if kinds <= {bool} or kinds <= {str}:
+        return cells
+    if kinds <= {int, float}:
+        return [cell if cell is None else float(cell) for cell in cells]
+    return [cell if cell is None or isinstance(cell, str) else _text(cell) for cell in cells]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _harmless(cell: Any) -> Any:
+    if isinstance(cell, datetime):
+        return cell.isoformat()
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

@@ -1,0 +1,641 @@
+"""What `run` returns, as one Arrow file for each trial.
+
+The file is an Arrow IPC file ("Feather"), which `pyarrow.feather.read_table`, pandas, polars
+and DuckDB open. It has one of these layouts:
+
+========= ==================================================================================
+aligned   every series has one dimension and the same length: each is a column, after a column
+          for each axis of that length
+packed    anything else: one row, in which each series is a list of its values, the last
+          dimension fastest
+table     the result was a table, and is written as it is
+========= ==================================================================================
+
+What is no series (numbers, text, flags) is JSON in the metadata of the schema, under the key
+`prefect_optuna`, with the structure that `decode_result` puts all of it back into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from prefect_optuna.blocks import ArchiveError, PrefectOptunaError, ResultEncodingError
+from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
+from prefect_optuna.blocks.untrusted import (
+    array_size,
+    arrow_types_refused,
+    checked_dtype,
+    is_padded,
+    read_arrow,
+    unpacks_to_too_much,
+)
+from prefect_optuna.tasks.archive.series.tables import from_arrow, table_kind, to_arrow
+from prefect_optuna.tasks.persistence.conversion import as_dict
+from prefect_optuna.tasks.persistence.info import INFO
+
+__all__ = [
+    "RESULT_FORMAT",
+    "decode_result",
+    "decode_series",
+    "encode_result",
+    "encode_with_spec",
+    "open_arrow",
+    "write_arrow",
+]
+
+RESULT_FORMAT = 1
+
+_KEY = b"prefect_optuna"
+_COMPRESS_FROM = 1 << 15  # bytes; below, a file takes about as much of the disk either way
+_SAMPLES, _SAMPLE = 4, 2048  # number and bytes
+_WORTHWHILE = 0.8
+_MAX_JSON_ITEMS = 16  # a shorter list of numbers may stand beside longer series
+_ARROW_TIME_UNITS = ("s", "ms", "us", "ns")
+
+
+def encode_result(result: Any, axes: Mapping[str, Sequence[Any]] | None = None) -> bytes:
+    """Encode what `run` returned.
+
+    Args:
+        result: numbers, text, arrays, lists, tables, or mappings of those, nested or not;
+            dataclasses, named tuples and pydantic models are taken as mappings.
+        axes: the coordinates of the result's series; those as long as the series become columns.
+
+    Returns:
+        An Arrow IPC file.
+
+    Raises:
+        ResultEncodingError: the result holds something else; names its key and type.
+
+    Example:
+        >>> import numpy as np
+        >>> from prefect_optuna.tasks.archive import decode_result, encode_result
+        >>> decode_result(encode_result({"hare": np.array([30.0, 47.2]), "steps": 2}))
+        {'hare': array([30. , 47.2]), 'steps': 2}
+    """
+    return encode_with_spec(result, axes)[0]
+
+
+def encode_with_spec(
+    result: Any, axes: Mapping[str, Sequence[Any]] | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """Encode as `encode_result` does, and say what is in the file: its layout and its series."""
+    import pyarrow as pa
+
+    if (kind := table_kind(result)) is not None:
+        table = _arrow_table(result, kind, "").unify_dictionaries()
+        spec = {
+            field.name: {"dtype": str(field.type), "shape": [len(table)]} for field in table.schema
+        }
+        content = write_arrow(table, {"layout": "table", "kind": kind})
+        return content, {"layout": "table", "series": spec}
+
+    series: list[_Series] = []
+    try:
+        structure = _structure(result, "", "", series)
+    except RecursionError:
+        raise ResultEncodingError(
+            "The result is nested too deeply to be archived, or contains itself."
+        ) from None
+    series = _without_short_lists(series)
+    names = _unique([one.name for one in series])
+    aligned = bool(series) and all(one.is_column for one in series) and _one_length(series)
+    columns: dict[str, Any] = {}
+    if aligned:
+        length = series[0].array.size
+        columns = {
+            name: column
+            for name, values in (axes or {}).items()
+            if name not in names and (column := _axis_column(values, length)) is not None
+        }
+    axis_names = list(columns)
+    for number, (name, one) in enumerate(zip(names, series, strict=True)):
+        one.node["$series"] = number
+        columns[name] = one.values() if aligned else _one_row(one.values())
+
+    metadata: dict[str, Any] = {
+        "layout": "aligned" if aligned else "packed",
+        "axes": axis_names,
+        "series": [one.spec() for one in series],
+        "structure": structure,
+    }
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    spec = {
+        name: {"dtype": one.dtype, "shape": list(one.shape)}
+        for name, one in zip(names, series, strict=True)
+    }
+    needed = sum(one.array.nbytes for one in series)
+    if unpacks_to_too_much(needed, batch.get_total_buffer_size()):
+        raise ResultEncodingError(
+            f"The result's arrays of text take {needed:,} bytes, nearly all of them for padding, "
+            "and would not be read again. Give them a shorter type: array.astype('U100')."
+        )
+    return write_arrow(batch, metadata), {"layout": metadata["layout"], "series": spec}
+
+
+def decode_result(content: Any) -> Any:
+    """Decode what `encode_result` returned.
+
+    Args:
+        content: the bytes of the file, or a `pyarrow.Buffer` of them.
+
+    Returns:
+        The result: the same structure, types and values. The arrays are new and writable.
+
+    Raises:
+        ArchiveError: this is no such file, or a newer version of the project has written it.
+
+    Example:
+        >>> from prefect_optuna.tasks.archive import decode_result, encode_result
+        >>> decode_result(encode_result([0.5, 0.25]))
+        [0.5, 0.25]
+    """
+    with _explained():
+        return _decode(*open_arrow(content))
+
+
+def _decode(table: Any, metadata: dict[str, Any]) -> Any:
+    if metadata["layout"] == "table":
+        own = {k: v for k, v in table.schema.metadata.items() if k != _KEY}
+        return from_arrow(table.replace_schema_metadata(own or None), metadata["kind"])
+    _check_memory(table, metadata["series"])
+    columns = table.columns[len(metadata["axes"]) :]
+    packed = metadata["layout"] == "packed"
+    series = [
+        _read(column, spec, packed=packed)
+        for column, spec in zip(columns, metadata["series"], strict=True)
+    ]
+
+    def other(tag: str, held: Any) -> Any:
+        match tag:
+            case "$series":
+                return series[held]
+            case "$inline":
+                return decode_value(held, other)
+            case "$array":
+                value, dtype = decode_value(held[1], other), checked_dtype(held[0])
+                if isinstance(value, (list, dict, range)):
+                    raise ValueError("an array without dimensions holds one value")
+                if dtype.kind in "SUV" and is_padded(dtype.itemsize, len(str(value))):
+                    raise ValueError("its text is far shorter than its type says")
+                return np.array(value, dtype)
+            case "$xarray":
+                return _xarray(held[0], decode_value(held[1], other))
+            case _:
+                return _unknown(tag, held)
+
+    return decode_value(metadata["structure"], other)
+
+
+def decode_series(
+    content: Any, key: str, axes: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Decode the series of one name, and nothing else of what `run` returned.
+
+    Args:
+        content: the bytes of the file.
+        key: the name of a series, or what the names of several start with, before a dot.
+        axes: the names of columns that are axes, if the result is a table.
+
+    Returns:
+        The axes in the file, and the series by name: Arrow columns, or arrays of more dimensions.
+        Both are empty if there is no series of that name.
+
+    Raises:
+        ArchiveError: this is no such file, or the series is a table.
+    """
+    with _explained():
+        return _series(*open_arrow(content), key, axes)
+
+
+def _series(
+    table: Any, metadata: dict[str, Any], key: str, axes: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    is_table = metadata["layout"] == "table"
+    inside = [n for n in axes if n in table.column_names] if is_table else metadata["axes"]
+    names = [name for name in table.column_names if name not in inside]
+    chosen = [name for name in names if name == key or name.startswith(f"{key}.")]
+    if metadata["layout"] != "packed":
+        coordinates = {n: _copied(table.column(n)) for n in inside if chosen}
+        return coordinates, {n: _copied(table.column(n)) for n in chosen}
+    _check_memory(table, metadata["series"])
+    specs = dict(zip(names, metadata["series"], strict=True))
+    arrays: dict[str, Any] = {}
+    for name in chosen:
+        spec = specs[name]
+        if spec["dtype"] == "table":
+            raise ArchiveError(
+                f"{name!r} is a table inside of the result, and no series: read it by "
+                "ArchivedStudy.result(number)."
+            )
+        arrays[name] = _read(table.column(name), {**spec, "as": "array"}, packed=True)
+    return {}, arrays
+
+
+def open_arrow(content: Any) -> tuple[Any, dict[str, Any]]:
+    """Open an Arrow IPC file of this project, without copying what is in it.
+
+    Args:
+        content: the bytes of the file, or a `pyarrow.Buffer` of them.
+
+    Returns:
+        The `pyarrow.Table`, and the metadata that `write_arrow` was given.
+
+    Raises:
+        ArchiveError: this is no such file, or a newer version of the project has written it.
+    """
+    with _explained():
+        table = read_arrow(content)
+        metadata: Any = json.loads((table.schema.metadata or {})[_KEY])
+        if metadata["format"] > RESULT_FORMAT:
+            raise ArchiveError(
+                f"The result has the format {metadata['format']}, and this version reads up to "
+                f"{RESULT_FORMAT}: pip install --upgrade prefect-optuna."
+            )
+        return table, metadata
+
+
+@contextlib.contextmanager
+def _explained() -> Generator[None]:
+    """Say of whatever goes wrong with a file that it is damaged."""
+    try:
+        yield
+    except PrefectOptunaError:
+        raise
+    except Exception as error:
+        # Not only what Arrow raises: pandas, polars and xarray follow what the file says.
+        raise ArchiveError(
+            "Expected the Arrow file of an archived result, found something else, or a damaged "
+            f"one: {type(error).__name__}: {error}."
+        ) from error
+
+
+@dataclass
+class _Series:
+    """Numbers of one type that go into a column, or a table that goes into a cell."""
+
+    name: str
+    array: np.ndarray[Any, Any]
+    node: dict[str, Any]
+    container: str = "array"
+    original: Any = None
+    table: Any = None
+    path: str = ""
+
+    @property
+    def is_column(self) -> bool:
+        return self.table is None and self.array.ndim == 1 and self.array.dtype.kind != "c"
+
+    @property
+    def dtype(self) -> str:
+        return "table" if self.table is not None else self.array.dtype.str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.table.shape if self.table is not None else self.array.shape
+
+    def spec(self) -> dict[str, Any]:
+        spec: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape)}
+        if self.container != "array":
+            spec["as"] = self.container
+        if self.table is not None and self.table.schema.metadata:
+            spec["metadata"] = _leaf(dict(self.table.schema.metadata), self.path)
+        return spec
+
+    def values(self) -> Any:
+        """The values as an Arrow array."""
+        import pyarrow as pa
+
+        if self.table is not None:
+            return _joined_chunks(self.table.unify_dictionaries().to_struct_array())
+        try:
+            return pa.array(_storable(self.array))
+        except (UnicodeError, pa.ArrowException) as error:
+            raise ResultEncodingError(
+                f"{_title(self.path)} cannot be archived: {error}."
+            ) from error
+
+
+def write_arrow(table: Any, metadata: dict[str, Any]) -> bytes:
+    """Write a table or batch as an Arrow IPC file of this project.
+
+    Args:
+        table: what to write.
+        metadata: JSON, for the key `prefect_optuna` of its schema.
+    """
+    import pyarrow as pa
+
+    text = json.dumps({"format": RESULT_FORMAT, **metadata}, separators=(",", ":"))
+    own = {**(table.schema.metadata or {}), _KEY: text.encode("ascii")}
+    table = table.replace_schema_metadata(own)
+    buffer = _serialized(table, None)
+    if _is_compressible(buffer):
+        compressed = _serialized(table, pa.Codec("zstd", compression_level=1))
+        # What shrinks to nearly nothing would be refused, as nobody can tell it from an attack.
+        if not unpacks_to_too_much(buffer.size, compressed.size):
+            buffer = compressed
+    return buffer.to_pybytes()
+
+
+def _serialized(table: Any, codec: Any) -> Any:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    # Without threads, whose start takes longer than compressing.
+    options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=False)
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write(table)
+    return sink.getvalue()
+
+
+def _is_compressible(buffer: Any) -> bool:
+    """Whether compressing saves much, by samples: simulated floats are mostly noise."""
+    import pyarrow as pa
+
+    if buffer.size < _COMPRESS_FROM:
+        return False
+    step = buffer.size // _SAMPLES
+    sample = b"".join(buffer.slice(i * step, _SAMPLE).to_pybytes() for i in range(_SAMPLES))
+    return len(pa.compress(sample, "zstd", asbytes=True)) < _WORTHWHILE * len(sample)
+
+
+def _structure(value: Any, path: str, name: str, series: list[_Series]) -> Any:
+    """The JSON of a value, with a node `{"$series": number}` in place of each series."""
+    kind = type(value)
+    if isinstance(value, np.ndarray):
+        return _array_structure(value, path, name, series)
+    if kind in (list, tuple):
+        if (found := _number_list(value)) is not None:
+            array, container = found
+            node: dict[str, Any] = {}
+            series.append(_Series(name or "result", array, node, container, value, path=path))
+            return node
+        items = [
+            _structure(item, f"{path}[{i}]", _joined(name, str(i)), series)
+            for i, item in enumerate(value)
+        ]
+        return items if kind is list else {"$tuple": items}
+    if kind.__module__.partition(".")[0] == "xarray" and hasattr(value, "to_dict"):
+        held = _structure(value.to_dict(data="array"), path, name, series)
+        return {"$xarray": [kind.__name__, held]}
+    if (mapping := _as_mapping(value)) is not None:
+        items = {
+            key: _structure(item, f"{path}[{key!r}]", _joined(name, str(key)), series)
+            for key, item in mapping.items()
+        }
+        if all(type(key) is str and not key.startswith("$") for key in items):
+            return items
+        return {"$dict": [[_leaf(key, f"{path}, key {key!r}"), v] for key, v in items.items()]}
+    if (table := table_kind(value)) is not None:
+        node = {}
+        arrow = _arrow_table(value, table, path)
+        if len(set(arrow.column_names)) < len(arrow.column_names):
+            raise ResultEncodingError(
+                f"{_title(path)} is a table with two columns of one name. Rename one."
+            )
+        empty = np.empty(0)
+        series.append(_Series(name, empty, node, table, table=arrow, path=path))
+        return node
+    return _leaf(value, path)
+
+
+def _array_structure(
+    array: np.ndarray[Any, Any], path: str, name: str, series: list[_Series]
+) -> Any:
+    if type(array) not in (np.ndarray, np.memmap):
+        raise ResultEncodingError(
+            f"{_title(path)} is a {_type_name(array)}. Return a plain NumPy array: "
+            + ("masked.filled(np.nan)." if isinstance(array, np.ma.MaskedArray) else "np.asarray.")
+        )
+    if array.dtype.kind not in "biufcUSmM" or array.dtype.char in "gG":
+        raise ResultEncodingError(
+            f"{_title(path)} is an array of {array.dtype}. Expected numbers of up to 64 bits, "
+            "text or times: array.astype(float), or one array for each field."
+        )
+    if array.ndim == 0:
+        return {"$array": [array.dtype.str, _leaf(array[()], path)]}
+    node: dict[str, Any] = {}
+    series.append(_Series(name or "result", array, node, path=path))
+    return node
+
+
+def _number_list(value: Sequence[Any]) -> tuple[np.ndarray[Any, Any], str] | None:
+    """The array of a list or tuple whose items all have one numeric type, and what it was."""
+    kinds = set(map(type, value))
+    if len(kinds) != 1:
+        return None
+    (kind,) = kinds
+    container = type(value).__name__
+    if kind in (float, bool):
+        return np.array(value, kind), container
+    if kind is int and min(value) >= -(1 << 63) and max(value) < 1 << 63:
+        return np.array(value, np.int64), container
+    if issubclass(kind, np.generic) and value[0].dtype.kind in "biuf":
+        if value[0].dtype.char == "g":
+            return None
+        return np.array(value, value[0].dtype), f"{container} of scalars"
+    return None
+
+
+def _without_short_lists(series: list[_Series]) -> list[_Series]:
+    """Write short lists as JSON where everything else then has one length, and is aligned."""
+
+    def is_short(one: _Series) -> bool:
+        return one.original is not None and len(one.original) <= _MAX_JSON_ITEMS
+
+    long = [one for one in series if not is_short(one)]
+    if _one_length(series) or not long or not _one_length(long):
+        return series
+    length = long[0].shape
+    kept: list[_Series] = []
+    for one in series:
+        if is_short(one) and one.shape != length:
+            one.node["$inline"] = _leaf(one.original, one.path)
+        else:
+            kept.append(one)
+    return kept
+
+
+def _one_length(series: list[_Series]) -> bool:
+    return len({one.shape for one in series}) == 1
+
+
+def _as_mapping(value: Any) -> Mapping[Any, Any] | None:
+    if isinstance(value, Mapping):
+        return value
+    if INFO in vars(type(value)):
+        return as_dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        return dict(cast("Iterable[tuple[str, Any]]", value))
+    return None
+
+
+def _leaf(value: Any, path: str) -> Any:
+    def refuse(inner: Any, inner_path: str) -> Any:
+        raise ResultEncodingError(
+            f"{_title(inner_path)} is of type {_type_name(inner)}, which cannot be archived. "
+            "Return numbers, text, NumPy arrays, lists, Arrow tables or data frames, or mappings "
+            "of those"
+            + (": np.asarray(...) turns it into an array." if hasattr(inner, "__array__") else ".")
+        )
+
+    return encode_value(value, refuse, path)
+
+
+def _arrow_table(value: Any, kind: str, path: str) -> Any:
+    import pyarrow as pa
+
+    try:
+        table = to_arrow(value)
+    except (pa.ArrowException, TypeError) as error:
+        raise ResultEncodingError(
+            f"{_title(path)}, a {kind}, has a column that Arrow cannot hold: {error} Give each "
+            "column one type."
+        ) from error
+    if refused := arrow_types_refused(table.schema):
+        raise ResultEncodingError(
+            f"{_title(path)}, a {kind}, has a column of the type {refused[0]}, which is read from "
+            "nobody's files. Cast it to numbers, text, times, lists or structures of those."
+        )
+    return table
+
+
+def _storable(array: np.ndarray[Any, Any]) -> Any:
+    """The values of an array in one dimension, of a type that Arrow has."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    kind = array.dtype.kind
+    if not array.dtype.isnative:
+        flat = flat.astype(array.dtype.newbyteorder("="))
+    if kind == "c":
+        return flat.view(f"f{array.itemsize // 2}")
+    if kind in "mM" and np.datetime_data(array.dtype) not in [(u, 1) for u in _ARROW_TIME_UNITS]:
+        return flat.view(np.int64)
+    return flat
+
+
+def _axis_column(values: Sequence[Any], length: int) -> Any:
+    if len(values) != length:
+        return None
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "biufUSmM" or array.dtype.char == "g":
+        return None
+    return _Series("", array, {}).values()
+
+
+def _joined_chunks(column: Any) -> Any:
+    import pyarrow as pa
+
+    if column.num_chunks == 0:
+        return pa.array([], column.type)
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _copied(column: Any) -> Any:
+    """The column without the rest of its file, which it would keep in memory."""
+    import pyarrow as pa
+
+    chunks = [*column.chunks, pa.array([], column.type)]
+    return pa.concat_arrays(chunks)
+
+
+def _one_row(values: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
+
+
+def _read(column: Any, spec: dict[str, Any], *, packed: bool) -> Any:
+    import pyarrow as pa
+
+    values = _joined_chunks(column)
+    if packed:
+        values = values.flatten()
+    container = spec.get("as", "array")
+    if spec["dtype"] == "table":
+        table = pa.Table.from_struct_array(values)
+        metadata = decode_value(spec.get("metadata"), _unknown)
+        return from_arrow(table.replace_schema_metadata(metadata), container)
+    dtype = checked_dtype(spec["dtype"])
+    array = values.to_numpy(zero_copy_only=False)
+    if dtype.kind == "c" or (dtype.kind in "mM" and array.dtype.kind == "i"):
+        array = array.view(dtype.newbyteorder("="))
+    array = np.array(array, dtype).reshape(spec["shape"])
+    match container:
+        case "list":
+            return array.tolist()
+        case "tuple":
+            return tuple(array.tolist())
+        case "list of scalars":
+            return list(array)
+        case "tuple of scalars":
+            return tuple(array)
+        case _:
+            return array
+
+
+def _check_memory(table: Any, specs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse text that is short, and long in memory: an array has the longest for each value."""
+    needed = sum(
+        array_size(checked_dtype(spec["dtype"]), spec["shape"])
+        for spec in specs
+        if spec["dtype"] != "table"
+    )
+    if unpacks_to_too_much(needed, table.get_total_buffer_size()):
+        raise ValueError(f"its arrays would take {needed:,} bytes")
+
+
+def _unknown(tag: str, held: Any) -> Any:
+    raise ArchiveError(f"The result holds {tag!r}, which this version does not know.")
+
+
+def _xarray(kind: str, held: dict[str, Any]) -> Any:
+    if kind not in ("DataArray", "Dataset"):
+        raise ArchiveError(f"The result holds an xarray.{kind}, which this version does not know.")
+    try:
+        import xarray as xr  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ArchiveError(
+            f"Expected to give back an xarray.{kind}, and xarray is not installed: pip install "
+            "xarray."
+        ) from error
+    return getattr(xr, kind).from_dict(held)
+
+
+def _unique(names: list[str]) -> list[str]:
+    unique: dict[str, None] = {}
+    for name in names:
+        candidate, number = name, 2
+        while candidate in unique:
+            candidate, number = f"{name}_{number}", number + 1
+        unique[candidate] = None
+    return list(unique)
+
+
+def _joined(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _title(path: str) -> str:
+    return f"The result's {path}" if path else "The result"

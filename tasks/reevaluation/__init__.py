@@ -1,0 +1,1 @@
+"""Archived trials again: run in a fresh process, compared, and explained where they differ."""

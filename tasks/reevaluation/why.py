@@ -1,0 +1,407 @@
+"""Why a trial does not give its archived value again: found by putting back one thing at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from packaging.utils import canonicalize_name
+
+from prefect_optuna.blocks.errors import ArchiveError, EnvironmentUnavailableError
+from prefect_optuna.tasks.archive.record.environment import FOLDER, RECORDED_VARIABLES, Environment
+from prefect_optuna.tasks.reevaluation.drift import depends_on_hashes, holds_generator, likely_cause
+from prefect_optuna.tasks.reevaluation.rerun import RerunAnswer, RerunRequest
+from prefect_optuna.tasks.reevaluation.verdicts import Rerun
+
+__all__ = ["Cause", "Drift", "find_cause", "find_causes"]
+
+_OURS = "prefect-optuna"
+_PYTHON = "Python"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A trial that did not give its archived value again, and how it can be run once more.
+
+    Attributes:
+        trial: the archived trial.
+        request: how it was run again.
+        answer: where that was.
+        run: runs a request, on whichever machine.
+        is_reproduced: whether what a trial gave is what was archived.
+        scope: the archived scope.
+        changed: what replaced parts of that, as far as trials read it.
+        inputs: the archived content of the files that trials have read, by their relative paths;
+            an `ArchiveError` where it was not kept. `None` where code may not have them.
+    """
+
+    trial: FrozenTrial
+    request: RerunRequest
+    answer: RerunAnswer
+    run: Callable[[RerunRequest], RerunAnswer]
+    is_reproduced: Callable[[Rerun], bool]
+    scope: Mapping[str, Any] = field(default_factory=dict)
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Callable[[], Mapping[str, bytes]] | None = None
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why it did not.
+
+    Attributes:
+        text: the cause, for people.
+        experiments: what was tried, and what came of it, for people.
+        remedy: puts it back, for other trials that may have the same cause; `None` where nothing
+            that could be put back is the cause.
+    """
+
+    text: str
+    experiments: tuple[str, ...] = ()
+    remedy: Callable[[RerunRequest], RerunRequest] | None = None
+
+
+def find_cause(drift: Drift) -> Cause:
+    """Find out by experiment why a trial did not give its archived value again.
+
+    First with the scope, if that was changed, and with the packages that were recorded, if they
+    are others than here. Where those help, what differs is halved until one package is left, in at
+    most log2(n) + 2 runs. Otherwise threads, kernels, the hash seed, data and the clock are put
+    back one by one, and then all at once. What is left is chance, or what no archive can know.
+
+    Args:
+        drift: the trial.
+
+    Returns:
+        The cause, or, where no experiment has shown it, the likely one.
+    """
+    return _Investigation(drift).cause()
+
+
+def find_causes(drifts: Sequence[Drift]) -> dict[int, Cause]:
+    """Find out for several trials of one request; what is the cause for one is tried on the others.
+
+    Args:
+        drifts: the trials.
+
+    Returns:
+        The cause by the number of each trial.
+
+    Example:
+        >>> from prefect_optuna.tasks.reevaluation.why import find_causes
+        >>> find_causes([])
+        {}
+    """
+    found: dict[int, Cause] = {}
+    pending = list(drifts)
+    while pending:
+        first, *pending = pending
+        cause = find_cause(first)
+        found[first.trial.number] = cause
+        if cause.remedy is None or not pending:
+            continue
+        others = {drift.trial.number: drift for drift in pending}
+        chosen = [one for one in first.request.trials if one.number in others]
+        words = f"what has helped trial {first.trial.number}: reproduced"
+        for again in first.run(cause.remedy(replace(first.request, trials=chosen))).reruns:
+            if others[again.number].is_reproduced(again):
+                found[again.number] = Cause(cause.text, (f"with {words}",), cause.remedy)
+        pending = [drift for drift in pending if drift.trial.number not in found]
+    return found
+
+
+class _Investigation:
+    """The experiments on one trial.
+
+    A suspect is a name that `_put_back` knows, such as `"scope"` or `"threads.openblas"`.
+    """
+
+    def __init__(self, drift: Drift) -> None:
+        self.drift = drift
+        [one] = [one for one in drift.request.trials if one.number == drift.trial.number]
+        self.request = replace(drift.request, trials=[replace(one, seeds=one.seeds[:1])])
+        self.then: Environment = drift.request.environment
+        self.here: Environment = _by_names_of(self.then, drift.answer.environment)
+        self.said: list[str] = []
+        self.ruled_out: set[str] = set()
+
+    def cause(self) -> Cause:
+        if self.drift.changed and self._helps(["scope"]):
+            return self._found(["scope"])
+        packages = self._differences()
+        if packages and self._helps(["packages"]):
+            return self._halved(packages)
+        suspects = self._suspects()
+        for suspect in suspects:
+            if self._helps([suspect]):
+                return self._found([suspect])
+        again = self._run(["clock"], times=2)
+        if again is not None and self.drift.is_reproduced(again):
+            return self._found(["clock"], _clock(again))
+        if again is not None and len({*again.values}) > 1:
+            return self._chance(again)
+        if depends_on_hashes(self.request) and self._differs_by_hashes():
+            return Cause(
+                "the hash seed: the order of a set of text is another one in each process that is "
+                "started without PYTHONHASHSEED",
+                tuple(self.said),
+            )
+        tried = ["scope", "packages", *suspects]
+        together = [one for one in tried if one in self.ruled_out] + ["clock"]
+        if len(together) > 2 and self._helps(together):
+            for suspect in list(together):
+                rest = [one for one in together if one != suspect]
+                if rest and self._helps(rest):
+                    together = rest
+            return self._found(together)
+        return Cause(self._likely(again), tuple(self.said))
+
+    def _run(self, suspects: Sequence[str], times: int = 1) -> Rerun | None:
+        """Run the trial once more; `None` where that cannot be done."""
+        what = " and ".join(map(self._name, suspects))
+        try:
+            request = self._put_back(suspects)(self.request)
+            [one] = request.trials
+            request = replace(request, trials=[replace(one, seeds=[*one.seeds] * times)])
+            [again] = self.drift.run(request).reruns
+        except (EnvironmentUnavailableError, ArchiveError) as error:
+            self.said.append(f"with {what}: not possible. {' '.join(str(error).split())}")
+            return None
+        self._say(what, again)
+        return again
+
+    def _say(self, what: str, again: Rerun) -> None:
+        helps = self.drift.is_reproduced(again)
+        self.said.append(f"with {what}: {'reproduced' if helps else 'not reproduced'}")
+
+    def _helps(self, suspects: Sequence[str]) -> bool:
+        again = self._run(suspects)
+        if again is None:
+            return False
+        if len(suspects) == 1:
+            self.ruled_out |= {*suspects}  # unless it helps, and then that is the answer
+        return self.drift.is_reproduced(again)
+
+    def _found(self, suspects: Sequence[str], text: str = "") -> Cause:
+        words = text or " and ".join(map(self._cause, suspects))
+        return Cause(words, tuple(self.said), self._put_back(suspects))
+
+    def _suspects(self) -> list[str]:
+        """What may be put back by itself, beside scope, packages and the clock."""
+        found: list[str] = []
+        if self.request.threads == "here":
+            for kind in ("variables", "threads", "kernels"):
+                was, now = getattr(self.then, kind), getattr(self.here, kind)
+                names = RECORDED_VARIABLES if kind == "variables" else sorted(was)
+                found += [f"{kind}.{name}" for name in names if was.get(name) != now.get(name)]
+        if self._kept() and any(not one.same for one in self.drift.answer.inputs):
+            found.append("data")
+        return found
+
+    def _kept(self) -> Mapping[str, bytes]:
+        """The archived files that trials have read, where all of them were kept."""
+        if self.drift.inputs is None or self.request.archived_inputs is not None:
+            return {}
+        try:
+            return self.drift.inputs()
+        except ArchiveError:
+            return {}
+
+    def _put_back(self, suspects: Sequence[str]) -> Callable[[RerunRequest], RerunRequest]:
+        chosen = {*suspects}
+        kept = self._kept() if "data" in chosen else None
+        of_process = {one for one in chosen if one.partition(".")[2]}
+
+        def put_back(request: RerunRequest) -> RerunRequest:
+            if "scope" in chosen:
+                request = replace(request, scope=self.drift.scope)
+            if "packages" in chosen:
+                request = replace(request, packages="recorded")
+            if "clock" in chosen:
+                request = replace(request, clock="recorded")
+            if kept is not None:
+                request = replace(request, archived_inputs=kept)
+            if of_process:
+                mixed = {
+                    kind: _chosen(kind, of_process, getattr(self.then, kind), rest)
+                    for kind, rest in (
+                        ("variables", self.here.variables),
+                        ("threads", {}),
+                        ("kernels", {}),
+                    )
+                }
+                environment = replace(request.environment, **mixed)
+                request = replace(request, environment=environment, threads="recorded")
+            return request
+
+        return put_back
+
+    def _name(self, suspect: str) -> str:
+        kind, _, name = suspect.partition(".")
+        return {
+            "scope": "the archived scope",
+            "packages": "the packages that were recorded",
+            "clock": "the clock put back",
+            "data": "the archived data",
+            "threads": f"the recorded threads of {name}",
+            "kernels": f"the recorded kernel of {name}",
+            "variables": f"{name} as recorded",
+        }[kind]
+
+    def _cause(self, suspect: str) -> str:
+        kind, _, name = suspect.partition(".")
+        if kind == "scope":
+            changed = ", ".join(f"{key}={value!r}" for key, value in self.drift.changed.items())
+            return f"the scope was changed: {changed}"
+        if kind == "packages":
+            return "packages: " + ", ".join(map(self._change, self._differences()))
+        if kind == "clock":
+            return "time: it reads the clock"
+        if kind == "data":
+            others = [str(one) for one in self.drift.answer.inputs if not one.same]
+            return f"data: {', '.join(others)}"
+        was, now = (getattr(one, kind).get(name, "not set") for one in (self.then, self.here))
+        what = {"threads": "the threads of ", "kernels": "the kernel of ", "variables": ""}[kind]
+        return f"{what}{name} {now}, was {was}"
+
+    def _differences(self) -> list[str]:
+        """The packages of which another version is here than was recorded, and Python if it is."""
+        if self.request.packages == "recorded":
+            return []
+        then, here = self.then, self.here
+        changed = [
+            name
+            for name, version in then.distributions.items()
+            if canonicalize_name(name) != _OURS and then.sources.get(name) != FOLDER
+            if (version, then.sources.get(name))
+            != (here.distributions.get(name), here.sources.get(name))
+        ]
+        # What is not here at all comes later: here, the code has done without it. Python is last,
+        # for the packages of then may not be had for that of here.
+        changed.sort(key=lambda name: name not in here.distributions)
+        python = (then.python, then.implementation) != (here.python, here.implementation)
+        return [*changed, *([_PYTHON] if python else [])]
+
+    def _halved(self, differ: list[str]) -> Cause:
+        """The package that it is, of those without which the trial is reproduced."""
+        low, high = 0, len(differ)  # reproduced with the first `low` as here, not with `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            words = f"{middle} of {len(differ)} packages as they are here"
+            again = self._run_with(differ[:middle], words)
+            if again is None:
+                break
+            low, high = (middle, high) if self.drift.is_reproduced(again) else (low, middle)
+        suspected = differ[low:high]
+        if low:  # else that is what has just been tried
+            words = f"the {', '.join(suspected)} of here, and all else as recorded"
+            alone = self._run_with(suspected, words)
+            if alone is not None and self.drift.is_reproduced(alone):
+                suspected = differ[:high]  # it takes several of them
+        words = ", ".join(map(self._change, suspected))
+        text = words if suspected == [_PYTHON] else f"packages: {words}"
+        return self._found(["packages"], text)
+
+    def _run_with(self, names: list[str], words: str) -> Rerun | None:
+        """Run it with what was recorded, but for some packages, which are as they are here."""
+        versions, sources = dict(self.then.distributions), dict(self.then.sources)
+        for name in names:
+            for kept, found in (
+                (versions, self.here.distributions),
+                (sources, self.here.sources),
+            ):
+                kept.pop(name, None)
+                if name in found:
+                    kept[name] = found[name]
+        python = self.here if _PYTHON in names else self.then
+        environment = replace(
+            self.then,
+            distributions=versions,
+            sources=sources,
+            python=python.python,
+            implementation=python.implementation,
+        )
+        request = replace(self.request, environment=environment, packages="recorded")
+        try:
+            [again] = self.drift.run(request).reruns
+        except (EnvironmentUnavailableError, ArchiveError) as error:
+            self.said.append(f"with {words}: not possible. {' '.join(str(error).split())}")
+            return None
+        self._say(words, again)
+        return again
+
+    def _change(self, name: str) -> str:
+        then, here = self.then, self.here
+        if name == _PYTHON:
+            return f"Python {here.python}, was {then.python}"
+        now, was = here.distributions.get(name), then.distributions.get(name)
+        if now == was:
+            now, was = (one.sources.get(name, "an index") for one in (here, then))
+            return f"{name} from {now}, was from {was}"
+        return f"{name} {now or 'not installed'}, was {was}"
+
+    def _chance(self, again: Rerun) -> Cause:
+        """What made two runs of it differ that had everything in common."""
+        self.said.append("run twice in one process: its values differ from one another")
+        is_seeded = None not in again.seeds and not again.unseeded
+        is_clock = again.clock and is_seeded and not holds_generator(self.request)
+        return Cause(_clock(again) if is_clock else self._likely(again), tuple(self.said))
+
+    def _differs_by_hashes(self) -> bool:
+        found: set[tuple[tuple[float, ...], ...]] = set()
+        for seed in ("1", "2", "3", "4"):
+            variables = {**self.here.variables, "PYTHONHASHSEED": seed}
+            environment = replace(self.request.environment, variables=variables)
+            request = replace(self.request, environment=environment, threads="recorded")
+            found |= {again.values for again in self.drift.run(request).reruns}
+            if len(found) > 1:
+                break
+        self.said.append(
+            f"with other hash seeds: {'other' if len(found) > 1 else 'the same'} values"
+        )
+        return len(found) > 1
+
+    def _likely(self, again: Rerun | None) -> str:
+        """What may be the cause, without what experiments have ruled out."""
+        drift, answer = self.drift, self.drift.answer
+        reruns = {one.number: one for one in answer.reruns}
+        rerun = reruns[drift.trial.number] if again is None else again
+        if "packages" in self.ruled_out:
+            same = {"distributions": self.then.distributions, "sources": self.then.sources}
+            environment = replace(self.here, python=self.then.python, **same)
+            answer = replace(answer, environment=environment)
+        if "data" in self.ruled_out:
+            answer = replace(answer, inputs=())
+        changed = {} if "scope" in self.ruled_out else drift.changed
+        return likely_cause(drift.trial, rerun, self.request, answer, changed)
+
+
+def _by_names_of(then: Environment, here: Environment) -> Environment:
+    """An environment whose distributions are spelled as in another one: Jinja2, not jinja2."""
+    spelled = {canonicalize_name(name): name for name in then.distributions}
+
+    def renamed(found: Mapping[str, str]) -> dict[str, str]:
+        return {spelled.get(canonicalize_name(name), name): one for name, one in found.items()}
+
+    return replace(here, distributions=renamed(here.distributions), sources=renamed(here.sources))
+
+
+def _clock(again: Rerun) -> str:
+    """What to say of a trial to which the time makes a difference."""
+    return "time: it reads the clock" + (f" ({', '.join(again.clock)})" if again.clock else "")
+
+
+def _chosen(
+    kind: str, chosen: Iterable[str], then: Mapping[str, Any], rest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was recorded of those that are chosen, and the rest of the others."""
+    mixed = dict(rest)
+    for one in chosen:
+        of, _, name = one.partition(".")
+        if of == kind:
+            mixed.pop(name, None)
+            if name in then:
+                mixed[name] = then[name]
+    return mixed
