@@ -6,8 +6,6 @@ import re
 
 from prefect_optuna.blocks.errors import ArtifactPathError
 
-__all__ = ["TEMPORARY_PREFIX", "checked_path"]
-
 # Unfinished writes have names like this; nobody else may, and listings leave them out.
 TEMPORARY_PREFIX = ".tmp-"
 

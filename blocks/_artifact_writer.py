@@ -10,8 +10,6 @@ from types import TracebackType
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
 
-__all__ = ["ArtifactWriter"]
-
 
 class ArtifactWriter(io.BufferedRandom):
     """Collects a write on this machine; closing it makes the artifact, all of it at once.

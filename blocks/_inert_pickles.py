@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from optuna.trial import FrozenTrial
 
-__all__ = ["ForbiddenNameError", "Stored", "loads", "without_pickled_state"]
-
 # How the names of those system attributes of trials begin that a sampler of Optuna unpickles.
 _PICKLED_STATE = re.compile(r"(cma|sepcma|cmawm):(.*:)?optimizer")
 

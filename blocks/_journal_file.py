@@ -23,15 +23,6 @@ from optuna.storages.journal._file import BaseJournalFileLock
 if sys.platform != "win32":
     import fcntl
 
-__all__ = [
-    "JournalFile",
-    "NotAJournalError",
-    "PortableLock",
-    "ReplacedError",
-    "damaged_line",
-    "os_lock",
-]
-
 _logger = logging.getLogger(__name__)
 
 _RECORD_START = b'{"op_code"'

@@ -24,9 +24,6 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["ENDED", "Operation", "Replay", "ReplayedStudy", "copied"]
-
-
 ENDED: frozenset[TrialState] = frozenset(state for state in TrialState if state.is_finished())
 """The states that a trial keeps."""
 

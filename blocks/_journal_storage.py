@@ -46,8 +46,6 @@ from prefect_optuna.blocks.errors import DamagedStorageError
 from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
 from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
 
-__all__ = ["FileStorage"]
-
 # What a record that nobody has written so makes the replay raise.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 

@@ -8,8 +8,6 @@ from typing import Any
 from prefect_optuna.blocks.attribute_nesting import check_nesting
 from prefect_optuna.blocks.errors import AttributeEncodingError
 
-__all__ = ["FLAT", "encode", "to_json"]
-
 
 def _of_numpy(value: object) -> Any:
     import numpy as np

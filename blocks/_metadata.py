@@ -2,7 +2,5 @@
 
 from pydantic import HttpUrl
 
-__all__ = ["DOCUMENTATION_URL", "LOGO_URL"]
-
 DOCUMENTATION_URL = HttpUrl("https://github.com/prefect-optuna/prefect-optuna")
 LOGO_URL = HttpUrl("https://avatars.githubusercontent.com/u/57251745?s=200&v=4")

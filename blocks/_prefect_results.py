@@ -16,8 +16,6 @@ from pydantic_core import from_json, to_json
 
 from prefect_optuna.blocks.errors import ArtifactLoadError
 
-__all__ = ["checked_result"]
-
 _ARROW = b"ARROW1"
 _DECODERS = (None, "prefect.serializers.prefect_json_object_decoder")
 _OTHERS = ("expiration", "prefect_version", "storage_block_id")

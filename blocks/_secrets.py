@@ -11,23 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
-__all__ = [
-    "SecretVariables",
-    "check_login",
-    "clean_cause",
-    "error_words",
-    "has_credentials",
-    "has_secret_urls",
-    "is_public",
-    "is_secret_name",
-    "place_text",
-    "public_text",
-    "scheme_of",
-    "secret_paths",
-    "secrets_in",
-    "without_secrets",
-]
-
 _NAME = re.compile(
     r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|CONNECTION_STRING|KEY|AUTH(?!OR)|SIGNATURE|^SIG$",
     re.IGNORECASE,

@@ -54,8 +54,6 @@ from prefect_optuna.blocks.errors import (
 from prefect_optuna.blocks.patience import patient_store
 from prefect_optuna.blocks.stores import REMOTE, ArtifactInfo, ArtifactStore, open_store
 
-__all__ = ["ArtifactFileSystem"]
-
 _LOCAL = ("file", "local")
 _MAGIC = re.compile(r"[*?\[]")
 _WRONG_KIND = (IsADirectoryError, NotADirectoryError, FileExistsError)

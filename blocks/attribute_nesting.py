@@ -13,8 +13,6 @@ from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks.errors import AttributeEncodingError
 
-__all__ = ["CheckedAttributes", "check_attributes", "check_nesting"]
-
 _LEVELS = 100
 _BITS = 14_000  # of integers; Python reads 4300 digits
 _NESTED = (dict, list, tuple)

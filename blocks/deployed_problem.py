@@ -7,8 +7,6 @@ from pydantic import Field, SecretStr
 
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
 
-__all__ = ["DeployedProblem"]
-
 
 class DeployedProblem(Block):
     """A captured problem that goes to the workers with a deployment; `deploy` saves it.

@@ -12,8 +12,6 @@ from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
 from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
 
-__all__ = ["GrpcStudyStorage"]
-
 
 class _Proxy(CheckedAttributes, GrpcStorageProxy):
     """Optuna's, without attributes that would make a study unreadable."""

@@ -11,8 +11,6 @@ from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
 from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
 from prefect_optuna.blocks.study_storage import StudyStorage
 
-__all__ = ["InMemoryStudyStorage"]
-
 
 class _Storage(CheckedAttributes, InMemoryStorage):
     """Optuna's, without attributes that nobody could copy."""

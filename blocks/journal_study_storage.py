@@ -16,8 +16,6 @@ from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
 from prefect_optuna.blocks.errors import DamagedStorageError, StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
 
-__all__ = ["JournalStudyStorage"]
-
 
 class JournalStudyStorage(StudyStorage):
     """Keeps studies in one append-only file: the default, with no server to install.

@@ -55,8 +55,6 @@ from prefect_optuna.blocks.study_storage import StudyStorage
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["LegacyStudy", "import_legacy_redis", "read_legacy_redis"]
-
 _CLASSES = (
     "FrozenTrial",
     "StudySummary",

@@ -24,8 +24,6 @@ from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.sql_study_storage import SQLStudyStorage
 from prefect_optuna.blocks.study_storage import StudyStorage
 
-__all__ = ["as_artifact_filesystem", "as_study_storage"]
-
 B = TypeVar("B", bound=Block)
 
 _DEFAULT_JOURNAL = Path(".prefect-optuna", "studies.journal")

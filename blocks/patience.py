@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 else:
     _Base = BaseStorage
 
-__all__ = ["Patience", "PatientStorage", "before_waiting", "is_outage", "patient_store"]
-
 _Result = TypeVar("_Result")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two tries

@@ -34,8 +34,6 @@ from prefect_optuna.blocks.study_storage import StudyStorage
 if TYPE_CHECKING:
     from prefect_optuna.blocks.redis_storage.server import Server
 
-__all__ = ["RedisStudyStorage"]
-
 
 class RedisStudyStorage(StudyStorage):
     """Keeps studies on a Redis or Valkey server, for many workers on one study.

@@ -32,15 +32,6 @@ from prefect_optuna.blocks._secrets import (
 from prefect_optuna.blocks.errors import UnsavedBlockError
 from prefect_optuna.blocks.settings import OptunaSettings
 
-__all__ = [
-    "Artifacts",
-    "Storage",
-    "artifacts_reference",
-    "check_public",
-    "public_parameters",
-    "storage_reference",
-]
-
 Storage: TypeAlias = StudyStorage | str | Path | None
 """Where studies are kept: a saved block or its `"slug/name"`, a URL without secrets, a path of a
 journal, or `None` for the default of whoever deploys."""

@@ -11,8 +11,6 @@ from pydantic_settings import SettingsConfigDict
 
 from prefect_optuna.blocks.errors import invalid_setting
 
-__all__ = ["OptunaSettings"]
-
 
 class OptunaSettings(PrefectBaseSettings):
     """Defaults for studies that name no storage and no artifact filesystem.

@@ -19,8 +19,6 @@ from prefect_optuna.blocks.study_storage import StudyStorage
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
-__all__ = ["SQLStudyStorage"]
-
 # The drivers that this package's extras install. Optuna knows MariaDB only by the name of MySQL.
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",

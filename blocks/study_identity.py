@@ -17,16 +17,6 @@ from prefect_optuna.blocks._journal_storage import FileStorage
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 from prefect_optuna.blocks.patience import PatientStorage
 
-__all__ = [
-    "OWNERS",
-    "UUID_ATTRIBUTE",
-    "claim_folder",
-    "owner_file",
-    "storage_identity",
-    "study_uuid",
-    "uuid_of",
-]
-
 OWNERS = "owners"
 """The directory in a study's folder that says which study of which storage it belongs to."""
 

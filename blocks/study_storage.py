@@ -23,8 +23,6 @@ from prefect_optuna.blocks.errors import (
     invalid_setting,
 )
 
-__all__ = ["StudyStorage"]
-
 _Direction: TypeAlias = Literal["minimize", "maximize"] | StudyDirection
 
 _opening = threading.RLock()

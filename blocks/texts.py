@@ -22,8 +22,6 @@ from rich.segment import Segment
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderResult
 
-__all__ = ["VisibleOnly", "command", "json_text", "markup", "terminal", "visible", "visible_line"]
-
 
 def visible(text: str) -> str:
     r"""Text with its lines, in which what cannot be seen is written as Python writes it.

@@ -22,23 +22,6 @@ from typing import IO, Any
 
 import numpy as np
 
-__all__ = [
-    "RATIO",
-    "UNPACKED",
-    "array_size",
-    "arrow_types_refused",
-    "bytes_of",
-    "check_arrow_file",
-    "checked_dtype",
-    "is_padded",
-    "open_zip",
-    "read_arrow",
-    "read_npy",
-    "read_parquet",
-    "unpacks_to_too_much",
-    "validated",
-]
-
 UNPACKED = 1 << 30
 """How many bytes anything may unpack to."""
 

@@ -20,8 +20,6 @@ from prefect_optuna.blocks.references import check_public, public_parameters
 from prefect_optuna.deployments.work_pools import prefect_server
 from prefect_optuna.flows.events import STUDY_EVENTS, EventName
 
-__all__ = ["STUDY_NAME", "automate", "cancel_on", "notify_on", "run_on"]
-
 STUDY_NAME = "{{ event.payload.study_name }}"
 """The name of the study that an event is about, as a parameter of a deployment."""
 

@@ -16,8 +16,6 @@ from prefect_optuna.deployments.local_server import LocalServerError
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Dashboard"]
-
 _USUAL_PORT = 8080
 
 

@@ -29,8 +29,6 @@ from prefect_optuna.flows.wording import count_states
 from prefect_optuna.tasks import ArchivedStudy, Problem
 from prefect_optuna.tasks.archive import Capture
 
-__all__ = ["main"]
-
 PROBLEM = "prefect_optuna.flows.examples.lynx_hare:problem"
 TRIALS = 300
 SEED = 2

@@ -65,15 +65,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.flows import Flow
 
-__all__ = [
-    "Deployed",
-    "deploy_gc",
-    "deploy_optimization",
-    "deploy_reevaluation",
-    "deploy_report",
-    "deploy_worker",
-]
-
 _BANNED = re.compile(r"[/%&<>]")
 _TAG = "prefect-optuna"
 

@@ -36,8 +36,6 @@ from prefect_optuna.deployments.deploy import deploy_worker
 from prefect_optuna.deployments.serve import make_process_pool
 from prefect_optuna.deployments.work_pools import prefect_server
 
-__all__ = ["main", "make_kubernetes_pool", "set_up"]
-
 
 def set_up(environment: Mapping[str, str]) -> str:
     """Save the blocks of a lab, and make its work pool and deployment. Twice is once.

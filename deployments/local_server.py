@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["LocalServer", "LocalServerError", "LocalServerTimeoutError"]
-
 _HOST = "127.0.0.1"
 USED_FILE = "used"
 """In a server's home: its time is when somebody last asked the server something."""

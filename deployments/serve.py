@@ -24,8 +24,6 @@ from prefect_optuna.deployments.work_pools import prefect_server
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["LocalWorker", "WorkerStartError", "make_process_pool", "usual_port_if_free"]
-
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 

@@ -24,8 +24,6 @@ from prefect_optuna.blocks.texts import markup, terminal
 from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
 from prefect_optuna.flows.found_server import running_server_url
 
-__all__ = ["main", "places_to_look_at"]
-
 # Where people expect Prefect's UI.
 _USUAL_PORT = 4200
 

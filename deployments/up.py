@@ -20,8 +20,6 @@ from prefect_optuna.deployments.local_server import (
 )
 from prefect_optuna.flows.found_server import BACKGROUND_HOME, HOME, running_server_url
 
-__all__ = ["HOLDER_FILE", "Server", "bring_down", "bring_up", "running_server"]
-
 HOLDER_FILE = "background.json"
 _START_SECONDS = 190.0
 _STOP_SECONDS = 120.0

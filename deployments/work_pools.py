@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import WorkPool
 
-__all__ = ["STUDIES_QUEUE", "find_work_pool", "page_of", "prefect_server"]
-
 STUDIES_QUEUE = "studies"
 """The queue of a work pool for flow runs that distribute a study, and wait for its workers.
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     _Logger = logging.Logger | logging.LoggerAdapter[Any]
 
-__all__ = ["WorkerRuns", "pool_of"]
-
 _LOOK_SECONDS = 2.0
 _LATE_SECONDS = 30.0  # a process worker needs ten at most to pick a run up
 _UNANSWERED_LOOKS = 3

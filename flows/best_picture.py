@@ -17,8 +17,6 @@ from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.selection import best_first
 from prefect_optuna.tasks.trial_scope import TrialScope
 
-__all__ = ["BestPicture"]
-
 _ENSEMBLE = 50  # trials
 _READING_SECONDS = 2.0  # for those that have not been read yet; on a slow network there are fewer
 _ENSEMBLE_BYTES = 35_000

@@ -16,8 +16,6 @@ from optuna.trial import FrozenTrial
 from prefect_optuna.blocks._inert_pickles import ForbiddenNameError, Stored, loads
 from prefect_optuna.blocks.errors import DamagedStorageError, HostilePickleError
 
-__all__ = ["without_pickles"]
-
 _CLASSES = ("CMA", "SepCMA", "CMAwM")
 
 

@@ -13,7 +13,7 @@ import math
 import queue
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -35,18 +35,6 @@ from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
     from prefect.futures import PrefectFuture
-
-__all__ = [
-    "ORCHESTRATION_SHARE",
-    "TASK_RUN_SECONDS",
-    "Batches",
-    "Dispatcher",
-    "Here",
-    "Lanes",
-    "Lost",
-    "WorkerLostError",
-    "run_trials",
-]
 
 ORCHESTRATION_SHARE = 0.02
 """The share of the time that task runs may cost."""
@@ -75,10 +63,8 @@ class Lost:
     number: int
 
 
-class Report(Protocol):
-    """Takes the outcome of each trial as it ends."""
-
-    def __call__(self, outcome: Outcome, /) -> None: ...
+OnOutcome = Callable[[Outcome], None]
+"""Takes the outcome of each trial as it ends."""
 
 
 @task(task_run_name="trials from {first}", cache_policy=NO_CACHE, persist_result=False)
@@ -86,7 +72,7 @@ def run_trials(
     first: int,
     assignments: Iterable[Assignment],
     runner: TrialRunner,
-    report: Report | None = None,
+    report: OnOutcome | None = None,
 ) -> State[list[Outcome]]:
     """Run some trials, one after the other.
 
@@ -174,7 +160,7 @@ class Here:
         self._trial_runner = trial_runner
         self.task_runs: int = 0
 
-    def run(self, first: int, assignments: Iterable[Assignment], *, report: Report) -> None:
+    def run(self, first: int, assignments: Iterable[Assignment], *, report: OnOutcome) -> None:
         """Run some trials in one task run, and report each as it ends.
 
         Raises:

@@ -67,8 +67,6 @@ from prefect_optuna.tasks.inputs import as_bytes
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.trial_scope import TrialScope
 
-__all__ = ["distribute"]
-
 _LOOK_SECONDS = 0.25
 _SESSIONS_SECONDS = 1.0
 _AHEAD_SECONDS = 2.0

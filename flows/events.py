@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from prefect_optuna.flows.study_status import StudyStatus
     from prefect_optuna.tasks.reevaluation.verdicts import ReevaluatedTrial
 
-__all__ = [
-    "MAX_FAILED_EVENTS",
-    "STUDY_EVENTS",
-    "EventName",
-    "StudyEvents",
-    "emit_drifted",
-    "study_resource",
-    "trial_resource",
-]
-
 EventName = Literal[
     "study.improved", "study.completed", "study.stalled", "trial.failed", "trial.drifted"
 ]

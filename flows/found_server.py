@@ -8,8 +8,6 @@ import json
 import os
 from pathlib import Path
 
-__all__ = ["BACKGROUND_HOME", "HOME", "is_healthy", "read_server_file", "running_server_url"]
-
 HOME = ".prefect"
 """Where the server of `prefect-optuna serve`, and of the demo, keeps its history."""
 

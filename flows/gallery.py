@@ -13,8 +13,6 @@ from prefect_optuna.flows.study_status import Gallery, StudyStatus
 from prefect_optuna.flows.timeline_plot import timeline_plot
 from prefect_optuna.tasks.selection import best_first
 
-__all__ = ["PICTURES", "draw_gallery"]
-
 PICTURES: Mapping[str, str] = {
     "pareto": "The values of the trials against each other, and the Pareto-best ones",
     "history": "Values of the trials, one after the other",

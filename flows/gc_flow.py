@@ -13,8 +13,6 @@ from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.tasks import collect_garbage
 from prefect_optuna.tasks.environments import collect_environments, garbage_text
 
-__all__ = ["gc"]
-
 
 @study_flow(name="gc", flow_run_name="gc")
 def gc(

@@ -13,8 +13,6 @@ from contextvars import ContextVar
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["interruptible", "note_study"]
-
 _said: ContextVar[list[Callable[[], str]]] = ContextVar("prefect_optuna_said")
 _ours = "prefect_optuna_message"  # on a KeyboardInterrupt: what is shown in place of its traceback
 _LOGGERS = ("", "prefect", "prefect.flow_runs", "prefect.task_runs")

@@ -30,16 +30,6 @@ from prefect_optuna.tasks.problem import Problem, as_directions
 from prefect_optuna.tasks.seeding import study_seed
 from prefect_optuna.tasks.trial_scope import TrialScope
 
-__all__ = [
-    "check_settings",
-    "checked_arguments",
-    "checked_names",
-    "one_of_the_two",
-    "open_study",
-    "rehearse",
-    "seed_of_trials",
-]
-
 _OF_PREFECT = {"return_state", "wait_for"}
 
 

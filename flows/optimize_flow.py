@@ -75,8 +75,6 @@ from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import TrialRunner
 from prefect_optuna.tasks.trial_scope import TrialScope
 
-__all__ = ["optimize"]
-
 Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 

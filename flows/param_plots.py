@@ -29,8 +29,6 @@ from prefect_optuna.tasks.selection import best_first, is_feasible
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["importances_of", "importances_plot", "slices_plot"]
-
 _LEAST_TRIALS = 20  # below, the best tenth is a trial or two
 _MOST_TRIALS = 1000
 _MOST_BARS = 10

@@ -18,26 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from PIL import Image
 
-__all__ = [
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "INK",
-    "ORANGE",
-    "PALE",
-    "PURPLE",
-    "SKY",
-    "VERMILION",
-    "Range",
-    "add_legend",
-    "figure_png",
-    "new_figure",
-    "scale",
-    "style",
-    "thumbnail",
-    "whole_numbers",
-]
-
 # The colours of Okabe and Ito, which people tell apart whatever colours they see.
 BLUE, SKY, ORANGE, VERMILION, GREEN, PURPLE = (
     "#0072B2",

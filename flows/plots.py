@@ -27,7 +27,6 @@ from prefect_optuna.flows.plot_style import (
     new_figure,
     scale,
     style,
-    thumbnail,
     whole_numbers,
 )
 from prefect_optuna.flows.session import is_lost
@@ -36,8 +35,6 @@ from prefect_optuna.tasks.selection import best_first, is_feasible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-__all__ = ["figure_png", "history_plot", "pareto_plot", "series_plot", "thumbnail"]
 
 _HUGE = 1e100
 _LEAST_ENSEMBLE = 8  # trials; fewer have no quantiles to speak of

@@ -26,8 +26,6 @@ from prefect_optuna.tasks.archive.record.manifest import Version, read_manifest
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.problem import Direction, Problem, as_directions
 
-__all__ = ["ARCHIVE", "ProblemSource", "find_problem", "say_version"]
-
 ARCHIVE = "archive"
 """The problem is the one in the study's archive, or the one that a deployment brings there."""
 

@@ -43,8 +43,6 @@ from prefect_optuna.tasks.selection import best_first
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["StudyProgress", "best_trials_table"]
-
 _STATES = {
     TrialState.COMPLETE: ("complete", "green"),
     TrialState.PRUNED: ("pruned", "yellow"),

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 
 from prefect_optuna.blocks._secrets import error_words, is_public
 
-__all__ = ["PublicError", "public_errors"]
-
 
 class PublicError(Exception):
     """An error whose message, or that of its cause, had a secret in it.

@@ -51,8 +51,6 @@ from prefect_optuna.tasks.reevaluation.verdicts import (
 from prefect_optuna.tasks.reevaluation.why import Drift, find_causes
 from prefect_optuna.tasks.selection import select_trials
 
-__all__ = ["DriftError", "ReevaluatedTrial", "Reevaluation", "reevaluate"]
-
 
 class DriftError(PrefectOptunaError, RuntimeError):
     """Archived trials did not give their values again.

@@ -18,13 +18,6 @@ from prefect_optuna.tasks.reevaluation.verdicts import (
     upload_words,
 )
 
-__all__ = [
-    "SHOWN_REEVALUATIONS",
-    "publish_reevaluation",
-    "reevaluation_key",
-    "render_reevaluation",
-]
-
 _MARKS = {"reproduced": "✅", "drifted": "⚠️", "varies": "🎲", "failed": "❌"}
 _ENVIRONMENTS = {
     "recorded": "They ran with the Python and the packages that were recorded.",

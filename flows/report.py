@@ -33,9 +33,9 @@ from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape, fenced
 from prefect_optuna.blocks.texts import command
-from prefect_optuna.flows import plots
+from prefect_optuna.flows import plot_style
 from prefect_optuna.flows.gallery import PICTURES, draw_gallery
-from prefect_optuna.flows.study_status import Gallery, StudyState, StudyStatus
+from prefect_optuna.flows.study_status import Gallery, StudyStatus
 from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.wording import (
     MAX_CELL,
@@ -57,17 +57,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
     _Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
-
-__all__ = [
-    "Publisher",
-    "Report",
-    "ReportPublisher",
-    "ReportThread",
-    "StudyState",
-    "StudyStatus",
-    "render_report",
-    "report_key",
-]
 
 _logger = get_logger(__name__)
 
@@ -140,7 +129,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
         _whereabouts(status),
     ]
     cover = best or next(iter(drawn.values()), None)
-    thumbnail = plots.thumbnail(cover) if cover else None
+    thumbnail = plot_style.thumbnail(cover) if cover else None
     card = (f"**{headline}**", _short_progress(status), _image("", thumbnail))
     return Report(_paragraphs(parts), _paragraphs(card))
 
@@ -437,7 +426,7 @@ def _fitting(picture: bytes | None, room: int) -> bytes | None:
     room = min(_PICTURE_BYTES, room)
     if picture is None or len(picture) <= room:
         return picture
-    return plots.thumbnail(picture, width=1400, max_bytes=room)
+    return plot_style.thumbnail(picture, width=1400, max_bytes=room)
 
 
 def _section(heading: str, *parts: str) -> str:

@@ -24,8 +24,6 @@ from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.tasks.archive.record.manifest import read_manifest
 from prefect_optuna.tasks.seeding import shared_note
 
-__all__ = ["read_status", "report"]
-
 
 @study_flow(name="report", flow_run_name="{study_name}-report")
 def report(

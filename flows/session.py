@@ -36,21 +36,6 @@ if TYPE_CHECKING:
     from prefect_optuna.flows.study import FlowStudy
     from prefect_optuna.flows.study_status import StudyState
 
-__all__ = [
-    "LEASE_SECONDS",
-    "MAX_REPETITIONS",
-    "Session",
-    "ask_sessions",
-    "give_order",
-    "history_of",
-    "is_lost",
-    "living_sessions",
-    "lost_trials",
-    "owner_of",
-    "session_records",
-    "state_of",
-]
-
 LEASE_SECONDS = 45.0
 """A session on another machine is dead when its record has not changed for so long, by default.
 

@@ -12,8 +12,6 @@ from typing import NoReturn
 
 from prefect_optuna.tasks.stopping import Stopping
 
-__all__ = ["ending_softly"]
-
 
 @contextmanager
 def ending_softly(stopping: Stopping) -> Generator[Callable[[], None]]:

@@ -50,17 +50,6 @@ from prefect_optuna.tasks.archive.series.writer import EncodedResult, ResultWrit
 from prefect_optuna.tasks.seeding import SHARED_KEY
 from prefect_optuna.tasks.trial import Outcome
 
-__all__ = [
-    "STATES",
-    "Delivery",
-    "Spool",
-    "SpooledTrial",
-    "TrialKeeper",
-    "send",
-    "store_given",
-    "told_attributes",
-]
-
 _MAGIC = b"prefect-optuna trial 1"
 _SUFFIX = ".trial"
 

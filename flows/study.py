@@ -16,19 +16,6 @@ from prefect_optuna.blocks import InvalidSettingError
 from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.flows.cmaes_state import without_pickles
 
-__all__ = [
-    "FlowStudy",
-    "Pruner",
-    "PrunerName",
-    "Sampler",
-    "SamplerName",
-    "continued_seed",
-    "make_pruner",
-    "make_sampler",
-    "pruner_name",
-    "sampler_name",
-]
-
 _SAMPLERS = {
     "tpe": "TPESampler",
     "random": "RandomSampler",

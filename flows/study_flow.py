@@ -35,8 +35,6 @@ from prefect_optuna.flows.public_errors import PublicError, public_errors
 from prefect_optuna.flows.temporary_server import end_temporary_server
 from prefect_optuna.tasks.problem import Problem
 
-__all__ = ["StudyFlow", "note_result", "study_flow"]
-
 _results: ContextVar[list[Any]] = ContextVar("prefect_optuna_results")
 
 P = ParamSpec("P")

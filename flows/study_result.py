@@ -13,8 +13,6 @@ from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.persistence import field, persistence_class
 
-__all__ = ["BestTrial", "NoCompleteTrialError", "StudyResult"]
-
 
 class NoCompleteTrialError(PrefectOptunaError, ValueError):
     """A study has no complete trial, and so no best one."""

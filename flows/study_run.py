@@ -47,8 +47,6 @@ from prefect_optuna.tasks.stopping import TrialStopped
 from prefect_optuna.tasks.trial import Assignment, LiveTrial, Outcome
 from prefect_optuna.tasks.trial_scope import TrialScope
 
-__all__ = ["StudyRun", "suggest_params"]
-
 REFRESH_SECONDS = 5.0
 RECOVER_SECONDS = 10.0
 

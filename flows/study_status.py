@@ -8,8 +8,6 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial
 
-__all__ = ["Gallery", "StudyState", "StudyStatus"]
-
 StudyState = Literal["running", "paused", "completed", "interrupted", "failed", "stopped"]
 
 

@@ -22,8 +22,6 @@ from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.seeding import shared_note
 from prefect_optuna.tasks.selection import best_first
 
-__all__ = ["StudyWatch"]
-
 
 class StudyWatch:
     """Looks at a study from the side, also from other threads.

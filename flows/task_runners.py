@@ -20,8 +20,6 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.flows.temporary_server import share_temporary_server
 
-__all__ = ["Processes", "RunnerName", "open_task_runner"]
-
 RunnerName = Literal["threads", "processes"]
 
 

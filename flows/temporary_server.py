@@ -28,8 +28,6 @@ from prefect.settings import (
 
 from prefect_optuna.blocks.errors import InvalidSettingError, ServerUnavailableError
 
-__all__ = ["end_temporary_server", "share_temporary_server"]
-
 # Its input ends when the program does, however that ends. psutil knows a process from another one
 # that has got its number.
 _GUARD = """

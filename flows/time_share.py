@@ -6,8 +6,6 @@ import contextlib
 import time
 from collections.abc import Generator
 
-__all__ = ["TimeShare"]
-
 
 class TimeShare:
     """Says whether something costly may be done yet.

@@ -27,8 +27,6 @@ from prefect_optuna.flows.wording import format_duration
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["timeline_plot"]
-
 _MOST_LANES = 24
 _MOST_BARS = 3000
 _LONG_GAP = 0.1  # of the time in which trials ran: a longer pause is drawn shorter

@@ -14,19 +14,6 @@ from prefect_optuna.blocks.artifacts.markdown import one_line
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.tasks.selection import is_feasible
 
-__all__ = [
-    "MAX_CELL",
-    "column_width",
-    "constraint_columns",
-    "count_states",
-    "count_words",
-    "detail_columns",
-    "fit_columns",
-    "format_duration",
-    "format_value",
-    "shorten",
-]
-
 MAX_CELL = 24
 """Letters in the widest cell of a table."""
 

@@ -46,8 +46,6 @@ from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import Outcome, TrialRunner
 from prefect_optuna.tasks.trial_scope import TrialScope
 
-__all__ = ["type_names", "work"]
-
 _IDLE_SECONDS = 0.05
 _PARENT_SECONDS = 0.5
 

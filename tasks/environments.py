@@ -39,18 +39,6 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
     from packaging.version import Version
 
-__all__ = [
-    "UNUSED_DAYS",
-    "EnvironmentChoice",
-    "PreparedEnvironment",
-    "UnusedEnvironment",
-    "collect_environments",
-    "garbage_text",
-    "needed_here",
-    "prepare_environment",
-    "running_package",
-]
-
 EnvironmentChoice = Literal["here", "recorded", "closest"]
 
 UNUSED_DAYS = 30
@@ -304,7 +292,7 @@ def running_package() -> Generator[Path]:
 
     Example:
         >>> with running_package() as folder:
-        ...     print((folder / "prefect_optuna" / "tasks" / "rerun.py").exists())
+        ...     print((folder / "prefect_optuna" / "tasks" / "problem.py").exists())
         True
     """
     source = Path(__file__).absolute().parents[1]

@@ -13,8 +13,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LIBRARIES", "Generator", "generator_of", "loaded_generators"]
-
 
 class Generator:
     """The generator of a library, and what it takes to lend it to a trial."""

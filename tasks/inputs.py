@@ -30,18 +30,6 @@ from prefect_optuna.blocks._secrets import SecretVariables
 from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.tasks.archive.series.blobs import read_blob, write_blobs
 
-__all__ = [
-    "InputFile",
-    "InputNow",
-    "archived_inputs",
-    "as_bytes",
-    "files_read",
-    "flush_inputs",
-    "inputs_now",
-    "note_inputs",
-    "read_inputs",
-]
-
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.series.writer import ResultWriter
 
@@ -50,6 +38,12 @@ _MAX_HASHED = 10_000_000_000  # bytes
 _MAX_SEEN = 100_000
 _FLUSH_SECONDS = 60.0
 _POOL_SECONDS = 5.0
+_MAX_FILES = 100
+_CODE = (".py", ".pyc", ".so", ".pyd", ".journal")
+_STUDIES = f"{os.sep}.prefect-optuna{os.sep}"
+
+_listening: list[dict[str, str]] = []
+_hooked = False
 
 
 @dataclass(frozen=True)
@@ -328,14 +322,6 @@ def inputs_now(files: Sequence[Mapping[str, Any]], folder: str) -> list[InputNow
 
 def _size(count: int) -> str:
     return ByteSize(count).human_readable(decimal=True, separator=" ")
-
-
-_MAX_FILES = 100
-_CODE = (".py", ".pyc", ".so", ".pyd", ".journal")
-_STUDIES = f"{os.sep}.prefect-optuna{os.sep}"
-
-_listening: list[dict[str, str]] = []
-_hooked = False
 
 
 @contextmanager

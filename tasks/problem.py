@@ -32,8 +32,6 @@ from typing import Any, Literal
 
 from prefect_optuna.blocks.errors import InvalidProblemError
 
-__all__ = ["Direction", "Problem", "as_directions"]
-
 Direction = Literal["minimize", "maximize"]
 
 _FIRST = {"suggest": "trial", "run": "params", "evaluate": "result", "plot": "result"}

@@ -46,22 +46,6 @@ if TYPE_CHECKING:
 
     from optuna.storages import BaseStorage
 
-__all__ = [
-    "SEED",
-    "SEED_KEY",
-    "SHARED_KEY",
-    "SHARED_REMEDY",
-    "Seeding",
-    "first_number",
-    "recorded_seed",
-    "seeded",
-    "seeding",
-    "shared_note",
-    "study_seed",
-    "suggest_seed",
-    "trial_seed",
-]
-
 SEED_KEY = "seed"
 """The user attribute of a trial that says its seed, unless the user has another use for it."""
 

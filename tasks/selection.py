@@ -10,9 +10,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks.errors import InvalidSettingError
 
-__all__ = ["Selection", "best_first", "is_feasible", "pareto_front", "select_trials"]
-
-
 Selection = str | int | Sequence[int] | Callable[[FrozenTrial], bool]
 """`"best:K"`, `"pareto"`, `"all"`, `"complete"`, `"pruned"`, `"failed"`, one number or several,
 or a function that says of a finished trial whether it is meant."""

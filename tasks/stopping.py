@@ -13,8 +13,6 @@ from typing import Any
 
 import optuna
 
-__all__ = ["FlowTrial", "Stopping", "TrialStopped"]
-
 
 class TrialStopped(Exception):  # noqa: N818 - as Optuna's TrialPruned, it is no error
     """Raised by a trial that was asked to stop, so that it is asked again.

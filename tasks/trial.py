@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from prefect_optuna.blocks import StudyStorage
     from prefect_optuna.tasks.archive.series.writer import EncodedResult, ResultWriter
 
-__all__ = ["Assignment", "Keeper", "LiveTrial", "Outcome", "TrialRunner"]
-
 
 @dataclass(frozen=True)
 class LiveTrial:

@@ -14,8 +14,6 @@ from prefect_optuna.tasks.scope.frames import get
 from prefect_optuna.tasks.scope.unread import may_be_read_elsewhere
 from prefect_optuna.tasks.scope.values import flatten
 
-__all__ = ["TrialScope"]
-
 _MAX_READS, _MAX_LETTERS = 100, 200  # an attribute of a trial stays small
 _LEFT_OUT = "***"  # a secret, which the trial has put into the scope itself
 

@@ -12,8 +12,6 @@ from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, t
 from prefect_optuna.blocks.errors import ArtifactLogError
 from prefect_optuna.blocks.untrusted import open_zip, read_npy
 
-__all__ = ["NPYArtifact", "NPZArtifact"]
-
 
 class NPYArtifact(Artifact):
     """Writes one array as an NPY file, with its type and shape.

@@ -24,8 +24,6 @@ from prefect_optuna.blocks.errors import (
     PrefectOptunaError,
 )
 
-__all__ = ["Artifact", "decode", "encode", "refuse_options", "type_name"]
-
 
 @dataclass(slots=True)
 class Artifact(ABC):

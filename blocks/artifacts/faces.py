@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
     _Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
-__all__ = ["ArtifactFace", "artifact_key", "artifact_markdown", "publish_artifact"]
-
 _logger = get_logger(__name__)
 
 _MAX_URI = 100_000  # letters of a picture in the page

@@ -9,8 +9,6 @@ from typing import IO, Any, ClassVar, cast
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
 from prefect_optuna.blocks.errors import ArtifactLogError
 
-__all__ = ["HTMLArtifact", "PNGArtifact", "SVGArtifact"]
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -44,8 +44,6 @@ from prefect_optuna.blocks.errors import (
     StorageUnavailableError,
 )
 
-__all__ = ["VersionIndex", "directory_of", "slug_of"]
-
 _MAX_NAME = 255  # bytes
 _HINT_EVERY = 16
 _FEW = 4  # marks that are asked for one by one; more are listed

@@ -16,8 +16,6 @@ from prefect_optuna.blocks.artifacts.values import EXACT_TYPES, decode_value, en
 from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError, PrefectOptunaError
 from prefect_optuna.blocks.untrusted import checked_dtype, is_padded
 
-__all__ = ["JSONArtifact", "exact_json", "from_exact_json"]
-
 _IDENTIFIER_KEY = re.compile(r"\['([A-Za-z_]\w*)'\]")
 
 

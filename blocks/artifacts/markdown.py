@@ -7,8 +7,6 @@ import re
 
 from prefect_optuna.blocks.texts import visible
 
-__all__ = ["code", "data_uri", "escape", "fenced", "one_line"]
-
 
 def escape(text: str) -> str:
     r"""Text that looks as it is in Markdown, also in a table, in one line.

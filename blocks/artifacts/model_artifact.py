@@ -12,8 +12,6 @@ from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, t
 from prefect_optuna.blocks.artifacts.json_artifact import exact_json, from_exact_json
 from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
 
-__all__ = ["PydanticArtifact"]
-
 
 class PydanticArtifact(Artifact):
     """Writes a pydantic model, and gives it back validated.

@@ -31,8 +31,6 @@ from prefect_optuna.blocks.errors import (
     StorageUnavailableError,
 )
 
-__all__ = ["ContentStore", "object_path"]
-
 # Seconds to wait before looking for an object again: it may be on its way to the trash and back,
 # or its writer, who has the record already, may be about to make it again.
 _PAUSES = (0.0, 0.05, 0.2)

@@ -13,8 +13,6 @@ from typing import IO, Any, ClassVar
 from prefect_optuna.blocks.artifacts.artifact import Artifact
 from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
 
-__all__ = ["JoblibArtifact", "PickleArtifact"]
-
 _PROTOCOL = 5  # of every supported Python: the bytes must not depend on which one writes
 
 

@@ -13,15 +13,6 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from prefect_optuna.blocks.errors import CorruptArtifactError
 
-__all__ = [
-    "ArtifactVersion",
-    "Marks",
-    "decode_marks",
-    "decode_record",
-    "encode_marks",
-    "encode_record",
-]
-
 _FORMAT = 1
 
 

@@ -33,16 +33,6 @@ from prefect_optuna.blocks.artifacts.text_artifacts import MarkdownArtifact, Tex
 from prefect_optuna.blocks.artifacts.yaml_artifact import YAMLArtifact
 from prefect_optuna.blocks.errors import UnknownHandlerError
 
-__all__ = [
-    "ENTRY_POINT_GROUP",
-    "HandlerImportError",
-    "InvalidHandlerError",
-    "find_handler",
-    "handler_for",
-    "handlers",
-    "register_handler",
-]
-
 ENTRY_POINT_GROUP = "prefect_optuna.artifacts"
 """Where installed packages name their handlers: `alias = "package.module:Class"`."""
 

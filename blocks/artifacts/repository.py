@@ -40,8 +40,6 @@ from prefect_optuna.blocks.errors import (
 )
 from prefect_optuna.blocks.locations import as_artifact_filesystem
 
-__all__ = ["ArtifactRepository", "OutputOnlyWarning"]
-
 _TICK = timedelta(microseconds=1)
 _MAX_VERSION = 1 << 53
 

@@ -10,8 +10,6 @@ from prefect_optuna.blocks.artifacts.index import VersionIndex, directory_of, wi
 from prefect_optuna.blocks.artifacts.objects import ContentStore
 from prefect_optuna.blocks.artifacts.records import ArtifactVersion, Marks
 
-__all__ = ["Garbage", "collect"]
-
 
 @dataclass(frozen=True)
 class Garbage:

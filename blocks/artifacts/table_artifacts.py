@@ -13,8 +13,6 @@ from prefect_optuna.blocks.untrusted import (
     unpacks_to_too_much,
 )
 
-__all__ = ["ArrowArtifact", "CSVArtifact", "ParquetArtifact", "TableLibrary", "table_library"]
-
 TableLibrary = Literal["arrow", "pandas", "polars"]
 """Whose table to give back: a `pyarrow.Table`, a `pandas.DataFrame` or a `polars.DataFrame`."""
 

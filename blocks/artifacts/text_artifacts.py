@@ -7,8 +7,6 @@ from typing import IO, Any, ClassVar
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
 from prefect_optuna.blocks.errors import ArtifactLogError
 
-__all__ = ["MarkdownArtifact", "TextArtifact"]
-
 
 class TextArtifact(Artifact):
     r"""Writes text in UTF-8, to the letter: line ends stay as they are.

@@ -31,18 +31,6 @@ from prefect_optuna.blocks.errors import (
 from prefect_optuna.blocks.locations import as_artifact_filesystem
 from prefect_optuna.blocks.study_identity import claim_folder
 
-__all__ = [
-    "load_artifact",
-    "log_artifact",
-    "log_metric",
-    "log_parameter",
-    "logged_artifacts",
-    "logged_metrics",
-    "logged_parameters",
-    "logged_tags",
-    "tag",
-]
-
 _METRIC, _PARAMETER, _TAGS, _ARTIFACT = "metric:", "parameter:", "tags", "artifact:"
 
 Location: TypeAlias = ArtifactFileSystem | str | Path | None

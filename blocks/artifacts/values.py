@@ -25,8 +25,6 @@ import numpy as np
 
 from prefect_optuna.blocks.untrusted import checked_dtype
 
-__all__ = ["EXACT_TYPES", "decode_value", "encode_value"]
-
 Other = Callable[[Any, str], Any]
 OtherTag = Callable[[str, Any], Any]
 

@@ -8,8 +8,6 @@ from prefect_optuna.blocks.artifacts.index import VersionIndex
 from prefect_optuna.blocks.artifacts.objects import ContentStore
 from prefect_optuna.blocks.errors import ArtifactNotFoundError, CorruptArtifactError
 
-__all__ = ["Verification", "VersionProblem", "verify_all"]
-
 
 @dataclass(frozen=True)
 class VersionProblem:

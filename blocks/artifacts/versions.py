@@ -12,8 +12,6 @@ from prefect_optuna.blocks.artifacts.index import VersionIndex, with_marks
 from prefect_optuna.blocks.artifacts.records import ArtifactVersion
 from prefect_optuna.blocks.errors import InvalidVersionError, VersionNotFoundError
 
-__all__ = ["as_moment", "find_version"]
-
 _EXPECTED = (
     "Expected a number, such as 3, or a time: a datetime, or text such as '2025-01-25T12:36:22'."
 )

@@ -10,8 +10,6 @@ import yaml
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options
 from prefect_optuna.blocks.errors import ArtifactLogError
 
-__all__ = ["YAMLArtifact"]
-
 _MAX_ITEMS = 100_000  # more than there are characters
 _LINE_ENDS = re.compile("[\\r\x85\u2028\u2029]")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["COMMANDS", "acl_rules"]
-
 COMMANDS: tuple[str, ...] = (
     *("auth", "hello", "select", "ping", "info"),
     *("eval", "evalsha", "time", "type", "exists", "del", "unlink"),

@@ -11,8 +11,6 @@ from prefect_optuna.blocks.redis_storage.layout import Registry, StudyKeys
 if TYPE_CHECKING:
     from prefect_optuna.blocks.redis_storage.server import Server
 
-__all__ = ["RedisDescription", "describe"]
-
 
 @dataclass(frozen=True)
 class RedisDescription:

@@ -28,23 +28,6 @@ from optuna.trial import FrozenTrial, TrialState
 from prefect_optuna.blocks._json import encode
 from prefect_optuna.blocks.errors import AttributeEncodingError
 
-__all__ = [
-    "LETTERS",
-    "STATES",
-    "Parts",
-    "StoredDistribution",
-    "attribute_field",
-    "decode_time",
-    "encode",
-    "encode_fields",
-    "encode_number",
-    "encode_time",
-    "encode_values",
-    "parameter_field",
-    "plain",
-    "stored_distribution",
-]
-
 LETTERS: dict[TrialState, str] = {state: state.name[0] for state in TrialState}
 """The letter that stands for a state."""
 

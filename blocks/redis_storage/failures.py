@@ -19,8 +19,6 @@ from prefect_optuna.blocks.errors import (
     UnsupportedServerError,
 )
 
-__all__ = ["is_passing", "translated"]
-
 _FINAL = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 _PASSING = (
     redis_errors.ConnectionError,

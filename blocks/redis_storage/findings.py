@@ -10,8 +10,6 @@ from typing import Any, Literal
 from prefect_optuna.blocks.redis_storage.scripts import Script
 from prefect_optuna.blocks.texts import visible_line
 
-__all__ = ["LOOK", "MEND", "Content", "Findings", "RedisProblem", "integer"]
-
 LOOK = Script("""
 -- KEYS: any, of one slot. ARGV: how many items of the first, if it is a list, are known.
 -- Returns the type and the content of each, all of one moment.

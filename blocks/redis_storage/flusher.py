@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-__all__ = ["Flusher"]
-
 _EVERY = 0.02  # seconds
 _IDLE_ROUNDS = 50
 

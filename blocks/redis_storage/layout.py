@@ -40,8 +40,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FORMAT", "Registry", "StudyKeys", "trial_id", "trial_place"]
-
 FORMAT = 1
 """The version of this layout."""
 

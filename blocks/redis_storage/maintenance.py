@@ -31,8 +31,6 @@ from prefect_optuna.blocks.redis_storage.study_check import StudyCheck
 if TYPE_CHECKING:
     from prefect_optuna.blocks.redis_storage.server import Server
 
-__all__ = ["RedisReport", "check", "repair"]
-
 _ATTEMPTS = 5
 _CHUNK = 5_000
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["ADD", "BEATS", "COMMIT", "OPEN", "REGISTER", "UNREGISTER", "Script"]
-
 
 class Script:
     """A Lua script and the digest by which the server knows it.

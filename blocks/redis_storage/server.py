@@ -26,8 +26,6 @@ from prefect_optuna.blocks.redis_storage.failures import is_passing, translated
 from prefect_optuna.blocks.redis_storage.scripts import Script
 from prefect_optuna.blocks.redis_storage.urls import location_of, split_url
 
-__all__ = ["Server"]
-
 _T = TypeVar("_T")
 _Client = Any  # redis.Redis or RedisCluster, whose types do not know each other
 

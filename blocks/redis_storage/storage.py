@@ -72,8 +72,6 @@ from prefect_optuna.blocks.redis_storage.study_copy import (
 )
 from prefect_optuna.blocks.redis_storage.urls import location_of
 
-__all__ = ["RedisStorage"]
-
 _StaleTrialCallback = Callable[["optuna.Study", FrozenTrial], None]
 
 _FLUSH_AFTER = 0.025  # seconds; the flusher looks every 20 ms, so that 50 ms are kept

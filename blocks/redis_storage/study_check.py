@@ -24,8 +24,6 @@ from prefect_optuna.blocks.redis_storage.encoding import (
 from prefect_optuna.blocks.redis_storage.findings import Findings, integer
 from prefect_optuna.blocks.redis_storage.layout import StudyKeys, trial_id
 
-__all__ = ["StudyCheck"]
-
 _BAD = (ValueError, TypeError, LookupError, AttributeError)
 _NOTE = attribute_field("u", "redis:damaged")
 

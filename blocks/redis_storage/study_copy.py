@@ -37,16 +37,6 @@ from prefect_optuna.blocks.redis_storage.encoding import (
 )
 from prefect_optuna.blocks.redis_storage.layout import StudyKeys, trial_id
 
-__all__ = [
-    "LiveTrial",
-    "Operation",
-    "Outbox",
-    "StudyCopy",
-    "decoding",
-    "mapping",
-    "without_garbage_collector",
-]
-
 _CHUNK = 10_000  # finished trials that are asked for at once
 
 Operation = tuple[str, str, str, str, Any]

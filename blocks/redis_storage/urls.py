@@ -8,8 +8,6 @@ from urllib.parse import SplitResult, urlsplit
 from prefect_optuna.blocks._secrets import check_login, scheme_of
 from prefect_optuna.blocks.errors import InvalidLocationError
 
-__all__ = ["location_of", "split_url"]
-
 _SCHEMES = (
     *("redis", "rediss", "unix"),
     *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),

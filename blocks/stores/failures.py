@@ -12,8 +12,6 @@ from contextlib import contextmanager
 
 from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
 
-__all__ = ["is_transient", "translated", "wrong_options"]
-
 _CONNECTION = {
     # botocore
     "ConnectTimeoutError",

@@ -17,8 +17,6 @@ from prefect_optuna.blocks.stores.protocol import ArtifactInfo
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["FsspecStore", "MemoryStore", "ObjectStore"]
-
 _CONCURRENT_REQUESTS = 16
 
 

@@ -19,8 +19,6 @@ from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
 from prefect_optuna.blocks.errors import ArtifactPathError
 from prefect_optuna.blocks.stores.protocol import ArtifactInfo
 
-__all__ = ["LocalStore"]
-
 # Where folders can be opened, nobody who swaps one for a link leads a call out of the root.
 _BY_FOLDER = {os.open, os.stat, os.mkdir, os.unlink} <= os.supports_dir_fd
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)

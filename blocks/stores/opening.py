@@ -15,8 +15,6 @@ from prefect_optuna.blocks.stores.local import LocalStore
 from prefect_optuna.blocks.stores.protocol import ArtifactStore
 from prefect_optuna.blocks.stores.retrying import RetryingStore
 
-__all__ = ["REMOTE", "open_store"]
-
 REMOTE = {
     "s3": "s3",
     "s3a": "s3",

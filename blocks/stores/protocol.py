@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol
 
-__all__ = ["ArtifactInfo", "ArtifactStore"]
-
 
 @dataclass(frozen=True)
 class ArtifactInfo:

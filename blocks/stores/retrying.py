@@ -9,8 +9,6 @@ from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.blocks.stores.failures import is_transient, wrong_options
 from prefect_optuna.blocks.stores.protocol import ArtifactInfo, ArtifactStore
 
-__all__ = ["RetryingStore"]
-
 T = TypeVar("T")
 
 _ATTEMPTS = 6

@@ -22,8 +22,6 @@ from prefect_optuna.blocks.stores.protocol import ArtifactInfo
 if TYPE_CHECKING:
     from asyncssh import SFTPClient
 
-__all__ = ["SftpStore"]
-
 T = TypeVar("T")
 
 

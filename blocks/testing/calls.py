@@ -16,8 +16,6 @@ from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-__all__ = ["every_kind_of_call"]
-
 _X = FloatDistribution(0, 1)
 
 

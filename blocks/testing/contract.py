@@ -43,8 +43,6 @@ from prefect_optuna.blocks.testing.work import (
     tell_until,
 )
 
-__all__ = ["StudyStorageContract", "contract_rows"]
-
 _STUDY = "contract"
 _KIB, _MIB = 1024, 1024 * 1024
 _NAMES = {

@@ -9,8 +9,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
 
-__all__ = ["FaultyProxy"]
-
 
 class FaultyProxy:
     """A TCP proxy on a free port of 127.0.0.1 whose connections can be cut.

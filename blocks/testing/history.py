@@ -13,8 +13,6 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["Attempt", "History", "Recorder", "violations"]
-
 
 @dataclass
 class Attempt:

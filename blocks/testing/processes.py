@@ -18,8 +18,6 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeAlias
 
 from prefect_optuna.blocks.testing.storage_under_test import Connect
 
-__all__ = ["Crew", "Start"]
-
 _P = ParamSpec("_P")
 
 Start: TypeAlias = Callable[[], None]

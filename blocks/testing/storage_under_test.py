@@ -8,8 +8,6 @@ from typing import TypeAlias
 
 from optuna.storages import BaseStorage
 
-__all__ = ["Connect", "StorageUnderTest"]
-
 Connect: TypeAlias = Callable[[], BaseStorage]
 """Opens the storage, in whichever process; picklable, such as a `functools.partial`."""
 

@@ -24,20 +24,6 @@ from prefect_optuna.blocks.testing.history import Recorder
 from prefect_optuna.blocks.testing.processes import Start
 from prefect_optuna.blocks.testing.storage_under_test import Connect
 
-__all__ = [
-    "ask_and_tell_in_forks",
-    "count_studies",
-    "create_at_once",
-    "fail_stale_trials",
-    "hang_in_a_trial",
-    "load_everything",
-    "mixed_load",
-    "open_study",
-    "optimize_until",
-    "pop_enqueued",
-    "tell_until",
-]
-
 
 def open_study(storage: BaseStorage, name: str) -> Study:
     """Load a study with a sampler that asks the storage for nothing."""

@@ -18,13 +18,10 @@ from prefect_optuna.deployments.cli import (
     managing,
     rerunning,
     running,
-    scaling,
     spool,
 )
 from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
 from prefect_optuna.deployments.cli.output import markup, note
-
-__all__ = ["app", "main"]
 
 _CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
@@ -89,7 +86,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
         deploying.deploy_report,
         deploying.deploy_gc,
         deploying.deploy_worker,
-        scaling.scale,
+        managing.scale,
     ),
 }
 for _number, (_heading, _commands) in enumerate(_COMMANDS.items()):

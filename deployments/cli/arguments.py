@@ -8,20 +8,6 @@ from typing import Annotated, Any, TypeAlias
 
 from cyclopts import Group, Parameter
 
-__all__ = [
-    "HERE",
-    "NO_SCOPE",
-    "ON_DEMAND",
-    "Cron",
-    "Json",
-    "Places",
-    "Pool",
-    "Schedule",
-    "Scope",
-    "Study",
-    "Variables",
-]
-
 _PLACES = Group("Where it is kept", sort_key=5)
 _SCOPE = Group("Parameters of the code", sort_key=4)
 _SCHEDULE = Group("Deployment", sort_key=3)

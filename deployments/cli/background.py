@@ -10,8 +10,6 @@ from prefect_optuna.deployments.cli.arguments import Json
 from prefect_optuna.deployments.cli.exit_codes import OK
 from prefect_optuna.deployments.cli.output import answer, markup, note, working
 
-__all__ = ["demo", "down", "status", "up"]
-
 
 def demo() -> int:
     """Fit a predator-prey model, from the first trial to the picture in Prefect's UI.

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from prefect_optuna.deployments.deploy import Deployed
 
-__all__ = ["deploy", "deploy_gc", "deploy_reevaluation", "deploy_report", "deploy_worker"]
-
 
 def deploy(
     problem: Annotated[

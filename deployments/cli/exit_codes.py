@@ -1,7 +1,5 @@
 """The exit codes of the command line."""
 
-__all__ = ["DRIFT", "FAILED", "INTERRUPTED", "OK", "USAGE"]
-
 OK = 0
 """It was done."""
 

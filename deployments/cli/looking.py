@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from prefect_optuna.blocks import StudyStorage
 
-__all__ = ["export", "import_", "show", "studies", "trials"]
-
 
 def studies(*, places: Places = HERE, json: Json = False) -> None:
     """List the studies, the latest first.

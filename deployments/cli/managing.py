@@ -12,10 +12,11 @@ from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
 from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
 from prefect_optuna.deployments.cli.output import answer, command, markup, note, working
 
-__all__ = ["delete", "pause", "resume", "retry_failed", "scale", "stop", "watch"]
-
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+
+
+_RETRIES = "retries"  # on a trial: the failed one whose parameters it has
 
 
 def watch(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
@@ -111,9 +112,6 @@ def retry_failed(study: Study, /, *, places: Places = HERE, json: Json = False) 
     if not again:
         note(f"No trial of {markup(study)} has failed that was not asked again.")
     return OK
-
-
-_RETRIES = "retries"  # on a trial: the failed one whose parameters it has
 
 
 def _failed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

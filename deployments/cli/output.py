@@ -11,8 +11,6 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-__all__ = ["answer", "note", "plain", "working"]
-
 
 def answer(document: Any, *shown: RenderableType, as_json: bool) -> None:
     """Give the answer: to programs as JSON, or to people.

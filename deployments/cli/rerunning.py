@@ -24,8 +24,6 @@ from prefect_optuna.deployments.cli.output import answer, markup, working
 if TYPE_CHECKING:
     from prefect_optuna.flows import Reevaluation
 
-__all__ = ["reevaluate", "rerun"]
-
 
 @Parameter(name="*")
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
 from prefect_optuna.deployments.cli.exit_codes import OK
 from prefect_optuna.deployments.cli.output import answer, markup, note, working
 
-__all__ = ["dashboard", "gc", "report", "serve"]
-
 
 def report(
     study: Study,

@@ -12,8 +12,6 @@ from prefect_optuna.deployments.cli.arguments import HERE, Json, Places
 from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
 from prefect_optuna.deployments.cli.output import answer, markup, note, working
 
-__all__ = ["spool"]
-
 
 def spool(
     action: Annotated[

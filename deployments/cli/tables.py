@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from prefect_optuna.flows import Reevaluation
 
-__all__ = ["ago", "facts", "reevaluation_table", "studies_table", "trials_table"]
-
 _STYLES = {
     "complete": "green",
     "pruned": "yellow",

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import State
 
-__all__ = ["Work", "follow", "watch_study", "work_done"]
-
 _SECONDS = 1.0
 _NO_WORKER_SECONDS = 30.0
 _LOG_LOOKS = 2

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import optuna
     from matplotlib.figure import Figure
 
-__all__ = ["PUBLISHED", "misfit", "plot", "problem", "simulate", "suggest"]
-
 COUNTS = np.genfromtxt(Path(__file__).with_name("lynx_hare.csv"), delimiter=",", names=True)
 YEARS = COUNTS["year"]
 HARES = COUNTS["hare"]

@@ -42,8 +42,6 @@ from prefect_optuna.tasks.archive.series.timeseries import KEY_TIMESERIES
 from prefect_optuna.tasks.archive.series.writer import ResultWriter
 from prefect_optuna.tasks.problem import Problem
 
-__all__ = ["OptunaArchive"]
-
 
 class OptunaArchive:
     """The archive of a study, for writing; `ArchivedStudy` reads it.

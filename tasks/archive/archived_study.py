@@ -63,8 +63,6 @@ if TYPE_CHECKING:
     from prefect_optuna.tasks.inputs import InputFile
     from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 
-__all__ = ["ArchivedStudy"]
-
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 

@@ -20,8 +20,6 @@ from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
 from prefect_optuna.tasks.archive.code.review import restore_value
 from prefect_optuna.tasks.selection import is_feasible
 
-__all__ = ["StudyDiff", "diff"]
-
 _Pairs = Mapping[str, tuple[Any, Any]]
 _SHOWN = 60  # letters of a value
 

@@ -17,8 +17,6 @@ from prefect_optuna.tasks.persistence.handler import FileHandler
 from prefect_optuna.tasks.persistence.places import Storage, explained, is_folder
 from prefect_optuna.tasks.persistence.reading import check_class, header_of, object_of
 
-__all__ = ["ArrowHandler", "ZstdHandler"]
-
 T = TypeVar("T")
 
 

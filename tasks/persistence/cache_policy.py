@@ -20,8 +20,6 @@ from prefect_optuna.tasks.persistence.result_store import PersistedResultStore, 
 if TYPE_CHECKING:
     from prefect.context import TaskRunContext
 
-__all__ = ["PersistenceCachePolicy"]
-
 
 @dataclass
 class PersistenceCachePolicy(CachePolicy):

@@ -16,15 +16,6 @@ from prefect_optuna.blocks.untrusted import arrow_types_refused, checked_dtype
 from prefect_optuna.tasks.archive.series.tables import from_arrow, table_kind, to_arrow
 from prefect_optuna.tasks.persistence.errors import CorruptPersistenceError, UnsupportedValueError
 
-__all__ = [
-    "array_column",
-    "column_dtype",
-    "number_list",
-    "read_column",
-    "scalar_column",
-    "table_column",
-]
-
 _SHORT_LIST = 16  # numbers; a shorter list is JSON
 _TIME_UNITS = ("s", "ms", "us", "ns")
 

@@ -40,8 +40,6 @@ from prefect_optuna.tasks.persistence.errors import (
     UnsupportedValueError,
 )
 
-__all__ = ["FORMAT", "MAGIC", "Container", "write_container"]
-
 FORMAT = 1
 MAGIC = b"ARROW1"
 

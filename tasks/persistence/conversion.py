@@ -19,8 +19,6 @@ from prefect_optuna.tasks.persistence.fields import missing
 from prefect_optuna.tasks.persistence.generated import PENDING
 from prefect_optuna.tasks.persistence.info import PersistentClass, ensure_persistence_class
 
-__all__ = ["as_dict", "from_dict", "made_of", "to_be_saved"]
-
 T = TypeVar("T")
 
 

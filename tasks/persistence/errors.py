@@ -6,32 +6,6 @@ from typing import Any
 
 from prefect_optuna.blocks.errors import PrefectOptunaError
 
-__all__ = [
-    "AutoIncFieldNotResolvedError",
-    "ClassNameClashError",
-    "CorruptPersistenceError",
-    "FieldOrderError",
-    "FileOfOthersError",
-    "FilenameValueError",
-    "InvalidPersistenceClassError",
-    "MissingKeyError",
-    "NameCollisionError",
-    "NotPersistenceClassError",
-    "PersistenceConcatError",
-    "PersistenceError",
-    "PersistenceExistsError",
-    "PersistenceIsDirectoryError",
-    "PersistenceNotFoundError",
-    "PersistenceValidationError",
-    "PickleRefusedError",
-    "SchemaChangedError",
-    "SkippedFileWarning",
-    "UndeclaredAttributeWarning",
-    "UnsetFieldError",
-    "UnsupportedValueError",
-    "WrongPersistenceClassError",
-]
-
 
 class PersistenceError(PrefectOptunaError):
     """An object of a persistence class cannot be made, written or read; what follows says why."""

@@ -9,8 +9,6 @@ from typing import Any, Literal, overload
 from prefect_optuna.tasks.persistence.errors import InvalidPersistenceClassError
 from prefect_optuna.tasks.persistence.same import same
 
-__all__ = ["FilenamePart", "PersistentField", "Validator", "autoinc_field", "field", "missing"]
-
 missing: Any = inspect.Parameter.empty
 """In place of a value: any value will do. In a file name it is `*`."""
 

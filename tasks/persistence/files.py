@@ -13,8 +13,6 @@ from prefect_optuna.tasks.persistence.info import ensure_persistence_class
 from prefect_optuna.tasks.persistence.pickle_handlers import GzipHandler, PickleHandler
 from prefect_optuna.tasks.persistence.places import Storage, explained, placed
 
-__all__ = ["load", "save"]
-
 T = TypeVar("T")
 
 _GZIP = b"\x1f\x8b"

@@ -12,8 +12,6 @@ from prefect_optuna.tasks.persistence.fields import PersistentField, missing
 from prefect_optuna.tasks.persistence.info import PersistentClass, ensure_persistence_class
 from prefect_optuna.tasks.persistence.same import same
 
-__all__ = ["PENDING", "generate"]
-
 PENDING = "__persistence_pending__"
 """The attribute of an object that holds what of its data has not been read yet, by name."""
 

@@ -41,8 +41,6 @@ from prefect_optuna.tasks.persistence.places import (
     placed,
 )
 
-__all__ = ["FileHandler", "PersistenceHandler"]
-
 T = TypeVar("T")
 
 _LAST: dict[tuple[str, str], tuple[int, int | None]] = {}

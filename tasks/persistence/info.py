@@ -17,15 +17,6 @@ from prefect_optuna.tasks.persistence.errors import (
 from prefect_optuna.tasks.persistence.fields import PersistentField, missing, type_text
 from prefect_optuna.tasks.persistence.names import MAX_NAME, escaped, leads_elsewhere
 
-__all__ = [
-    "CLASSES",
-    "INFO",
-    "Migration",
-    "PersistentClass",
-    "ensure_persistence_class",
-    "filename",
-]
-
 T = TypeVar("T")
 
 INFO = "__persistence_class__"

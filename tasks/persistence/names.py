@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MAX_NAME", "escaped", "leads_elsewhere"]
-
 MAX_NAME = 255  # bytes, the limit of common filesystems
 
 # What separates folders, is a wildcard, or is not allowed in a name on some system. The percent

@@ -23,8 +23,6 @@ from prefect_optuna.tasks.persistence.fields import missing
 from prefect_optuna.tasks.persistence.handler import PersistenceHandler
 from prefect_optuna.tasks.persistence.places import Storage
 
-__all__ = ["PersistenceOptions", "get_options_and_cache"]
-
 T = TypeVar("T")
 
 

@@ -14,8 +14,6 @@ from prefect_optuna.tasks.persistence.info import ensure_persistence_class
 from prefect_optuna.tasks.persistence.places import Storage, is_folder
 from prefect_optuna.tasks.persistence.serializer import PersistenceSerializer
 
-__all__ = ["PersistedOptions", "persisted"]
-
 
 class PersistedOptions(TypedDict):
     """The options of a task, for `@task(**persisted(...))`."""

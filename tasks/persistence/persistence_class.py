@@ -29,8 +29,6 @@ from prefect_optuna.tasks.persistence.generated import generate
 from prefect_optuna.tasks.persistence.info import CLASSES, INFO, Migration, PersistentClass
 from prefect_optuna.tasks.persistence.names import leads_elsewhere
 
-__all__ = ["auto_generated_content", "persistence_class"]
-
 T = TypeVar("T")
 
 _CLASS_VARIABLE = re.compile(r"\s*(\w+\s*\.)?\s*ClassVar\b")

@@ -18,8 +18,6 @@ from prefect_optuna.tasks.persistence.handler import FileHandler
 from prefect_optuna.tasks.persistence.places import Storage
 from prefect_optuna.tasks.persistence.reading import object_of_values
 
-__all__ = ["GzipHandler", "PickleHandler"]
-
 T = TypeVar("T")
 
 

@@ -18,8 +18,6 @@ from prefect_optuna.tasks.persistence.errors import (
     PersistenceNotFoundError,
 )
 
-__all__ = ["Storage", "explained", "is_folder", "located", "placed"]
-
 Storage = ArtifactFileSystem | str | Path
 
 

@@ -16,8 +16,6 @@ from prefect_optuna.tasks.persistence.errors import (
 from prefect_optuna.tasks.persistence.generated import PENDING
 from prefect_optuna.tasks.persistence.info import PersistentClass
 
-__all__ = ["check_class", "header_of", "object_of", "object_of_values"]
-
 T = TypeVar("T")
 
 # Types whose names are the same however they are written.

@@ -39,8 +39,6 @@ from prefect_optuna.tasks.persistence.errors import (
 )
 from prefect_optuna.tasks.persistence.fields import missing
 
-__all__ = ["PersistedResultStore", "artifacts_of"]
-
 
 class PersistedResultStore(ResultStore):
     """The result store of one run of a persisted task; made by `PersistenceCachePolicy`."""

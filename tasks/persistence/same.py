@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["same"]
-
 
 def same(one: Any, other: Any) -> bool:
     """Compare two values; the answer is one truth value, whatever they are.

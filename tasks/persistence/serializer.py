@@ -19,8 +19,6 @@ from prefect_optuna.tasks.persistence.info import (
 )
 from prefect_optuna.tasks.persistence.reading import header_of, object_of
 
-__all__ = ["PersistenceSerializer"]
-
 
 class PersistenceSerializer(Serializer):
     """Serializes objects of persistence classes as the Arrow files that `ArrowHandler` writes.

@@ -14,13 +14,6 @@ from prefect_optuna.tasks.persistence.errors import PersistenceConcatError
 from prefect_optuna.tasks.persistence.info import ensure_persistence_class
 from prefect_optuna.tasks.persistence.same import same
 
-__all__ = [
-    "ETLConcatable",
-    "attributes_validate",
-    "create_date_validate",
-    "validate_concat_etl_persistence",
-]
-
 T = TypeVar("T")
 
 _logger = get_logger("persistence")

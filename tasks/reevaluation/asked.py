@@ -13,8 +13,6 @@ from typing import Any
 
 from prefect_optuna.tasks.archive.code.inspection import ARCHIVED_AS
 
-__all__ = ["Asked", "what_is_asked_for"]
-
 _ON_THE_WAY = ("os", "_collections_abc", "collections.abc", __name__)
 _CLOCKS = {"time": 1.0, "time_ns": 1e9}
 _STOPWATCHES = ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")

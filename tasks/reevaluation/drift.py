@@ -19,8 +19,6 @@ from prefect_optuna.tasks.scope.checking import check_names, check_types
 from prefect_optuna.tasks.scope.values import flatten
 from prefect_optuna.tasks.seeding import SHARED_KEY
 
-__all__ = ["depends_on_hashes", "holds_generator", "likely_cause", "scope_that_is_read"]
-
 _MACHINE = {
     "python": "Python",
     "implementation": "Python's implementation",

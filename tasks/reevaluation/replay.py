@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from prefect_optuna.tasks.archive.code.capture import Capture
 
-__all__ = ["Past", "Replay", "is_json", "own_attributes"]
-
 _LOOKING = ("study", "storage")
 
 

@@ -58,20 +58,6 @@ from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive import ArchivedStudy
 
-__all__ = [
-    "ArchivedTrial",
-    "Inputs",
-    "RerunAnswer",
-    "RerunRequest",
-    "Threads",
-    "check_variables",
-    "kernel_as_recorded",
-    "other_seeds",
-    "prepared_for",
-    "rerun",
-    "threads_as_recorded",
-]
-
 # Not `-m`: that would put the current directory, and with it the user's modules, on the path.
 _START = (
     "import sys; del sys.path[0]; from prefect_optuna.tasks.reevaluation.rerun import main; main()"

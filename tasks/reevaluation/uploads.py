@@ -15,8 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["UploadVerdict", "Uploads", "uploads_of"]
-
 UploadVerdict = Literal["same", "other", "unknown"]
 _PREFIX = "artifacts:"  # Optuna's
 

@@ -16,8 +16,6 @@ from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.environments import EnvironmentChoice
 from prefect_optuna.tasks.reevaluation.uploads import UploadVerdict
 
-__all__ = ["REEVALUATION_FORMAT", "ReevaluatedTrial", "Reevaluation", "Rerun", "compare"]
-
 REEVALUATION_FORMAT = 1
 
 Verdict = Literal["reproduced", "drifted", "varies", "failed"]

@@ -15,8 +15,6 @@ from prefect_optuna.tasks.reevaluation.drift import depends_on_hashes, holds_gen
 from prefect_optuna.tasks.reevaluation.rerun import RerunAnswer, RerunRequest
 from prefect_optuna.tasks.reevaluation.verdicts import Rerun
 
-__all__ = ["Cause", "Drift", "find_cause", "find_causes"]
-
 _OURS = "prefect-optuna"
 _PYTHON = "Python"
 

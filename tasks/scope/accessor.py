@@ -9,8 +9,6 @@ from prefect_optuna.tasks.scope.frames import Layer, get, view, write
 from prefect_optuna.tasks.scope.origins import caller
 from prefect_optuna.tasks.scope.values import MISSING, coerce, flatten
 
-__all__ = ["Accessor", "checked_key", "show"]
-
 
 class Accessor:
     r"""A parameter by its name. It refers to the value, and never is the value.

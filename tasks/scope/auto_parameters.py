@@ -15,8 +15,6 @@ from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.filling import Plan, make_slot, without_partial, wrap
 from prefect_optuna.tasks.scope.values import MISSING
 
-__all__ = ["AutoParameter", "auto_param", "auto_params", "find_default", "known_names"]
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 # By namespace and function, as long as the function exists.

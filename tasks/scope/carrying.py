@@ -23,8 +23,6 @@ from prefect_optuna.tasks.scope.packing import pack, unpack
 from prefect_optuna.tasks.scope.scope import ParamScope, handle
 from prefect_optuna.tasks.scope.unread import may_be_read_elsewhere
 
-__all__ = ["ScopeSnapshot", "capture", "restore"]
-
 
 class ScopeSnapshot:
     """All parameters as they were at one moment, and where each came from.

@@ -16,8 +16,6 @@ from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.unread import nearest
 from prefect_optuna.tasks.scope.values import CONVERTERS, MISSING, coerce, flatten
 
-__all__ = ["check_names", "check_types", "unread_words"]
-
 
 def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
     """Refuse values that do not become of the type that the code takes.

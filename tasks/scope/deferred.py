@@ -15,8 +15,6 @@ from typing import Any
 from prefect_optuna.tasks.scope.filling import Plan, bind, without_partial
 from prefect_optuna.tasks.scope.frames import Frame, Reader, get, put
 
-__all__ = ["DeferredFunction", "in_frame", "is_deferred"]
-
 
 def is_deferred(function: Any) -> bool:
     """Whether the body of a function runs later than the call."""

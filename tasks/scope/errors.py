@@ -4,16 +4,6 @@ from __future__ import annotations
 
 from prefect_optuna.blocks.errors import PrefectOptunaError
 
-__all__ = [
-    "ConfigFileError",
-    "ConfigFileNotFoundError",
-    "InvalidAssignmentError",
-    "InvalidParameterError",
-    "MissingParameterError",
-    "ParameterNotPicklableError",
-    "UnreadParameterWarning",
-]
-
 
 class InvalidParameterError(PrefectOptunaError, TypeError):
     """What was given is no parameter: its key is no text, or it is used in place of its value."""

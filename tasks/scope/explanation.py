@@ -12,8 +12,6 @@ from prefect_optuna.tasks.scope.origins import describe
 from prefect_optuna.tasks.scope.unread import nearest
 from prefect_optuna.tasks.scope.values import coerce
 
-__all__ = ["Explanation", "explain"]
-
 
 @dataclass(frozen=True)
 class Explanation:

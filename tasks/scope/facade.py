@@ -18,8 +18,6 @@ from prefect_optuna.tasks.scope.scope import ParamScope, handle, make_scope
 from prefect_optuna.tasks.scope.unread import may_be_read_elsewhere, switch
 from prefect_optuna.tasks.scope.values import flatten, parse_assignments
 
-__all__ = ["ScopeFacade", "param_scope"]
-
 
 class ScopeFacade:
     r"""What `param_scope` is: the way to the scope that is in force here and now.

@@ -19,8 +19,6 @@ from prefect_optuna.tasks.scope.origins import Origin
 from prefect_optuna.tasks.scope.scope import ParamScope, make_scope
 from prefect_optuna.tasks.scope.values import MISSING, flatten, parse_assignments
 
-__all__ = ["add_scope_arguments", "from_files", "scope_from_arguments"]
-
 _REFERENCE = re.compile(r"\$\{([^${}]+)\}")
 
 

@@ -18,8 +18,6 @@ from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.frames import Frame
 from prefect_optuna.tasks.scope.values import CONVERTERS, MISSING, as_literal
 
-__all__ = ["Plan", "Slot", "bind", "make_slot", "take", "without_partial", "wrap"]
-
 
 class Slot(NamedTuple):
     """A parameter that can be filled.

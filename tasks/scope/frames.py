@@ -20,29 +20,6 @@ from typing import Any, TypeAlias
 
 from prefect_optuna.tasks.scope.origins import Origin
 
-__all__ = [
-    "AWAY",
-    "ROOT",
-    "Content",
-    "Frame",
-    "Layer",
-    "Reader",
-    "Reads",
-    "chain",
-    "entered",
-    "find",
-    "freeze",
-    "get",
-    "origin_of",
-    "origins_of",
-    "pop",
-    "put",
-    "undo",
-    "view",
-    "write",
-]
-
-
 Content: TypeAlias = "tuple[dict[str, Any], dict[str, Origin] | None, bool, Origin, bool]"
 """What a scope sets: `own, origins, inherits, origin, warns`.
 

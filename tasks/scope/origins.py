@@ -7,8 +7,6 @@ from pathlib import Path
 from types import CodeType
 from typing import TypeAlias
 
-__all__ = ["Origin", "caller", "describe"]
-
 Origin: TypeAlias = "str | tuple[CodeType, int]"
 """Words, or a place in the code: the code object and the offset of the instruction in it."""
 

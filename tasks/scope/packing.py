@@ -9,8 +9,6 @@ import cloudpickle
 
 from prefect_optuna.tasks.scope.errors import ParameterNotPicklableError
 
-__all__ = ["pack", "unpack"]
-
 
 def pack(values: dict[str, Any]) -> bytes:
     """Pickle the values of a scope, functions of a script included.

@@ -8,8 +8,6 @@ from typing import Any
 
 from prefect_optuna.tasks.scope.frames import Layer, entered, get, pop, put
 
-__all__ = ["recording"]
-
 
 @contextmanager
 def recording() -> Generator[dict[str, Any]]:

@@ -24,8 +24,6 @@ from prefect_optuna.tasks.scope.origins import Origin, caller
 from prefect_optuna.tasks.scope.packing import pack, unpack
 from prefect_optuna.tasks.scope.values import flatten, parse_assignments
 
-__all__ = ["ParamScope", "Storage", "handle", "layer_of", "make_scope"]
-
 
 class ParamScope(Mapping[str, Any]):
     """Parameters, in force for everything that runs within its `with` block.

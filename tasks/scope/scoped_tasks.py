@@ -26,8 +26,6 @@ from prefect_optuna.tasks.scope.deferred import in_frame, is_deferred
 from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.frames import get
 
-__all__ = ["SCOPE", "SCOPE_ARGUMENT", "ScopeCachePolicy", "ScopedTask", "scoped_task"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

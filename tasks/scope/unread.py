@@ -16,8 +16,6 @@ from prefect_optuna.tasks.scope.errors import UnreadParameterWarning
 from prefect_optuna.tasks.scope.frames import AWAY, Frame, Reads, get, origin_of
 from prefect_optuna.tasks.scope.origins import Origin, describe
 
-__all__ = ["may_be_read_elsewhere", "nearest", "switch", "warn"]
-
 enabled: bool = True
 
 _LINES = 5

@@ -18,16 +18,6 @@ from typing import Any, Final
 
 from prefect_optuna.tasks.scope.errors import InvalidAssignmentError, InvalidParameterError
 
-__all__ = [
-    "CONVERTERS",
-    "MISSING",
-    "Missing",
-    "as_literal",
-    "coerce",
-    "flatten",
-    "parse_assignments",
-]
-
 
 class Missing(Enum):
     """The type of `MISSING`, which stays one object when it is pickled."""

@@ -22,8 +22,6 @@ from prefect_optuna.tasks.archive.code.capture import Capture, document_of
 from prefect_optuna.tasks.archive.record.environment import Environment
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 
-__all__ = ["MAX_PACKED", "pack", "require_signature", "sign", "unpack"]
-
 MAX_PACKED = 512 * 1024
 """How many bytes of a packed problem travel with a deployment."""
 

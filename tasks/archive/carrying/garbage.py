@@ -21,8 +21,6 @@ from prefect_optuna.blocks.study_identity import OWNERS, storage_identity, uuid_
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.series.blobs import blob_store, needed_paths
 
-__all__ = ["DeletedStudy", "StudyGarbage", "collect_garbage", "delete_study"]
-
 Storage = StudyStorage | str | Path | None
 
 

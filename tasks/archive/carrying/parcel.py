@@ -48,9 +48,6 @@ from prefect_optuna.tasks.archive.series.blobs import (
     read_verified,
 )
 
-__all__ = ["Parcel", "copy_study", "pack", "refuse_claimed", "unpacked", "verify"]
-
-
 _UNFINISHED = "prefect_optuna:unfinished_copy"  # a system attribute of a study that is being made
 _UPLOADS = "optuna"  # where the block puts what Optuna's own upload_artifact stores
 _UPLOAD = "artifacts:"  # begins the system attribute that describes one of those

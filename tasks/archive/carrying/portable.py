@@ -36,8 +36,6 @@ from prefect_optuna.blocks.untrusted import open_zip
 from prefect_optuna.tasks.archive.carrying.parcel import Parcel, verify
 from prefect_optuna.tasks.archive.series.blobs import blob_path
 
-__all__ = ["EXPORT_FORMAT", "read_parcel", "trial_from_json", "trial_to_json", "write_parcel"]
-
 EXPORT_FORMAT = 1
 
 _KIND = "prefect-optuna/export"

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.record.environment import Environment
     from prefect_optuna.tasks.problem import Problem
 
-__all__ = ["CAPTURE_FORMAT", "CAPTURE_KIND", "Capture", "document_of", "encode_scope"]
-
 CAPTURE_FORMAT = 1
 CAPTURE_KIND = "prefect-optuna/capture"
 

@@ -18,24 +18,11 @@ from pathlib import PurePath
 from types import FunctionType, ModuleType
 from typing import Any
 
-__all__ = [
-    "ARCHIVED_AS",
-    "ARCHIVED_IMPORTS",
-    "absolute_name",
-    "attribute_names",
-    "distribution_of",
-    "functions_in",
-    "functions_of_class",
-    "import_path",
-    "imported_module",
-    "instance_state",
-    "is_installed",
-    "module_label",
-    "owner_of",
-]
-
+ARCHIVED_AS = "__archived_as__"
+ARCHIVED_IMPORTS = "__archived_imports__"
 
 _DEPTH = 4
+_OURSELVES = "prefect_optuna"
 
 
 def functions_in(value: Any, depth: int = _DEPTH) -> Iterator[FunctionType]:
@@ -149,12 +136,6 @@ def imported_module(name: str, module_globals: Mapping[str, Any]) -> ModuleType 
 
 # Set in the modules that restored code lives in: the name their code was captured under, and where
 # names that were imported come from.
-ARCHIVED_AS = "__archived_as__"
-ARCHIVED_IMPORTS = "__archived_imports__"
-
-_OURSELVES = "prefect_optuna"
-
-
 @functools.cache
 def _installation_folders() -> tuple[str, ...]:
     paths = sysconfig.get_paths()

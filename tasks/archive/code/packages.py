@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.code.capture import Capture
     from prefect_optuna.tasks.archive.record.environment import Environment
 
-__all__ = ["Needed", "needed_packages", "other_versions", "require_packages"]
-
 
 @dataclass(frozen=True)
 class Needed:

@@ -63,8 +63,6 @@ from prefect_optuna.tasks.archive.code.verified_sources import StatementSource, 
 from prefect_optuna.tasks.archive.series.results import encode_result
 from prefect_optuna.tasks.archive.series.tables import table_kind
 
-__all__ = ["Reach"]
-
 _MAX_INLINE = 1024  # bytes of an array; what is larger is a blob of its own
 _MAX_BLOB = 1 << 30  # bytes
 _MAX_OBJECTS = 100_000  # of an array of Python objects

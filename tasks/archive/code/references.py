@@ -13,8 +13,6 @@ from types import CodeType
 
 from prefect_optuna.tasks.archive.code.sources import inner_codes, parse
 
-__all__ = ["LocalImport", "References", "local_imports", "references"]
-
 _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _FREE = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD"}

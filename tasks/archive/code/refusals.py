@@ -5,16 +5,6 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
-__all__ = [
-    "RefusedError",
-    "described",
-    "secret_by_name",
-    "secret_value",
-    "titled",
-    "too_large",
-    "unknown_value",
-]
-
 
 class RefusedError(Exception):
     """Something cannot be captured; the message is one line of the `CaptureError`."""

@@ -25,9 +25,6 @@ from prefect_optuna.tasks.archive.code.reach import Reach
 from prefect_optuna.tasks.archive.code.refusals import described
 from prefect_optuna.tasks.problem import Direction, Problem
 
-__all__ = ["ArchiveReport", "EntryPoint", "Registered", "Registration", "listing"]
-
-
 EntryPoint = Literal["suggest", "run", "eval"]
 
 _CALLED = {"suggest": "suggest(trial)", "run": "run(params, ctx)", "eval": "eval(result, trial)"}

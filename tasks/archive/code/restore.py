@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.record.environment import Environment
     from prefect_optuna.tasks.problem import Problem
 
-__all__ = ["OtherPythonWarning", "restore_problem"]
-
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _PACKAGE = "prefect_optuna_archive_"
 

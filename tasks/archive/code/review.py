@@ -18,18 +18,6 @@ from prefect_optuna.blocks.texts import visible, visible_line
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.code.capture import Capture
 
-__all__ = [
-    "CODE_TAGS",
-    "Act",
-    "ModuleSource",
-    "acts_of",
-    "as_python",
-    "module_sources",
-    "restore_value",
-    "source_text",
-    "tag_of",
-]
-
 _SHOWN = 120  # letters of a value that is nothing but data, in the source text
 
 

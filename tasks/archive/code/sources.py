@@ -16,18 +16,6 @@ from functools import cached_property
 from types import CodeType
 from typing import Any
 
-__all__ = [
-    "FUTURE_ANNOTATIONS",
-    "Definition",
-    "SourceFile",
-    "SourceText",
-    "compile_function",
-    "compile_statement",
-    "inner_codes",
-    "parse",
-    "same_code",
-]
-
 FUTURE_ANNOTATIONS = __future__.annotations.compiler_flag
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda

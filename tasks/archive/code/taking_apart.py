@@ -16,8 +16,6 @@ import optuna
 
 from prefect_optuna.tasks.archive.code.inspection import import_path, is_installed
 
-__all__ = ["Parts", "installed_name", "put_together", "take_apart"]
-
 # What Python may ask of an object that it takes apart.
 _ASKED = (
     "__reduce__",

@@ -25,8 +25,6 @@ from prefect_optuna.tasks.archive.code.sources import (
     same_code,
 )
 
-__all__ = ["FunctionSource", "StatementSource", "VerifiedSources"]
-
 _START_AGAIN = (
     "The file was edited after it was loaded: start Python again (in a notebook, run the cell "
     "again), so that what is archived is what runs."

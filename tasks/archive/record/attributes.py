@@ -15,16 +15,6 @@ from prefect_optuna.blocks import CaptureError, InvalidNameError
 from prefect_optuna.blocks._secrets import SecretVariables
 from prefect_optuna.tasks.archive.code.refusals import described, secret_value
 
-__all__ = [
-    "KEY_ENTRYPOINT",
-    "RESERVED",
-    "RESULT_KEY",
-    "SCOPE_KEY",
-    "checked_key",
-    "is_of_the_archive",
-    "plain_json",
-]
-
 RESULT_KEY = "result"
 """The user attribute of a trial that refers to its archived result."""
 

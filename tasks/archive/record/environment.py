@@ -34,16 +34,6 @@ from optuna.samplers import BaseSampler
 from prefect_optuna.blocks._secrets import SecretVariables, has_secret_urls, without_secrets
 from prefect_optuna.blocks.settings import OptunaSettings
 
-__all__ = [
-    "FOLDER",
-    "MAX_SOURCE_BYTES",
-    "RECORDED_VARIABLES",
-    "Environment",
-    "GitState",
-    "requirements_text",
-    "sources",
-]
-
 MAX_SOURCE_BYTES = 1 << 20
 """A script or a diff that is larger is left out of the archive, and only its size is said."""
 

@@ -13,8 +13,6 @@ from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 if TYPE_CHECKING:
     from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 
-__all__ = ["read_history", "record"]
-
 
 def record(artifacts: ArtifactFileSystem, uuid: str, reevaluation: Reevaluation) -> str:
     """Keep a re-evaluation.

@@ -11,8 +11,6 @@ from optuna.trial import FrozenTrial
 
 from prefect_optuna.tasks.archive.carrying.portable import trial_from_json, trial_to_json
 
-__all__ = ["late_attribute", "late_trials"]
-
 _PREFIX = "prefect_optuna:late:"  # of system attributes of the study: an ended trial takes no more
 
 

@@ -23,18 +23,6 @@ from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks.study_identity import storage_identity
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 
-__all__ = [
-    "BACKUP_CONTEXT",
-    "MANIFEST_FORMAT",
-    "Manifest",
-    "Version",
-    "manifest_of",
-    "read_manifest",
-    "with_ledger",
-    "write_head",
-    "write_version",
-]
-
 BACKUP_CONTEXT = "backupContext"
 """The user attribute of a study that holds the manifest of its archive; with a colon and the id
 of a version after it, the one that holds that version."""

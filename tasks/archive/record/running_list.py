@@ -24,21 +24,6 @@ from optuna.trial import FrozenTrial
 from prefect_optuna.tasks.archive.record.manifest import Manifest, manifest_of, with_ledger
 from prefect_optuna.tasks.archive.record.signing import SigningKeys, canonical
 
-__all__ = [
-    "AFTERWARDS",
-    "SIGNATURE_OF",
-    "Entry",
-    "RunningList",
-    "close_lists",
-    "known_now",
-    "list_problems",
-    "record_problem",
-    "records_of",
-    "shown_numbers",
-    "signed_names",
-    "write_record",
-]
-
 SIGNATURE_OF = "signature:"
 """Comes before the name of the study attribute that it signs."""
 

@@ -17,8 +17,6 @@ from pydantic import SecretStr
 from prefect_optuna.blocks import ArchiveError, InvalidSettingError, StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
 
-__all__ = ["KEY_VARIABLES", "MIN_KEY_LENGTH", "SigningKeys", "canonical"]
-
 MIN_KEY_LENGTH = 16
 """A key has so many characters or more; 32 from `secrets.token_hex(16)` are a good one."""
 

@@ -23,18 +23,6 @@ from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.archive.series.timeseries import KEY_TIMESERIES
 from prefect_optuna.tasks.seeding import SEED
 
-__all__ = [
-    "MARK",
-    "SIGNATURE",
-    "VERSION",
-    "TrialSigner",
-    "full_content",
-    "trial_content",
-    "trial_problem",
-    "trial_signature",
-    "trial_version",
-]
-
 MARK = "prefect_optuna:session"
 """The system attribute of a trial that says who took it: the `id` of the session, and the
 `version` of the archive that it runs. What 0.1.0 wrote is the session's id alone."""

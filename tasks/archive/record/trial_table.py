@@ -15,8 +15,6 @@ from prefect_optuna.blocks import logged_metrics
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.tasks.archive.series.tables import from_arrow
 
-__all__ = ["TableKind", "trial_columns", "trial_table", "write_csv", "write_parquet"]
-
 TableKind = Literal["arrow", "pandas", "polars"]
 
 _KINDS = {"arrow": "pyarrow.Table", "pandas": "pandas.DataFrame", "polars": "polars.DataFrame"}

@@ -39,8 +39,6 @@ from prefect_optuna.tasks.archive.record.trial_records import (
     trial_version,
 )
 
-__all__ = ["SignatureCheck", "check_signatures", "sign_study", "version_of"]
-
 _OF_TRIALS = f"{SIGNATURE_OF}{AFTERWARDS}"
 _RECORDS = (_OF_TRIALS, f"{SIGNATURE_OF}run:")  # these sign no attribute
 _DIGITS = 4  # of a trial's digest, which only say where a list breaks; the signature has all

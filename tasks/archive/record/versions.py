@@ -29,8 +29,6 @@ from prefect_optuna.tasks.archive.series.axes import as_axis, read_axis
 from prefect_optuna.tasks.archive.series.blobs import blob_path, read_blob, write_blobs
 from prefect_optuna.tasks.archive.series.study_series import check_same
 
-__all__ = ["changes", "save_version"]
-
 
 def save_version(
     study: Study,

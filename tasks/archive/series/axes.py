@@ -26,19 +26,6 @@ from prefect_optuna.blocks.untrusted import checked_dtype, read_npy
 from prefect_optuna.tasks.archive.code.refusals import described, too_large
 from prefect_optuna.tasks.archive.series.blobs import read_blob
 
-__all__ = [
-    "KEY_AXIS",
-    "MAX_BYTES",
-    "Axis",
-    "archived_axes",
-    "as_axis",
-    "axis_names",
-    "grid_size",
-    "problem_axes",
-    "read_axis",
-    "storable",
-]
-
 KEY_AXIS = "axis:"
 """What the user attribute of a study that holds an axis starts with; its name follows."""
 

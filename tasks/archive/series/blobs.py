@@ -13,17 +13,6 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, ArtifactNotFoundError
 from prefect_optuna.blocks.artifacts.objects import ContentStore
 
-__all__ = [
-    "beside_path",
-    "blob_path",
-    "blob_store",
-    "needed_blobs",
-    "needed_paths",
-    "read_blob",
-    "read_verified",
-    "write_blobs",
-]
-
 
 def blob_path(digest: str) -> str:
     """Where the blob of that digest lies, relative to the root of the artifacts."""

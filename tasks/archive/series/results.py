@@ -41,16 +41,6 @@ from prefect_optuna.tasks.archive.series.tables import from_arrow, table_kind, t
 from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.info import INFO
 
-__all__ = [
-    "RESULT_FORMAT",
-    "decode_result",
-    "decode_series",
-    "encode_result",
-    "encode_with_spec",
-    "open_arrow",
-    "write_arrow",
-]
-
 RESULT_FORMAT = 1
 
 _KEY = b"prefect_optuna"

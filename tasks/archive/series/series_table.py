@@ -30,8 +30,6 @@ from prefect_optuna.tasks.archive.series.timeseries import (
 )
 from prefect_optuna.tasks.selection import Selection, select_trials
 
-__all__ = ["SeriesKind", "SeriesReader", "as_kind", "series_keys"]
-
 SeriesKind = Literal["arrow", "pandas", "xarray"]
 """The type of a table across trials."""
 

@@ -28,8 +28,6 @@ from prefect_optuna.tasks.archive.series.timeseries import (
     series_path,
 )
 
-__all__ = ["StudySeries", "check_same"]
-
 
 class StudySeries:
     """Writes axes to a study and series to its trials. Threads may share one.

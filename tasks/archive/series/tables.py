@@ -10,8 +10,6 @@ from typing import Any
 
 from prefect_optuna.blocks import ArchiveError
 
-__all__ = ["from_arrow", "is_table", "table_kind", "to_arrow"]
-
 _KINDS = {
     ("pyarrow", "Table"): "pyarrow.Table",
     ("pyarrow", "RecordBatch"): "pyarrow.RecordBatch",

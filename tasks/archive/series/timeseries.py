@@ -31,16 +31,6 @@ from prefect_optuna.tasks.archive.code.refusals import described, too_large
 from prefect_optuna.tasks.archive.series.axes import MAX_BYTES, Axis, grid_size, storable
 from prefect_optuna.tasks.archive.series.results import write_arrow
 
-__all__ = [
-    "KEY_TIMESERIES",
-    "Layout",
-    "SeriesSpec",
-    "TrialSeries",
-    "axis_columns",
-    "make_series",
-    "series_path",
-]
-
 KEY_TIMESERIES = "timeseries:"
 """What the attributes that are about a series start with, of studies and of trials."""
 

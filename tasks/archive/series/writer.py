@@ -14,8 +14,6 @@ from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.tasks.archive.series.blobs import beside_path, read_verified
 from prefect_optuna.tasks.archive.series.results import decode_result, encode_with_spec
 
-__all__ = ["EncodedResult", "ResultWriter", "read_result"]
-
 _MAX_LISTED = 32  # series in a reference: it is an attribute of the trial, and stays small
 
 

@@ -418,6 +418,7 @@ def test_a_missing_package_is_named_with_its_version(
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
+    from prefect_optuna.tasks.archive.code import inspection
     from prefect_optuna.tasks.archive.record import environment
 
     environment._here.cache_clear()

@@ -16,6 +16,7 @@ import pytest
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
+from prefect_optuna.tasks.archive.code import inspection
 from prefect_optuna.tasks.archive.code.packages import (
     needed_packages,
     other_versions,
