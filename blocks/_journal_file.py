@@ -20,6 +20,8 @@ from typing import Any
 # Not exported by Optuna, and yet the declared type of `JournalFileBackend(lock_obj=...)`.
 from optuna.storages.journal._file import BaseJournalFileLock
 
+from prefect_optuna.blocks.errors import StorageFormatError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -31,10 +33,6 @@ _SUFFIX = ".flock"
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _CHUNK = 1 << 23  # bytes that are read at once
 _REMEMBERED = 128  # bytes, which have a time or a writer in them
-
-
-class NotAJournalError(ValueError):
-    """The file has content, and the content is not an Optuna journal."""
 
 
 class ReplacedError(Exception):
@@ -141,7 +139,7 @@ class JournalFile:
         """Read the records that others have finished since, many at a time.
 
         Raises:
-            NotAJournalError: the file begins with something else.
+            StorageFormatError: the file begins with something else.
             ReplacedError: this is not what was read before, from its beginning.
             ValueError: a line is no record.
         """
@@ -207,7 +205,7 @@ class JournalFile:
 
 def _check_head(path: Path, head: bytes) -> None:
     if not _RECORD_START.startswith(head):
-        raise NotAJournalError(f"The file {path} begins with {head!r}.")
+        raise StorageFormatError(f"The file {path} begins with {head!r}.")
 
 
 def _records(lines: bytes) -> list[Any]:

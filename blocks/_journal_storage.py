@@ -34,15 +34,10 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks._journal_file import (
-    JournalFile,
-    NotAJournalError,
-    ReplacedError,
-    damaged_line,
-)
+from prefect_optuna.blocks._journal_file import JournalFile, ReplacedError, damaged_line
 from prefect_optuna.blocks._journal_replay import ENDED, Operation, Replay, ReplayedStudy, copied
 from prefect_optuna.blocks._json import FLAT, encode, to_json
-from prefect_optuna.blocks.errors import DamagedStorageError
+from prefect_optuna.blocks.errors import DamagedStorageError, StorageFormatError
 from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
 from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
 
@@ -63,7 +58,7 @@ class FileStorage(BaseStorage):
         lock: keeps other writers away.
 
     Raises:
-        NotAJournalError: the file is something else.
+        StorageFormatError: the file is something else.
         DamagedStorageError: a line of it is no record.
     """
 
@@ -117,7 +112,7 @@ class FileStorage(BaseStorage):
                         self._replay.apply(record)
         except BaseException as error:
             self._forget()
-            if isinstance(error, _MALFORMED) and not isinstance(error, NotAJournalError):
+            if isinstance(error, _MALFORMED) and not isinstance(error, StorageFormatError):
                 raise self._damaged() from error
             raise
 

@@ -57,10 +57,6 @@ class ArtifactLoadError(ArtifactError, ValueError):
     """An artifact is there, and cannot be turned into a value."""
 
 
-class EnvironmentMismatchError(ArtifactLoadError):
-    """An artifact was written under other versions than those that would read it."""
-
-
 class CorruptArtifactError(ArtifactLoadError, OSError):
     """The bytes of an artifact are not those that were logged."""
 
@@ -148,20 +144,8 @@ class ArchiveSignatureError(UntrustedArchiveError):
     """An archive is not signed with the key that is configured, or was changed after that."""
 
 
-class IncompleteArchiveError(ArchiveError):
-    """An archive lacks something that its study could not be run again without."""
-
-
-class AxisError(ArchiveError):
-    """The values of an axis are no coordinates, or the axis has others already."""
-
-
 class SeriesError(ArchiveError):
-    """A time series does not fit its axes, its columns, or the same series of other trials."""
-
-
-class InvalidNameError(PrefectOptunaError, ValueError):
-    """A name cannot be used: it is no identifier, or it is kept for the archive itself."""
+    """A time series or an axis cannot be kept: it does not fit the others, or is no coordinates."""
 
 
 class UnknownNameError(PrefectOptunaError, KeyError):
@@ -171,32 +155,16 @@ class UnknownNameError(PrefectOptunaError, KeyError):
         return str(self.args[0]) if self.args else ""  # KeyError would show its repr
 
 
-class LegacyDataError(PrefectOptunaError, ValueError):
-    """What Optuna's former `RedisStorage` has left behind is incomplete or damaged."""
+class DamagedStorageError(PrefectOptunaError, ValueError):
+    """A part of a study storage is missing, or holds what this package has not written."""
 
 
-class HostilePickleError(LegacyDataError, PermissionError):
+class HostilePickleError(DamagedStorageError, PermissionError):
     """A stored pickle asks for code that has no place in a study; it was not run."""
-
-
-class StorageReadOnlyError(StoragePermissionError):
-    """The server of a study storage takes no writes: it is a replica, or its disk has failed."""
-
-
-class StorageFullError(StorageUnavailableError):
-    """The server of a study storage has no memory left for what was to be written."""
-
-
-class UnsupportedServerError(StorageUnavailableError):
-    """The server of a study storage cannot do what the storage needs."""
 
 
 class StorageFormatError(PrefectOptunaError, ValueError):
     """What is in a storage is something else, or was written by a newer version."""
-
-
-class DamagedStorageError(PrefectOptunaError, ValueError):
-    """A part of a study storage is missing, or holds what this package has not written."""
 
 
 class AttributeEncodingError(PrefectOptunaError, TypeError):
@@ -207,25 +175,17 @@ class ServerUnavailableError(PrefectOptunaError, ConnectionError):
     """No Prefect server is configured, or it does not answer."""
 
 
-class WorkPoolNotFoundError(PrefectOptunaError, LookupError):
-    """The Prefect server has no such work pool, or nobody has said which one is meant."""
-
-
 class DeploymentExistsError(PrefectOptunaError, FileExistsError):
     """A deployment of that name exists, and is another one than the one asked for."""
 
 
-class UnsavedBlockError(InvalidLocationError):
-    """A deployment would have to hold a place with its secrets, because no saved block does."""
-
-
 class WorkerFailedError(PrefectOptunaError, RuntimeError):
-    """A worker of a distributed study has failed in a way that would befall every other one."""
+    """A worker cannot be started, or has failed in a way that would befall every other one."""
 
 
 class WorkersLostError(PrefectOptunaError, RuntimeError):
-    """A distributed study has no workers any more, and starting others does not help."""
+    """A study has no workers any more, and starting others does not help."""
 
 
 class MissingReferenceError(PrefectOptunaError, LookupError):
-    """The Prefect server has no deployment or block of the name that an automation shall use."""
+    """The Prefect server has no work pool, deployment or block of that name."""

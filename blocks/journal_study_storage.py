@@ -10,10 +10,14 @@ from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
 from optuna.storages.journal._file import BaseJournalFileLock
 from pydantic import Field, field_validator
 
-from prefect_optuna.blocks._journal_file import NotAJournalError, os_lock
+from prefect_optuna.blocks._journal_file import os_lock
 from prefect_optuna.blocks._journal_storage import FileStorage
 from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
-from prefect_optuna.blocks.errors import DamagedStorageError, StorageUnavailableError
+from prefect_optuna.blocks.errors import (
+    DamagedStorageError,
+    StorageFormatError,
+    StorageUnavailableError,
+)
 from prefect_optuna.blocks.study_storage import StudyStorage
 
 
@@ -80,7 +84,7 @@ class JournalStudyStorage(StudyStorage):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.open("ab").close()
             return FileStorage(self.path, self._make_lock())
-        except NotAJournalError as error:
+        except StorageFormatError as error:
             raise StorageUnavailableError(
                 f"{self.path} is no Optuna journal, and was left as it is: expected a first line "
                 f'that starts with {{"op_code". {error} Name another file; if it is an SQLite '

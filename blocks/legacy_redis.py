@@ -41,8 +41,8 @@ from prefect_optuna.blocks._inert_pickles import (
 )
 from prefect_optuna.blocks._secrets import secrets_in, without_secrets
 from prefect_optuna.blocks.errors import (
+    DamagedStorageError,
     HostilePickleError,
-    LegacyDataError,
     PrefectOptunaError,
     StorageUnavailableError,
     StudyMismatchError,
@@ -114,7 +114,7 @@ def read_legacy_redis(url: str, study_name: str | None = None) -> list[LegacyStu
         StorageUnavailableError: the server does not answer, or does not let this user read.
         StudyNotFoundError: there is no study of that name.
         HostilePickleError: a value asks for code that is not Optuna's.
-        LegacyDataError: a value is missing or is damaged.
+        DamagedStorageError: a value is missing or is damaged.
 
     Example:
         On a server with such data:
@@ -161,7 +161,7 @@ def import_legacy_redis(
 
     Raises:
         StudyMismatchError: the other storage has a study of such a name already.
-        StorageUnavailableError, StudyNotFoundError, HostilePickleError, LegacyDataError: as
+        StorageUnavailableError, StudyNotFoundError, HostilePickleError, DamagedStorageError: as
             `read_legacy_redis`.
 
     Example:
@@ -256,7 +256,7 @@ class _Reader:
     def _get(self, key: str, kind: type | tuple[type, ...] = object) -> Any:
         data: Any = self._client.get(key)
         if data is None:
-            raise LegacyDataError(
+            raise DamagedStorageError(
                 f"expected the key {key!r} of Optuna's former RedisStorage, and it is missing. "
                 "Copy the other studies one by one, by their names."
             )
@@ -278,14 +278,14 @@ class _Reader:
                 "yourself, remove it with the Optuna that wrote it; else somebody has tampered "
                 "with the database."
             ) from None
-        except LegacyDataError:
+        except DamagedStorageError:
             raise
         except Exception as error:  # a broken pickle raises whatever it comes upon  # noqa: BLE001
             raise _damaged(key, f"{type(error).__name__}: {error}") from None
 
 
-def _damaged(key: str, what: str) -> LegacyDataError:
-    return LegacyDataError(
+def _damaged(key: str, what: str) -> DamagedStorageError:
+    return DamagedStorageError(
         f"expected a value of Optuna's former RedisStorage in the key {key!r}, and it cannot be "
         f"read ({what}). Copy the other studies one by one, by their names."
     )

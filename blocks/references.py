@@ -15,7 +15,6 @@ from prefect.blocks.core import Block
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
     InMemoryStudyStorage,
-    InvalidLocationError,
     JournalStudyStorage,
     SQLStudyStorage,
     StudyStorage,
@@ -29,7 +28,7 @@ from prefect_optuna.blocks._secrets import (
     scheme_of,
     secrets_in,
 )
-from prefect_optuna.blocks.errors import UnsavedBlockError
+from prefect_optuna.blocks.errors import InvalidLocationError
 from prefect_optuna.blocks.settings import OptunaSettings
 
 Storage: TypeAlias = StudyStorage | str | Path | None
@@ -53,7 +52,7 @@ def storage_reference(storage: Storage) -> str:
         A saved block's `"slug/name"`, or a URL without secrets.
 
     Raises:
-        UnsavedBlockError: a block is not saved, or a URL holds a secret.
+        InvalidLocationError: a block is not saved, or a URL holds a secret.
         InvalidLocationError: nothing that another process could reach.
         StorageUnavailableError: no block of that name is saved.
 
@@ -89,7 +88,7 @@ def artifacts_reference(artifacts: Artifacts) -> str:
         A saved block's `"slug/name"`, an absolute path, or a URL without secrets.
 
     Raises:
-        UnsavedBlockError: a block is not saved, or a URL holds a secret.
+        InvalidLocationError: a block is not saved, or a URL holds a secret.
         InvalidLocationError: nothing that another process could reach.
         StorageUnavailableError: no block of that name is saved.
 
@@ -118,7 +117,7 @@ def public_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         parameters: by name, as a deployment, one of its runs or an automation has them.
 
     Raises:
-        UnsavedBlockError: a place is not saved, or something holds a URL with a password, a
+        InvalidLocationError: a place is not saved, or something holds a URL with a password, a
             token, or the value of an environment variable whose name says that it is secret.
         InvalidLocationError: a place is nothing that another process could reach.
         StorageUnavailableError: no block of that name is saved.
@@ -128,7 +127,7 @@ def public_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         >>> public_parameters({"study_name": "lynx", "storage": "postgresql://me:pw@host/db"})
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.UnsavedBlockError: A postgresql:// URL with a password ...
+        prefect_optuna.blocks.errors.InvalidLocationError: A postgresql:// URL with a password ...
     """
     public: dict[str, Any] = {}
     for name, value in parameters.items():
@@ -148,20 +147,20 @@ def check_public(name: str, value: Any) -> None:
         value: JSON.
 
     Raises:
-        UnsavedBlockError: it holds a URL with a password, a token, or the value of an environment
-            variable whose name says that it is secret.
+        InvalidLocationError: it holds a URL with a password, a token, or the value of an
+            environment variable whose name says that it is secret.
 
     Example:
         >>> from prefect_optuna.blocks.references import check_public
         >>> check_public("scope", {"api_key": "x7Kw92"})
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.UnsavedBlockError: `scope` holds a URL with a password ...
+        prefect_optuna.blocks.errors.InvalidLocationError: `scope` holds a URL with a password ...
     """
     found = SecretVariables.here().name_in(value)
     what = f"the value of {found}" if found else "a URL with a password or a token, or a secret"
     if found or secrets_in(value) or any(map(has_secret_urls, _texts(value))):
-        raise UnsavedBlockError(
+        raise InvalidLocationError(
             f"`{name}` holds {what}, and would be readable for everybody who may open "
             "Prefect's UI. Save a block with it once, as in Secret(value=...).save('lab'), "
             "and load that where it is needed; or have the workers read it from their "
@@ -205,14 +204,14 @@ def _without_secrets(url: str, block: Block) -> str:
     """The URL itself, where nothing in it could be a secret; options could."""
     if not has_credentials(url):
         return url
-    raise UnsavedBlockError(
+    raise InvalidLocationError(
         f"A {scheme_of(url)}:// URL with a password or with options would be readable for "
         f"everybody who sees the deployment. {_how_to_save(block)}"
     )
 
 
-def _unsaved(block: Block, argument: str) -> UnsavedBlockError:
-    return UnsavedBlockError(
+def _unsaved(block: Block, argument: str) -> InvalidLocationError:
+    return InvalidLocationError(
         f"`{argument}` is a {type(block).__name__} that is not saved, and a worker loads it from "
         f"Prefect by its name. {_how_to_save(block)}"
     )

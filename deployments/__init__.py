@@ -24,12 +24,8 @@ if typing.TYPE_CHECKING:
         deploy_report,
         deploy_worker,
     )
-    from prefect_optuna.deployments.local_server import (
-        LocalServer,
-        LocalServerError,
-        LocalServerTimeoutError,
-    )
-    from prefect_optuna.deployments.serve import LocalWorker, WorkerStartError, make_process_pool
+    from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
+    from prefect_optuna.deployments.serve import LocalWorker, make_process_pool
 
 __all__ = [
     "STUDY_NAME",
@@ -37,9 +33,7 @@ __all__ = [
     "Deployed",
     "LocalServer",
     "LocalServerError",
-    "LocalServerTimeoutError",
     "LocalWorker",
-    "WorkerStartError",
     "automate",
     "cancel_on",
     "deploy_gc",
@@ -58,9 +52,7 @@ _MODULE_OF = {
     "Deployed": "deploy",
     "LocalServer": "local_server",
     "LocalServerError": "local_server",
-    "LocalServerTimeoutError": "local_server",
     "LocalWorker": "serve",
-    "WorkerStartError": "serve",
     "automate": "automations",
     "cancel_on": "automations",
     "deploy_gc": "deploy",

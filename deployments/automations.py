@@ -80,7 +80,7 @@ def automate(
 
     Raises:
         InvalidSettingError: There is no such event, no action, or the numbers do not fit.
-        UnsavedBlockError: An action or the description holds a secret, which Prefect would show.
+        InvalidLocationError: An action or the description holds a secret, which Prefect would show.
         ServerUnavailableError: No Prefect server answers.
 
     Example:
@@ -212,7 +212,7 @@ def run_on(
 
     Raises:
         MissingReferenceError: There is no such deployment.
-        UnsavedBlockError: A parameter holds a secret, which Prefect would show.
+        InvalidLocationError: A parameter holds a secret, which Prefect would show.
         InvalidSettingError: As `automate`.
         ServerUnavailableError: No Prefect server answers.
 

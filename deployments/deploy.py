@@ -106,8 +106,8 @@ class Deployed:
             The id of the flow run.
 
         Raises:
-            UnsavedBlockError: a parameter holds a secret, which Prefect would show; `storage` and
-                `artifacts` are given as to `deploy_optimization`.
+            InvalidLocationError: a parameter holds a secret, which Prefect would show; `storage`
+                and `artifacts` are given as to `deploy_optimization`.
         """
         public = public_parameters(parameters)
         run = run_deployment(self.id, parameters=public, timeout=0, _sync=True)  # pyright: ignore[reportCallIssue]
@@ -176,9 +176,9 @@ def deploy_optimization(
         CaptureError: it cannot be archived, holds a secret, or is too large to travel and the
             study's storage is out of reach.
         InvalidSettingError: an argument cannot work, such as a sampler's name.
-        UnsavedBlockError: a place is not saved, or its URL holds a secret.
+        InvalidLocationError: a place is not saved, or its URL holds a secret.
         DeploymentExistsError: a deployment of that name optimizes another study.
-        WorkPoolNotFoundError: there is no such pool.
+        MissingReferenceError: there is no such pool.
         ServerUnavailableError: there is no server.
 
     Example:
@@ -259,7 +259,7 @@ def deploy_worker(pool: str | None = None, *, version: str | None = None) -> Dep
         The deployment. It serves every study that is distributed on this pool.
 
     Raises:
-        WorkPoolNotFoundError: there is no such pool.
+        MissingReferenceError: there is no such pool.
         ServerUnavailableError: there is no server.
 
     Example:
@@ -267,7 +267,7 @@ def deploy_worker(pool: str | None = None, *, version: str | None = None) -> Dep
         >>> deploy_worker("none-of-this-name")
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.WorkPoolNotFoundError: There is no work pool ...
+        prefect_optuna.blocks.errors.MissingReferenceError: There is no work pool ...
     """
     with prefect_server() as client:
         work_pool = find_work_pool(client, pool)
@@ -319,10 +319,10 @@ def deploy_reevaluation(
 
     Raises:
         InvalidSettingError: an argument cannot work.
-        UnsavedBlockError: a place is not saved, or its URL holds a secret.
+        InvalidLocationError: a place is not saved, or its URL holds a secret.
         DeploymentExistsError: a deployment of that name re-evaluates another study, or is trusted
             and would be replaced with one that is not.
-        WorkPoolNotFoundError: there is no such pool.
+        MissingReferenceError: there is no such pool.
         ServerUnavailableError: there is no server.
 
     Example:

@@ -58,10 +58,6 @@ class LocalServerError(PrefectOptunaError, RuntimeError):
     """A local Prefect server cannot be started, or its home is in use by another one."""
 
 
-class LocalServerTimeoutError(LocalServerError, TimeoutError):
-    """A local Prefect server did not become ready, or did not take in history, in time."""
-
-
 class LocalServer:
     """A real Prefect server on this machine, its history kept in a folder.
 
@@ -142,7 +138,7 @@ class LocalServer:
         Raises:
             LocalServerError: The home is in use, cannot be written or is of a later Prefect, the
                 port is taken, or the server ended while starting.
-            LocalServerTimeoutError: The server did not answer in time.
+            LocalServerError: The server did not answer in time.
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(_exclusive_use_of(self.home))
@@ -187,14 +183,14 @@ class LocalServer:
             timeout: Seconds to wait.
 
         Raises:
-            LocalServerTimeoutError: Fewer have arrived in that time.
+            LocalServerError: Fewer have arrived in that time.
         """
         _send_pending()
         deadline = time.monotonic() + timeout
         with SyncPrefectClient(self.api_url) as client:
             while (found := _count_finished_task_runs(client, flow_run_id)) < expected:
                 if time.monotonic() > deadline:
-                    raise LocalServerTimeoutError(
+                    raise LocalServerError(
                         f"expected {expected} finished task runs of flow run {flow_run_id}, "
                         f"found {found} after {timeout:g} s. The server's log is {self.log_file}."
                     )
@@ -241,7 +237,7 @@ class LocalServer:
                     f"The end of its log, {self.log_file}:\n{self._log_tail()}"
                 )
             if time.monotonic() > deadline:
-                raise LocalServerTimeoutError(
+                raise LocalServerError(
                     f"expected the Prefect server on {self.url} to answer within "
                     f"{self._start_timeout:g} s, and it did not. "
                     f"The end of its log, {self.log_file}:\n{self._log_tail()}"

@@ -15,7 +15,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import get_current_settings
 
-from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
+from prefect_optuna.blocks.errors import InvalidSettingError, WorkerFailedError
 from prefect_optuna.deployments.local_server import (
     end_process_tree,
 )
@@ -38,10 +38,6 @@ def usual_port_if_free() -> int | None:
     """
     with socket.socket() as probe:
         return None if probe.connect_ex(("127.0.0.1", 4200)) == 0 else 4200
-
-
-class WorkerStartError(PrefectOptunaError, RuntimeError):
-    """A worker ended, or did not report to the server, while it was started."""
 
 
 def make_process_pool(name: str) -> bool:
@@ -137,7 +133,7 @@ class LocalWorker:
         """Start the worker, and wait until the server knows it.
 
         Raises:
-            WorkerStartError: it ended while starting, or the server does not hear of it.
+            WorkerFailedError: it ended while starting, or the server does not hear of it.
         """
         self.start()
         try:
@@ -178,7 +174,7 @@ class LocalWorker:
         """Wait until the server has heard of the worker.
 
         Raises:
-            WorkerStartError: it ended while starting, or the server does not hear of it.
+            WorkerFailedError: it ended while starting, or the server does not hear of it.
         """
         deadline = time.monotonic() + _START_SECONDS
         while not self._is_known():
@@ -186,7 +182,7 @@ class LocalWorker:
             if ended or time.monotonic() > deadline:
                 happened = "ended while starting" if ended else "did not report to the server"
                 lines = self.log_file.read_text(errors="replace").splitlines()[-15:]
-                raise WorkerStartError(
+                raise WorkerFailedError(
                     f"The worker of pool {self.pool!r} {happened}. The end of its log, "
                     f"{self.log_file}:\n" + "\n".join(lines)
                 )

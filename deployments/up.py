@@ -13,11 +13,7 @@ from pathlib import Path
 import filelock
 import psutil
 
-from prefect_optuna.deployments.local_server import (
-    LocalServerError,
-    LocalServerTimeoutError,
-    end_process_tree,
-)
+from prefect_optuna.deployments.local_server import LocalServerError, end_process_tree
 from prefect_optuna.flows.found_server import BACKGROUND_HOME, HOME, running_server_url
 
 HOLDER_FILE = "background.json"
@@ -68,7 +64,7 @@ def bring_up(idle_minutes: float = 10.0) -> Server:
 
     Raises:
         LocalServerError: it has ended while it was started; says why.
-        LocalServerTimeoutError: it does not answer in time.
+        LocalServerError: it does not answer in time.
     """
     if (running := running_server()) is not None:
         return running
@@ -98,7 +94,7 @@ def bring_up(idle_minutes: float = 10.0) -> Server:
                 said = written.read().decode(errors="replace").strip()
             raise LocalServerError(f"The server has not started. {said or 'It has said nothing.'}")
         if time.monotonic() > deadline:
-            raise LocalServerTimeoutError(
+            raise LocalServerError(
                 f"The server does not answer after {_START_SECONDS:g} s. Its log is in {home}."
             )
         time.sleep(0.1)

@@ -14,7 +14,7 @@ from prefect.settings import get_current_settings
 from prefect.utilities.urls import url_for
 
 from prefect_optuna.blocks._secrets import without_secrets
-from prefect_optuna.blocks.errors import ServerUnavailableError, WorkPoolNotFoundError
+from prefect_optuna.blocks.errors import MissingReferenceError, ServerUnavailableError
 from prefect_optuna.blocks.texts import command
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
             the server has.
 
     Raises:
-        WorkPoolNotFoundError: there is none, or it cannot be said which; says how to make one.
+        MissingReferenceError: there is none, or it cannot be said which; says how to make one.
 
     Example:
         >>> from prefect_optuna.deployments.work_pools import find_work_pool, prefect_server
@@ -114,7 +114,7 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
         ...     find_work_pool(client, "none-of-this-name")
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.WorkPoolNotFoundError: There is no work pool ...
+        prefect_optuna.blocks.errors.MissingReferenceError: There is no work pool ...
     """
     name = name or get_current_settings().deployments.default_work_pool_name
     if name:
@@ -130,11 +130,11 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
     if name:
         missing = f"There is no work pool {name!r} on the server"
         start = command("prefect", "worker", "start", "--pool", name)
-        raise WorkPoolNotFoundError(
+        raise MissingReferenceError(
             f"{missing}; it has {names or 'none'}. Make it with: {create}{os.linesep}"
             f"and start a worker for it with: {start}"
         )
-    raise WorkPoolNotFoundError(
+    raise MissingReferenceError(
         f"Which work pool is meant? The server has {names}. Name one of them."
         if pools
         else f"The server has no work pool. Make one with: {create}"

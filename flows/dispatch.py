@@ -25,7 +25,7 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import task
 
-from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.blocks.errors import WorkersLostError
 from prefect_optuna.flows.public_errors import public_errors
 from prefect_optuna.flows.session import MAX_REPETITIONS
 from prefect_optuna.flows.soft_end import ending_softly
@@ -46,10 +46,6 @@ PROCESS_TASK_RUN_SECONDS = 0.08
 
 TASK_RUN_SECONDS = THREAD_TASK_RUN_SECONDS / ORCHESTRATION_SHARE
 """How long a task run on threads takes further trials."""
-
-
-class WorkerLostError(PrefectOptunaError, RuntimeError):
-    """Task runs of trials do not come back."""
 
 
 @dataclass(frozen=True)
@@ -370,7 +366,7 @@ def _failure(future: PrefectFuture[Any]) -> BaseException | None:
         if future.state.is_completed():
             return None
         message = f"{future.state.name}: {future.state.message or 'no reason given'}"
-    failure = WorkerLostError(
+    failure = WorkersLostError(
         f"A task run of trials did not complete: {message}. Its trials are asked again when the "
         "study is started again under the same name."
     )

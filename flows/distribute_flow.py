@@ -146,7 +146,7 @@ def distribute(
         InvalidParameterError: A value of the scope is not of the type that the code takes.
         InvalidSettingError: An argument cannot work, or there is no such deployment.
         ServerUnavailableError: There is no Prefect server that workers could ask for work.
-        UnsavedBlockError: Workers could be told of a storage only together with its password.
+        InvalidLocationError: Workers could be told of a storage only together with its password.
         WorkerFailedError: A trial raised what `catch` does not name, or the problem cannot be
             brought back on a worker.
         WorkersLostError: Workers die, and none of them finishes a trial.

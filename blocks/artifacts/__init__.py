@@ -25,8 +25,6 @@ if typing.TYPE_CHECKING:
     from prefect_optuna.blocks.artifacts.pickle_artifacts import JoblibArtifact, PickleArtifact
     from prefect_optuna.blocks.artifacts.records import ArtifactVersion
     from prefect_optuna.blocks.artifacts.registry import (
-        HandlerImportError,
-        InvalidHandlerError,
         find_handler,
         handler_for,
         handlers,
@@ -62,8 +60,6 @@ __all__ = [
     "CSVArtifact",
     "Garbage",
     "HTMLArtifact",
-    "HandlerImportError",
-    "InvalidHandlerError",
     "JSONArtifact",
     "JoblibArtifact",
     "MarkdownArtifact",
@@ -106,8 +102,6 @@ _MODULE_OF = {
     "CSVArtifact": "blocks.artifacts.table_artifacts",
     "Garbage": "blocks.artifacts.retention",
     "HTMLArtifact": "blocks.artifacts.figure_artifacts",
-    "HandlerImportError": "blocks.artifacts.registry",
-    "InvalidHandlerError": "blocks.artifacts.registry",
     "JSONArtifact": "blocks.artifacts.json_artifact",
     "JoblibArtifact": "blocks.artifacts.pickle_artifacts",
     "MarkdownArtifact": "blocks.artifacts.text_artifacts",

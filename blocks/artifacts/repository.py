@@ -31,7 +31,6 @@ from prefect_optuna.blocks.errors import (
     ArtifactNotFoundError,
     ArtifactPathError,
     CorruptArtifactError,
-    EnvironmentMismatchError,
     InvalidSettingError,
     InvalidVersionError,
     ReadOnlyError,
@@ -250,7 +249,7 @@ class ArtifactRepository:
         Raises:
             VersionNotFoundError: there is none; says what there is.
             InvalidVersionError: `version` or `asof` is no version or time, or both are given.
-            EnvironmentMismatchError: the environment is another; says both.
+            ArtifactLoadError: the environment is another; says both.
             CorruptArtifactError: the content, or the record, is damaged or missing.
             UnknownHandlerError: the handler that has written it is not installed.
             ArtifactLoadError: the handler cannot read it.
@@ -713,7 +712,7 @@ def _check_environment(handler: type[Artifact], found: ArtifactVersion) -> None:
         return
     current = _plain(handler.current_environment(found.environment))
     if current != found.environment:
-        raise EnvironmentMismatchError(
+        raise ArtifactLoadError(
             f"Version {found.version} of {found.name!r} was written in the environment "
             f"{json.dumps(found.environment)}, and this one is {json.dumps(current)}. Load it in "
             "the former, or try it here with validate=False."

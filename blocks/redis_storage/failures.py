@@ -12,11 +12,8 @@ from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.errors import (
     DamagedStorageError,
     PrefectOptunaError,
-    StorageFullError,
     StoragePermissionError,
-    StorageReadOnlyError,
     StorageUnavailableError,
-    UnsupportedServerError,
 )
 
 _FINAL = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
@@ -95,22 +92,22 @@ def translated(
             f"{where} does not let this user in: {text}. Correct the username and the password."
         )
     if isinstance(error, redis_errors.ReadOnlyError) or text.startswith("READONLY"):
-        return StorageReadOnlyError(
+        return StoragePermissionError(
             f"{where} is a read-only replica. Give the address of the primary, or of a Sentinel "
             f"that knows it (redis+sentinel://host:26379/service/0).{tried}"
         )
     if text.startswith("MISCONF"):
-        return StorageReadOnlyError(
+        return StoragePermissionError(
             f"{where} takes no writes, because it cannot save to its disk: {text} Make room on "
             "the disk of the server."
         )
     if isinstance(error, redis_errors.OutOfMemoryError) or "OOM" in text[:60]:
-        return StorageFullError(
+        return StorageUnavailableError(
             f"{where} has no memory left (maxmemory). Nothing was written. Give the server more "
             "memory, or delete studies."
         )
     if "unknown command" in text or "Unknown Redis command" in text:
-        return UnsupportedServerError(
+        return StorageUnavailableError(
             f"{where} lacks a command that RedisStorage needs: {text}. It needs Redis 6.2 or "
             "later, or Valkey, with scripting (EVALSHA) allowed."
         )

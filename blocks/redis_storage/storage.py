@@ -124,8 +124,8 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
     Raises:
         InvalidLocationError: the URL is none that this storage knows.
         InvalidSettingError: an argument has a value that cannot work.
-        StorageUnavailableError: the server cannot be reached; `StoragePermissionError`,
-            `StorageReadOnlyError`, `StorageFullError` and `UnsupportedServerError` say why.
+        StorageUnavailableError: the server cannot be reached, is full, or is none that will do;
+            `StoragePermissionError`: it does not take this user, or no writes.
         StorageFormatError: the namespace holds something else, or a newer version has written it.
 
     Example:

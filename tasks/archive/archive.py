@@ -16,8 +16,7 @@ from pydantic import SecretStr
 from prefect_optuna.blocks import (
     ArchiveError,
     ArtifactFileSystem,
-    IncompleteArchiveError,
-    InvalidNameError,
+    InvalidSettingError,
     StudyMismatchError,
     as_artifact_filesystem,
 )
@@ -167,7 +166,7 @@ class OptunaArchive:
         """The registered functions as a problem, the same that is archived.
 
         Raises:
-            IncompleteArchiveError: an entry point is missing; says which.
+            ArchiveError: an entry point is missing; says which.
         """
         directions = [d.name.lower() for d in self.study.directions] if self.study else ["minimize"]
         axes = {name: axis.values for name, axis in self._own_axes.items()}
@@ -209,7 +208,7 @@ class OptunaArchive:
             value: numbers, text, arrays, tables, functions, classes, objects made of those.
 
         Raises:
-            InvalidNameError: no variable can have that name.
+            InvalidSettingError: no variable can have that name.
             CaptureError: the value cannot be archived; says what to do.
         """
         self.context_add_many({name: value})
@@ -221,7 +220,7 @@ class OptunaArchive:
             mapping: the values by name.
 
         Raises:
-            InvalidNameError: no variable can have one of the names.
+            InvalidSettingError: no variable can have one of the names.
             CaptureError: a value cannot be archived; says what to do.
         """
         self._add_names(mapping)
@@ -274,7 +273,7 @@ class OptunaArchive:
             What is archived.
 
         Raises:
-            IncompleteArchiveError: lists everything that is missing: the study, a context,
+            ArchiveError: lists everything that is missing: the study, a context,
                 entry points.
             CaptureError: something cannot be archived; lists everything.
         """
@@ -284,7 +283,7 @@ class OptunaArchive:
                 missing.insert(0, "a study: OptunaArchive(study) or archive.set_study(study)")
             if missing:
                 title = "The study could not be run again from its archive. It needs"
-                raise IncompleteArchiveError(listing(title, missing))
+                raise ArchiveError(listing(title, missing))
             self._save()
             names = self._registered.entrypoints
             return ArchiveReport(
@@ -336,7 +335,7 @@ class OptunaArchive:
                 plain JSON: an array as a list.
 
         Raises:
-            InvalidNameError: the archive needs the name for itself.
+            InvalidSettingError: the archive needs the name for itself.
             CaptureError: the value is no such thing, or too large for an attribute.
         """
         data = plain_json(key, value)
@@ -356,11 +355,11 @@ class OptunaArchive:
             unit: of the values, for people.
 
         Raises:
-            AxisError: these are no coordinates, or the study has others by that name.
-            InvalidNameError: it cannot have that name.
+            SeriesError: these are no coordinates, or the study has others by that name.
+            InvalidSettingError: it cannot have that name.
         """
         if not isinstance(name, str) or not name or name == "trial":  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidNameError(
+            raise InvalidSettingError(
                 f"The name of an axis is a word other than 'trial', which is the first column of "
                 f"a table across trials; found {name!r}."
             )
@@ -383,7 +382,7 @@ class OptunaArchive:
                 plain JSON: an array as a list.
 
         Raises:
-            InvalidNameError: the archive needs the name for itself.
+            InvalidSettingError: the archive needs the name for itself.
             CaptureError: the value is no such thing, or too large for an attribute.
 
         Example:
@@ -433,7 +432,7 @@ class OptunaArchive:
         Raises:
             SeriesError: something does not fit: lengths, columns, or the series of other trials.
             UnknownNameError: the study has no such axis.
-            AxisError: the trial's own coordinates are none.
+            SeriesError: the trial's own coordinates are none.
             StorageUnavailableError: the artifact filesystem failed.
 
         Example:

@@ -18,14 +18,12 @@ from prefect_optuna.tasks.persistence.cache_policy import PersistenceCachePolicy
 from prefect_optuna.tasks.persistence.conversion import as_dict, from_dict
 from prefect_optuna.tasks.persistence.errors import (
     AutoIncFieldNotResolvedError,
-    ClassNameClashError,
     CorruptPersistenceError,
     FieldOrderError,
     FilenameValueError,
     FileOfOthersError,
     InvalidPersistenceClassError,
     MissingKeyError,
-    NameCollisionError,
     NotPersistenceClassError,
     PersistenceConcatError,
     PersistenceError,
@@ -67,7 +65,6 @@ from prefect_optuna.tasks.persistence.validators import (
 __all__ = [
     "ArrowHandler",
     "AutoIncFieldNotResolvedError",
-    "ClassNameClashError",
     "CorruptPersistenceError",
     "ETLConcatable",
     "FieldOrderError",
@@ -77,7 +74,6 @@ __all__ = [
     "GzipHandler",
     "InvalidPersistenceClassError",
     "MissingKeyError",
-    "NameCollisionError",
     "NotPersistenceClassError",
     "PersistedOptions",
     "PersistenceCachePolicy",

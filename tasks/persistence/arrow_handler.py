@@ -10,7 +10,7 @@ from prefect_optuna.tasks.persistence.container import Container, write_containe
 from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.errors import (
     CorruptPersistenceError,
-    NameCollisionError,
+    PersistenceExistsError,
     WrongPersistenceClassError,
 )
 from prefect_optuna.tasks.persistence.handler import FileHandler
@@ -117,13 +117,13 @@ class ArrowHandler(FileHandler[T]):
                     continue
                 found, own = container.value(one.field_name), getattr(result, one.field_name)
                 if info.part(one, found) != info.part(one, own):
-                    raise NameCollisionError(
+                    raise PersistenceExistsError(
                         f"{where} holds an object whose {one.field_name} is {found}, and one whose "
                         f"{one.field_name} is {own} was to be saved under the same name. Nothing "
                         "has been replaced. Take another filename_field_splitter or folder."
                     )
         except WrongPersistenceClassError as error:
-            raise NameCollisionError(
+            raise PersistenceExistsError(
                 f"{where} belongs to another class, and nothing has been replaced: {error}"
             ) from error
         except (ArtifactNotFoundError, CorruptPersistenceError):

@@ -74,10 +74,6 @@ class FilenameValueError(PersistenceError, ValueError):
     """The value of a field cannot be a part of a file name: it leads elsewhere, or is too long."""
 
 
-class NameCollisionError(PersistenceError, FileExistsError):
-    """Different values make the same file name, and saving would replace another object."""
-
-
 class PersistenceExistsError(PersistenceError, FileExistsError):
     """A file is there already, and was not to be replaced."""
 
@@ -104,10 +100,6 @@ class CorruptPersistenceError(PersistenceError, OSError, ValueError):
 
 class WrongPersistenceClassError(PersistenceError, TypeError):
     """A file holds an object of another class."""
-
-
-class ClassNameClashError(WrongPersistenceClassError):
-    """A file holds an object of another class that has the same name."""
 
 
 class SchemaChangedError(PersistenceError, ValueError):

@@ -161,7 +161,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             FilenameValueError: a value cannot be in a name; names the field.
             UnsupportedValueError: the file cannot hold a value; names the field.
             AutoIncFieldNotResolvedError: there is a path, and no number.
-            NameCollisionError: the file of other values or of another class has this name.
+            PersistenceExistsError: the file of other values or of another class has this name.
             StorageUnavailableError: the filesystem failed.
         """
         self._check_kind(result)

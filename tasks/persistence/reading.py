@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from prefect_optuna.tasks.persistence.container import Container
 from prefect_optuna.tasks.persistence.conversion import made_of
 from prefect_optuna.tasks.persistence.errors import (
-    ClassNameClashError,
     CorruptPersistenceError,
     SchemaChangedError,
     WrongPersistenceClassError,
@@ -37,7 +36,7 @@ def check_class(info: PersistentClass[Any], header: Mapping[str, Any], where: st
 
     Raises:
         WrongPersistenceClassError: it is another class.
-        ClassNameClashError: it is another class of the same name.
+        WrongPersistenceClassError: it is another class of the same name.
         CorruptPersistenceError: the file does not say.
     """
     try:
@@ -54,7 +53,7 @@ def check_class(info: PersistentClass[Any], header: Mapping[str, Any], where: st
             f"Expected an object of {info.cls_name} in {where}, found one of {name}. Load it as "
             "that, or save the objects in different folders."
         )
-    raise ClassNameClashError(
+    raise WrongPersistenceClassError(
         f"There are two classes {name}: expected an object of {info.home} in {where}, found one "
         f"of {home}. Give one of them persistence_class(name=...). If this is the same class and "
         f"it has moved, say so: persistence_class(formerly=({home!r},))."

@@ -17,11 +17,8 @@ from prefect_optuna.tasks.scope.auto_parameters import AutoParameter, auto_param
 from prefect_optuna.tasks.scope.carrying import ScopeSnapshot, capture, restore
 from prefect_optuna.tasks.scope.errors import (
     ConfigFileError,
-    ConfigFileNotFoundError,
-    InvalidAssignmentError,
     InvalidParameterError,
     MissingParameterError,
-    ParameterNotPicklableError,
     UnreadParameterWarning,
 )
 from prefect_optuna.tasks.scope.explanation import Explanation
@@ -42,13 +39,10 @@ __all__ = [
     "SCOPE_ARGUMENT",
     "AutoParameter",
     "ConfigFileError",
-    "ConfigFileNotFoundError",
     "Explanation",
-    "InvalidAssignmentError",
     "InvalidParameterError",
     "MissingParameterError",
     "ParamScope",
-    "ParameterNotPicklableError",
     "ScopeCachePolicy",
     "ScopeSnapshot",
     "ScopedTask",

@@ -9,10 +9,6 @@ class InvalidParameterError(PrefectOptunaError, TypeError):
     """What was given is no parameter: its key is no text, or it is used in place of its value."""
 
 
-class InvalidAssignmentError(PrefectOptunaError, ValueError):
-    """A text that should be `key=value` has no equals sign."""
-
-
 class MissingParameterError(PrefectOptunaError, KeyError):
     """A parameter that has no default is in no scope."""
 
@@ -21,16 +17,8 @@ class MissingParameterError(PrefectOptunaError, KeyError):
         return str(self.args[0])
 
 
-class ParameterNotPicklableError(PrefectOptunaError, TypeError):
-    """The value of a parameter cannot travel to another process."""
-
-
 class ConfigFileError(PrefectOptunaError, ValueError):
     """A file of parameters cannot be read, or refers to itself."""
-
-
-class ConfigFileNotFoundError(ConfigFileError, FileNotFoundError):
-    """A file of parameters is not there."""
 
 
 class UnreadParameterWarning(UserWarning):

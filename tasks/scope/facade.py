@@ -104,7 +104,7 @@ class ScopeFacade:
 
         Raises:
             InvalidParameterError: an argument or a key is no text.
-            InvalidAssignmentError: a text has no equals sign.
+            InvalidSettingError: a text has no equals sign.
 
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope

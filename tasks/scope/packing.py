@@ -7,14 +7,14 @@ from typing import Any
 
 import cloudpickle
 
-from prefect_optuna.tasks.scope.errors import ParameterNotPicklableError
+from prefect_optuna.tasks.scope.errors import InvalidParameterError
 
 
 def pack(values: dict[str, Any]) -> bytes:
     """Pickle the values of a scope, functions of a script included.
 
     Raises:
-        ParameterNotPicklableError: a value cannot be pickled; names its key.
+        InvalidParameterError: a value cannot be pickled; names its key.
     """
     try:
         return cloudpickle.dumps(values)
@@ -23,13 +23,13 @@ def pack(values: dict[str, Any]) -> bytes:
             try:
                 cloudpickle.dumps(value)
             except Exception as reason:
-                raise ParameterNotPicklableError(
+                raise InvalidParameterError(
                     f"The parameter {key!r} cannot travel to another process: its value, a "
                     f"{type(value).__module__}.{type(value).__qualname__}, cannot be pickled "
                     f"({type(reason).__name__}: {reason}). Pass what it is made from, and make it "
                     "where it is used."
                 ) from reason
-        raise ParameterNotPicklableError(
+        raise InvalidParameterError(
             f"The parameters {', '.join(values)} cannot travel to another process together: "
             f"{type(error).__name__}: {error}."
         ) from error

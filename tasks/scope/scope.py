@@ -45,7 +45,7 @@ class ParamScope(Mapping[str, Any]):
 
     Raises:
         InvalidParameterError: an argument or a key is no text.
-        InvalidAssignmentError: a text has no equals sign.
+        InvalidSettingError: a text has no equals sign.
 
     Warns:
         UnreadParameterWarning: at the end of the outermost scope, of a key that nobody has read.

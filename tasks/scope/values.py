@@ -16,7 +16,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
 
-from prefect_optuna.tasks.scope.errors import InvalidAssignmentError, InvalidParameterError
+from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.tasks.scope.errors import InvalidParameterError
 
 
 class Missing(Enum):
@@ -62,7 +63,7 @@ def parse_assignments(lines: Iterable[Any]) -> dict[str, str]:
 
     Raises:
         InvalidParameterError: something is no text.
-        InvalidAssignmentError: a text has no equals sign.
+        InvalidSettingError: a text has no equals sign.
 
     Example:
         >>> from prefect_optuna.tasks.scope.values import parse_assignments
@@ -78,7 +79,7 @@ def parse_assignments(lines: Iterable[Any]) -> dict[str, str]:
             )
         key, equals, value = line.partition("=")
         if not equals:
-            raise InvalidAssignmentError(
+            raise InvalidSettingError(
                 f"{line!r} sets no parameter: expected 'key=value', found no equals sign."
             )
         values[key] = value

@@ -20,7 +20,6 @@ from servers import free_port, wait_until
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
-    InvalidLocationError,
     InvalidProblemError,
     InvalidSettingError,
     JournalStudyStorage,
@@ -30,9 +29,9 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.errors import (
     DeploymentExistsError,
+    InvalidLocationError,
+    MissingReferenceError,
     ServerUnavailableError,
-    UnsavedBlockError,
-    WorkPoolNotFoundError,
 )
 from prefect_optuna.deployments import (
     Deployed,
@@ -171,7 +170,7 @@ def test_a_secret_in_options_or_in_the_parameters_of_a_run_reaches_no_server(
         lambda: run_on("study.completed", deployed.name, parameters=options),
     ]
     for call in calls:
-        with pytest.raises(UnsavedBlockError, match="Save a block") as refused:
+        with pytest.raises(InvalidLocationError, match="Save a block") as refused:
             call()
         assert PASSWORD not in str(refused.value)
     assert PASSWORD not in everything_on_the_server()
@@ -181,10 +180,10 @@ def test_the_places_of_a_run_are_given_as_those_of_a_deployment(lab: Path) -> No
     deployed = deploy_report("places", storage=STORAGE, artifacts=ARTIFACTS, pool=POOL)
     block = SQLStudyStorage(url=SecretStr(URL))
     for storage in (URL, block):
-        with pytest.raises(UnsavedBlockError, match="sql-study-storage/lab") as refused:
+        with pytest.raises(InvalidLocationError, match="sql-study-storage/lab") as refused:
             deployed.run(storage=storage)
         assert PASSWORD not in str(refused.value)
-        with pytest.raises(UnsavedBlockError, match="sql-study-storage/lab"):
+        with pytest.raises(InvalidLocationError, match="sql-study-storage/lab"):
             run_on("study.completed", deployed.name, parameters={"storage": storage})
     block.save("deploy-places", overwrite=True)
     run = deployed.run(storage=block)
@@ -198,7 +197,7 @@ def test_no_secret_is_stored_for_a_storage_with_a_password(lab: Path) -> None:
     url = f"postgresql://lab:{PASSWORD}@db.example.org/studies"
     block = SQLStudyStorage(url=SecretStr(url))
     for storage in (url, block):
-        with pytest.raises(UnsavedBlockError, match=r"\.save\(\"lab\"\)") as refused:
+        with pytest.raises(InvalidLocationError, match=r"\.save\(\"lab\"\)") as refused:
             deploy_report("secret", storage=storage, artifacts=ARTIFACTS, pool=POOL)
         assert PASSWORD not in str(refused.value)
         assert '"sql-study-storage/lab"' in str(refused.value)
@@ -207,7 +206,7 @@ def test_no_secret_is_stored_for_a_storage_with_a_password(lab: Path) -> None:
         url="s3://lab/studies",
         options=SecretDict({"secret": PASSWORD}),
     )
-    with pytest.raises(UnsavedBlockError, match="artifact-file-system/lab"):
+    with pytest.raises(InvalidLocationError, match="artifact-file-system/lab"):
         deploy_report("secret", storage=block, artifacts=files, pool=POOL)
     files.save("deploy-secret", overwrite=True)
     deployed = deploy_report("secret", storage=block, artifacts=files, pool=POOL)
@@ -267,7 +266,7 @@ BAD = [
     ({"artifacts": "memory://x"}, InvalidLocationError, "one process only"),
     ({"storage": "sql-study-storage/nobody"}, StorageUnavailableError, "prefect block ls"),
     ({"artifacts": "artifact-file-system/nobody"}, StorageUnavailableError, "prefect block ls"),
-    ({"pool": "nowhere"}, WorkPoolNotFoundError, "prefect work-pool create nowhere"),
+    ({"pool": "nowhere"}, MissingReferenceError, "prefect work-pool create nowhere"),
     ({"best": 0}, InvalidSettingError, "1 or more"),
     ({"options": {"rtoll": 1}}, InvalidSettingError, "rtol, .*found 'rtoll'"),
     ({"options": {"storage": "x"}}, InvalidSettingError, "found 'storage'"),

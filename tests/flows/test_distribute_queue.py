@@ -30,7 +30,6 @@ from prefect_optuna.blocks.errors import (
     InvalidLocationError,
     InvalidSettingError,
     ServerUnavailableError,
-    UnsavedBlockError,
 )
 from prefect_optuna.deployments import deploy_worker, make_process_pool
 from prefect_optuna.flows import Problem, Sampler, _worker_runs, distribute, session
@@ -286,7 +285,7 @@ def objective(trial: optuna.Trial) -> float:
         ({"sampler": RandomSampler()}, InvalidSettingError, "makes its own sampler"),
         ({"deployment": "nowhere"}, InvalidSettingError, "deploy-worker --pool nowhere"),
         ({"storage": InMemoryStudyStorage(name="x")}, InvalidLocationError, "one process"),
-        ({"storage": "postgresql://me:hunter2@db/s"}, UnsavedBlockError, r'save\("lab"\)'),
+        ({"storage": "postgresql://me:hunter2@db/s"}, InvalidLocationError, r'save\("lab"\)'),
     ],
     ids=["workers", "n_jobs", "endless", "sampler", "deployment", "memory", "password"],
 )

@@ -17,8 +17,8 @@ from prefect.settings import temporary_settings
 from servers import prefect_home, wait_until
 
 from prefect_optuna.blocks import InvalidSettingError, as_study_storage
+from prefect_optuna.blocks.errors import WorkersLostError
 from prefect_optuna.flows import optimize
-from prefect_optuna.flows.dispatch import WorkerLostError
 from prefect_optuna.flows.session import is_lost
 
 
@@ -68,7 +68,7 @@ def dies(trial: optuna.Trial) -> float:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_processes_that_all_die_end_the_study() -> None:
-    with pytest.raises(WorkerLostError, match="BrokenProcessPool"):
+    with pytest.raises(WorkersLostError, match="BrokenProcessPool"):
         optimize(dies, study_name="s", n_trials=3, task_runner="processes")
 
 

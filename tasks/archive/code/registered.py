@@ -14,12 +14,7 @@ from difflib import get_close_matches
 from types import FrameType, ModuleType
 from typing import Any, Literal
 
-from prefect_optuna.blocks import (
-    CaptureError,
-    IncompleteArchiveError,
-    InvalidNameError,
-    UnknownNameError,
-)
+from prefect_optuna.blocks import ArchiveError, CaptureError, InvalidSettingError, UnknownNameError
 from prefect_optuna.tasks.archive.code.inspection import import_path
 from prefect_optuna.tasks.archive.code.reach import Reach
 from prefect_optuna.tasks.archive.code.refusals import described
@@ -57,12 +52,12 @@ class Registered:
             allow_pickle: whether what cannot be written down exactly may be pickled.
 
         Raises:
-            InvalidNameError: one is no name of a variable.
+            InvalidSettingError: one is no name of a variable.
             CaptureError: a value cannot be archived; lists all that cannot.
         """
         for name in values:
             if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InvalidNameError(
+                raise InvalidSettingError(
                     f"{name!r} is no name for a value of the context: expected one that a "
                     "variable can have, of letters, digits and _, such as 'growth_rate'."
                 )
@@ -120,11 +115,11 @@ class Registered:
             probe: let stand-ins take the places of what is still missing.
 
         Raises:
-            IncompleteArchiveError: something is missing.
+            ArchiveError: something is missing.
             InvalidProblemError: a function asks for arguments that it cannot have.
         """
         if not probe and (missing := self.missing(run=False)):
-            raise IncompleteArchiveError(listing("There is no problem yet. It needs", missing))
+            raise ArchiveError(listing("There is no problem yet. It needs", missing))
         found: dict[EntryPoint, Any] = {
             part: self.context[name] for part, name in self.entrypoints.items()
         }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from prefect_optuna.blocks import CaptureError, InvalidNameError
+from prefect_optuna.blocks import CaptureError, InvalidSettingError
 from prefect_optuna.blocks._secrets import SecretVariables
 from prefect_optuna.tasks.archive.code.refusals import described, secret_value
 
@@ -39,15 +39,15 @@ def checked_key(key: str, of: str) -> str:
         of: `"study"` or `"trial"`.
 
     Raises:
-        InvalidNameError: the archive needs the name for itself, or it is none.
+        InvalidSettingError: the archive needs the name for itself, or it is none.
     """
     if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidNameError(f"The name of a {of}'s data is a word; found {key!r}.")
+        raise InvalidSettingError(f"The name of a {of}'s data is a word; found {key!r}.")
     taken = [start for start in RESERVED if key.startswith(start)]
     if of == "trial" and key in _OF_TRIALS:
         taken.append(key)
     if taken:
-        raise InvalidNameError(
+        raise InvalidSettingError(
             f"{key!r} is no name for a {of}'s data: {taken[0]!r} is kept for the archive itself. "
             "Take another name, such as "
             f"'my_{key.rpartition(':')[2].removeprefix('backupContext') or 'data'}'."

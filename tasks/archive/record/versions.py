@@ -56,7 +56,7 @@ def save_version(
 
     Raises:
         ArchiveError: the study's archive is in another place.
-        AxisError: the study has an axis of the problem already, with other values.
+        SeriesError: the study has an axis of the problem already, with other values.
         StorageUnavailableError: the artifact filesystem or the storage failed.
     """
     for name, values in capture.axes.items():

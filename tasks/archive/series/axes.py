@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from optuna import Study
 
-from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, AxisError
+from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, SeriesError
 from prefect_optuna.blocks.artifacts.values import decode_value
 from prefect_optuna.blocks.untrusted import checked_dtype, read_npy
 from prefect_optuna.tasks.archive.code.refusals import described, too_large
@@ -101,7 +101,7 @@ def as_axis(name: str, values: Any, unit: str = "") -> Axis:
         unit: of the values, for people.
 
     Raises:
-        AxisError: these are no coordinates; says what is wrong with them.
+        SeriesError: these are no coordinates; says what is wrong with them.
 
     Example:
         >>> from prefect_optuna.tasks.archive.series.axes import as_axis
@@ -112,25 +112,25 @@ def as_axis(name: str, values: Any, unit: str = "") -> Axis:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise AxisError(
+        raise SeriesError(
             f"{title} has to be a list of numbers; found {described(values)}: {error}."
         ) from None
     if array.nbytes > MAX_BYTES:
-        raise AxisError(too_large(title, array.nbytes, MAX_BYTES))
+        raise SeriesError(too_large(title, array.nbytes, MAX_BYTES))
     if array.ndim != 1:
-        raise AxisError(
+        raise SeriesError(
             f"{title} has one dimension; found {array.ndim}. A grid has an axis for each of its "
             'dimensions, and a series on it has layout="product".'
         )
     if array.dtype.kind not in _KINDS or array.dtype.char == "g":
-        raise AxisError(
+        raise SeriesError(
             f"{title} holds numbers, text or times; found {array.dtype}. Dates become times by "
             "np.array(values, 'datetime64[D]')."
         )
     bad = ~np.isfinite(array) if array.dtype.kind in "fmM" else np.zeros(0, bool)
     if bad.any():
         index = int(np.argmax(bad))
-        raise AxisError(f"{title} has to be finite; found {array[index]} at index {index}.")
+        raise SeriesError(f"{title} has to be finite; found {array[index]} at index {index}.")
     return Axis(name, storable(array), unit)
 
 
@@ -206,11 +206,11 @@ def problem_axes(document: Mapping[str, Any], read: Callable[[str], bytes]) -> d
             case "$ref" if held in values_of:
                 return decode_value(values_of[held], other)
             case _:
-                raise AxisError(f"{tag} is no plain data")
+                raise SeriesError(f"{tag} is no plain data")
 
     axes: dict[str, Axis] = {}
     for name, data in document["axes"].items():
-        with contextlib.suppress(AxisError):  # an index of pandas, for instance
+        with contextlib.suppress(SeriesError):  # an index of pandas, for instance
             axes[name] = as_axis(name, decode_value(data, other))
     return axes
 

@@ -11,8 +11,7 @@ from optuna import Study, Trial
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
-    AxisError,
-    InvalidNameError,
+    InvalidSettingError,
     SeriesError,
     StudyMismatchError,
     UnknownNameError,
@@ -62,7 +61,7 @@ class StudySeries:
         """Write an axis; the same one again is nothing.
 
         Raises:
-            AxisError: the study or its problem has another one by that name.
+            SeriesError: the study or its problem has another one by that name.
         """
         study, whose = self._study, f"The study {self._study.study_name!r}"
         if (found := read_axis(study, self._artifacts, axis.name)) is not None:
@@ -104,7 +103,7 @@ class StudySeries:
         """
         self._check_trial(trial)
         if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidNameError(f"The key of a series is a word; found {key!r}.")
+            raise InvalidSettingError(f"The key of a series is a word; found {key!r}.")
         names = [axes] if isinstance(axes, str) else list(axes)
         own = {name: as_axis(name, given) for name, given in axis_values.items()}
         if unused := sorted(own.keys() - set(names)):
@@ -197,10 +196,10 @@ def check_same(known: Axis, axis: Axis, whose: str) -> None:
     """Make sure that an axis which is there already has the same values.
 
     Raises:
-        AxisError: it has others.
+        SeriesError: it has others.
     """
     if not known.same_as(axis):
-        raise AxisError(
+        raise SeriesError(
             f"{whose} has the axis {axis.name!r} already, with {known.summary()}; found "
             f"{axis.summary()}. Series of its trials lie along the first one: take another name, "
             "or give coordinates of a trial's own by axis_values={...}."

@@ -27,8 +27,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from redis_servers import RedisServer
 
 from prefect_optuna.blocks import (
+    DamagedStorageError,
     HostilePickleError,
-    LegacyDataError,
     StorageUnavailableError,
     StudyMismatchError,
     StudyNotFoundError,
@@ -217,7 +217,7 @@ def test_damage_is_named_by_its_key_and_other_studies_can_still_be_read(
 ) -> None:
     fill(client, "2.10.1")
     client.set(TRIAL, value)
-    with pytest.raises(LegacyDataError, match=TRIAL):
+    with pytest.raises(DamagedStorageError, match=TRIAL):
         read_legacy_redis(server.url)
     assert len(read_legacy_redis(server.url, "two objectives")[0].trials) == 2
 
@@ -225,13 +225,13 @@ def test_damage_is_named_by_its_key_and_other_studies_can_still_be_read(
 def test_a_missing_key_is_named(server: RedisServer, client: redis.Redis) -> None:
     fill(client, "2.10.1")
     client.delete(TRIAL)
-    with pytest.raises(LegacyDataError, match=f"{TRIAL}.*missing"):
+    with pytest.raises(DamagedStorageError, match=f"{TRIAL}.*missing"):
         read_legacy_redis(server.url)
 
 
 def test_a_key_of_another_program_is_named(server: RedisServer, client: redis.Redis) -> None:
     client.set("study_list", "mine")
-    with pytest.raises(LegacyDataError, match="study_list"):
+    with pytest.raises(DamagedStorageError, match="study_list"):
         read_legacy_redis(server.url)
 
 
@@ -293,7 +293,7 @@ def test_a_pickle_changes_no_class_of_the_process(server: RedisServer, client: r
     client.set(TRIAL, _changes_the_enumeration())
     finished = TrialState.is_finished
     try:
-        with pytest.raises(LegacyDataError, match=TRIAL):
+        with pytest.raises(DamagedStorageError, match=TRIAL):
             read_legacy_redis(server.url)
         assert TrialState.is_finished is finished
     finally:

@@ -20,11 +20,8 @@ from prefect_optuna.blocks.errors import (
     InvalidSettingError,
     PrefectOptunaError,
     StorageFormatError,
-    StorageFullError,
     StoragePermissionError,
-    StorageReadOnlyError,
     StorageUnavailableError,
-    UnsupportedServerError,
 )
 from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.blocks.redis_storage.access import acl_rules
@@ -84,7 +81,7 @@ def test_a_user_of_another_namespace(server: RedisServer) -> None:
 def test_a_server_without_scripting(tmp_path: Path) -> None:
     without = ("--rename-command", "EVALSHA", "", "--rename-command", "EVAL", "")
     with RedisServer(tmp_path, *without) as server:
-        refused(UnsupportedServerError, server.url, "scripting", retry_limit=60)
+        refused(StorageUnavailableError, server.url, "scripting", retry_limit=60)
 
 
 def test_a_read_only_replica(tmp_path: Path) -> None:
@@ -99,7 +96,7 @@ def test_a_read_only_replica(tmp_path: Path) -> None:
                 lambda: client.info("replication")["master_link_status"] == "up",
                 what="the replica is in step",
             )
-        refused(StorageReadOnlyError, replica.url, "read-only replica")
+        refused(StoragePermissionError, replica.url, "read-only replica")
 
 
 def test_a_full_memory_leaves_nothing_half_done(tmp_path: Path) -> None:
@@ -111,9 +108,9 @@ def test_a_full_memory_leaves_nothing_half_done(tmp_path: Path) -> None:
         study = storage.create_new_study(MINIMIZE)
         trial = storage.create_new_trial(study)
         client.config_set("maxmemory", "100kb")
-        with pytest.raises(StorageFullError, match=r"no memory left.*Nothing was written"):
+        with pytest.raises(StorageUnavailableError, match=r"no memory left.*Nothing was written"):
             storage.set_trial_state_values(trial, TrialState.COMPLETE, [1.0])
-        with pytest.raises(StorageFullError, match=r"127\.0\.0\.1"):
+        with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1"):
             storage.set_study_user_attr(study, "k", 1)
         assert storage.get_trial(trial).state == TrialState.RUNNING
         client.config_set("maxmemory", "0")

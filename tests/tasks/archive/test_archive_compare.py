@@ -22,7 +22,8 @@ from prefect_optuna.blocks import (
     StudyStorage,
 )
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem, diff
-from prefect_optuna.tasks.archive import Capture, restore
+from prefect_optuna.tasks.archive import Capture
+from prefect_optuna.tasks.archive.code import restore
 from prefect_optuna.tasks.archive.code.restore import OtherPythonWarning, restore_problem
 
 MODULE = """

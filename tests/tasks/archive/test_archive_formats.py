@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 from prefect_optuna.blocks import ArchiveSignatureError, InMemoryStudyStorage, JournalStudyStorage
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem, copy_study, diff
-from prefect_optuna.tasks.archive import restore
 from prefect_optuna.tasks.archive.carrying.portable import EXPORT_FORMAT
+from prefect_optuna.tasks.archive.code import restore
 from prefect_optuna.tasks.archive.code.restore import OtherPythonWarning
 from prefect_optuna.tasks.archive.record.manifest import MANIFEST_FORMAT
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from prefect_optuna.blocks import ArchiveError, InMemoryStudyStorage
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
-from prefect_optuna.tasks.archive import Capture, restore
+from prefect_optuna.tasks.archive import Capture
+from prefect_optuna.tasks.archive.code import restore
 from prefect_optuna.tasks.archive.code.restore import restore_problem
 from prefect_optuna.tasks.archive.code.review import CODE_TAGS
 

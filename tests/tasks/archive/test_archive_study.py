@@ -94,7 +94,7 @@ def first_version(study: optuna.Study) -> tuple[str, dict[str, Any]]:
 def no_restored_modules() -> Generator[None]:
     """Restored code is restored anew in each test."""
     yield
-    from prefect_optuna.tasks.archive import restore
+    from prefect_optuna.tasks.archive.code import restore
 
     restore._restored.clear()
     for name in [name for name in sys.modules if name.startswith("prefect_optuna_archive_")]:

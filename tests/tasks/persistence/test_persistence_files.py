@@ -29,14 +29,13 @@ from prefect_optuna.blocks import (
 from prefect_optuna.tasks.persistence import (
     ArrowHandler,
     AutoIncFieldNotResolvedError,
-    ClassNameClashError,
     CorruptPersistenceError,
     FileHandler,
     FilenameValueError,
     GzipHandler,
     MissingKeyError,
-    NameCollisionError,
     NotPersistenceClassError,
+    PersistenceExistsError,
     PersistenceHandler,
     PersistenceIsDirectoryError,
     PersistenceNotFoundError,
@@ -428,7 +427,7 @@ def test_two_keys_that_make_one_name_do_not_replace_each_other(tmp_path: Path) -
     handler = ArrowHandler(Pair, tmp_path)
     handler.save_persistence(Pair("x-y", "z"))
     handler.save_persistence(Pair("x-y", "z"))
-    with pytest.raises(NameCollisionError, match="whose a is x-y, and one whose a is x was"):
+    with pytest.raises(PersistenceExistsError, match="whose a is x-y, and one whose a is x was"):
         handler.save_persistence(Pair("x", "y-z"))
     with pytest.raises(PersistenceValidationError, match="a is x-y, and x was asked for"):
         handler.load_persistence(Pair("x", "y-z"))
@@ -467,9 +466,9 @@ def test_two_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     one, other = make_class(), make_other_class()
     handler = ArrowHandler(one, tmp_path)
     handler.save_persistence(one("k", value=1))
-    with pytest.raises(ClassNameClashError, match=r"two classes Made.*cache-Made-k\.arrow"):
+    with pytest.raises(WrongPersistenceClassError, match=r"two classes Made.*cache-Made-k\.arrow"):
         ArrowHandler(other, tmp_path).load_persistence(other("k"))
-    with pytest.raises(NameCollisionError, match="belongs to another class"):
+    with pytest.raises(PersistenceExistsError, match="belongs to another class"):
         ArrowHandler(other, tmp_path).save_persistence(other("k", value=2))
     assert handler.load_persistence(one("k")).value == 1
     home = ensure_persistence_class(other).home

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefect_optuna.tasks.scope import (
-    ParameterNotPicklableError,
+    InvalidParameterError,
     ScopeSnapshot,
     auto_param,
     capture,
@@ -78,7 +78,7 @@ def test_a_snapshot_is_small_and_takes_functions_of_a_script_along() -> None:
 def test_a_value_that_cannot_travel_is_named_and_stays_usable_here() -> None:
     snapshot = _captured(ok=1, model={"lock": threading.Lock()})
     message = r"The parameter 'model\.lock' cannot travel to another process: its value, a "
-    with pytest.raises(ParameterNotPicklableError, match=message):
+    with pytest.raises(InvalidParameterError, match=message):
         pickle.dumps(snapshot)
     with restore(snapshot):
         assert param_scope.model.lock().acquire()

@@ -25,7 +25,6 @@ from prefect_optuna.tasks.scope import (
     SCOPE,
     SCOPE_ARGUMENT,
     InvalidParameterError,
-    ParameterNotPicklableError,
     ScopedTask,
     auto_param,
     capture,
@@ -107,7 +106,7 @@ def lambda_scope() -> list[Any]:
         called = work.submit(1).result()[2]()
     with param_scope(model={"lock": threading.Lock()}):
         future = work.submit(2)
-    with pytest.raises(ParameterNotPicklableError, match=r"'model\.lock' cannot travel"):
+    with pytest.raises(InvalidParameterError, match=r"'model\.lock' cannot travel"):
         future.result()
     return called
 
