@@ -84,7 +84,7 @@ class LegacyStudy:
 
     Example:
         >>> from optuna.study import StudyDirection
-        >>> from prefect_optuna.blocks import LegacyStudy
+        >>> from prefect_optuna.blocks.legacy_redis import LegacyStudy
         >>> LegacyStudy("old", (StudyDirection.MINIMIZE,), {}, {}, ()).name
         'old'
     """

@@ -17,7 +17,6 @@ if typing.TYPE_CHECKING:
     )
     from prefect_optuna.deployments.dashboard import Dashboard
     from prefect_optuna.deployments.deploy import (
-        Deployed,
         deploy_gc,
         deploy_optimization,
         deploy_reevaluation,
@@ -30,7 +29,6 @@ if typing.TYPE_CHECKING:
 __all__ = [
     "STUDY_NAME",
     "Dashboard",
-    "Deployed",
     "LocalServer",
     "LocalServerError",
     "LocalWorker",
@@ -49,7 +47,6 @@ __all__ = [
 _MODULE_OF = {
     "STUDY_NAME": "automations",
     "Dashboard": "dashboard",
-    "Deployed": "deploy",
     "LocalServer": "local_server",
     "LocalServerError": "local_server",
     "LocalWorker": "serve",

@@ -81,7 +81,7 @@ class Deployed:
 
     Example:
         >>> from uuid import UUID
-        >>> from prefect_optuna.deployments import Deployed
+        >>> from prefect_optuna.deployments.deploy import Deployed
         >>> Deployed("gc/lab", UUID(int=7), "lab", {}).name
         'gc/lab'
     """

@@ -7,6 +7,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
+    from prefect_optuna.blocks.errors import WorkerFailedError
     from prefect_optuna.flows.distribute_flow import distribute
     from prefect_optuna.flows.optimize_flow import optimize
     from prefect_optuna.flows.reevaluate_flow import (
@@ -15,20 +16,17 @@ if typing.TYPE_CHECKING:
         Reevaluation,
         reevaluate,
     )
-    from prefect_optuna.flows.study import Pruner, Sampler
-    from prefect_optuna.flows.study_result import BestTrial, NoCompleteTrialError, StudyResult
+    from prefect_optuna.flows.study_result import BestTrial, StudyResult
     from prefect_optuna.tasks import Problem
 
 __all__ = [
     "BestTrial",
     "DriftError",
-    "NoCompleteTrialError",
     "Problem",
-    "Pruner",
     "ReevaluatedTrial",
     "Reevaluation",
-    "Sampler",
     "StudyResult",
+    "WorkerFailedError",
     "distribute",
     "optimize",
     "reevaluate",
@@ -37,13 +35,11 @@ __all__ = [
 _MODULE_OF = {
     "BestTrial": "flows.study_result",
     "DriftError": "flows.reevaluate_flow",
-    "NoCompleteTrialError": "flows.study_result",
     "Problem": "tasks",
-    "Pruner": "flows.study",
     "ReevaluatedTrial": "flows.reevaluate_flow",
     "Reevaluation": "flows.reevaluate_flow",
-    "Sampler": "flows.study",
     "StudyResult": "flows.study_result",
+    "WorkerFailedError": "blocks.errors",
     "distribute": "flows.distribute_flow",
     "optimize": "flows.optimize_flow",
     "reevaluate": "flows.reevaluate_flow",

@@ -14,10 +14,10 @@ from prefect_optuna.blocks import (
     InvalidSettingError,
     StudyNotFoundError,
     StudyStorage,
-    UntrustedArchiveError,
     as_artifact_filesystem,
     as_study_storage,
 )
+from prefect_optuna.blocks.errors import UntrustedArchiveError
 from prefect_optuna.tasks.archive import ArchivedStudy, Capture, OptunaArchive
 from prefect_optuna.tasks.archive.carrying.deployed import require_signature, unpack
 from prefect_optuna.tasks.archive.code.packages import other_versions

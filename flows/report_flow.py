@@ -5,13 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from prefect_optuna.blocks import (
-    ArtifactFileSystem,
-    ArtifactNotFoundError,
-    as_artifact_filesystem,
-    as_study_storage,
-)
-from prefect_optuna.blocks.errors import ServerUnavailableError
+from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
+from prefect_optuna.blocks.errors import ArtifactNotFoundError, ServerUnavailableError
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.report import (
     ReportPublisher,

@@ -272,7 +272,7 @@ def garbage_text(garbage: object, environments: Sequence[UnusedEnvironment], *, 
         dry: whether it was only looked for.
 
     Example:
-        >>> from prefect_optuna.tasks import StudyGarbage
+        >>> from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
         >>> from prefect_optuna.tasks.environments import garbage_text
         >>> garbage_text(StudyGarbage(dry_run=True), [], dry=True)
         'There is no garbage.'

@@ -32,7 +32,6 @@ from prefect_optuna.blocks import (
     ArtifactFileSystem,
     ArtifactRepository,
     GrpcStudyStorage,
-    InvalidProblemError,
     OptunaSettings,
     RedisStorage,
     RedisStudyStorage,
@@ -51,6 +50,7 @@ from prefect_optuna.deployments import (
     run_on,
 )
 from prefect_optuna.deployments.cli import main as command_line_main
+from prefect_optuna.errors import InvalidProblemError
 from prefect_optuna.flows import Problem, distribute, optimize, reevaluate
 from prefect_optuna.flows.gc_flow import gc
 from prefect_optuna.flows.report_flow import report

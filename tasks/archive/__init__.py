@@ -11,6 +11,7 @@ if typing.TYPE_CHECKING:
     from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
     from prefect_optuna.tasks.archive.code.capture import Capture
     from prefect_optuna.tasks.archive.code.registered import ArchiveReport
+    from prefect_optuna.tasks.archive.comparison import diff
     from prefect_optuna.tasks.archive.record.environment import Environment, GitState
     from prefect_optuna.tasks.archive.record.manifest import BACKUP_CONTEXT, Manifest, Version
     from prefect_optuna.tasks.archive.series.results import decode_result, encode_result
@@ -28,6 +29,7 @@ __all__ = [
     "ResultWriter",
     "Version",
     "decode_result",
+    "diff",
     "encode_result",
     "read_result",
 ]
@@ -44,6 +46,7 @@ _MODULE_OF = {
     "ResultWriter": "tasks.archive.series.writer",
     "Version": "tasks.archive.record.manifest",
     "decode_result": "tasks.archive.series.results",
+    "diff": "tasks.archive.comparison",
     "encode_result": "tasks.archive.series.results",
     "read_result": "tasks.archive.series.writer",
 }

@@ -17,9 +17,9 @@ from prefect_optuna.blocks import (
     ArchiveError,
     ArtifactFileSystem,
     InvalidSettingError,
-    StudyMismatchError,
     as_artifact_filesystem,
 )
+from prefect_optuna.blocks.errors import StudyMismatchError
 from prefect_optuna.blocks.study_identity import storage_identity
 from prefect_optuna.tasks.archive.code.capture import Capture
 from prefect_optuna.tasks.archive.code.registered import (

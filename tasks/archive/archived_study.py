@@ -15,14 +15,13 @@ from pydantic import SecretStr
 
 from prefect_optuna.blocks import (
     ArchiveError,
-    ArchiveSignatureError,
     ArtifactFileSystem,
     PrefectOptunaError,
     StudyStorage,
-    UntrustedArchiveError,
     as_artifact_filesystem,
     as_study_storage,
 )
+from prefect_optuna.blocks.errors import ArchiveSignatureError, UntrustedArchiveError
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.carrying.parcel import pack, refuse_claimed, unpacked
 from prefect_optuna.tasks.archive.carrying.portable import read_parcel, write_parcel

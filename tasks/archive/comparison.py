@@ -43,7 +43,7 @@ class StudyDiff:
             of each.
 
     Example:
-        >>> from prefect_optuna.tasks import StudyDiff
+        >>> from prefect_optuna.tasks.archive.comparison import StudyDiff
         >>> print(StudyDiff(("one", "two"), results={"best": (0.5, 0.25)}))
         'one' against 'two'
         Results:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar, cast
 
-from prefect_optuna.blocks import ArtifactFileSystem, ArtifactNotFoundError
+from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.blocks.errors import ArtifactNotFoundError
 from prefect_optuna.tasks.persistence.container import Container, write_container
 from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.errors import (

@@ -10,12 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from prefect_optuna.blocks import (
-    ArtifactExistsError,
-    ArtifactFileSystem,
-    ArtifactNotFoundError,
-    as_artifact_filesystem,
-)
+from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem
+from prefect_optuna.blocks.errors import ArtifactExistsError, ArtifactNotFoundError
 from prefect_optuna.tasks.persistence.conversion import to_be_saved
 from prefect_optuna.tasks.persistence.errors import (
     AutoIncFieldNotResolvedError,

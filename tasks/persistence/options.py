@@ -8,7 +8,7 @@ import inspect
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
-from prefect_optuna.blocks import ArtifactNotFoundError
+from prefect_optuna.blocks.errors import ArtifactNotFoundError
 from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler
 from prefect_optuna.tasks.persistence.errors import (
     AutoIncFieldNotResolvedError,

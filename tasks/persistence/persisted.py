@@ -8,7 +8,8 @@ from typing import Any, TypedDict
 from prefect.cache_policies import CachePolicy
 from prefect.serializers import Serializer
 
-from prefect_optuna.blocks import ArtifactFileSystem, InvalidLocationError, as_artifact_filesystem
+from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem
+from prefect_optuna.blocks.errors import InvalidLocationError
 from prefect_optuna.tasks.persistence.cache_policy import PersistenceCachePolicy
 from prefect_optuna.tasks.persistence.info import ensure_persistence_class
 from prefect_optuna.tasks.persistence.places import Storage, is_folder

@@ -7,12 +7,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from prefect_optuna.blocks import (
-    ArtifactFileSystem,
-    ArtifactNotFoundError,
-    ArtifactPathError,
-    as_artifact_filesystem,
-)
+from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem
+from prefect_optuna.blocks.errors import ArtifactNotFoundError, ArtifactPathError
 from prefect_optuna.tasks.persistence.errors import (
     PersistenceIsDirectoryError,
     PersistenceNotFoundError,

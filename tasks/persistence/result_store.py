@@ -25,11 +25,8 @@ from prefect.results import (
 from prefect.transactions import get_transaction
 from pydantic import PrivateAttr
 
-from prefect_optuna.blocks import (
-    ArtifactFileSystem,
-    ArtifactNotFoundError,
-    InvalidLocationError,
-)
+from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.blocks.errors import ArtifactNotFoundError, InvalidLocationError
 from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler
 from prefect_optuna.tasks.persistence.errors import (
     FileOfOthersError,

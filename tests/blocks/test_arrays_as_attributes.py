@@ -11,7 +11,8 @@ import numpy as np
 import optuna
 import pytest
 
-from prefect_optuna.blocks import AttributeEncodingError, as_study_storage
+from prefect_optuna.blocks import as_study_storage
+from prefect_optuna.errors import AttributeEncodingError
 
 SCORES = np.array([0.5, 0.25, float("inf")])
 PLAIN = [0.5, 0.25, float("inf")]

@@ -33,12 +33,8 @@ from hypothesis.stateful import (
 from prefect.results import ResultRecord, ResultRecordMetadata
 from prefect.serializers import JSONSerializer
 
-from prefect_optuna.blocks import (
-    ArtifactExistsError,
-    ArtifactFileSystem,
-    ArtifactNotFoundError,
-    ArtifactPathError,
-)
+from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.errors import ArtifactExistsError, ArtifactNotFoundError, ArtifactPathError
 
 
 class ArtifactFileSystemContract:

@@ -11,7 +11,8 @@ from filesystems import BAD_PATHS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_optuna.blocks import ArtifactFileSystem, ArtifactPathError, StorageUnavailableError
+from prefect_optuna.blocks import ArtifactFileSystem, StorageUnavailableError
+from prefect_optuna.errors import ArtifactPathError
 
 
 @pytest.fixture

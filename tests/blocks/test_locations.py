@@ -14,7 +14,6 @@ from prefect_optuna.blocks import (
     ArtifactFileSystem,
     GrpcStudyStorage,
     InMemoryStudyStorage,
-    InvalidLocationError,
     JournalStudyStorage,
     OptunaSettings,
     PrefectOptunaError,
@@ -24,6 +23,7 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
+from prefect_optuna.errors import InvalidLocationError
 
 SECRET = "hunter2"
 

@@ -13,8 +13,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError
 
-from prefect_optuna.blocks import ArtifactNotFoundError, StorageUnavailableError
+from prefect_optuna.blocks import StorageUnavailableError
 from prefect_optuna.blocks.patience import Patience, PatientStorage, is_outage
+from prefect_optuna.errors import ArtifactNotFoundError
 
 
 def caused(error: Exception, cause: Exception) -> Exception:

@@ -27,14 +27,12 @@ from servers import FaultyNetwork, free_port, s3_server, sftp_server
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
-    ArtifactPathError,
-    StorageNotFoundError,
-    StoragePermissionError,
     StorageUnavailableError,
     as_artifact_filesystem,
 )
 from prefect_optuna.blocks.stores.local import LocalStore
 from prefect_optuna.blocks.stores.retrying import RetryingStore
+from prefect_optuna.errors import ArtifactPathError, StorageNotFoundError, StoragePermissionError
 
 
 def port_of(url: str) -> int:

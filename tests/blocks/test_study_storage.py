@@ -18,10 +18,10 @@ from prefect_optuna.blocks import (
     InMemoryStudyStorage,
     JournalStudyStorage,
     SQLStudyStorage,
-    StudyMismatchError,
     StudyNotFoundError,
     StudyStorage,
 )
+from prefect_optuna.errors import StudyMismatchError
 
 
 @pytest.fixture

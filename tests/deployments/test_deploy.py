@@ -20,7 +20,6 @@ from servers import free_port, wait_until
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
-    InvalidProblemError,
     InvalidSettingError,
     JournalStudyStorage,
     PrefectOptunaError,
@@ -34,7 +33,6 @@ from prefect_optuna.blocks.errors import (
     ServerUnavailableError,
 )
 from prefect_optuna.deployments import (
-    Deployed,
     LocalWorker,
     deploy_gc,
     deploy_optimization,
@@ -43,6 +41,8 @@ from prefect_optuna.deployments import (
     make_process_pool,
     run_on,
 )
+from prefect_optuna.deployments.deploy import Deployed
+from prefect_optuna.errors import InvalidProblemError
 from prefect_optuna.tasks import ArchivedStudy
 
 PASSWORD = "correct-horse-battery"

@@ -24,19 +24,21 @@ from servers import Cable, redis_server, wait_until
 
 from prefect_optuna.blocks import (
     ArchiveError,
-    ArchiveSignatureError,
     ArtifactFileSystem,
-    CaptureError,
-    InvalidProblemError,
     InvalidSettingError,
     JournalStudyStorage,
     RedisStudyStorage,
     StudyNotFoundError,
-    UntrustedArchiveError,
 )
 from prefect_optuna.blocks.deployed_problem import DeployedProblem
 from prefect_optuna.blocks.errors import DeploymentExistsError
 from prefect_optuna.deployments import LocalWorker, deploy_optimization, make_process_pool
+from prefect_optuna.errors import (
+    ArchiveSignatureError,
+    CaptureError,
+    InvalidProblemError,
+    UntrustedArchiveError,
+)
 from prefect_optuna.flows import Problem, optimize
 from prefect_optuna.flows.problem_source import find_problem
 from prefect_optuna.tasks import ArchivedStudy

@@ -10,8 +10,9 @@ import pytest
 
 from prefect_optuna.blocks import InvalidSettingError, PrefectOptunaError
 from prefect_optuna.blocks.errors import InvalidProblemError
-from prefect_optuna.flows import Pruner, Sampler, distribute, optimize
+from prefect_optuna.flows import distribute, optimize
 from prefect_optuna.flows.opening import checked_names, rehearse
+from prefect_optuna.flows.study import Pruner, Sampler
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.trial_scope import TrialScope
 

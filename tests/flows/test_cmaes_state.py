@@ -14,11 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import BaseSampler, CmaEsSampler, PartialFixedSampler
 
-from prefect_optuna.blocks import (
-    DamagedStorageError,
-    HostilePickleError,
-    InMemoryStudyStorage,
-)
+from prefect_optuna.blocks import InMemoryStudyStorage
+from prefect_optuna.errors import DamagedStorageError, HostilePickleError
 from prefect_optuna.flows import Problem, optimize
 from prefect_optuna.flows.cmaes_state import without_pickles
 from prefect_optuna.flows.study import Sampler, make_sampler

@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import RedisStudyStorage, as_study_storage
 from prefect_optuna.deployments.cli.tables import reevaluation_table, trials_table
-from prefect_optuna.flows import NoCompleteTrialError, Problem, optimize, reevaluate
+from prefect_optuna.errors import NoCompleteTrialError
+from prefect_optuna.flows import Problem, optimize, reevaluate
 from prefect_optuna.flows.dispatch import run_trials
 from prefect_optuna.flows.plots import pareto_plot
 from prefect_optuna.flows.progress import best_trials_table

@@ -32,9 +32,9 @@ from prefect_optuna.blocks.errors import (
     ServerUnavailableError,
 )
 from prefect_optuna.deployments import deploy_worker, make_process_pool
-from prefect_optuna.flows import Problem, Sampler, _worker_runs, distribute, session
+from prefect_optuna.flows import Problem, _worker_runs, distribute, session
 from prefect_optuna.flows.session import Session
-from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.flows.study import FlowStudy, Sampler
 from prefect_optuna.flows.work import type_names, work
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive
 

@@ -18,7 +18,8 @@ from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments.cli import main
 from prefect_optuna.flows.reevaluation_report import render_reevaluation
 from prefect_optuna.flows.report import StudyStatus, render_report
-from prefect_optuna.tasks import SignatureCheck, StudyDiff
+from prefect_optuna.tasks.archive.comparison import StudyDiff
+from prefect_optuna.tasks.archive.record.verification import SignatureCheck
 from prefect_optuna.tasks.reevaluation.verdicts import ReevaluatedTrial, Reevaluation
 
 OURS = {"heading", "paragraph", "inline", "text", "text_special", "strong", "code_inline"}

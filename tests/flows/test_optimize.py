@@ -30,14 +30,10 @@ from prefect_optuna.blocks.errors import (
     StorageUnavailableError,
     StudyMismatchError,
 )
-from prefect_optuna.flows import (
-    NoCompleteTrialError,
-    Problem,
-    Sampler,
-    StudyResult,
-    optimize,
-)
+from prefect_optuna.errors import NoCompleteTrialError
+from prefect_optuna.flows import Problem, StudyResult, optimize
 from prefect_optuna.flows.session import is_lost
+from prefect_optuna.flows.study import Sampler
 from prefect_optuna.tasks import ArchivedStudy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -9,9 +9,10 @@ from uuid import uuid4
 import pytest
 from optuna.trial import FrozenTrial
 
-from prefect_optuna.blocks import CaptureError
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.flows import optimize, reevaluate
-from prefect_optuna.tasks import ArchivedStudy, Problem, UnreadParameterWarning, param_scope
+from prefect_optuna.tasks import ArchivedStudy, Problem, param_scope
+from prefect_optuna.tasks.scope import UnreadParameterWarning
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -10,7 +10,8 @@ import pytest
 from prefect.exceptions import ParameterTypeError
 from pydantic import SecretStr
 
-from prefect_optuna.blocks import CaptureError, InMemoryStudyStorage, as_study_storage
+from prefect_optuna.blocks import InMemoryStudyStorage, as_study_storage
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.flows import optimize
 from prefect_optuna.tasks.archive.code.capture import encode_scope
 

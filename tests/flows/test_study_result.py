@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_optuna.flows import BestTrial, NoCompleteTrialError, StudyResult
+from prefect_optuna.errors import NoCompleteTrialError
+from prefect_optuna.flows import BestTrial, StudyResult
 
 ONE = StudyResult(
     study_name="<lab>",

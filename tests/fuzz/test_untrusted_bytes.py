@@ -23,8 +23,6 @@ from pydantic import SecretStr
 
 from prefect_optuna.blocks import (
     ArchiveError,
-    AttributeEncodingError,
-    DamagedStorageError,
     InMemoryStudyStorage,
     JournalStudyStorage,
     RedisStudyStorage,
@@ -38,6 +36,7 @@ from prefect_optuna.blocks.artifacts import decode, encode, find_handler
 from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
 from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.blocks.untrusted import read_arrow
+from prefect_optuna.errors import AttributeEncodingError, DamagedStorageError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import decode_result, encode_result
 from prefect_optuna.tasks.archive.carrying import portable

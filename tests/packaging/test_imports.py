@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
-from types import ModuleType
+from pathlib import Path
 
 import pytest
 
 import prefect_optuna
 
+ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [f"prefect_optuna.{floor}" for floor in ("blocks", "tasks", "flows", "deployments")]
 HEAVY = {"pandas", "matplotlib", "plotly", "sqlalchemy", "scipy", "sklearn", "pyarrow", "redis"}
 
@@ -26,19 +29,30 @@ def modules_after(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", FLOORS)
-def test_a_floor_exports_what_it_imports_and_nothing_else(name: str) -> None:
+def test_a_floor_has_the_names_that_it_promises(name: str) -> None:
     floor = importlib.import_module(name)
     for public_name in floor.__all__:
-        getattr(floor, public_name)  # one floor imports its names when they are asked for
-    public = {
-        name
-        for name, value in vars(floor).items()
-        if not name.startswith("_") and name != "annotations" and not isinstance(value, ModuleType)
-    }
-    assert sorted(floor.__all__) == sorted(public)
+        getattr(floor, public_name)  # they are imported when they are asked for
+    assert {*floor.__all__} <= {*dir(floor)}
     # Importing a module would put it in the place of what has its name.
     assert not {module.name for module in pkgutil.iter_modules(floor.__path__)} & {*floor.__all__}
     assert floor.__doc__
+
+
+@pytest.mark.parametrize("floor", ["blocks", "tasks", "flows", "deployments"])
+def test_what_is_public_is_in_the_readme_of_its_floor(floor: str) -> None:
+    readme = (ROOT / floor / "README.md").read_text(encoding="utf-8")
+    names = importlib.import_module(f"prefect_optuna.{floor}").__all__
+    assert [name for name in names if not re.search(rf"\b{name}\b", readme)] == []
+
+
+@pytest.mark.parametrize("floor", ["blocks", "tasks", "flows", "deployments"])
+def test_the_readme_of_a_floor_names_the_files_that_are_there(floor: str) -> None:
+    readme = (ROOT / floor / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in readme.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+\.py)`", row)}
+    assert [name for name in sorted(named) if not (ROOT / floor / name).is_file()] == []
+    assert len(named) > 5
 
 
 def test_the_main_names_are_at_the_top_of_the_package() -> None:
@@ -57,16 +71,28 @@ def test_the_main_names_are_at_the_top_of_the_package() -> None:
 def test_every_public_error_is_in_one_place() -> None:
     from prefect_optuna import errors
 
-    rooms = ["tasks.scope", "tasks.persistence", "blocks.artifacts"]
+    defined = {
+        node.name: f"prefect_optuna.{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}"
+        for floor in FLOORS
+        for path in (ROOT / floor.rpartition(".")[2]).rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    }
+    public = {
+        name: getattr(importlib.import_module(module), name)
+        for name, module in defined.items()
+        if re.search(r"(Error|Warning|Stopped)$", name)
+    }
     public = {
         name: value
-        for floor in map(
-            importlib.import_module, [*FLOORS, *(f"prefect_optuna.{room}" for room in rooms)]
-        )
-        for name in floor.__all__
-        if isinstance(value := getattr(floor, name), type) and issubclass(value, Exception)
+        for name, value in public.items()
+        if issubclass(value, (errors.PrefectOptunaError, errors.TrialStopped, Warning))
     }
     assert public == {name: getattr(errors, name) for name in errors.__all__}
+    rooms = [*FLOORS, "prefect_optuna.tasks.persistence", "prefect_optuna.tasks.scope"]
+    for room in map(importlib.import_module, rooms):
+        named = [name for name in room.__all__ if name.endswith(("Error", "Warning"))]
+        assert {*named} <= {*errors.__all__}
 
 
 def test_importing_the_package_alone_imports_neither_prefect_nor_optuna() -> None:

@@ -19,7 +19,8 @@ from packaging.utils import canonicalize_name
 from servers import wait_until
 from wheels_under_test import install_here, only_these_wheels, recorded, wheel
 
-from prefect_optuna.blocks import EnvironmentUnavailableError, PrefectOptunaError
+from prefect_optuna.blocks import PrefectOptunaError
+from prefect_optuna.errors import EnvironmentUnavailableError
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture, Environment
 from prefect_optuna.tasks.archive.record.environment import FOLDER, sources

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
-from prefect_optuna.blocks import InvalidProblemError
+from prefect_optuna.errors import InvalidProblemError
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.trial import Assignment, TrialRunner
 

@@ -23,13 +23,12 @@ from optuna.trial import FrozenTrial
 from prefect_optuna.blocks import (
     ArchiveError,
     ArtifactFileSystem,
-    ArtifactNotFoundError,
-    StudyMismatchError,
     StudyStorage,
     as_artifact_filesystem,
     as_study_storage,
 )
 from prefect_optuna.blocks._inert_pickles import without_pickled_state
+from prefect_optuna.blocks.errors import ArtifactNotFoundError, StudyMismatchError
 from prefect_optuna.blocks.study_identity import (
     OWNERS,
     UUID_ATTRIBUTE,

@@ -29,9 +29,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import optuna
 
-from prefect_optuna.blocks import ResultEncodingError
 from prefect_optuna.blocks._secrets import secret_paths
 from prefect_optuna.blocks.artifacts.values import encode_value
+from prefect_optuna.blocks.errors import ResultEncodingError
 from prefect_optuna.tasks.archive.code.inspection import (
     ARCHIVED_IMPORTS,
     absolute_name,

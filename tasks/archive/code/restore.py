@@ -55,7 +55,7 @@ class OtherPythonWarning(UserWarning):
     """Archived code runs in another version of Python than the one that it ran in.
 
     Example:
-        >>> from prefect_optuna.tasks import OtherPythonWarning
+        >>> from prefect_optuna.tasks.archive.code.restore import OtherPythonWarning
         >>> issubclass(OtherPythonWarning, UserWarning)
         True
     """

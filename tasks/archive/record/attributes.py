@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from prefect_optuna.blocks import CaptureError, InvalidSettingError
+from prefect_optuna.blocks import InvalidSettingError
 from prefect_optuna.blocks._secrets import SecretVariables
+from prefect_optuna.blocks.errors import CaptureError
 from prefect_optuna.tasks.archive.code.refusals import described, secret_value
 
 RESULT_KEY = "result"

@@ -57,7 +57,7 @@ class SignatureCheck:
             would miss, each as a sentence.
 
     Example:
-        >>> from prefect_optuna.tasks import SignatureCheck
+        >>> from prefect_optuna.tasks.archive.record.verification import SignatureCheck
         >>> check = SignatureCheck(configured=False, keys=("85588aed",))
         >>> print(check, check.holds)
         Signed with the key 85588aed, which is not configured here False

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from optuna import Study
 
-from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, SeriesError
+from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.values import decode_value
+from prefect_optuna.blocks.errors import SeriesError
 from prefect_optuna.blocks.untrusted import checked_dtype, read_npy
 from prefect_optuna.tasks.archive.code.refusals import described, too_large
 from prefect_optuna.tasks.archive.series.blobs import read_blob

@@ -10,8 +10,9 @@ import hashlib
 import json
 from collections.abc import Callable, Container, Iterable, Mapping
 
-from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, ArtifactNotFoundError
+from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.objects import ContentStore
+from prefect_optuna.blocks.errors import ArtifactNotFoundError
 
 
 def blob_path(digest: str) -> str:

@@ -27,8 +27,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from prefect_optuna.blocks import ArchiveError, PrefectOptunaError, ResultEncodingError
+from prefect_optuna.blocks import ArchiveError, PrefectOptunaError
 from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
+from prefect_optuna.blocks.errors import ResultEncodingError
 from prefect_optuna.blocks.untrusted import (
     array_size,
     arrow_types_refused,

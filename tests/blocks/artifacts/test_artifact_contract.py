@@ -17,12 +17,9 @@ from prefect_optuna.blocks import (
     ArtifactError,
     ArtifactLoadError,
     ArtifactLogError,
-    ArtifactPathError,
-    CorruptArtifactError,
     InvalidVersionError,
     PrefectOptunaError,
     ReadOnlyError,
-    UnknownHandlerError,
     VersionNotFoundError,
 )
 from prefect_optuna.blocks.artifacts import (
@@ -36,6 +33,7 @@ from prefect_optuna.blocks.artifacts import (
     encode,
     handlers,
 )
+from prefect_optuna.errors import ArtifactPathError, CorruptArtifactError, UnknownHandlerError
 
 ALL = sorted(handlers().values(), key=lambda handler: handler.alias)
 BY_ALIAS = pytest.mark.parametrize("handler", ALL, ids=lambda handler: handler.alias)

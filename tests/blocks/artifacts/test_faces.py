@@ -37,11 +37,12 @@ from prefect.settings import temporary_settings
 from prefect.types._datetime import now
 from servers import free_port
 
-from prefect_optuna.blocks import ArtifactLogError, UnknownHandlerError
+from prefect_optuna.blocks import ArtifactLogError
 from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.artifacts import PNGArtifact, encode
 from prefect_optuna.blocks.artifacts.faces import artifact_key, artifact_markdown, publish_artifact
 from prefect_optuna.blocks.artifacts.markdown import code, escape, fenced
+from prefect_optuna.errors import UnknownHandlerError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as np_st
 
-from prefect_optuna.blocks import ArtifactLoadError, ArtifactLogError, CorruptArtifactError
+from prefect_optuna.blocks import ArtifactLoadError, ArtifactLogError
 from prefect_optuna.blocks.artifacts import (
     NPYArtifact,
     NPZArtifact,
@@ -20,6 +20,7 @@ from prefect_optuna.blocks.artifacts import (
     encode,
     handler_for,
 )
+from prefect_optuna.errors import CorruptArtifactError
 
 RECORDS = np.array([(1, 2.5, b"a")], [("n", "<i4"), ("x", ">f8"), ("s", "S2")])
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly.graph_objects import Figure as PlotlyFigure
 
-from prefect_optuna.blocks import ArtifactLogError, CorruptArtifactError
+from prefect_optuna.blocks import ArtifactLogError
 from prefect_optuna.blocks.artifacts import (
     Artifact,
     HTMLArtifact,
@@ -25,6 +25,7 @@ from prefect_optuna.blocks.artifacts import (
     encode,
     handler_for,
 )
+from prefect_optuna.errors import CorruptArtifactError
 
 DRAW = """
 from matplotlib.figure import Figure

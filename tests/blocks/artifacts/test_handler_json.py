@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
-from prefect_optuna.blocks import ArtifactLoadError, ArtifactLogError, CorruptArtifactError
+from prefect_optuna.blocks import ArtifactLoadError, ArtifactLogError
 from prefect_optuna.blocks.artifacts import JSONArtifact, decode, encode
+from prefect_optuna.errors import CorruptArtifactError
 
 PLAIN = st.recursive(
     st.none()

@@ -24,12 +24,7 @@ from pydantic import (
     field_validator,
 )
 
-from prefect_optuna.blocks import (
-    ArtifactLoadError,
-    ArtifactLogError,
-    ArtifactRepository,
-    CorruptArtifactError,
-)
+from prefect_optuna.blocks import ArtifactLoadError, ArtifactLogError, ArtifactRepository
 from prefect_optuna.blocks.artifacts import (
     PydanticArtifact,
     decode,
@@ -38,6 +33,7 @@ from prefect_optuna.blocks.artifacts import (
     register_handler,
     registry,
 )
+from prefect_optuna.errors import CorruptArtifactError
 
 
 class Kind(Enum):

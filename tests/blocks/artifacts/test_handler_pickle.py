@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefect_optuna.blocks import ArtifactLoadError, ArtifactLogError, UnknownHandlerError
+from prefect_optuna.blocks import ArtifactLoadError, ArtifactLogError
 from prefect_optuna.blocks.artifacts import (
     Artifact,
     JoblibArtifact,
@@ -20,6 +20,7 @@ from prefect_optuna.blocks.artifacts import (
     encode,
     handler_for,
 )
+from prefect_optuna.errors import UnknownHandlerError
 
 PICKLES = pytest.mark.parametrize("handler", [PickleArtifact, JoblibArtifact])
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -13,7 +13,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 import pytest
 
-from prefect_optuna.blocks import PrefectOptunaError, UnknownHandlerError
+from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.blocks.artifacts import (
     Artifact,
     JSONArtifact,
@@ -24,6 +24,7 @@ from prefect_optuna.blocks.artifacts import (
     register_handler,
     registry,
 )
+from prefect_optuna.errors import UnknownHandlerError
 
 BUILT_IN = [
     "arrow",

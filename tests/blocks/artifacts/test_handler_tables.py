@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefect_optuna.blocks import ArtifactLoadError, ArtifactLogError, CorruptArtifactError
+from prefect_optuna.blocks import ArtifactLoadError, ArtifactLogError
 from prefect_optuna.blocks.artifacts import (
     ArrowArtifact,
     Artifact,
@@ -23,6 +23,7 @@ from prefect_optuna.blocks.artifacts import (
     encode,
     handler_for,
 )
+from prefect_optuna.errors import CorruptArtifactError
 
 COLUMNS = {"year": [1900, 1901, 1902], "hare": [30.0, 47.2, None], "note": ["a", None, "µ,\n"]}
 EXACT = pytest.mark.parametrize("handler", [ParquetArtifact, ArrowArtifact])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_optuna.blocks import ArtifactLogError, CorruptArtifactError
+from prefect_optuna.blocks import ArtifactLogError
 from prefect_optuna.blocks.artifacts import (
     Artifact,
     MarkdownArtifact,
@@ -21,6 +21,7 @@ from prefect_optuna.blocks.artifacts import (
     encode,
     handler_for,
 )
+from prefect_optuna.errors import CorruptArtifactError
 
 TEXTS = pytest.mark.parametrize("handler", [TextArtifact, MarkdownArtifact])
 YAML = st.recursive(

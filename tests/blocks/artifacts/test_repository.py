@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
     ArtifactLogError,
-    ArtifactPathError,
     InvalidSettingError,
     InvalidVersionError,
     ReadOnlyError,
@@ -25,6 +24,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.artifacts import MarkdownArtifact
 from prefect_optuna.blocks.artifacts.index import directory_of
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository, OutputOnlyWarning
+from prefect_optuna.errors import ArtifactPathError
 
 TICK = timedelta(microseconds=1)
 

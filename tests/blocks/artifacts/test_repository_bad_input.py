@@ -14,18 +14,20 @@ from prefect_optuna.blocks import (
     ArtifactFileSystem,
     ArtifactLoadError,
     ArtifactLogError,
-    ArtifactPathError,
-    CorruptArtifactError,
-    InvalidLocationError,
     InvalidVersionError,
     PrefectOptunaError,
     ReadOnlyError,
     StorageUnavailableError,
-    UnknownHandlerError,
     VersionNotFoundError,
 )
 from prefect_optuna.blocks.artifacts import JSONArtifact, TextArtifact
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
+from prefect_optuna.errors import (
+    ArtifactPathError,
+    CorruptArtifactError,
+    InvalidLocationError,
+    UnknownHandlerError,
+)
 
 
 @pytest.fixture

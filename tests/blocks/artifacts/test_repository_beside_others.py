@@ -15,13 +15,9 @@ from typing import Any
 
 import pytest
 
-from prefect_optuna.blocks import (
-    ArtifactFileSystem,
-    CorruptArtifactError,
-    StorageUnavailableError,
-    VersionNotFoundError,
-)
+from prefect_optuna.blocks import ArtifactFileSystem, StorageUnavailableError, VersionNotFoundError
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
+from prefect_optuna.errors import CorruptArtifactError
 
 
 def test_LZ35_threads_that_log_to_one_name_all_win(tmp_path: Path) -> None:

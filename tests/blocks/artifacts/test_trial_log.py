@@ -16,12 +16,9 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
     ArtifactLogError,
-    ArtifactPathError,
     ArtifactRepository,
-    CorruptArtifactError,
     ReadOnlyError,
     VersionNotFoundError,
-    artifact_key,
     as_study_storage,
     load_artifact,
     log_artifact,
@@ -32,8 +29,10 @@ from prefect_optuna.blocks import (
     logged_tags,
     tag,
 )
+from prefect_optuna.blocks.artifacts import artifact_key
 from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
 from prefect_optuna.blocks.study_identity import study_uuid
+from prefect_optuna.errors import ArtifactPathError, CorruptArtifactError
 
 
 @pytest.fixture

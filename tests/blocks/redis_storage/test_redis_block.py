@@ -22,13 +22,13 @@ from redis_servers import (
 )
 
 from prefect_optuna.blocks import (
-    InvalidLocationError,
     InvalidSettingError,
     RedisStorage,
     RedisStudyStorage,
     StorageUnavailableError,
     as_study_storage,
 )
+from prefect_optuna.errors import InvalidLocationError
 
 SECRET = "hunter2"
 

@@ -27,16 +27,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from redis_servers import RedisServer
 
 from prefect_optuna.blocks import (
-    DamagedStorageError,
-    HostilePickleError,
     StorageUnavailableError,
-    StudyMismatchError,
     StudyNotFoundError,
     _inert_pickles,
     import_legacy_redis,
     read_legacy_redis,
 )
 from prefect_optuna.blocks._inert_pickles import loads
+from prefect_optuna.errors import DamagedStorageError, HostilePickleError, StudyMismatchError
 
 DATA = Path(__file__).with_name("data")
 VERSIONS = ["1.5.0", "2.10.1", "3.0.6"]

@@ -26,17 +26,19 @@ from servers import free_port, redis_server
 from prefect_optuna.blocks import (
     ArchiveError,
     ArtifactFileSystem,
-    CaptureError,
     GrpcStudyStorage,
     InMemoryStudyStorage,
-    InvalidProblemError,
     InvalidSettingError,
     JournalStudyStorage,
     PrefectOptunaError,
     RedisStudyStorage,
     SQLStudyStorage,
-    StudyMismatchError,
     StudyStorage,
+)
+from prefect_optuna.errors import (
+    CaptureError,
+    InvalidProblemError,
+    StudyMismatchError,
     UnknownNameError,
 )
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem

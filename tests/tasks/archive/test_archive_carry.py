@@ -30,12 +30,12 @@ from prefect_optuna.blocks import (
     JournalStudyStorage,
     SQLStudyStorage,
     StorageUnavailableError,
-    StudyMismatchError,
     StudyNotFoundError,
     StudyStorage,
     load_artifact,
     log_artifact,
 )
+from prefect_optuna.errors import StudyMismatchError
 from prefect_optuna.tasks import (
     ArchivedStudy,
     OptunaArchive,

@@ -16,11 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import (
     ArchiveError,
-    ArchiveSignatureError,
     ArtifactFileSystem,
     InMemoryStudyStorage,
     StudyStorage,
 )
+from prefect_optuna.errors import ArchiveSignatureError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
 from prefect_optuna.tasks.archive.series.blobs import blob_path

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from prefect_optuna.blocks import ArchiveSignatureError, InMemoryStudyStorage, JournalStudyStorage
+from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage
+from prefect_optuna.errors import ArchiveSignatureError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem, copy_study, diff
 from prefect_optuna.tasks.archive.carrying.portable import EXPORT_FORMAT
 from prefect_optuna.tasks.archive.code import restore

@@ -9,7 +9,8 @@ from typing import Any
 import optuna
 import pytest
 
-from prefect_optuna.blocks import ArchiveError, CaptureError, UntrustedArchiveError
+from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.errors import CaptureError, UntrustedArchiveError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.code.restore import restore_problem

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from prefect_optuna.blocks import CaptureError
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefect_optuna.blocks import ArtifactFileSystem, CaptureError, InMemoryStudyStorage
+from prefect_optuna.blocks import ArtifactFileSystem, InMemoryStudyStorage
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive
 
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pydantic import BaseModel
 
-from prefect_optuna.blocks import ArchiveError, ResultEncodingError
+from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.errors import ResultEncodingError
 from prefect_optuna.tasks.archive import decode_result, encode_result
 from prefect_optuna.tasks.archive.series.results import encode_with_spec
 

@@ -21,11 +21,9 @@ from prefect_optuna.blocks import (
     ArtifactFileSystem,
     InMemoryStudyStorage,
     InvalidSettingError,
-    SeriesError,
     SQLStudyStorage,
-    StudyMismatchError,
-    UnknownNameError,
 )
+from prefect_optuna.errors import SeriesError, StudyMismatchError, UnknownNameError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.series.axes import Axis

@@ -15,15 +15,14 @@ from pydantic import SecretStr
 
 from prefect_optuna.blocks import (
     ArchiveError,
-    ArchiveSignatureError,
     ArtifactFileSystem,
     InvalidSettingError,
     JournalStudyStorage,
     SQLStudyStorage,
     StorageUnavailableError,
     StudyStorage,
-    UntrustedArchiveError,
 )
+from prefect_optuna.errors import ArchiveSignatureError, UntrustedArchiveError
 from prefect_optuna.flows import optimize
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive.record.signing import SigningKeys

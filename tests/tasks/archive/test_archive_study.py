@@ -26,11 +26,10 @@ from prefect_optuna.blocks import (
     ArtifactFileSystem,
     InMemoryStudyStorage,
     JournalStudyStorage,
-    ResultEncodingError,
     StudyNotFoundError,
     StudyStorage,
-    UntrustedArchiveError,
 )
+from prefect_optuna.errors import ResultEncodingError, UntrustedArchiveError
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import BACKUP_CONTEXT, ResultWriter, read_result
 from prefect_optuna.tasks.archive.record.manifest import Version, write_version

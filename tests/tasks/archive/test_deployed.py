@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefect_optuna.blocks import ArchiveError, ArchiveSignatureError, CaptureError
+from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.errors import ArchiveSignatureError, CaptureError
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.carrying.deployed import pack, require_signature, sign, unpack

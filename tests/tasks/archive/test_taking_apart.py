@@ -27,7 +27,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
-from prefect_optuna.blocks import ArchiveError, CaptureError
+from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.code.restore import restore_problem

@@ -11,12 +11,10 @@ import pytest
 from prefect.cache_policies import INPUTS
 
 from prefect_optuna.blocks import InvalidSettingError, as_study_storage
+from prefect_optuna.errors import FileOfOthersError, MissingKeyError, NotPersistenceClassError
 from prefect_optuna.flows import StudyResult
 from prefect_optuna.tasks import (
     ArchivedStudy,
-    FileOfOthersError,
-    MissingKeyError,
-    NotPersistenceClassError,
     OptunaArchive,
     PersistenceCachePolicy,
     Problem,

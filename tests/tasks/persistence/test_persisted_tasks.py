@@ -25,10 +25,10 @@ from prefect.utilities.importtools import load_script_as_module
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
-    InvalidLocationError,
     StorageUnavailableError,
     as_artifact_filesystem,
 )
+from prefect_optuna.errors import InvalidLocationError
 from prefect_optuna.tasks.persistence import (
     ArrowHandler,
     FileOfOthersError,

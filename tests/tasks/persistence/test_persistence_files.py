@@ -20,12 +20,8 @@ import pyarrow as pa
 import pytest
 from filesystems import s3_filesystem, s3_options
 
-from prefect_optuna.blocks import (
-    ArtifactFileSystem,
-    ArtifactPathError,
-    PrefectOptunaError,
-    StorageUnavailableError,
-)
+from prefect_optuna.blocks import ArtifactFileSystem, PrefectOptunaError, StorageUnavailableError
+from prefect_optuna.errors import ArtifactPathError
 from prefect_optuna.tasks.persistence import (
     ArrowHandler,
     AutoIncFieldNotResolvedError,
