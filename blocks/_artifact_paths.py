@@ -15,11 +15,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def checked_path(path: str) -> str:
-    """Return the path if it names an artifact below the root, on every kind of filesystem.
-
-    Raises:
-        ArtifactPathError: it does not; names the path and the rule.
-    """
+    """Return the path if it names an artifact below the root, on every kind of filesystem."""
     if rule := _broken_rule(path):
         raise ArtifactPathError(
             f"{path!r} is no artifact path: {rule}. Expected names separated by '/', relative to "

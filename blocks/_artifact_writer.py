@@ -24,13 +24,7 @@ class ArtifactWriter(io.BufferedRandom):
         super().__init__(io.FileIO(self._file, "x+"))
 
     def close(self) -> None:
-        """Make the artifact.
-
-        Raises:
-            ArtifactPathError: its path is a directory or goes through a file; with mode `"xb"`,
-                also if somebody else has made it meanwhile.
-            StorageUnavailableError: the filesystem failed.
-        """
+        """Make the artifact."""
         if self.closed:
             return
         try:

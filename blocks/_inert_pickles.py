@@ -279,23 +279,7 @@ def loads(
     *,
     arrays: bool = False,
 ) -> Any:
-    """Read a pickle.
-
-    Args:
-        data: of the pickle.
-        package: whose classes may be named.
-        classes: which of those, by their names.
-        enumerations: which of its enumerations, by their names; their members come back.
-        arrays: whether numpy's arrays of numbers may be named.
-
-    Returns:
-        The value; a `Stored` in place of each object of the package, a plain number in place of
-        one of numpy.
-
-    Raises:
-        ForbiddenNameError: it names something else than those classes, times and numbers.
-        Exception: it is no pickle, or a broken one.
-    """
+    """Read a pickle."""
     enumerations = enumerations or {}
     unpickler = _Unpickler(data, package, (*classes, *enumerations), arrays)
     value = unpickler.load()

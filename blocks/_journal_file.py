@@ -101,9 +101,6 @@ class JournalFile:
     """A journal that is read on from where the last reading ended, and appended to.
 
     Its user lets one thread at a time in, and holds the lock while it calls `append` and `mend`.
-
-    Args:
-        path: of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,11 +117,7 @@ class JournalFile:
         """Whether the last line that was found had no end yet."""
 
     def news(self) -> bool:
-        """Whether there is something that has not been read; cheap.
-
-        Raises:
-            ReplacedError: this is another file than the one that was read, or it was cut.
-        """
+        """Whether there is something that has not been read; cheap."""
         found = os.stat(self._name)  # noqa: PTH116 (a microsecond, at every call of a storage)
         if found.st_size == self._read_to and found.st_ino == self._place:
             self.torn = False
@@ -136,13 +129,7 @@ class JournalFile:
         return True
 
     def read(self) -> Generator[list[Any]]:
-        """Read the records that others have finished since, many at a time.
-
-        Raises:
-            StorageFormatError: the file begins with something else.
-            ReplacedError: this is not what was read before, from its beginning.
-            ValueError: a line is no record.
-        """
+        """Read the records that others have finished since, many at a time."""
         with self.path.open("rb") as file:
             if self._read_to == 0:
                 _check_head(self.path, file.read(len(_RECORD_START)))
@@ -181,11 +168,7 @@ class JournalFile:
         )
 
     def append(self, line: str) -> int:
-        """Append a record, once everything before it has been read: all of it, or nothing.
-
-        Returns:
-            A descriptor of the file, to be synchronized and closed.
-        """
+        """Append a record, once everything before it has been read: all of it, or nothing."""
         content = memoryview(f"{line}\n".encode())
         descriptor = os.open(self._name, os.O_WRONLY | os.O_APPEND | _BINARY)
         try:

@@ -52,14 +52,6 @@ class FileStorage(BaseStorage):
 
     Many threads, and many processes, may use it at once; it goes on in a forked child, and a
     pickle of it opens the file anew.
-
-    Args:
-        path: of the journal, which has to be there; it may be empty.
-        lock: keeps other writers away.
-
-    Raises:
-        StorageFormatError: the file is something else.
-        DamagedStorageError: a line of it is no record.
     """
 
     def __init__(self, path: Path, lock: BaseJournalFileLock) -> None:
@@ -145,18 +137,7 @@ class FileStorage(BaseStorage):
         synchronized: bool = True,
         again: bool = False,
     ) -> bool:
-        """Append a record, and do what it says.
-
-        Args:
-            operation: what to do.
-            fields: with what.
-            check: raises if that cannot be done, or returns False if nothing is to be done.
-            synchronized: whether to wait until it outlives a power cut.
-            again: whether to do what the record says when it is read, for JSON changes it.
-
-        Returns:
-            Whether it was done.
-        """
+        """Append a record, and do what it says."""
         record = {"op_code": operation.value, "worker_id": self._writer, **fields}
         line = to_json(record)
         if again:

@@ -22,15 +22,7 @@ _OTHERS = ("expiration", "prefect_version", "storage_block_id")
 
 
 def checked_result(content: bytes, place: str) -> bytes:
-    """Return what Prefect may read.
-
-    Args:
-        content: of a file.
-        place: where it is, for messages.
-
-    Raises:
-        ArtifactLoadError: it is anything but plain data.
-    """
+    """Return what Prefect may read."""
     if content.startswith(_ARROW):
         return content
     try:

@@ -65,9 +65,6 @@ def scheme_of(text: str) -> str | None:
 def check_login(url: str) -> None:
     """Refuse a URL of a server of which two parsers would find different passwords.
 
-    Raises:
-        ValueError: a password is not percent-encoded. It does not quote any of it.
-
     Example:
         >>> check_login("redis://me:%2Fhunter2@host")
         >>> check_login("redis://me:/hunter2@host")
@@ -148,10 +145,6 @@ def _is_ambiguous(scheme: str, rest: str) -> bool:
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     """Text in which no URL has a user, a password, a query or a fragment.
 
-    Args:
-        text: for people to read.
-        secrets: what else is to be left out, in whatever spelling.
-
     Example:
         >>> without_secrets("s3://key:secret@bucket/a.json?signature=x")
         's3://bucket/a.json'
@@ -200,10 +193,6 @@ def _spellings(secret: str) -> Iterable[str]:
 def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
     """The secrets in a URL or in options: passwords, and what is under a name of a secret.
 
-    Args:
-        value: a URL, or options, which may have others in them.
-        secret: whether all text in it is one.
-
     Example:
         >>> sorted(secrets_in("redis://me:hunter2@host?ssl_password=hunter3&timeout=3"))
         ['hunter2', 'hunter3']
@@ -239,10 +228,6 @@ def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
 
 def secret_paths(value: Any, path: str) -> Iterator[str]:
     """Where in parameters, or in a context, text is a secret by its name, or a URL with one.
-
-    Args:
-        value: text, or what has some in it.
-        path: what it is called.
 
     Example:
         >>> scope = {"api_key": "x7Kw92", "pad_token": "<|pad|>", "max_tokens": 512}
@@ -337,9 +322,6 @@ class SecretVariables:
 
     So are those that hold a URL with a password. What is a file's path, or shorter than 6
     characters, is no secret. A word of up to 11 letters is found where it is all of a text.
-
-    Args:
-        environment: that of a process.
 
     Example:
         >>> secrets = SecretVariables({"API_TOKEN": "hunter2", "HOME": "/root"})

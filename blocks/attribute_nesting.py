@@ -19,15 +19,7 @@ _NESTED = (dict, list, tuple)
 
 
 def check_nesting(name: str, value: Any) -> None:
-    """Refuse the value of an attribute that is nested too deeply.
-
-    Args:
-        name: of the attribute, for the message.
-        value: of the attribute.
-
-    Raises:
-        AttributeEncodingError: it is, or has an integer of too many digits.
-    """
+    """Refuse the value of an attribute that is nested too deeply."""
     level = [value]
     for _ in range(_LEVELS):
         inside: list[Any] = []

@@ -74,14 +74,6 @@ _ENUMERATIONS = {"TrialState": TrialState, "StudyDirection": StudyDirection}
 class LegacyStudy:
     """A study as Optuna's former `RedisStorage` kept it.
 
-    Args:
-        name: of the study.
-        directions: of its objectives. `MINIMIZE`, Optuna's default, where its process ended
-            before it had set one.
-        user_attrs: of the study.
-        system_attrs: of the study.
-        trials: in the order of their numbers.
-
     Example:
         >>> from optuna.study import StudyDirection
         >>> from prefect_optuna.blocks.legacy_redis import LegacyStudy

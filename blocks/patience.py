@@ -46,9 +46,6 @@ _LASTING_NUMBERS = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EFBIG, 
 def is_outage(error: BaseException) -> bool:
     """Whether an error of a storage says that it is away, full or refuses, which may pass.
 
-    Args:
-        error: what a call of a study storage or an artifact filesystem has raised.
-
     Example:
         >>> is_outage(StorageUnavailableError("no answer")), is_outage(KeyError(5))
         (True, False)
@@ -112,12 +109,7 @@ class Patience:
         return Patience, (self._limit,)
 
     def __call__(self, call: Callable[[], _Result]) -> _Result:
-        """Call something, again and again while there is an outage.
-
-        Raises:
-            StorageUnavailableError: the outage lasts for longer than the limit.
-            Exception: whatever else the call raises.
-        """
+        """Call something, again and again while there is an outage."""
         try:
             result = call()
         except Exception as error:
@@ -194,11 +186,7 @@ _keep: ContextVar[Callable[[], None] | None] = ContextVar("keep", default=None)
 
 @contextmanager
 def before_waiting(keep: Callable[[], None]) -> Generator[None]:
-    """Call something once, before the code within waits for a storage for the first time.
-
-    Args:
-        keep: puts down what was computed, for the process may not live to see the storage again.
-    """
+    """Call something once, before the code within waits for a storage for the first time."""
     token = _keep.set(keep)
     try:
         yield
@@ -228,10 +216,6 @@ class _PatientStore:
 
 class PatientStorage(_Base):
     """A study storage whose calls wait while it is away.
-
-    Args:
-        storage: the storage.
-        patience: for how long; a new one with the settings' limit if `None`.
 
     Example:
         >>> import optuna

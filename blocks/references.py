@@ -45,17 +45,6 @@ def storage_reference(storage: Storage) -> str:
 
     Relative paths become absolute, as the worker's directory is another one.
 
-    Args:
-        storage: where studies are kept.
-
-    Returns:
-        A saved block's `"slug/name"`, or a URL without secrets.
-
-    Raises:
-        InvalidLocationError: a block is not saved, or a URL holds a secret.
-        InvalidLocationError: nothing that another process could reach.
-        StorageUnavailableError: no block of that name is saved.
-
     Example:
         >>> from prefect_optuna.blocks.references import storage_reference
         >>> storage_reference("postgresql://db.example.org/studies")
@@ -81,17 +70,6 @@ def storage_reference(storage: Storage) -> str:
 def artifacts_reference(artifacts: Artifacts) -> str:
     """The text by which a worker finds an artifact filesystem.
 
-    Args:
-        artifacts: where archives are kept.
-
-    Returns:
-        A saved block's `"slug/name"`, an absolute path, or a URL without secrets.
-
-    Raises:
-        InvalidLocationError: a block is not saved, or a URL holds a secret.
-        InvalidLocationError: nothing that another process could reach.
-        StorageUnavailableError: no block of that name is saved.
-
     Example:
         >>> from prefect_optuna.blocks.references import artifacts_reference
         >>> artifacts_reference("s3://lab/studies")
@@ -113,15 +91,6 @@ def artifacts_reference(artifacts: Artifacts) -> str:
 def public_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of a flow as everybody may read them: those that are places, by references.
 
-    Args:
-        parameters: by name, as a deployment, one of its runs or an automation has them.
-
-    Raises:
-        InvalidLocationError: a place is not saved, or something holds a URL with a password, a
-            token, or the value of an environment variable whose name says that it is secret.
-        InvalidLocationError: a place is nothing that another process could reach.
-        StorageUnavailableError: no block of that name is saved.
-
     Example:
         >>> from prefect_optuna.blocks.references import public_parameters
         >>> public_parameters({"study_name": "lynx", "storage": "postgresql://me:pw@host/db"})
@@ -141,14 +110,6 @@ def public_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_public(name: str, value: Any) -> None:
     """Refuse what holds a secret, before everybody may read it.
-
-    Args:
-        name: what it is called.
-        value: JSON.
-
-    Raises:
-        InvalidLocationError: it holds a URL with a password, a token, or the value of an
-            environment variable whose name says that it is secret.
 
     Example:
         >>> from prefect_optuna.blocks.references import check_public

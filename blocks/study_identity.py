@@ -60,9 +60,6 @@ def claim_folder(study: Study, artifacts: ArtifactFileSystem) -> str:
     """Return the folder of a study, `studies/<uuid>`, and say in it whose it is.
 
     What a copied study has logged is in the folder of the first one, which then has two owners.
-
-    Raises:
-        StorageUnavailableError: the filesystem failed.
     """
     path, content = owner_file(study)
     artifacts.create(path, content)

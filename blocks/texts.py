@@ -121,12 +121,7 @@ class _Visible:
 
 
 def terminal(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
-    """A console for what this package says; links and emoji come from us or not at all.
-
-    Args:
-        stderr: for what is not the answer.
-        soft_wrap: leave lines to the terminal.
-    """
+    """A console for what this package says; links and emoji come from us or not at all."""
     console = Console(stderr=stderr, soft_wrap=soft_wrap, highlight=False, emoji=False)
     console.push_render_hook(VisibleOnly())
     return console

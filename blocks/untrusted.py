@@ -79,10 +79,6 @@ def read_arrow(content: Any) -> Any:
 
     Returns:
         The `pyarrow.Table`, which has been validated, and lies in the same bytes.
-
-    Raises:
-        ValueError: the file is damaged, or claims what is not in it.
-        pyarrow.ArrowException: the same.
     """
     import pyarrow as pa
 
@@ -101,19 +97,7 @@ def bytes_of(buffer: Any) -> Callable[[int, int], bytes]:
 
 
 def read_parquet(file: IO[bytes], **options: Any) -> Any:
-    """Read a Parquet file.
-
-    Args:
-        file: the file.
-        **options: of `pyarrow.parquet.read_table`.
-
-    Returns:
-        The `pyarrow.Table`, which has been validated.
-
-    Raises:
-        ValueError: the file is damaged, or claims what is not in it.
-        pyarrow.ArrowException: the same.
-    """
+    """Read a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -131,10 +115,6 @@ def check_arrow_file(read_at: _ReadAt, size: int) -> None:
     Args:
         read_at: returns so many bytes from a place on.
         size: of the file.
-
-    Raises:
-        ValueError: it is none, a part of it lies outside of it, it has a type that this project
-            never writes, or it unpacks to too much.
     """
     tail = len(_MAGIC) + 4
     if size < tail + 8 or read_at(0, 6) != _MAGIC or read_at(size - 6, 6) != _MAGIC:
@@ -221,9 +201,6 @@ def checked_dtype(text: Any) -> np.dtype[Any]:
 def array_size(dtype: np.dtype[Any], shape: Any) -> int:
     """How many bytes an array takes whose shape a file names.
 
-    Raises:
-        ValueError: the shape is no list of lengths.
-
     Example:
         >>> import numpy as np
         >>> from prefect_optuna.blocks.untrusted import array_size
@@ -247,18 +224,7 @@ def is_padded(size: int, held: int) -> bool:
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray[Any, Any]:
-    """Read an NPY file.
-
-    Args:
-        file: the file, at its start.
-        size: of the file.
-
-    Returns:
-        The array, which is new.
-
-    Raises:
-        ValueError: it is none, holds Python objects, or is not as large as it says.
-    """
+    """Read an NPY file."""
     version = np.lib.format.read_magic(file)
     head = 10 if version == (1, 0) else 12
     if version == (1, 0):
@@ -294,14 +260,6 @@ def open_zip(file: Any, size: int) -> zipfile.ZipFile:
     """Open a ZIP file whose entries are stored or deflated, lie apart, and have names of their own.
 
     What is deflated has at most a thousandth of its size, and so cannot become more than that.
-
-    Args:
-        file: its path, or a binary file.
-        size: of the file.
-
-    Raises:
-        ValueError: it has another entry.
-        zipfile.BadZipFile: it is none.
     """
     archive = zipfile.ZipFile(file)
     try:

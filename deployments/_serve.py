@@ -52,13 +52,7 @@ def _stop_at_end_of_input(server: uvicorn.Server) -> None:
 
 
 class _Noted:
-    """The server, which notes when it was last used.
-
-    Args:
-        app: the server as ASGI has it.
-        file: its time is the time of the last request, and of every moment in which a client is
-            connected, such as a program that may have something to tell.
-    """
+    """The server, which notes when it was last used."""
 
     def __init__(self, app: Any, file: Path) -> None:
         self._app = app

@@ -97,18 +97,7 @@ class Deployed:
         return page_of("deployment", self.id)
 
     def run(self, **parameters: Any) -> UUID:
-        """Have it run now, and do not wait.
-
-        Args:
-            parameters: they replace those of the deployment for this run.
-
-        Returns:
-            The id of the flow run.
-
-        Raises:
-            InvalidLocationError: a parameter holds a secret, which Prefect would show; `storage`
-                and `artifacts` are given as to `deploy_optimization`.
-        """
+        """Have it run now, and do not wait."""
         public = public_parameters(parameters)
         run = run_deployment(self.id, parameters=public, timeout=0, _sync=True)  # pyright: ignore[reportCallIssue]
         return run.id  # pyright: ignore[reportAttributeAccessIssue]

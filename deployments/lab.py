@@ -40,17 +40,6 @@ from prefect_optuna.deployments.work_pools import prefect_server
 def set_up(environment: Mapping[str, str]) -> str:
     """Save the blocks of a lab, and make its work pool and deployment. Twice is once.
 
-    Args:
-        environment: what is in the table above.
-
-    Returns:
-        What there is now, for people.
-
-    Raises:
-        InvalidSettingError: a variable is missing, or its file is.
-        StorageUnavailableError: Redis or the store does not answer.
-        ServerUnavailableError: the Prefect server does not answer.
-
     Example:
         >>> from prefect_optuna.deployments.lab import set_up
         >>> set_up({})
@@ -94,16 +83,6 @@ def set_up(environment: Mapping[str, str]) -> str:
 
 def make_kubernetes_pool(name: str, template: Mapping[str, Any]) -> bool:
     """Make a work pool whose worker starts a Kubernetes job for each flow run, or update it.
-
-    Args:
-        name: of the pool.
-        template: its base job template.
-
-    Returns:
-        Whether it is new.
-
-    Raises:
-        ServerUnavailableError: there is no server.
 
     Example:
         >>> from prefect_optuna.deployments.lab import make_kubernetes_pool

@@ -133,13 +133,7 @@ class LocalServer:
         return self.home / "server.log"
 
     def __enter__(self) -> Self:
-        """Start the server and point this process at it.
-
-        Raises:
-            LocalServerError: The home is in use, cannot be written or is of a later Prefect, the
-                port is taken, or the server ended while starting.
-            LocalServerError: The server did not answer in time.
-        """
+        """Start the server and point this process at it."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(_exclusive_use_of(self.home))
             port = self.port

@@ -130,11 +130,7 @@ class LocalWorker:
         return self._process.pid if self._process else None
 
     def __enter__(self) -> Self:
-        """Start the worker, and wait until the server knows it.
-
-        Raises:
-            WorkerFailedError: it ended while starting, or the server does not hear of it.
-        """
+        """Start the worker, and wait until the server knows it."""
         self.start()
         try:
             self.wait_until_ready()

@@ -71,14 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def places_to_look_at(url: str) -> dict[str, str]:
-    """Addresses in the UI of the latest study's report and of its flow run.
-
-    Args:
-        url: Address of the server, without a path.
-
-    Returns:
-        Address by what is to be seen there; empty where nothing has run yet.
-    """
+    """Addresses in the UI of the latest study's report and of its flow run."""
     places: dict[str, str] = {}
     with SyncPrefectClient(f"{url}/api") as client:
         reports = client.read_artifacts(

@@ -54,18 +54,7 @@ def running_server() -> Server | None:
 
 
 def bring_up(idle_minutes: float = 10.0) -> Server:
-    """Start a server in the background, unless one runs already.
-
-    Args:
-        idle_minutes: it ends by itself when nobody has used it for so long.
-
-    Returns:
-        The server, once it answers.
-
-    Raises:
-        LocalServerError: it has ended while it was started; says why.
-        LocalServerError: it does not answer in time.
-    """
+    """Start a server in the background, unless one runs already."""
     if (running := running_server()) is not None:
         return running
     home = Path(BACKGROUND_HOME).absolute()
@@ -102,14 +91,7 @@ def bring_up(idle_minutes: float = 10.0) -> Server:
 
 
 def bring_down() -> Server | None:
-    """End the server that `bring_up` has started; it takes in first what it was sent.
-
-    Returns:
-        The server that was ended; `None` where none runs.
-
-    Raises:
-        LocalServerError: the one that runs was started by somebody else.
-    """
+    """End the server that `bring_up` has started; it takes in first what it was sent."""
     running = running_server()
     holder = _holder(Path(BACKGROUND_HOME).absolute())
     if holder is not None:

@@ -34,10 +34,6 @@ All other runs are in Prefect's queue `default`. A worker without `--work-queue`
 def prefect_server() -> Generator[SyncPrefectClient]:
     """A client of the Prefect server, which has to be a lasting one.
 
-    Raises:
-        ServerUnavailableError: no server is configured, it does not answer, or it is of another
-            major version than this Prefect.
-
     Example:
         >>> from prefect_optuna.deployments.work_pools import prefect_server
         >>> with prefect_server() as client:
@@ -80,13 +76,6 @@ def _refuse_another_version(client: SyncPrefectClient, url: str) -> None:
 def page_of(kind: str, its_id: UUID) -> str | None:
     """The page of something in Prefect's UI; the URL of the server may have a login in it.
 
-    Args:
-        kind: `"deployment"`, `"flow-run"` or `"artifact"`.
-        its_id: its id.
-
-    Returns:
-        The URL, or `None` where no server is configured.
-
     Example:
         >>> from uuid import UUID
         >>> from prefect_optuna.deployments.work_pools import page_of
@@ -99,14 +88,6 @@ def page_of(kind: str, its_id: UUID) -> str | None:
 
 def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPool:
     """The work pool of that name.
-
-    Args:
-        client: the server's client.
-        name: the pool; by default Prefect's default work pool, and without one the only pool that
-            the server has.
-
-    Raises:
-        MissingReferenceError: there is none, or it cannot be said which; says how to make one.
 
     Example:
         >>> from prefect_optuna.deployments.work_pools import find_work_pool, prefect_server

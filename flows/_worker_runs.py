@@ -38,14 +38,7 @@ _WAITS = (StateType.SCHEDULED, StateType.PENDING)
 
 
 def pool_of(deployment: str) -> str:
-    """The work pool whose workers run a deployment.
-
-    Args:
-        deployment: `"flow/deployment"`.
-
-    Raises:
-        InvalidSettingError: there is no such deployment, or it has no work pool.
-    """
+    """The work pool whose workers run a deployment."""
     with get_client(sync_client=True) as client:
         try:
             found = client.read_deployment_by_name(deployment)
@@ -79,14 +72,6 @@ class WorkerRuns:
     """Keeps so many flow runs of a worker deployment alive, from a thread of its own.
 
     A server that is away stops nothing: that is said once, and the next look is the retry.
-
-    Args:
-        deployment: `"flow/deployment"`.
-        pool: its work pool.
-        name: how the flow runs are called, before their number.
-        parameters: makes the parameters of the flow run with a number.
-        own_id: the flow run that wants them; where it is cancelled, `cancelled` is set.
-        logger: that flow run's.
     """
 
     def __init__(

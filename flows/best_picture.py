@@ -28,13 +28,6 @@ class BestPicture:
     The series are drawn before those of fifty other trials, which stay the same ones as far as
     possible while the study grows, so that each is read once.
 
-    Args:
-        problem: the problem.
-        filesystem: where the results are archived.
-        scope: parameters for what the problem's functions call.
-        comparing: how much of the time reading and drawing other trials may take; by default a
-            twentieth.
-
     Attributes:
         ensemble: the best trial's series before those of others, as PNG, where the problem has a
             `plot` that shows something else; as last drawn.
@@ -64,11 +57,6 @@ class BestPicture:
 
         It is drawn anew when another trial is the best one, or there are twice as many. A `plot`
         that fails is reported once, and stops nothing.
-
-        Args:
-            trials: the trials of the study.
-            final: whether to draw whatever it takes. Otherwise the picture may be of the trial
-                that was the best one before, so that drawing takes 1 % of the time at the most.
         """
         best = next(iter(best_first(trials, self._problem.directions)), None)
         if best is None or RESULT_KEY not in best.user_attrs:

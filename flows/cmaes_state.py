@@ -20,11 +20,7 @@ _CLASSES = ("CMA", "SepCMA", "CMAwM")
 
 
 def without_pickles(sampler: BaseSampler) -> BaseSampler:
-    """Have a sampler, and those that it asks, restore its state by this module.
-
-    Args:
-        sampler: any of Optuna's or the user's own. It is the one that is returned.
-    """
+    """Have a sampler, and those that it asks, restore its state by this module."""
     found = [sampler]
     for one in found:  # and those that are found on the way
         parts = [part for part in vars(one).values() if isinstance(part, BaseSampler)]

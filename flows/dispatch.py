@@ -50,11 +50,7 @@ TASK_RUN_SECONDS = THREAD_TASK_RUN_SECONDS / ORCHESTRATION_SHARE
 
 @dataclass(frozen=True)
 class Lost:
-    """A trial whose process has died.
-
-    Args:
-        number: the trial's number.
-    """
+    """A trial whose process has died."""
 
     number: int
 
@@ -70,18 +66,7 @@ def run_trials(
     runner: TrialRunner,
     report: OnOutcome | None = None,
 ) -> State[list[Outcome]]:
-    """Run some trials, one after the other.
-
-    Args:
-        first: the number of the first trial, for the task run's name.
-        assignments: the trials.
-        runner: runs one.
-        report: called with the outcome of each trial as it ends; where it is given, nothing is
-            returned.
-
-    Returns:
-        A state that says in words what became of the trials, with their outcomes as its data.
-    """
+    """Run some trials, one after the other."""
     outcomes: list[Outcome] = []
     counts = {"complete": 0, "pruned": 0, "failed": 0, "lost": 0}
     best: tuple[float, ...] | None = None
@@ -147,9 +132,6 @@ class Here:
     """One job on threads needs no other thread: its task runs are the flow's own.
 
     Nothing is handed over between threads, and Ctrl-C reaches the trial that is running.
-
-    Args:
-        trial_runner: runs one trial.
     """
 
     def __init__(self, trial_runner: TrialRunner) -> None:
@@ -157,23 +139,13 @@ class Here:
         self.task_runs: int = 0
 
     def run(self, first: int, assignments: Iterable[Assignment], *, report: OnOutcome) -> None:
-        """Run some trials in one task run, and report each as it ends.
-
-        Raises:
-            Exception: whatever the assignments or the report raise.
-        """
+        """Run some trials in one task run, and report each as it ends."""
         self.task_runs += 1
         run_trials(first, assignments, self._trial_runner, report)
 
 
 class Lanes:
-    """On threads: `n_jobs` lanes, each one task run after another, that share one feed.
-
-    Args:
-        task_runner: a thread pool.
-        trial_runner: runs one trial.
-        n_jobs: how many trials run at once.
-    """
+    """On threads: `n_jobs` lanes, each one task run after another, that share one feed."""
 
     def __init__(
         self, task_runner: ThreadPoolTaskRunner[Any], trial_runner: TrialRunner, n_jobs: int
@@ -254,11 +226,6 @@ class Batches:
 
     A process of this program that dies is replaced, and its trials are lost. Dask and Ray see to
     their own workers.
-
-    Args:
-        task_runner: any task runner; it has to be able to pickle the problem.
-        trial_runner: runs one trial.
-        n_jobs: how many task runs are under way at once.
     """
 
     def __init__(

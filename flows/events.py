@@ -41,9 +41,6 @@ _STALLED_TRIALS = 10.0  # so many times the longest trial
 def study_resource(uuid: str) -> str:
     """The resource id of a study, by which automations can be made for it alone.
 
-    Args:
-        uuid: of the study's archive.
-
     Example:
         >>> study_resource("0a1b")
         'prefect-optuna.study.0a1b'
@@ -53,10 +50,6 @@ def study_resource(uuid: str) -> str:
 
 def trial_resource(uuid: str, number: int) -> str:
     """The resource id of a trial.
-
-    Args:
-        uuid: of the study's archive.
-        number: of the trial.
 
     Example:
         >>> trial_resource("0a1b", 7)
@@ -100,11 +93,7 @@ class StudyEvents:
         self._stalled = self._completed = self._failing = False
 
     def look(self, status: StudyStatus) -> None:
-        """Emit what is new. It never raises: events must not end a study.
-
-        Args:
-            status: how the study stands.
-        """
+        """Emit what is new. It never raises: events must not end a study."""
         try:
             self._look(status)
         except Exception:  # noqa: BLE001 - a lost event must not end a study
@@ -186,13 +175,7 @@ class StudyEvents:
 
 
 def emit_drifted(uuid: str, study_name: str, trial: ReevaluatedTrial) -> None:
-    """Say that an archived trial did not give its values again.
-
-    Args:
-        uuid: of the study's archive.
-        study_name: the study.
-        trial: what the re-evaluation came to.
-    """
+    """Say that an archived trial did not give its values again."""
     from prefect_optuna.tasks.reevaluation.verdicts import constraint_words
 
     _emit(

@@ -18,9 +18,6 @@ BACKGROUND_HOME = ".prefect-optuna/prefect"
 def running_server_url(home: str | os.PathLike[str] | None = None) -> str | None:
     """Address of the UI of the server that runs on a home, or None.
 
-    Args:
-        home: where its history is; by default any of those that this directory has.
-
     Example:
         >>> from prefect_optuna.flows.found_server import running_server_url
         >>> print(running_server_url("no-such-home"))
@@ -34,11 +31,7 @@ def running_server_url(home: str | os.PathLike[str] | None = None) -> str | None
 
 
 def read_server_file(home: Path) -> dict[str, object]:
-    """What the server of a home says of itself; nothing where there is none.
-
-    Args:
-        home: where its history is.
-    """
+    """What the server of a home says of itself; nothing where there is none."""
     try:
         return dict(json.loads((home / "server.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -46,11 +39,7 @@ def read_server_file(home: Path) -> dict[str, object]:
 
 
 def is_healthy(url: str) -> bool:
-    """Whether a Prefect server answers.
-
-    Args:
-        url: of its UI.
-    """
+    """Whether a Prefect server answers."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
     with contextlib.closing(connection):
         try:

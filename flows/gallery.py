@@ -31,9 +31,6 @@ def draw_gallery(status: StudyStatus, *, seconds: float = math.inf) -> Gallery:
         seconds: of this thread's processor time, after which no other picture is begun. The
             first one is always drawn.
 
-    Returns:
-        The pictures.
-
     Example:
         >>> import optuna
         >>> from prefect_optuna.flows.study_status import StudyStatus

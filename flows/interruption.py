@@ -21,11 +21,7 @@ _OF_A_CRASH = ("Crash detected!", "Finished in state Crashed")
 
 
 def note_study(words: Callable[[], str]) -> None:
-    """Say what an interruption of this study is to be told with.
-
-    Args:
-        words: gives a sentence of what was kept.
-    """
+    """Say what an interruption of this study is to be told with."""
     _said.get([]).append(words)
 
 

@@ -36,16 +36,6 @@ _OF_PREFECT = {"return_state", "wait_for"}
 def checked_arguments(known: Set[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `optimize` or `distribute`, checked before a server is asked or started.
 
-    Args:
-        known: the names of the flow's arguments.
-        arguments: those of a call, as somebody wrote them.
-
-    Returns:
-        The arguments, with names and directions as the flow takes them.
-
-    Raises:
-        PrefectOptunaError: one of them cannot work.
-
     Example:
         >>> from prefect_optuna.flows.opening import checked_arguments
         >>> checked_arguments({"directions", "direction"}, {"direction": "maximize"})
@@ -77,13 +67,6 @@ def checked_arguments(known: Set[str], arguments: Mapping[str, Any]) -> dict[str
 def checked_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments with samplers, pruners and directions as `optimize` calls them.
 
-    Args:
-        arguments: as somebody wrote them.
-
-    Raises:
-        InvalidSettingError: there is no such sampler or pruner, or not with these options.
-        InvalidProblemError: a direction is none.
-
     Example:
         >>> from prefect_optuna.flows.opening import checked_names
         >>> checked_names({"sampler": "TPE", "pruner": "MedianPruner"})
@@ -107,15 +90,7 @@ def checked_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def one_of_the_two(direction: Any, directions: Any) -> Any:
-    """Optuna's `direction`, or `directions`.
-
-    Args:
-        direction: for one value.
-        directions: for each value.
-
-    Raises:
-        InvalidSettingError: both were given.
-    """
+    """Optuna's `direction`, or `directions`."""
     if direction is not None and directions is not None:
         raise InvalidSettingError(
             "`direction` is for one value and `directions` for several: give one of the two; "
@@ -135,9 +110,6 @@ def check_settings(
         n_jobs: how many trials run at once; -1 for the number of processors.
         retries: how many times `run` is called again.
         seed: of the sampler.
-
-    Raises:
-        InvalidSettingError: one of them cannot.
     """
     if n_trials is not None and n_trials < 1:
         raise InvalidSettingError(
@@ -158,15 +130,7 @@ def check_settings(
 
 
 def rehearse(problem: Problem, scope: TrialScope) -> None:
-    """Call `suggest` once on a study that nobody keeps: its mistakes show before any trial.
-
-    Args:
-        problem: the problem.
-        scope: of its trials.
-
-    Raises:
-        InvalidProblemError: `suggest` does not work.
-    """
+    """Call `suggest` once on a study that nobody keeps: its mistakes show before any trial."""
     if problem.suggest is None:
         return
     storage = optuna.storages.InMemoryStorage()
@@ -198,20 +162,7 @@ def open_study(
     pruner: BasePruner | Pruner | str | None,
     seed: int | None,
 ) -> FlowStudy:
-    """Create the study, or go on with it.
-
-    Args:
-        block: where it is kept.
-        name: of the study.
-        problem: what it optimizes.
-        sampler: a sampler, or its name; `None` is Optuna's own choice.
-        pruner: stops trials early; likewise.
-        seed: seeds the sampler; of a study that goes on, its number of trials is mixed in.
-
-    Raises:
-        InvalidSettingError: no such sampler or pruner, or not with these options.
-        StudyMismatchError: it exists with other directions.
-    """
+    """Create the study, or go on with it."""
     make_sampler(sampler, seed)  # before anything is created: an option may be wrong
     made_pruner = make_pruner(pruner)
     plain = block.create_study(name, directions=list(problem.directions), load_if_exists=True)
@@ -220,11 +171,6 @@ def open_study(
 
 
 def seed_of_trials(study: optuna.Study, seed: int | None) -> int:
-    """What the seeds of a study's trials come from.
-
-    Args:
-        study: the study, which keeps it.
-        seed: what the user says, if anything.
-    """
+    """What the seeds of a study's trials come from."""
     storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
     return study_seed(storage, storage.get_study_id_from_name(study.study_name), seed)

@@ -327,13 +327,6 @@ def kept_words(
 ) -> str:
     """What somebody is told who has interrupted a study.
 
-    Args:
-        name: of the study.
-        given: the name that the call gave it, if any.
-        block: where it is kept.
-        finished: how many of its trials are.
-        flow: what was called.
-
     Example:
         >>> from prefect_optuna.blocks import as_study_storage
         >>> from prefect_optuna.flows.optimize_flow import kept_words

@@ -45,15 +45,6 @@ def importances_of(
     By PED-ANOVA, which takes some 50 ms for a thousand trials; of more, a thousand are taken
     evenly. Parameters that only some trials have are left out.
 
-    Args:
-        trials: the trials of a study, in any state.
-        directions: `"minimize"` or `"maximize"` for each value.
-        target: which of several values.
-
-    Returns:
-        The share of each parameter, the largest first; the shares add up to 1. Empty where there
-        are fewer than 20 complete trials, or all of them are the same.
-
     Example:
         >>> import optuna
         >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
@@ -85,9 +76,6 @@ def importances_plot(
     Args:
         importances: for each of the study's values, the share of each parameter.
         max_bytes: how large the picture may be.
-
-    Returns:
-        A PNG picture, or `None` where there is nothing to draw.
     """
     total: dict[str, float] = {}
     for shares in importances:
@@ -153,9 +141,6 @@ def slices_plot(
         directions: `"minimize"` or `"maximize"` for each value; the first two get a row each.
         importances: the share of each parameter, by which they are ordered.
         max_bytes: how large the picture may be.
-
-    Returns:
-        A PNG picture, or `None` where there is nothing to draw.
     """
     complete = _complete(trials)
     best = best_first(complete, directions)

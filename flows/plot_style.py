@@ -40,9 +40,6 @@ def figure_png(figure: Figure, max_bytes: int = 100_000) -> bytes:
         figure: any figure; it is drawn and not changed.
         max_bytes: the limit. The resolution is lowered until the picture fits.
 
-    Returns:
-        The picture, at most 1400 pixels wide, with a palette of at most 256 colours.
-
     Raises:
         ValueError: `max_bytes` is too small for any picture of this figure.
 
@@ -72,9 +69,6 @@ def thumbnail(picture: bytes, width: int = 280, max_bytes: int = 10_000) -> byte
         picture: a PNG picture.
         width: of the copy, in pixels; a picture that is smaller is not enlarged.
         max_bytes: the limit, kept by making the copy smaller still.
-
-    Returns:
-        A PNG picture.
     """
     from PIL import Image
 
@@ -118,11 +112,7 @@ def _palette_png(image: Image.Image, colours: int = 128) -> bytes:
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure, as wide as all are.
-
-    Args:
-        height: in inches; the width is 7.
-    """
+    """An empty figure, as wide as all are."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH, height), facecolor="white", layout="constrained")
@@ -167,13 +157,7 @@ def add_legend(axes: Axes) -> None:
 
 
 class Range:
-    """The part of an axis that is worth showing, and how values outside of it are shown.
-
-    Args:
-        values: what is to be shown; infinities and NaN may be among them.
-        direction: the far side of the worse values may be cut off, the better side never.
-        keep: values that have to be inside, however bad.
-    """
+    """The part of an axis that is worth showing, and how values outside of it are shown."""
 
     def __init__(
         self, values: np.ndarray, direction: str, keep: np.ndarray | tuple[()] = ()
@@ -206,13 +190,7 @@ class Range:
 
 
 def scale(axes: Axes, name: str, shown: Range) -> None:
-    """Show a range on an axis.
-
-    Args:
-        axes: the panel.
-        name: `"x"` or `"y"`.
-        shown: the range.
-    """
+    """Show a range on an axis."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     if shown.log:

@@ -59,9 +59,6 @@ def history_plot(
         target: which of several values to draw. By default each (of the first four) gets a panel.
         max_bytes: how large the picture may be.
 
-    Returns:
-        A PNG picture.
-
     Example:
         >>> import optuna
         >>> study = optuna.create_study()
@@ -91,9 +88,6 @@ def pareto_plot(
         trials: the trials of a study, in any state.
         directions: `"minimize"` or `"maximize"` for each of the two values.
         max_bytes: how large the picture may be.
-
-    Returns:
-        A PNG picture.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     values = np.array([trial.values for trial in complete], dtype=float).reshape(-1, 2)
@@ -138,9 +132,6 @@ def series_plot(
         others: what other trials have returned. Half of them are within the darker band, nine
             of ten within the paler one.
         max_bytes: how large the picture may be.
-
-    Returns:
-        A PNG picture, or `None` where nothing can be drawn.
 
     Example:
         >>> series_plot({"hare": [30, 47, 70]}, {"year": [1900, 1901, 1902]})[:4]

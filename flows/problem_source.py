@@ -48,11 +48,7 @@ class ProblemSource:
     words: str = ""
 
     def capture(self) -> Capture:
-        """What is archived of it.
-
-        Raises:
-            CaptureError: it cannot be archived.
-        """
+        """What is archived of it."""
         return self.captured or Capture.of(self.problem)
 
 
@@ -66,26 +62,7 @@ def find_problem(
     storage: StudyStorage | str | Path | None,
     artifacts: ArtifactFileSystem | str | Path | None,
 ) -> ProblemSource:
-    """The problem of a flow. One that is called `"archive"` is restored, which runs its code.
-
-    Args:
-        problem: what `optimize` takes.
-        directions: replace those of the problem.
-        study_name: the study.
-        version: which version of the archive, by its id or the digest of its code; by default the
-            last one. One that is not there is looked for among what deployments have brought.
-        trusted: whether archived code may run.
-        storage: where the study is.
-        artifacts: where its archive is.
-
-    Raises:
-        InvalidProblemError: it is no problem.
-        InvalidSettingError: something is said of an archive, and the problem is not from there.
-        StudyNotFoundError: there is no such study, and no deployment has brought its problem.
-        ArchiveError: there is no such version, it is damaged, or its packages are not here.
-        UntrustedArchiveError: nobody has said that it may run.
-        ArchiveSignatureError: there is a key, and it is not signed with that.
-    """
+    """The problem of a flow. One that is called `"archive"` is restored, which runs its code."""
     if problem != ARCHIVE:
         if version is not None or trusted:
             raise InvalidSettingError(
@@ -123,11 +100,6 @@ def say_version(
     """Say in the log which version of its code a study runs, where it was not given by the call.
 
     And which packages are here in another version than where that was captured.
-
-    Args:
-        logger: of the flow run.
-        archive: the study's, in which the problem has been saved.
-        source: where the problem is from.
     """
     if source.words:
         logger.info("It runs version %s, %s.", archive.version_words, source.words)

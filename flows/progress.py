@@ -53,14 +53,6 @@ _STATES = {
 class StudyProgress:
     """One line that tells how far a study is: trials by state, best value, time left.
 
-    Args:
-        total: How many trials are to be finished; `None` where only a timeout ends the study.
-        directions: `"minimize"` or `"maximize"` for each value.
-        trials: The trials that a study which goes on has already.
-        enabled: Whether to show it. By default where standard error is a terminal.
-        console: Where to show it. By default on standard error, together with Prefect's log,
-            whose lines then pass above it.
-
     Example:
         >>> import optuna
         >>> study = optuna.create_study()
@@ -120,11 +112,7 @@ class StudyProgress:
             self._open.close()
 
     def update(self, trial: FrozenTrial) -> None:
-        """Count a trial that has ended. Trials lost to a crash do not count.
-
-        Args:
-            trial: The trial. It may come from any thread.
-        """
+        """Count a trial that has ended. Trials lost to a crash do not count."""
         if not self.enabled:
             return
         self._count(trial)
@@ -163,16 +151,6 @@ def best_trials_table(
     width: int | None = None,
 ) -> Table:
     """The best trials of a study as a table for the terminal.
-
-    Args:
-        trials: The trials of a study, in any state.
-        directions: `"minimize"` or `"maximize"` for each value.
-        k: How many trials to show.
-        width: How many letters wide; parameters that do not fit are left out. By default the
-            width of the terminal.
-
-    Returns:
-        A table for `rich.print`.
 
     Example:
         >>> import optuna

@@ -13,12 +13,7 @@ from prefect_optuna.blocks._secrets import error_words, is_public
 
 
 class PublicError(Exception):
-    """An error whose message, or that of its cause, had a secret in it.
-
-    Args:
-        message: the type and the message of the error, without secrets.
-        original: the error.
-    """
+    """An error whose message, or that of its cause, had a secret in it."""
 
     def __init__(self, message: str, original: BaseException | None = None) -> None:
         super().__init__(message)

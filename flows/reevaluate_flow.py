@@ -69,11 +69,7 @@ class DriftError(PrefectOptunaError, RuntimeError):
 
 @task(name="run-archived-trials", cache_policy=NO_CACHE, persist_result=False)
 def run_archived_trials(request: RerunRequest) -> RerunAnswer:
-    """Run archived trials again, in a fresh process on whichever machine this task runs.
-
-    Args:
-        request: which ones, and their code.
-    """
+    """Run archived trials again, in a fresh process on whichever machine this task runs."""
     return rerun(request)
 
 

@@ -38,12 +38,7 @@ def reevaluation_key(study_name: str) -> str:
 
 
 def publish_reevaluation(result: Reevaluation, history: Sequence[Reevaluation]) -> None:
-    """Show a re-evaluation in Prefect's UI.
-
-    Args:
-        result: the re-evaluation.
-        history: those of its study, oldest first, with this one.
-    """
+    """Show a re-evaluation in Prefect's UI."""
     create_markdown_artifact(
         render_reevaluation(result, history),
         key=reevaluation_key(result.study_name),
@@ -52,12 +47,7 @@ def publish_reevaluation(result: Reevaluation, history: Sequence[Reevaluation]) 
 
 
 def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = ()) -> str:
-    """A re-evaluation as Markdown.
-
-    Args:
-        result: the re-evaluation.
-        history: those of its study, oldest first.
-    """
+    """A re-evaluation as Markdown."""
     count = sum(trial.verdict == "reproduced" for trial in result.trials)
     lines = [
         f"# {count} of {len(result.trials)} trials reproduced",

@@ -72,12 +72,7 @@ _LAST_REPORT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Report:
-    """A report, as Prefect's UI shows it.
-
-    Args:
-        markdown: The page.
-        description: The text of its card in a list of artifacts.
-    """
+    """A report, as Prefect's UI shows it."""
 
     markdown: str
     description: str
@@ -85,13 +80,6 @@ class Report:
 
 def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
     """Write the report of a study.
-
-    Args:
-        status: How the study stands.
-        pictures: Whether to draw. Without, the page has the pictures that the status brings.
-
-    Returns:
-        The report, of less than 250 KB.
 
     Example:
         >>> import optuna
@@ -168,10 +156,6 @@ class ReportPublisher:
     The report belongs to the flow run in which it is published, and is updated in place. A study
     that goes on in another flow run gets another version of it. A server that is away stops
     nothing: that is said once, and the next report is tried again.
-
-    Args:
-        study_name: The study.
-        logger: Where that is said, such as the flow run's; by default this module's.
     """
 
     def __init__(self, study_name: str, logger: _Logger | None = None) -> None:
@@ -181,14 +165,7 @@ class ReportPublisher:
         self._failing = False
 
     def publish(self, report: Report) -> bool:
-        """Create the artifact, or update it.
-
-        Args:
-            report: What to show from now on.
-
-        Returns:
-            Whether the server has taken it.
-        """
+        """Create the artifact, or update it."""
         try:
             # A client of its own, with settings of its own: the flow's is for the flow's thread.
             with get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True) as client:
@@ -254,12 +231,6 @@ class ReportThread:
     The first report is published at once, and the next ones every `interval` seconds. Pictures
     are drawn anew at the end, and before that as often as drawing takes no more than `share` of
     the time.
-
-    Args:
-        status: Tells how the study stands. It is called in a thread of its own.
-        publisher: Publishes the report.
-        interval: Seconds between two updates.
-        share: How much of the time drawing may take.
 
     Example:
         >>> import optuna

@@ -102,13 +102,7 @@ def history_of(trial: FrozenTrial) -> list[int]:
 
 
 def give_order(study: optuna.Study, session: str, **order: Any) -> None:
-    """Ask a session for something, from any machine.
-
-    Args:
-        study: the study.
-        session: the id of the session.
-        order: what is asked, as JSON; what was asked before by other names still holds.
-    """
+    """Ask a session for something, from any machine."""
     storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
     study_id = study._study_id  # pyright: ignore[reportPrivateUsage]
     given = Session(study, storage).orders(session)
@@ -121,10 +115,6 @@ def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
     It is running while a session of it lives, or somebody without this package may run a trial.
     Otherwise the session that was opened last says how it ended; a dead one, and trials that wait
     for nobody, mean that the study was interrupted.
-
-    Args:
-        study: the study.
-        trials: its trials.
 
     Example:
         >>> import optuna
@@ -158,13 +148,6 @@ def ask_sessions(study: optuna.Study, what: Literal["stop", "pause", "resume"]) 
 
     They finish the trials that run. They hear of it within seconds, and a later run does not.
 
-    Args:
-        study: the study.
-        what: they are to do.
-
-    Returns:
-        How many there are.
-
     Example:
         >>> import optuna
         >>> ask_sessions(optuna.create_study(), "stop")
@@ -182,9 +165,6 @@ def living_sessions(study: optuna.Study) -> dict[str, dict[str, Any]]:
     A session of another machine whose record is older than two leases, by the clocks of both, is
     taken for dead: nobody looks for long enough to see whether it is renewed.
 
-    Args:
-        study: the study.
-
     Example:
         >>> import optuna
         >>> living_sessions(optuna.create_study())
@@ -197,9 +177,6 @@ def session_records(study: optuna.Study) -> dict[str, dict[str, Any]]:
     """What all sessions of a study say of themselves, and whether they are `"alive"`.
 
     Whether one of another machine lives is told as by `living_sessions`.
-
-    Args:
-        study: the study.
 
     Example:
         >>> import optuna
@@ -217,17 +194,7 @@ def _seems_alive(record: Mapping[str, Any]) -> bool:
 
 
 class Session:
-    """One run of `optimize`, or one worker, on one study, from `open` to `close`.
-
-    Args:
-        study: the study; its storage is asked and written through Optuna's storage interface.
-        storage: the study's storage.
-        details: what else the record says of this session, as JSON.
-        version: the id of the version of the archive that its trials run with; each trial that
-            it takes says so.
-        seed: what the seeds of its trials come from; `None` where they have none.
-        stopping: whether its trials should stop.
-    """
+    """One run of `optimize`, or one worker, on one study, from `open` to `close`."""
 
     def __init__(
         self,
@@ -276,13 +243,7 @@ class Session:
         self._write(closed=False)
 
     def close(self, *, clean: bool = True, **details: Any) -> None:
-        """Say that this session runs no trials any more.
-
-        Args:
-            clean: whether it surely has none; an interrupted one may have asked for a trial that
-                it never got to know of.
-            details: what else the record is to say from now on.
-        """
+        """Say that this session runs no trials any more."""
         if self._closed.is_set():
             return
         self._details.update(details)
@@ -306,10 +267,6 @@ class Session:
 
         It can be marked only when it is taken. `Study.ask` would make a new one without any mark
         where another process is quicker.
-
-        Args:
-            study: the study; its sampler suggests.
-            released_by: takes only what that session has released.
         """
         self._settle_doubts()
         for trial in self._waiting():
@@ -366,11 +323,7 @@ class Session:
                     self._storage.set_trial_user_attr(trial_id, SEED_KEY, seed)
 
     def seed_of(self, trial: FrozenTrial) -> int | None:
-        """The seed of a trial of this session; `None` where its trials have none.
-
-        Args:
-            trial: the trial.
-        """
+        """The seed of a trial of this session; `None` where its trials have none."""
         return None if self.seed is None else trial_seed(self.seed, first_number(trial))
 
     def _create(self, **fields: Any) -> int:
@@ -407,18 +360,7 @@ class Session:
         self._storage.set_trial_system_attr(self._trial_id(trial.number), MARK, self._mark)
 
     def give_up(self, number: int, why: str, *, innocent: bool = False) -> int | None:
-        """Fail a trial that will not be finished, and ask it again.
-
-        Args:
-            number: the trial's number.
-            why: for people: what happened to it.
-            innocent: whether that was surely none of its own doing, so that it is asked again
-                however often.
-
-        Returns:
-            The number of the repetition, or `None` where the trial is not to be repeated: because
-            somebody else was quicker, or because it has been lost too often.
-        """
+        """Fail a trial that will not be finished, and ask it again."""
         trial_id = self._trial_id(number)
         trial = self._storage.get_trial(trial_id)
         if trial.state != TrialState.RUNNING:
@@ -441,11 +383,7 @@ class Session:
         return self._repeat(trial, count + innocent) if repeat else None
 
     def withdraw(self, number: int) -> None:
-        """Take a trial back that is one too many: one from the queue waits there again.
-
-        Args:
-            number: the trial's number.
-        """
+        """Take a trial back that is one too many: one from the queue waits there again."""
         trial_id = self._trial_id(number)
         attributes = self._storage.get_trial(trial_id).system_attrs
         if "fixed_params" in attributes or _HISTORY in attributes:
@@ -457,11 +395,7 @@ class Session:
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def recover(self) -> list[int]:
-        """Fail the trials of dead sessions and ask them again.
-
-        Returns:
-            The numbers of the trials that were given up.
-        """
+        """Fail the trials of dead sessions and ask them again."""
         records = self._records()
         alive = {key for key, record in records.items() if self._is_alive(key, record)}
         trials = self._study.get_trials(deepcopy=False)
@@ -490,11 +424,7 @@ class Session:
         }
 
     def orders(self, session: str | None = None) -> dict[str, Any]:
-        """What somebody has asked a session for, see `give_order`.
-
-        Args:
-            session: its id; by default this one.
-        """
+        """What somebody has asked a session for, see `give_order`."""
         attributes = self._storage.get_study_system_attrs(self._study_id)
         return dict(attributes.get(f"{_ORDER}:{session or self.id}", {}))
 
@@ -504,11 +434,7 @@ class Session:
         self._storage.set_study_system_attr(self._study_id, f"{MARK}:{session}", record)
 
     def asked(self, session: str | None = None) -> str | None:
-        """What somebody has asked a session to do: `"stop"`, `"pause"` or nothing.
-
-        Args:
-            session: its id; by default this one.
-        """
+        """What somebody has asked a session to do: `"stop"`, `"pause"` or nothing."""
         asked = self.orders(session).get("do")
         return asked if asked in ("stop", "pause") else None
 

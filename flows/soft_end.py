@@ -20,12 +20,6 @@ def ending_softly(stopping: Stopping) -> Generator[Callable[[], None]]:
     Ctrl-C interrupts at once, as ever, and so does SIGTERM where no trial looks. Without a handler
     of somebody else's, such as Prefect's, the program ends with `SystemExit`, so that its trials
     are asked again at once.
-
-    Args:
-        stopping: is set then; it knows whether any trial looks, and how long they have.
-
-    Yields:
-        What is to be called at the end: it ends the program if it was asked to.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

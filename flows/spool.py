@@ -94,9 +94,6 @@ class SpooledTrial:
 class Spool:
     """The folder of this machine where trials wait for their storage; only its user may look in.
 
-    Args:
-        folder: by default that of the settings.
-
     Example:
         >>> from prefect_optuna.flows.spool import Spool
         >>> list(Spool())
@@ -127,25 +124,12 @@ class Spool:
         return sorted(found, key=lambda one: (one.at, one.id))
 
     def of(self, uuid: str) -> list[SpooledTrial]:
-        """The trials of a study.
-
-        Args:
-            uuid: of its archive.
-        """
+        """The trials of a study."""
         mine = [path for path in self._paths() if path.name.startswith(f"{_study_id(uuid)}-")]
         return [kept for kept in self._read_all(mine) if kept.uuid == uuid]
 
     def put(self, kept: SpooledTrial) -> SpooledTrial:
-        """Put a trial down; an earlier one of the same name is replaced.
-
-        Args:
-            kept: the trial.
-
-        Raises:
-            OSError: the disk is full, or the folder cannot be written.
-            ValueError: the spool has no room, others may write there, or an attribute of the
-                trial is no JSON.
-        """
+        """Put a trial down; an earlier one of the same name is replaced."""
         head = {
             "study_name": kept.study_name,
             "storage": kept.storage,
@@ -232,15 +216,7 @@ def _read(path: Path) -> SpooledTrial:
 
 
 class TrialKeeper:
-    """Puts trials of one session into the spool while a storage is waited for; picklable.
-
-    Args:
-        study_name: of the study.
-        storage: where it is, for people.
-        uuid: of its archive.
-        session: who runs the trials.
-        spool: where they wait.
-    """
+    """Puts trials of one session into the spool while a storage is waited for; picklable."""
 
     def __init__(
         self, study_name: str, storage: str, uuid: str, session: str, spool: Spool | None = None
@@ -260,11 +236,6 @@ class TrialKeeper:
         """Keep a trial while the code within waits for a storage.
 
         What ends there in good order has been written, and is kept no more.
-
-        Args:
-            outcome: what became of the trial.
-            trial: the trial with all that it was given.
-            encoded: its result, where that is what waits.
         """
         kept: list[SpooledTrial] = []
 
@@ -286,13 +257,7 @@ class TrialKeeper:
     def ended(
         self, outcome: Outcome, trial: FrozenTrial, encoded: EncodedResult | None = None
     ) -> SpooledTrial:
-        """A trial as it is put into the spool.
-
-        Args:
-            outcome: what became of it.
-            trial: the trial with all that it was given.
-            encoded: its result, where that is not archived.
-        """
+        """A trial as it is put into the spool."""
         # No deep copy: nothing here changes what is in the attributes.
         ended = FrozenTrial(
             number=trial.number,
@@ -312,11 +277,7 @@ class TrialKeeper:
 
 
 def told_attributes(outcome: Outcome) -> dict[str, Any]:
-    """The user attributes that a trial gets when it is told.
-
-    Args:
-        outcome: what became of it.
-    """
+    """The user attributes that a trial gets when it is told."""
     attributes: dict[str, Any] = {}
     if outcome.used:
         attributes[SCOPE_KEY] = outcome.used
@@ -330,14 +291,7 @@ def told_attributes(outcome: Outcome) -> dict[str, Any]:
 
 
 class Delivery:
-    """Tells a study what its trials came to that could not be told in time.
-
-    Args:
-        study: the study.
-        writer: archives results.
-        signer: what signs the trials of the version with that id; nothing where there is no key.
-        logger: the flow run's.
-    """
+    """Tells a study what its trials came to that could not be told in time."""
 
     def __init__(
         self,
@@ -357,15 +311,6 @@ class Delivery:
         Whoever tells first wins. Where the trial was given to another one meanwhile, which has not
         ended, this is its outcome; where that has ended, this one is kept beside it, see
         `ArchivedStudy.late_trials`.
-
-        Args:
-            kept: the trial.
-
-        Returns:
-            The trial that it was told as; `None` if it was not told.
-
-        Raises:
-            StorageUnavailableError: a storage is away.
         """
         number = kept.trial.number
         trials = self._study.get_trials(deepcopy=False)
@@ -438,14 +383,7 @@ class Delivery:
 def store_given(
     storage: optuna.storages.BaseStorage, of: int, given: FrozenTrial, late: Any = ()
 ) -> None:
-    """Store what a trial was given where the storage did not hear of it.
-
-    Args:
-        storage: the study's.
-        of: the id of the trial there.
-        given: the trial with all that it was given.
-        late: names of user attributes that come with its end.
-    """
+    """Store what a trial was given where the storage did not hear of it."""
     stored = storage.get_trial(of)
     for name in given.params.keys() - stored.params.keys():
         distribution = given.distributions[name]
@@ -481,21 +419,7 @@ def send(
     storage: StudyStorage | str | Path | None = None,
     artifacts: ArtifactFileSystem | str | Path | None = None,
 ) -> list[SpooledTrial]:
-    """Tell studies what is in the spool of them, but for what a program that runs waits with.
-
-    Args:
-        trials: what to send.
-        storage: where the studies are, as `optimize` takes it.
-        artifacts: where their archives are, as `optimize` takes it.
-
-    Returns:
-        What was told, or archived beside the trial that had taken its place.
-
-    Raises:
-        StudyNotFoundError: a study is not in this storage.
-        ArchiveError: the study of that name is another one.
-        StorageUnavailableError: a storage is away.
-    """
+    """Tell studies what is in the spool of them, but for what a program that runs waits with."""
     block, filesystem = as_study_storage(storage), as_artifact_filesystem(artifacts)
     kept_of: dict[str, list[SpooledTrial]] = {}
     for kept in trials:

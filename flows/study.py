@@ -40,12 +40,6 @@ _PRUNERS = {
 def sampler_name(value: Any) -> Any:
     """The name of a sampler as it is here: whatever its case, and by the name of its class.
 
-    Args:
-        value: a name; anything else is given back as it is.
-
-    Raises:
-        InvalidSettingError: there is no such sampler; names the nearest.
-
     Example:
         >>> sampler_name("TPE"), sampler_name("CmaEsSampler"), sampler_name(None)
         ('tpe', 'cmaes', None)
@@ -55,12 +49,6 @@ def sampler_name(value: Any) -> Any:
 
 def pruner_name(value: Any) -> Any:
     """The name of a pruner as it is here, likewise.
-
-    Args:
-        value: a name; anything else is given back as it is.
-
-    Raises:
-        InvalidSettingError: there is no such pruner; names the nearest.
 
     Example:
         >>> pruner_name("medain")
@@ -133,18 +121,7 @@ class FlowStudy(optuna.Study):
         *,
         seed: int | None = None,
     ) -> FlowStudy:
-        """The study of that name, which exists.
-
-        Args:
-            study_name: of the study.
-            storage: where it is.
-            sampler: a sampler, or its name; `None` is what Optuna takes for this study.
-            pruner: a pruner, or its name; `None` is what Optuna takes.
-            seed: seeds a sampler that is made here.
-
-        Raises:
-            InvalidSettingError: no such sampler or pruner, or not with these options.
-        """
+        """The study of that name, which exists."""
         if not isinstance(storage, PatientStorage):
             storage = PatientStorage(storage)
         study = cls(study_name, storage, make_sampler(sampler, seed), make_pruner(pruner))
@@ -184,13 +161,6 @@ def make_sampler(
 ) -> optuna.samplers.BaseSampler | None:
     """The sampler that was asked for.
 
-    Args:
-        sampler: a sampler is used as it is; `None` leaves the choice to Optuna.
-        seed: seeds one that is made here.
-
-    Raises:
-        InvalidSettingError: no such sampler, or not with these options.
-
     Example:
         >>> type(make_sampler("random", seed=1)).__name__
         'RandomSampler'
@@ -209,9 +179,6 @@ def make_pruner(
     pruner: optuna.pruners.BasePruner | Pruner | str | None,
 ) -> optuna.pruners.BasePruner | None:
     """The pruner that was asked for; `None` leaves the choice to Optuna.
-
-    Raises:
-        InvalidSettingError: no such pruner, or not with these options.
 
     Example:
         >>> type(make_pruner("hyperband")).__name__

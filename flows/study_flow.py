@@ -189,11 +189,7 @@ def _said_once() -> Generator[None]:
 
 
 def note_result(result: R) -> R:
-    """Note what a study flow returns, in case that no server is there to hear of it.
-
-    Args:
-        result: what it returns next.
-    """
+    """Note what a study flow returns, in case that no server is there to hear of it."""
     _results.get([]).append(result)
     return result
 
@@ -201,14 +197,7 @@ def note_result(result: R) -> R:
 def study_flow(
     *, name: str, flow_run_name: str | Callable[[], str], check: Check | None = None
 ) -> Callable[[Callable[P, R]], StudyFlow[P, R]]:
-    """Make a function a `StudyFlow`, as `prefect.flow` makes one a `Flow`.
-
-    Args:
-        name: the flow's name.
-        flow_run_name: the name of its runs, as Prefect takes it.
-        check: given the names of the flow's arguments and those of a call, says what is wrong with
-            them before a server is asked or started, and gives back what the flow is called with.
-    """
+    """Make a function a `StudyFlow`, as `prefect.flow` makes one a `Flow`."""
 
     def decorate(function: Callable[P, R]) -> StudyFlow[P, R]:
         made = StudyFlow(function, name=name, flow_run_name=flow_run_name)

@@ -107,14 +107,7 @@ class StudyRun:
         return self._finished
 
     def run(self) -> None:
-        """Ask, run and tell until the study has enough trials, the time is up, or it is stopped.
-
-        Raises:
-            Exception: what a trial raised and `catch` does not name, after the trials that were
-                running then have ended.
-            BaseException: an interruption; the trials that were running are asked again by the
-                next run.
-        """
+        """Ask, run and tell until the study has enough trials, the time is up, or it is stopped."""
         with ending_softly(self.session.stopping) as end:
             self._run(end)
 
@@ -499,17 +492,7 @@ def _is_told(trial: FrozenTrial, outcome: Outcome) -> bool:
 def suggest_params(
     problem: Problem, trial: optuna.trial.BaseTrial, scope: TrialScope, seed: int | None = None
 ) -> dict[str, Any]:
-    """The parameters of a trial.
-
-    Args:
-        problem: what is optimized.
-        trial: the trial.
-        scope: of the trials.
-        seed: of the trial.
-
-    Raises:
-        InvalidProblemError: `suggest` returns no mapping.
-    """
+    """The parameters of a trial."""
     with scope.around(), seeding(suggest_seed(seed), trial):
         params = problem.call("suggest", trial, scope=scope.values)
     if not isinstance(params, Mapping):

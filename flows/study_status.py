@@ -13,12 +13,7 @@ StudyState = Literal["running", "paused", "completed", "interrupted", "failed", 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of a report.
-
-    Args:
-        pictures: PNG by the names in `gallery.PICTURES`.
-        left_out: whether there was no time for some.
-    """
+    """The pictures of a report."""
 
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     left_out: bool = False
@@ -26,25 +21,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """How a study stands: what its report is made of.
-
-    Args:
-        study_name: The study.
-        directions: `"minimize"` or `"maximize"` for each value.
-        trials: All of its trials, in any state.
-        n_trials: How many trials are to be finished; `None` where only a timeout ends the study.
-        state: What the study is doing, or how it ended.
-        elapsed: Seconds since this run of the study began.
-        storage: Where the study is, for people.
-        artifacts: Where its archive is, for people.
-        best_figure: A picture of the best trial, as PNG.
-        ensemble: Another one, of its series before those of other trials, as PNG.
-        notes: What somebody should know who trusts these results.
-        version: Which version of its code it runs, for people.
-        lost: How many trials were lost to a crash and repeated.
-        gallery: The pictures of all trials, where they are drawn already.
-        study_id: The number of the study in its storage, for the link to optuna-dashboard.
-    """
+    """How a study stands: what its report is made of."""
 
     study_name: str
     directions: tuple[str, ...]

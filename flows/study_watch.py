@@ -24,18 +24,7 @@ from prefect_optuna.tasks.selection import best_first
 
 
 class StudyWatch:
-    """Looks at a study from the side, also from other threads.
-
-    Args:
-        study: the study.
-        problem: what it optimizes.
-        archive: its archive.
-        n_trials: how many finished trials end it; `None` for no limit.
-        storage_block: the block of its storage.
-        picture: draws the best trial.
-        events: tells automations what happens; it looks whenever somebody asks how the study
-            stands.
-    """
+    """Looks at a study from the side, also from other threads."""
 
     def __init__(
         self,

@@ -27,15 +27,7 @@ RunnerName = Literal["threads", "processes"]
 def open_task_runner(
     wanted: RunnerName | TaskRunner[Any] | None, n_jobs: int
 ) -> Generator[TaskRunner[Any]]:
-    """Have a task runner ready, within a flow.
-
-    Args:
-        wanted: `"threads"`, `"processes"`, a Prefect task runner, or `None` for the flow's own.
-        n_jobs: how many task runs there will be at once.
-
-    Raises:
-        InvalidSettingError: it is none of these.
-    """
+    """Have a task runner ready, within a flow."""
     given = wanted
     if given is None:
         context = FlowRunContext.get()
@@ -70,10 +62,6 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
 
     A pool breaks as a whole, and nobody can say then which of its task runs took a process down.
     So each process is a pool of its own.
-
-    Args:
-        pool: makes the pools.
-        n_jobs: how many task runs there will be at once.
     """
 
     def __init__(self, pool: ProcessPoolTaskRunner, n_jobs: int) -> None:

@@ -54,10 +54,6 @@ def end_temporary_server() -> None:
     """See to it that this program's temporary server, if it has one, ends when the program does.
 
     Prefect ends it with an exit handler, which a signal leaves out.
-
-    Raises:
-        InvalidSettingError: Prefect's home cannot be written.
-        ServerUnavailableError: it does not start in time.
     """
     if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         return

@@ -65,9 +65,6 @@ def timeline_plot(
         now: when those that run have come to, in seconds of Unix time; by default they are as
             long as they have been when the last one ended.
         max_bytes: how large the picture may be.
-
-    Returns:
-        A PNG picture, or `None` where fewer than two trials have ended.
     """
     spans = _spans(trials, now)
     if len(spans) < 2:
@@ -153,11 +150,7 @@ def _lanes(spans: Sequence[tuple[float, float, FrozenTrial]]) -> dict[str, list[
 
 
 class _Clock:
-    """Time as the picture shows it: from the first trial on, with long pauses shortened.
-
-    Args:
-        spans: when trials ran, by their start.
-    """
+    """Time as the picture shows it: from the first trial on, with long pauses shortened."""
 
     def __init__(self, spans: Sequence[tuple[float, float]]) -> None:
         starts, ends = np.array(spans, dtype=float).T

@@ -117,9 +117,6 @@ def constraint_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
 def detail_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
     """The columns of a table of trials after the values: constraints, metrics and parameters.
 
-    Args:
-        trials: the trials, a row for each.
-
     Example:
         >>> import optuna
         >>> from prefect_optuna.blocks import log_metric

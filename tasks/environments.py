@@ -164,20 +164,6 @@ def prepare_environment(
     `UV_FIND_LINKS`, and kept in the user's cache folder, or where the setting `environments` says.
     What is there already is used. Of two that need the same one, one builds it.
 
-    Args:
-        environment: what trials ran in.
-        needed: the distributions that their code imports. One that was installed from a folder
-            can be left out if it is not among them.
-        closest: whether what cannot be had is replaced by what comes closest to it.
-
-    Returns:
-        The environment.
-
-    Raises:
-        EnvironmentUnavailableError: something cannot be had; it names all of that, and what comes
-            closest.
-        StorageUnavailableError: it cannot be kept, as the disk is full.
-
     Example:
         >>> from prefect_optuna.tasks import Environment
         >>> from prefect_optuna.tasks.environments import prepare_environment
@@ -219,13 +205,6 @@ def collect_environments(
 ) -> list[UnusedEnvironment]:
     """Remove the environments on this machine that no trial has run in for a while.
 
-    Args:
-        days: for how long.
-        dry_run: only look, and change nothing.
-
-    Returns:
-        Those that have been removed, or would be.
-
     Example:
         >>> from prefect_optuna.tasks.environments import collect_environments
         >>> collect_environments(days=10_000)
@@ -265,11 +244,6 @@ def collect_environments(
 
 def garbage_text(garbage: object, environments: Sequence[UnusedEnvironment], *, dry: bool) -> str:
     """What `gc` has found, for people.
-
-    Args:
-        garbage: what studies have left, which `collect_garbage` returned.
-        environments: what `collect_environments` returned.
-        dry: whether it was only looked for.
 
     Example:
         >>> from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
@@ -372,11 +346,7 @@ def _is_requirement(pin: str, source: str | None) -> bool:
 
 
 def _build(part: Path, wanted: _Wanted, closest: bool) -> list[str]:
-    """Make the environment in a folder.
-
-    Returns:
-        What in it is not as it was recorded.
-    """
+    """Make the environment in a folder."""
     get_logger(__name__).info(
         "Building an environment with Python %s and %d packages; the next time it is there.",
         wanted.python,
@@ -422,11 +392,7 @@ def _build(part: Path, wanted: _Wanted, closest: bool) -> list[str]:
 
 
 def _make_venv(part: Path, request: str) -> str:
-    """Make an empty environment with a Python.
-
-    Returns:
-        Why that is not possible; empty where it was.
-    """
+    """Make an empty environment with a Python."""
     here = f"{platform.python_implementation().lower()}@{platform.python_version()}"
     python = sys.executable if request == here else request
     made = _uv(
@@ -437,11 +403,7 @@ def _make_venv(part: Path, request: str) -> str:
 
 
 def _install(part: Path, requirements: Iterable[str]) -> str:
-    """Install exactly these.
-
-    Returns:
-        Why that failed; empty where it did not.
-    """
+    """Install exactly these."""
     file = part / "requirements.txt"
     file.write_text("".join(f"{one}\n" for one in requirements), encoding="utf-8")
     return _reason(
@@ -517,11 +479,7 @@ def _resolve(part: Path, requirements: Sequence[str], *options: str) -> tuple[st
 
 
 def _complete(part: Path) -> list[str]:
-    """Add what this package needs and the recorded one did not, so that it runs there.
-
-    Returns:
-        What was added, and what is older than this package expects.
-    """
+    """Add what this package needs and the recorded one did not, so that it runs there."""
     from packaging.utils import canonicalize_name
 
     there = {canonicalize_name(name): version for name, version in _installed_in(part).items()}

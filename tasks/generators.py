@@ -29,14 +29,7 @@ class Generator:
         raise NotImplementedError
 
     def seed(self, seed: int) -> Any:
-        """Have it begin anew.
-
-        Args:
-            seed: 32 bits.
-
-        Returns:
-            What `release` gets once nobody needs the states that have come of it.
-        """
+        """Have it begin anew."""
         raise NotImplementedError
 
     def mark(self) -> Any:
@@ -211,11 +204,7 @@ _made: dict[str, Generator] = {}
 
 
 def generator_of(module: str) -> Generator:
-    """The adapter of a library that is imported; there is one for each.
-
-    Args:
-        module: one of `LIBRARIES`.
-    """
+    """The adapter of a library that is imported; there is one for each."""
     if module not in _made:
         _made[module] = LIBRARIES[module]()
     return _made[module]

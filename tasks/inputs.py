@@ -108,9 +108,6 @@ def as_bytes(size: str | int | None) -> int:
     Args:
         size: such as `"200 MB"`; `None` is nothing.
 
-    Raises:
-        InvalidSettingError: it is none.
-
     Example:
         >>> from prefect_optuna.tasks.inputs import as_bytes
         >>> as_bytes("200 MB")
@@ -205,12 +202,7 @@ _notes: _Notes | None = None
 
 
 def note_inputs(writer: ResultWriter, paths: Mapping[str, str]) -> None:
-    """Note files that a trial has read. What is noted already costs a look at the file's size.
-
-    Args:
-        writer: of the trial's result; it says whose the files are.
-        paths: what `files_read` has taken down.
-    """
+    """Note files that a trial has read. What is noted already costs a look at the file's size."""
     global _notes
     # Secrets, most often; no result depends on them.
     wanted = {p: given for p, given in paths.items() if f"{os.sep}.env" not in p}
@@ -240,16 +232,7 @@ def flush_inputs(seconds: float = _FLUSH_SECONDS) -> None:
 def read_inputs(
     artifacts: ArtifactFileSystem, uuid: str, version: str | None = None
 ) -> list[InputFile]:
-    """What trials have read, by the names of the files.
-
-    Args:
-        artifacts: where the study's archive is.
-        uuid: of the archive.
-        version: the id of one version; by default all.
-
-    Raises:
-        ArchiveError: a note is damaged.
-    """
+    """What trials have read, by the names of the files."""
     of = "*" if version is None else f"{version}-*"
     paths = artifacts.glob(f"studies/{uuid}/inputs/{of}.json")
     found: list[InputFile] = []
@@ -266,15 +249,7 @@ def read_inputs(
 
 
 def archived_inputs(artifacts: ArtifactFileSystem, files: Sequence[InputFile]) -> dict[str, bytes]:
-    """The content of the files that lay in the study's folder, by their relative paths.
-
-    Args:
-        artifacts: where the study's archive is.
-        files: what trials have read.
-
-    Raises:
-        ArchiveError: one of them was not kept, or is damaged.
-    """
+    """The content of the files that lay in the study's folder, by their relative paths."""
     kept = {one.relative: one for one in files if one.kept and one.relative}
     missing = {one.name: one for one in files if one.relative not in kept and one.relative}
     if missing:
@@ -293,12 +268,7 @@ def archived_inputs(artifacts: ArtifactFileSystem, files: Sequence[InputFile]) -
 
 
 def inputs_now(files: Sequence[Mapping[str, Any]], folder: str) -> list[InputNow]:
-    """Look at the files that trials have read, where code that runs in a folder would find them.
-
-    Args:
-        files: what trials have read, as JSON.
-        folder: where the code runs.
-    """
+    """Look at the files that trials have read, where code that runs in a folder would find them."""
     by_name: dict[str, list[InputFile]] = {}
     for data in files:
         one = InputFile(**data)
@@ -331,9 +301,6 @@ def files_read() -> Generator[dict[str, str]]:
     Left out are code, Python's own files, those of installed packages, and the system's; what is
     written meanwhile, too; and where studies are kept.
     Libraries that open files in C without telling Python (HDF5, Arrow) are not seen.
-
-    Returns:
-        A context manager that gives a mapping, of absolute paths to what the code has called them.
 
     Example:
         >>> import pathlib, tempfile

@@ -223,12 +223,6 @@ class Problem:
 def as_directions(value: Any) -> tuple[Direction, ...]:
     """Directions as a problem has them, of a word, Optuna's own constants, or several of them.
 
-    Args:
-        value: for each value, `"minimize"` or `"maximize"`, in any case.
-
-    Raises:
-        InvalidProblemError: it is something else.
-
     Example:
         >>> from prefect_optuna.tasks.problem import as_directions
         >>> as_directions("Maximize")

@@ -66,10 +66,6 @@ SHARED_REMEDY = (
 def trial_seed(seed: int, *path: int | str) -> int:
     """Derive one seed from another: 32 bits, which every library takes.
 
-    Args:
-        seed: such as that of the study.
-        path: tells it from others, such as the trial's number.
-
     Example:
         >>> from prefect_optuna.tasks.seeding import trial_seed
         >>> trial_seed(1, 0), trial_seed(1, 1)
@@ -80,14 +76,7 @@ def trial_seed(seed: int, *path: int | str) -> int:
 
 
 def study_seed(storage: BaseStorage, study_id: int, given: int | None = None) -> int:
-    """What the seeds of a study's trials come from.
-
-    Args:
-        storage: where the study is.
-        study_id: its id there.
-        given: what the user says. Without that it is what the study has recorded, or else is
-            drawn and recorded.
-    """
+    """What the seeds of a study's trials come from."""
     recorded = storage.get_study_system_attrs(study_id).get(SEED)
     if not isinstance(recorded, int):
         recorded = secrets.randbits(32) if given is None else given
@@ -104,10 +93,6 @@ def recorded_seed(trial: FrozenTrial, trials_seed: int | None) -> int | None:
     """The seed that a trial had; `None` if it had none.
 
     The user attribute is for people, and may be the user's own.
-
-    Args:
-        trial: the trial.
-        trials_seed: what the seeds come from, as the archive of the code that it ran with says.
     """
     own = trial.system_attrs.get(SEED)
     if isinstance(own, int):
@@ -137,12 +122,7 @@ def shared_note(trials: Iterable[FrozenTrial]) -> tuple[str, ...]:
 
 
 class Seeding:
-    """The time of one trial, from when it is entered to when it is left.
-
-    Args:
-        seed: of the trial.
-        trial: the trial, whose sampler is to draw outside of this.
-    """
+    """The time of one trial, from when it is entered to when it is left."""
 
     def __init__(self, seed: int, trial: BaseTrial | None = None) -> None:
         self.seed: int = seed
@@ -195,11 +175,7 @@ class Seeding:
             _take_marks()
 
     def renew(self, seed: int) -> None:
-        """Begin anew with another seed, for another attempt.
-
-        Args:
-            seed: the other one.
-        """
+        """Begin anew with another seed, for another attempt."""
         self.seed, self._entropy = seed, itertools.count()
         with _lock:
             _note_draws()
@@ -391,10 +367,6 @@ def seeding(
     seed: int | None, trial: BaseTrial | None = None
 ) -> AbstractContextManager[Seeding | None]:
     """Seed everything around a trial, or nothing where there is no seed.
-
-    Args:
-        seed: of the trial.
-        trial: the trial, where the code within suggests parameters.
 
     Example:
         >>> import random

@@ -25,19 +25,6 @@ _STATES = {
 def select_trials(study: optuna.Study, trials: Selection) -> list[FrozenTrial]:
     """The trials of a study that a selection means.
 
-    Args:
-        study: the study.
-        trials: `"best:K"` for the K best feasible ones (with several directions, of the Pareto
-            front), `"pareto"`; `"complete"`, `"pruned"`, `"failed"` or `"all"` of these; a number,
-            or several; or a function that takes a finished trial and says whether it is meant.
-
-    Returns:
-        Finished trials: the best first, numbers as they were given, others by number. No trial
-        comes twice.
-
-    Raises:
-        InvalidSettingError: there is no such selection or trial, or it has not ended.
-
     Example:
         >>> import optuna
         >>> from prefect_optuna.tasks.selection import select_trials
@@ -105,14 +92,6 @@ def _unknown(found: object) -> InvalidSettingError:
 def best_first(trials: Iterable[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
     """The complete, feasible trials, the best one first.
 
-    Args:
-        trials: trials of one study, in any state.
-        directions: `"minimize"` or `"maximize"` for each value.
-
-    Returns:
-        All of them, sorted, where there is one direction. With several, those that are
-        Pareto-best, sorted by their values.
-
     Example:
         >>> import optuna
         >>> study = optuna.create_study(direction="maximize")
@@ -129,15 +108,7 @@ def best_first(trials: Iterable[FrozenTrial], directions: Sequence[str]) -> list
 
 
 def pareto_front(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """Those of some complete trials that no other one beats in every value.
-
-    Args:
-        trials: complete trials.
-        directions: `"minimize"` or `"maximize"` for each value.
-
-    Returns:
-        The front, in the order of the trials.
-    """
+    """Those of some complete trials that no other one beats in every value."""
     if not trials:
         return []
     losses = np.array([_losses(trial, directions) for trial in trials])

@@ -92,13 +92,7 @@ class Stopping:
 
 
 class FlowTrial(optuna.Trial):
-    """An Optuna trial that also hears when its machine is about to go.
-
-    Args:
-        study: the study.
-        trial_id: the id of the trial in its storage.
-        stopping: whether it should stop.
-    """
+    """An Optuna trial that also hears when its machine is about to go."""
 
     def __init__(
         self, study: optuna.Study, trial_id: int, stopping: Stopping | None = None

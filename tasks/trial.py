@@ -39,16 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LiveTrial:
-    """What it takes to get hold of a running trial from another process.
-
-    Args:
-        storage: the block of the study's storage.
-        study_name: the study.
-        number: the trial's number.
-        sampler: the study's sampler.
-        pruner: the study's pruner.
-        stopping: whether the trial should stop.
-    """
+    """What it takes to get hold of a running trial from another process."""
 
     storage: StudyStorage
     study_name: str
@@ -72,11 +63,7 @@ class LiveTrial:
         return FlowTrial(study, trial_id, self.stopping)
 
     def deliver(self) -> None:
-        """Have the storage hold all that the trial was given: the next who tells it, ends it.
-
-        Raises:
-            StorageUnavailableError: the storage cannot be reached.
-        """
+        """Have the storage hold all that the trial was given: the next who tells it, ends it."""
         flush = getattr(self.storage.get_storage(), "flush", None)  # where writes are gathered
         if flush is not None:
             flush()
@@ -84,16 +71,7 @@ class LiveTrial:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to be run.
-
-    Args:
-        number: the trial's number.
-        params: what `suggest` returned; empty for a plain objective.
-        trial: the live trial, or the way to it, where the problem needs it.
-        alone: whether it shares a batch with no other: it may take its process down again.
-        seed: what its random numbers follow from; `None` leaves that to chance.
-        given: the trial as it was handed out, for one that ends while the storage is away.
-    """
+    """A trial to be run."""
 
     number: int
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -151,17 +129,6 @@ class Keeper(Protocol):
 
 class TrialRunner:
     """Runs trials of one problem; small, picklable, and the same in every worker.
-
-    Args:
-        problem: the problem.
-        writer: archives what `run` returns; `None` archives nothing.
-        scope: parameters for what the problem's functions call, in force around `run` and
-            `evaluate` together with the scope in which this is made and the trial's own
-            parameters. The functions themselves also get them by naming a parameter `scope`.
-        retries: how many times `run` is called again after an exception.
-        patience: waits for an artifact filesystem that is away.
-        keeper: keeps what a trial came to meanwhile.
-        stopping: whether trials should stop, for a `run` that names it.
 
     Example:
         >>> from prefect_optuna.tasks import Problem
@@ -337,11 +304,7 @@ _MAX_TRACEBACK = 4000  # letters
 
 
 def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:
-    """Turn what a problem's last function returned into one number for each direction.
-
-    Raises:
-        InvalidProblemError: it is no number, or there are too few or too many.
-    """
+    """Turn what a problem's last function returned into one number for each direction."""
     expected = len(problem.directions)
     what = "evaluate" if problem.evaluate else "objective" if problem.objective else "run"
     try:
@@ -370,11 +333,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback of an error without the frames of this package, as everybody may read it.
-
-    Args:
-        error: what the user's code has raised.
-    """
+    """The traceback of an error without the frames of this package, as everybody may read it."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

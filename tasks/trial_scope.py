@@ -23,11 +23,6 @@ class TrialScope:
 
     It takes the scope that is in force where it is made. It can be pickled if the values can.
 
-    Args:
-        given: further parameters, which win.
-        handed_out: whether functions get the parameters as a mapping, so that nobody can say which
-            of them are read.
-
     Example:
         >>> from prefect_optuna.tasks import param_scope
         >>> from prefect_optuna.tasks.trial_scope import TrialScope
@@ -51,19 +46,11 @@ class TrialScope:
             self._snapshot = capture()
 
     def check(self) -> None:
-        """Refuse parameters that do not become of the type that `auto_param` functions take.
-
-        Raises:
-            InvalidParameterError: one does not; names the key and the type.
-        """
+        """Refuse parameters that do not become of the type that `auto_param` functions take."""
         check_types(self.values)
 
     def unread(self, read: Iterable[str]) -> str:
-        """A sentence about what was given and a trial has not read; empty if there is nothing.
-
-        Args:
-            read: what the trial has read, its own parameters among it.
-        """
+        """A sentence about what was given and a trial has not read; empty if there is nothing."""
         found = set(read)
         if self._handed_out or len(found) >= _MAX_READS:
             return ""
@@ -73,15 +60,7 @@ class TrialScope:
     def around(
         self, number: int | None = None, params: Mapping[str, Any] | None = None
     ) -> Generator[dict[str, Any]]:
-        """Put the parameters in force, together with those of a trial.
-
-        Args:
-            number: of the trial.
-            params: of the trial.
-
-        Returns:
-            A context manager that gives a dictionary, which takes down what is read.
-        """
+        """Put the parameters in force, together with those of a trial."""
         # Whatever `suggest` returns is a mapping, and no more is known of it.
         named = {str(name): value for name, value in (params or {}).items()}
         own = param_scope.labelled(named, origin=f"trial {number}")

@@ -310,11 +310,7 @@ def type_name(value: Any) -> str:
 
 
 def refuse_options(options: Mapping[str, Any]) -> None:
-    """Refuse arguments that a handler does not have, as a function without them does.
-
-    Raises:
-        TypeError: there are some.
-    """
+    """Refuse arguments that a handler does not have, as a function without them does."""
     if options:
         raise TypeError(f"there is no argument {', '.join(map(repr, options))}.")
 

@@ -66,11 +66,7 @@ def slug_of(name: str) -> str:
 
 @lru_cache(maxsize=1024)
 def directory_of(name: str) -> str:
-    """The directory of a name. No two names have the same, whatever the filesystem takes for equal.
-
-    Raises:
-        ArtifactPathError: this cannot be a name.
-    """
+    """The directory of a name; no two names share one, whatever the filesystem takes for equal."""
     checked_path(name)
     if len(name.encode()) > _MAX_NAME:
         raise ArtifactPathError(
@@ -141,16 +137,7 @@ class VersionIndex:
     def append(
         self, directory: str, build: Callable[[int, ArtifactVersion | None], ArtifactVersion]
     ) -> ArtifactVersion:
-        """Add a version.
-
-        Args:
-            directory: of the name.
-            build: makes the record of a number, given that of the version before. It is called
-                again when somebody else has taken the number.
-
-        Returns:
-            The record, which is there now.
-        """
+        """Add a version."""
         number, previous = self.next(directory)
         while True:
             record = build(number, previous)
@@ -177,17 +164,7 @@ class VersionIndex:
     def mark(
         self, directory: str, number: int, change: Callable[[Marks], Marks | None]
     ) -> Marks | None:
-        """Say something about a version.
-
-        Args:
-            directory: of the name.
-            number: of the version.
-            change: makes the new marks of those that are there, or `None` to leave them. It is
-                called again when somebody else has said something meanwhile.
-
-        Returns:
-            The new marks; `None` if they were left.
-        """
+        """Say something about a version."""
         while True:
             last, marks = self._last_marks(directory, [number])[number]
             if (changed := change(marks)) is None:
@@ -222,12 +199,7 @@ class VersionIndex:
         return last
 
     def record(self, directory: str, number: int) -> ArtifactVersion:
-        """The record of a version, without marks.
-
-        Raises:
-            ArtifactNotFoundError: there is no such version.
-            CorruptArtifactError: its record is damaged, or that of another version.
-        """
+        """The record of a version, without marks."""
         return self.records(directory, (number,))[number]
 
     def records(self, directory: str, numbers: Sequence[int]) -> dict[int, ArtifactVersion]:

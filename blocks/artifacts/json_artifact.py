@@ -97,17 +97,6 @@ class JSONArtifact(Artifact):
 def exact_json(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
     """Turn a value into what `json.dumps` writes, with the types beside it.
 
-    Args:
-        value: the value.
-        default: turns a value that has no exact form into one that has; if it returns the value
-            itself, that is refused.
-
-    Returns:
-        Dictionaries with string keys, lists, strings, finite numbers, booleans and `None`.
-
-    Raises:
-        ArtifactLogError: something in the value has no exact form; names its place and type.
-
     Example:
         >>> exact_json({"at": 1j, "n": [1]})
         {'at': {'$complex': [0.0, 1.0]}, 'n': [1]}
@@ -127,15 +116,6 @@ def exact_json(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
 
 def from_exact_json(data: Any) -> Any:
     """Turn what `exact_json` returned into the value again.
-
-    Args:
-        data: what `json.loads` returns.
-
-    Returns:
-        The value. Objects whose `$` key is unknown stay as they are.
-
-    Raises:
-        ArtifactLoadError: one has a known key, and not what belongs to it.
 
     Example:
         >>> from_exact_json({"at": {"$complex": [0.0, 1.0]}, "see": {"$ref": "#/x"}})

@@ -54,14 +54,7 @@ def _digest_in(path: str) -> str:
 
 
 class ContentStore:
-    """Files that are named after their content, by path relative to the root of the filesystem.
-
-    Args:
-        filesystem: where.
-        prefix: what comes before the folders, with a slash at its end.
-        folder: of the contents.
-        trash: the folder of what is about to be removed.
-    """
+    """Files that are named after their content, by path relative to the root of the filesystem."""
 
     def __init__(
         self,
@@ -87,12 +80,7 @@ class ContentStore:
                 self._filesystem.create(path, content)
 
     def read(self, path: str) -> bytes:
-        """Read an object.
-
-        Raises:
-            ArtifactNotFoundError: it is not there.
-            CorruptArtifactError: its content is not what its name says.
-        """
+        """Read an object."""
         content = self.content(path)
         expected, found = _digest_in(path), sha256(content).hexdigest()
         if found != expected:
@@ -122,15 +110,7 @@ class ContentStore:
     def collect(
         self, needed: Callable[[], Container[str]], *, dry_run: bool
     ) -> tuple[list[str], list[str]]:
-        """Remove the objects that are not needed, beside whoever makes them.
-
-        Args:
-            needed: says which paths are; is asked again once the others are in the trash.
-            dry_run: only look.
-
-        Returns:
-            The paths of the objects that are not needed, and of what killed runs have left.
-        """
+        """Remove the objects that are not needed, beside whoever makes them."""
         if dry_run:
             run, started = "", datetime.now(UTC)
         else:
@@ -151,12 +131,7 @@ class ContentStore:
         return unneeded, [path for paths in abandoned.values() for path in paths]
 
     def remove(self, paths: list[str], needed: Callable[[], Container[str]]) -> None:
-        """Remove these objects, unless they are needed, beside whoever makes them.
-
-        Args:
-            paths: of the objects.
-            needed: says which are, once they are in the trash.
-        """
+        """Remove these objects, unless they are needed, beside whoever makes them."""
         self._remove(paths, self.open_run()[0], needed)
 
     def _remove(
@@ -227,11 +202,7 @@ class ContentStore:
             return False
 
     def content(self, path: str) -> bytes:
-        """Read an object, wherever it is, without looking whether it is sound.
-
-        Raises:
-            ArtifactNotFoundError: it is not there.
-        """
+        """Read an object, wherever it is, without looking whether it is sound."""
         for place in self._places(path):
             with suppress(ArtifactNotFoundError):
                 return self._filesystem.read_path(place)

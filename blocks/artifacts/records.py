@@ -81,11 +81,7 @@ def encode_record(record: ArtifactVersion) -> bytes:
 
 
 def decode_record(content: bytes, place: str) -> ArtifactVersion:
-    """Read the content of a record's file.
-
-    Raises:
-        CorruptArtifactError: it is none, or of a newer version of this package.
-    """
+    """Read the content of a record's file."""
     try:
         record = ArtifactVersion.model_validate_json(content)
     except ValidationError as error:
@@ -117,11 +113,7 @@ def encode_marks(marks: Marks) -> bytes:
 
 
 def decode_marks(content: bytes, place: str) -> Marks:
-    """Read the content of a file of marks.
-
-    Raises:
-        CorruptArtifactError: it is none.
-    """
+    """Read the content of a file of marks."""
     try:
         return Marks.model_validate_json(content)
     except ValidationError as error:

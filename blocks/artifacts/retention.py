@@ -42,12 +42,7 @@ class Garbage:
 def collect(
     filesystem: ArtifactFileSystem, index: VersionIndex, objects: ContentStore, *, dry_run: bool
 ) -> Garbage:
-    """Find what is no longer needed, and unless it is a dry run, remove it.
-
-    Raises:
-        CorruptArtifactError: a record cannot be read, so that nobody knows what it refers to.
-            Nothing has been removed.
-    """
+    """Find what is no longer needed, and unless it is a dry run, remove it."""
     now = datetime.now(UTC)
     expired = [one for one in _live(index) if one.expiry is not None and one.expiry <= now]
     if not dry_run:

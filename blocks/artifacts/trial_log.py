@@ -214,9 +214,6 @@ def log_artifact(
 def logged_artifacts(trial: Trial | FrozenTrial) -> list[str]:
     """The names of what `log_artifact` has kept with a trial; `load_artifact` reads it.
 
-    Args:
-        trial: a trial, in any state.
-
     Example:
         >>> import optuna
         >>> from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts

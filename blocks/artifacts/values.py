@@ -121,15 +121,6 @@ _READ_CALL = {tag: read for tag, _, read in _AS_CALL.values()}
 def encode_value(value: Any, other: Other, path: str = "", _within: tuple[int, ...] = ()) -> Any:
     """Turn a value into what `json.dumps` writes exactly.
 
-    Args:
-        value: what to encode.
-        other: called with a value that has no exact form here and with its path; returns JSON
-            or raises.
-        path: how to name the value in messages, such as `context['model']`.
-
-    Returns:
-        JSON: dictionaries with string keys, lists, strings, numbers, booleans and `None`.
-
     Example:
         >>> from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
         >>> encode_value({"span": (1, 2.5)}, other=lambda value, path: None)
@@ -190,13 +181,6 @@ def encode_value(value: Any, other: Other, path: str = "", _within: tuple[int, .
 
 def decode_value(data: Any, other: OtherTag) -> Any:
     """Turn what `encode_value` returned into the value again.
-
-    Args:
-        data: the JSON.
-        other: called with a tag that is not known here and with what it holds.
-
-    Returns:
-        The value.
 
     Example:
         >>> from prefect_optuna.blocks.artifacts.values import decode_value

@@ -18,11 +18,7 @@ _EXPECTED = (
 
 
 def as_moment(value: Any) -> datetime:
-    """Turn a `datetime` or its text into a moment in UTC; one without a zone is taken as UTC.
-
-    Raises:
-        InvalidVersionError: it is neither.
-    """
+    """Turn a `datetime` or its text into a moment in UTC; one without a zone is taken as UTC."""
     return _span(value)[0]
 
 
@@ -34,21 +30,7 @@ def find_version(
     version: Any,
     asof: Any,
 ) -> ArtifactVersion:
-    """Find the version that is meant, with its marks.
-
-    Args:
-        index: of the repository.
-        directory: of the name.
-        name: for people.
-        numbers: the versions to look among, ascending and at least one.
-        version: a number, or the time that it was made at; its content may be out of date.
-        asof: a time: the newest that was made until then and was not out of date then.
-            Without any of both, the newest that is not out of date now.
-
-    Raises:
-        InvalidVersionError: `version` or `asof` is none of these, or both are given.
-        VersionNotFoundError: there is none; says what there is.
-    """
+    """Find the version that is meant, with its marks."""
     if version is not None and asof is not None:
         raise InvalidVersionError(
             f"Expected one of `version` and `asof`, found both: {version!r} and {asof!r}."

@@ -62,18 +62,7 @@ class RedisDescription:
 
 
 def describe(server: Server, namespace: str) -> RedisDescription:
-    """Describe a server and a namespace. Nothing is written.
-
-    Args:
-        server: the way to it.
-        namespace: need not exist.
-
-    Returns:
-        The description.
-
-    Raises:
-        StorageUnavailableError: the server cannot be reached, or refuses.
-    """
+    """Describe a server and a namespace. Nothing is written."""
     nodes = _primaries(server)
     info = _ask(server, nodes[0], "INFO")
     kept = [_persistence(server, node) for node in nodes]

@@ -42,13 +42,6 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 def plain(value: Any, text: str) -> Any:
     """What a reader will get for a value, which has become this text.
 
-    Args:
-        value: as it was given.
-        text: as `encode` returned it.
-
-    Returns:
-        The value itself, if nobody can change it, or else a copy without tuples and the like.
-
     Example:
         >>> from prefect_optuna.blocks.redis_storage.encoding import encode, plain
         >>> plain((1, 2), encode((1, 2)))
@@ -59,12 +52,6 @@ def plain(value: Any, text: str) -> Any:
 
 def encode_number(value: float) -> str:
     """Turn a number, also one of NumPy, into JSON.
-
-    Args:
-        value: anything that `float` takes.
-
-    Returns:
-        The text.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.encoding import encode_number
@@ -78,12 +65,6 @@ def encode_number(value: float) -> str:
 def encode_values(values: Iterable[float] | None) -> str:
     """Turn the values of a trial's objectives into JSON.
 
-    Args:
-        values: one for each objective, or None.
-
-    Returns:
-        The text.
-
     Example:
         >>> from prefect_optuna.blocks.redis_storage.encoding import encode_values
         >>> encode_values([1, 0.5]), encode_values(None)
@@ -94,9 +75,6 @@ def encode_values(values: Iterable[float] | None) -> str:
 
 def encode_time(moment: datetime | None) -> str:
     """Turn a time into JSON.
-
-    Args:
-        moment: in a time zone, or in that of this process, as Optuna's are; or None.
 
     Returns:
         Seconds since 1970 in UTC, with a decimal point.
@@ -115,15 +93,6 @@ def decode_time(stored: float | str | None) -> datetime | None:
 
     Version 0.1.0 wrote whole numbers, microseconds since 1970 on the writer's wall clock, and
     text where a time had a zone.
-
-    Args:
-        stored: what was in the JSON.
-
-    Returns:
-        The time, which says nothing of its zone.
-
-    Raises:
-        ValueError: it is none.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.encoding import decode_time
@@ -146,12 +115,6 @@ def decode_time(stored: float | str | None) -> datetime | None:
 def parameter_field(name: str) -> str:
     """The field in which a parameter is kept.
 
-    Args:
-        name: of the parameter.
-
-    Returns:
-        The field, which is JSON.
-
     Example:
         >>> from prefect_optuna.blocks.redis_storage.encoding import parameter_field
         >>> parameter_field("lr")
@@ -164,13 +127,6 @@ def parameter_field(name: str) -> str:
 def attribute_field(which: str, name: str) -> str:
     """The field in which an attribute of a trial is kept.
 
-    Args:
-        which: `"u"` for the user's, `"s"` for Optuna's.
-        name: of the attribute.
-
-    Returns:
-        The field, which is JSON.
-
     Example:
         >>> from prefect_optuna.blocks.redis_storage.encoding import attribute_field
         >>> attribute_field("u", "note")
@@ -181,13 +137,7 @@ def attribute_field(which: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoredDistribution:
-    """A distribution as the server keeps it, once for all trials.
-
-    Args:
-        key: its short id, made of its content.
-        text: Optuna's JSON of it.
-        kind: equal for two distributions that may follow each other for one parameter.
-    """
+    """A distribution as the server keeps it, once for all trials."""
 
     key: str
     text: str
@@ -221,15 +171,6 @@ _by_bounds: dict[tuple[object, ...], StoredDistribution] = {}
 def stored_distribution(distribution: BaseDistribution) -> StoredDistribution:
     """What the server keeps of a distribution; equal ones are worked out once.
 
-    Args:
-        distribution: any of Optuna's.
-
-    Returns:
-        Its stored form.
-
-    Raises:
-        AttributeEncodingError: it has choices that are nothing JSON has.
-
     Example:
         >>> from optuna.distributions import FloatDistribution
         >>> from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
@@ -257,9 +198,6 @@ def stored_distribution(distribution: BaseDistribution) -> StoredDistribution:
 
 class Parts:
     """The parts of a trial, gathered field by field.
-
-    Args:
-        distribution: finds a distribution by its short id.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
@@ -291,10 +229,6 @@ class Parts:
     def set(self, field: str, value: Any) -> None:
         """Set one field.
 
-        Args:
-            field: its name, decoded.
-            value: its value, decoded.
-
         Example:
             >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
             >>> parts = Parts({}.__getitem__)
@@ -320,9 +254,6 @@ class Parts:
 
     def update(self, fields: dict[str, Any]) -> None:
         """Set many fields.
-
-        Args:
-            fields: values by name, decoded.
 
         Example:
             >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
@@ -350,16 +281,6 @@ class Parts:
     ) -> FrozenTrial:
         """A trial of Optuna's, which takes these parts over.
 
-        Args:
-            number: of the trial.
-            trial_id: its id.
-            state: its state.
-            started: when it was started.
-            completed: when it was finished.
-
-        Returns:
-            The trial.
-
         Example:
             >>> from optuna.trial import TrialState
             >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
@@ -385,9 +306,6 @@ class Parts:
     def copy(self) -> Parts:
         """Parts that can be changed on their own.
 
-        Returns:
-            The copy.
-
         Example:
             >>> from prefect_optuna.blocks.redis_storage.encoding import Parts
             >>> Parts({}.__getitem__).copy().user
@@ -405,15 +323,6 @@ class Parts:
 
 def encode_fields(trial: FrozenTrial) -> tuple[str, list[StoredDistribution]]:
     """Turn what was set on a trial into the fields of its head or record.
-
-    Args:
-        trial: any trial.
-
-    Returns:
-        A JSON object, and the distributions that it names.
-
-    Raises:
-        AttributeEncodingError: an attribute is nothing that JSON has.
 
     Example:
         >>> from optuna.trial import create_trial

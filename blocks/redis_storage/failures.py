@@ -42,12 +42,6 @@ _LOGIN_WORDS = (
 def is_passing(error: Exception) -> bool:
     """Whether the next attempt may go well: a connection that was lost, a server that starts.
 
-    Args:
-        error: of redis-py.
-
-    Returns:
-        Whether to try again.
-
     Example:
         >>> import redis
         >>> from prefect_optuna.blocks.redis_storage.failures import is_passing
@@ -69,9 +63,6 @@ def translated(
         where: the server and the namespace, without any password.
         waited: for how many seconds it has been tried.
         secrets: what the server may have repeated and the message may not.
-
-    Returns:
-        The error to raise.
 
     Example:
         >>> import redis

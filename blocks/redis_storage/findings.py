@@ -85,12 +85,7 @@ _NOTHING = Content("none", ())
 
 
 class Findings:
-    """The problems of the keys of one slot, gathered with what mends them.
-
-    Args:
-        contents: of every key.
-        anchor: the hash and the field that change when somebody writes.
-    """
+    """The problems of the keys of one slot, gathered with what mends them."""
 
     def __init__(self, contents: dict[str, Content], anchor: tuple[str, str]) -> None:
         self.problems: list[RedisProblem] = []

@@ -14,9 +14,6 @@ class Flusher:
 
     The thread ends by itself after a second without work, so that it keeps nothing alive.
 
-    Args:
-        flush: sends what is old enough; returns whether something is still waiting.
-
     Example:
         >>> from prefect_optuna.blocks.redis_storage.flusher import Flusher
         >>> flusher = Flusher(lambda: False)

@@ -48,9 +48,6 @@ FORMAT = 1
 class Registry:
     """The keys that say which studies there are.
 
-    Args:
-        namespace: of the storage.
-
     Example:
         >>> from prefect_optuna.blocks.redis_storage.layout import Registry
         >>> Registry("lab").names
@@ -77,10 +74,6 @@ class Registry:
 
 class StudyKeys:
     """The keys of one study.
-
-    Args:
-        namespace: of the storage.
-        study_id: of the study.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.layout import StudyKeys
@@ -118,12 +111,6 @@ class StudyKeys:
     def trial(self, number: int) -> str:
         """Hash: what was set on an unfinished trial.
 
-        Args:
-            number: of the trial.
-
-        Returns:
-            The key.
-
         Example:
             >>> from prefect_optuna.blocks.redis_storage.layout import StudyKeys
             >>> StudyKeys("lab", 3).trial(7)
@@ -137,13 +124,6 @@ def trial_id(study_id: int, number: int) -> int:
 
     So ids need no counter, are small, and never meet. The study's id takes groups of four bits,
     of which the lowest says whether another group follows.
-
-    Args:
-        study_id: positive.
-        number: of the trial in its study.
-
-    Returns:
-        The id.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.layout import trial_id, trial_place
@@ -163,15 +143,6 @@ def trial_id(study_id: int, number: int) -> int:
 
 def trial_place(of: int) -> tuple[int, int]:
     """The study's id and the trial's number that an id stands for.
-
-    Args:
-        of: the trial's id.
-
-    Returns:
-        Both.
-
-    Raises:
-        KeyError: no trial can have this id.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.layout import trial_place

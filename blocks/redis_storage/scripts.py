@@ -11,9 +11,6 @@ import hashlib
 class Script:
     """A Lua script and the digest by which the server knows it.
 
-    Args:
-        source: in Lua.
-
     Example:
         >>> from prefect_optuna.blocks.redis_storage.scripts import Script
         >>> Script("return 1").digest

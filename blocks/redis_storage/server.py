@@ -42,9 +42,6 @@ class Server:
         retry_limit: seconds for which a call is tried again.
         options: more settings for redis-py's connections.
         sentinel_options: the same for the connections to Sentinels.
-
-    Raises:
-        InvalidLocationError: the URL is none that this storage knows.
     """
 
     def __init__(
@@ -100,20 +97,7 @@ class Server:
     def run(
         self, script: Script, keys: Sequence[str], arguments: list[Any], *, again: int | None = None
     ) -> Any:
-        """Run a script.
-
-        Args:
-            script: to run.
-            keys: all that it touches.
-            arguments: for it.
-            again: the index of the argument that is set to 1 when it is sent once more.
-
-        Returns:
-            What the script returns.
-
-        Raises:
-            StorageUnavailableError: the server cannot be reached, or refuses.
-        """
+        """Run a script."""
 
         def once(attempt: int) -> Any:
             if attempt and again is not None:
@@ -126,17 +110,7 @@ class Server:
         return self._insist(once)
 
     def read(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands that may be sent twice, all at once.
-
-        Args:
-            commands: each with its arguments; in a cluster, of one slot.
-
-        Returns:
-            Their replies.
-
-        Raises:
-            StorageUnavailableError: the server cannot be reached, or refuses.
-        """
+        """Send commands that may be sent twice, all at once."""
         return self._insist(lambda _: self._send(commands)) if commands else []
 
     def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -261,19 +261,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         operation: str = "-",
         apply: Callable[[str], None] | None = None,
     ) -> str:
-        """Run the script, and take over what others have done, and then what this has done.
-
-        Args:
-            study: the copy of the study.
-            commands: of the script; none to read only.
-            trial: number of the trial that is written to.
-            distributions: those that the commands name.
-            operation: its id, for what must not be done twice.
-            apply: does the same to the copy, given the answer.
-
-        Returns:
-            The answer.
-        """
+        """Run the script, and take over what others have done, and then what this has done."""
         _last.created = None
         keys = study.keys.fixed if trial is None else (*study.keys.fixed, study.keys.trial(trial))
         for _ in range(_MOST_RELOADS):
@@ -739,16 +727,6 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         """Send what waits for a trial, more operations, and a change of its state.
 
         The lock of the trial's outbox is held by the caller.
-
-        Args:
-            study: the copy of the trial's study.
-            trial: the trial.
-            operations: to send after those that wait.
-            change: the state, its values and time, and whether heartbeats begin.
-            apply: does the change to the copy.
-
-        Returns:
-            Whether there was anything to do.
         """
         outbox = trial.outbox
         waiting, outbox.operations = outbox.operations, []

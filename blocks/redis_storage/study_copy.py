@@ -62,14 +62,7 @@ class Outbox:
 
 
 class LiveTrial:
-    """A trial that is not finished, with what this client has still to send.
-
-    Args:
-        study_id: of its study.
-        number: of the trial.
-        head: as the server keeps it.
-        find: finds a distribution by its short id.
-    """
+    """A trial that is not finished, with what this client has still to send."""
 
     __slots__ = (
         "birth",
@@ -124,13 +117,7 @@ class LiveTrial:
 
 
 class StudyCopy:
-    """What a client knows of one study.
-
-    Args:
-        namespace: of the storage.
-        study_id: of the study.
-        read: sends commands that change nothing.
-    """
+    """What a client knows of one study."""
 
     def __init__(self, namespace: str, study_id: int, read: Read) -> None:
         self.study_id: int = study_id
@@ -167,17 +154,7 @@ class StudyCopy:
     # Reading the whole study
 
     def load(self, ask: Callable[[], list[Any]]) -> bool:
-        """Read what this client does not know, from its finished trials on.
-
-        Args:
-            ask: sends the script that says what is alive, for this copy as it is.
-
-        Returns:
-            Whether the study is there.
-
-        Raises:
-            DamagedStorageError: something is there that cannot be read.
-        """
+        """Read what this client does not know, from its finished trials on."""
         with self.lock, without_garbage_collector():
             # Often enough for a server that is put back while it is read.
             for _ in range(5):
@@ -269,18 +246,7 @@ class StudyCopy:
         generation: int,
         apply: Callable[[str], None] | None,
     ) -> None:
-        """Take over what has happened since a version.
-
-        Args:
-            reply: of the script.
-            since: the version that was sent.
-            count: the number of finished trials that was sent.
-            generation: of the copy when it was sent.
-            apply: does to the copy what this client has just done, given the answer.
-
-        Raises:
-            DamagedStorageError: something is there that cannot be read.
-        """
+        """Take over what has happened since a version."""
         _, version, token, answer, entries, records = reply
         with self.lock:
             if generation != self.generation:

@@ -17,15 +17,6 @@ _SCHEMES = (
 def location_of(target: Any) -> str:
     """Where a URL or a client leads, for people, without any password.
 
-    Args:
-        target: a URL, or a client of redis-py.
-
-    Returns:
-        A URL.
-
-    Raises:
-        InvalidLocationError: it is none that this storage knows.
-
     Example:
         >>> from prefect_optuna.blocks.redis_storage.urls import location_of
         >>> location_of("rediss://lab:secret@redis.example.org:6380/2?ssl_ca_certs=ca.pem")
@@ -56,15 +47,6 @@ def location_of(target: Any) -> str:
 
 def split_url(url: str) -> SplitResult:
     """Take a URL apart.
-
-    Args:
-        url: one of those that `RedisStorage` takes.
-
-    Returns:
-        Its parts.
-
-    Raises:
-        InvalidLocationError: it is none of those; the password is not in the message.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.urls import split_url

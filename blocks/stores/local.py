@@ -184,16 +184,7 @@ class LocalStore:
 
     @contextmanager
     def _place(self, path: str, *, make: bool = False, links: bool = True) -> Generator[_Place]:
-        """Where a path is, in a folder that stays the same one whatever it is called meanwhile.
-
-        Args:
-            path: a checked path.
-            make: make the folders on the way.
-            links: whether its last name, if it is a link within the root, means the target.
-
-        Raises:
-            ArtifactPathError: a link on the way leads out of the root.
-        """
+        """Where a path is, in a folder that stays the same one whatever it is called meanwhile."""
         for _ in range(_LINKS):
             try:
                 place = self._walked(path.split("/"), make=make, links=links)

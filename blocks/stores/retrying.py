@@ -22,10 +22,6 @@ class RetryingStore:
     Waits of 0.1 s, doubled each time, with up to 0.5 s of jitter, so that a hundred workers do
     not come back in the same instant. Each repetition is logged, by the logger `stamina`, and
     begins with a new connection where the kind of store keeps one.
-
-    Args:
-        url: of the root.
-        connect: opens the store.
     """
 
     def __init__(self, url: str, connect: Callable[[], ArtifactStore]) -> None:

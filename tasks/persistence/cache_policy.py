@@ -93,11 +93,7 @@ class PersistenceCachePolicy(CachePolicy):
         return name
 
     def __add__(self, other: CachePolicy) -> CachePolicy:
-        """Refuse: the name of the file is the key, and has no room for another one.
-
-        Raises:
-            InvalidSettingError: always.
-        """
+        """Refuse: the name of the file is the key, and has no room for another one."""
         raise InvalidSettingError(
             f"{type(self).__name__} cannot be combined with {type(other).__name__}: the key of a "
             "persisted result is the name of its file. Make what has to differ a field of the "

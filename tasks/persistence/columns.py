@@ -119,17 +119,7 @@ def number_list(value: list[Any] | tuple[Any, ...]) -> np.ndarray[Any, Any] | No
 
 
 def read_column(column: Any, spec: dict[str, Any], mapped: mmap.mmap | None, metadata: Any) -> Any:
-    """Read what `array_column` or `table_column` made.
-
-    Args:
-        column: the Arrow column.
-        spec: what was beside it.
-        mapped: the memory that the column lies in, if it is mapped; arrays then are views of it.
-        metadata: of a table.
-
-    Returns:
-        The array, which may be written to, the list, or the table.
-    """
+    """Read what `array_column` or `table_column` made."""
     import pyarrow as pa
 
     if len(column) != 1:
@@ -222,11 +212,7 @@ def _one_chunk(column: Any) -> Any:
 
 
 def column_dtype(spec: dict[str, Any]) -> np.dtype[Any]:
-    """The type of the array that a column is read into.
-
-    Raises:
-        ValueError: it is none that `array_column` writes.
-    """
+    """The type of the array that a column is read into."""
     described = spec["dtype"]
     if not isinstance(described, list):
         return checked_dtype(described)

@@ -57,18 +57,6 @@ def write_container(
 ) -> None:
     """Write the fields of an object.
 
-    Args:
-        file: where to.
-        values: the fields, by name.
-        header: what else to keep, as JSON.
-        compression: `"zstd"`, `"lz4"`, or `None`.
-        level: of the compression.
-        where: how to name the object in messages.
-
-    Raises:
-        UnsupportedValueError: a value is neither plain data, nor an array, nor a table; names
-            the field, and the place in it. Nothing has been written.
-
     Example:
         >>> import io
         >>> from prefect_optuna.tasks.persistence.container import Container, write_container
@@ -172,9 +160,6 @@ class Container:
 
     Attributes:
         header: what was given to `write_container` beside the values.
-
-    Raises:
-        CorruptPersistenceError: this is no such file, or only a part of one; names it.
     """
 
     def __init__(self, source: Path | bytes | BinaryIO, where: str = "a file") -> None:

@@ -121,11 +121,7 @@ def _takes(cls: type, keys: Mapping[str, Any]) -> bool:
 
 
 def to_be_saved(data: Any, where: str) -> dict[str, Any]:
-    """The fields of an object that is complete.
-
-    Raises:
-        UnsetFieldError: a field is neither set nor optional.
-    """
+    """The fields of an object that is complete."""
     info = _info(data)
     values = as_dict(data)
     for one in info.fields:

@@ -86,16 +86,7 @@ class PersistentField:
         return self.autoinc or self.default is not missing or self.default_factory is not None
 
     def validate(self, v: Any, u: Any) -> bool:
-        """Compare the value found with the one asked for.
-
-        Args:
-            v: the one value.
-            u: the other. `missing`, and `None` for an auto-increment field, agree with all.
-
-        Returns:
-            Whether they agree; arrays and tables are compared item by item. A function as
-            validator decides by itself.
-        """
+        """Compare the value found with the one asked for."""
         if self.validator is False:
             return True
         if v is missing or u is missing or (self.autoinc and (v is None or u is None)):

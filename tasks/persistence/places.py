@@ -23,15 +23,7 @@ def is_folder(artifacts: ArtifactFileSystem) -> bool:
 
 
 def placed(path: str | Path, storage: Storage | None = None) -> tuple[ArtifactFileSystem, str]:
-    """The artifact filesystem of a file, and its path there.
-
-    Args:
-        path: a local path or a URL; with a storage, a path in it.
-        storage: a block, a folder, a URL, or `"slug/name"`.
-
-    Raises:
-        InvalidLocationError: this is neither a path nor a URL.
-    """
+    """The artifact filesystem of a file, and its path there."""
     if storage is not None:
         return as_artifact_filesystem(storage), str(path)
     if isinstance(path, str) and "://" in path:

@@ -32,13 +32,7 @@ def header_of(info: PersistentClass[Any]) -> dict[str, Any]:
 
 
 def check_class(info: PersistentClass[Any], header: Mapping[str, Any], where: str) -> None:
-    """Make sure that a file holds an object of this class, of whatever version.
-
-    Raises:
-        WrongPersistenceClassError: it is another class.
-        WrongPersistenceClassError: it is another class of the same name.
-        CorruptPersistenceError: the file does not say.
-    """
+    """Make sure that a file holds an object of this class, of whatever version."""
     try:
         name, home = header["class"], header["home"]
     except KeyError as error:
@@ -61,18 +55,7 @@ def check_class(info: PersistentClass[Any], header: Mapping[str, Any], where: st
 
 
 def object_of(info: PersistentClass[T], container: Container, *, lazy: bool = False) -> T:
-    """The object that a file holds.
-
-    Args:
-        info: its class.
-        container: the file.
-        lazy: read arrays and tables when they are asked for.
-
-    Raises:
-        WrongPersistenceClassError: it is an object of another class.
-        SchemaChangedError: its fields have changed, and nothing says how to migrate them.
-        MissingKeyError: a field without a default is missing.
-    """
+    """The object that a file holds."""
     header, where = container.header, container.where
     check_class(info, header, where)
     if header["version"] != info.version:

@@ -59,17 +59,7 @@ class PersistedResultStore(ResultStore):
         lifetime: timedelta | None = None,
         problem: Exception | None = None,
     ) -> PersistedResultStore:
-        """Make one.
-
-        Args:
-            plain: the store that Prefect has made for the run.
-            handler: which writes and reads.
-            asked: the keys of the result, as the run's parameters say.
-            fingerprint: what a file has to have been computed by; by default, anything.
-            lifetime: how long a file is a hit; by default, for ever.
-            problem: what is raised before the task's function runs, because Prefect would only
-                log it where it was found.
-        """
+        """Make one."""
         store = cls(**{name: getattr(plain, name) for name in ResultStore.model_fields})
         store._plain = plain
         store._handler = handler
@@ -199,11 +189,7 @@ class PersistedResultStore(ResultStore):
 
 
 def artifacts_of(store: ResultStore) -> ArtifactFileSystem:
-    """The artifact filesystem of a result store.
-
-    Raises:
-        InvalidLocationError: its storage is of another kind.
-    """
+    """The artifact filesystem of a result store."""
     storage = store.result_storage
     if isinstance(storage, ArtifactFileSystem):
         return storage

@@ -14,13 +14,6 @@ def same(one: Any, other: Any) -> bool:
 
     A NaN is the same as a NaN. Arrays have to agree in shape and values, not in dtype.
 
-    Args:
-        one: a value.
-        other: another.
-
-    Returns:
-        Whether they are the same.
-
     Example:
         >>> import numpy as np
         >>> from prefect_optuna.tasks.persistence.same import same

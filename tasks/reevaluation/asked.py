@@ -33,21 +33,13 @@ class Asked:
     offset: float = 0.0
 
     def start_at(self, started: dt.datetime | None) -> None:
-        """Have its clock start anew.
-
-        Args:
-            started: from when on; `None` for now.
-        """
+        """Have its clock start anew."""
         self.offset = started.timestamp() - _now() if started is not None else 0.0
 
 
 @contextmanager
 def what_is_asked_for(*, clock: bool = False) -> Generator[Asked]:
     """Take down what archived code asks for.
-
-    Args:
-        clock: whether its clock is taken down, too, and can be put back. That replaces the
-            functions and classes of Python which tell the time, for what is imported afterwards.
 
     Example:
         >>> from prefect_optuna.tasks.reevaluation.asked import what_is_asked_for
@@ -79,11 +71,7 @@ _now = time.time
 
 
 def _with_a_clock(asked: Asked) -> list[tuple[Any, str, Any]]:
-    """Replace what tells the time.
-
-    Returns:
-        What has been replaced: module, name, and what was there.
-    """
+    """Replace what tells the time."""
 
     def note(name: str) -> None:
         if _is_asked_by_archived_code():

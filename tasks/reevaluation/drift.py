@@ -42,16 +42,6 @@ def likely_cause(
 
     The archived code is what runs, so it is the same; what can differ is chance, the scope, the
     packages, the machine, and the files that the code reads.
-
-    Args:
-        trial: the archived trial.
-        rerun: what it gave now.
-        request: how it was run again.
-        answer: where it was run again.
-        scope: what replaced parts of the archived scope.
-
-    Returns:
-        The differences, separated by semicolons; that there is none, where there is none.
     """
     found: list[str] = []
     chance = len(set(rerun.values)) > 1 or any(c != rerun.constraints[0] for c in rerun.constraints)
@@ -120,17 +110,6 @@ def scope_that_is_read(
     scope: Mapping[str, Any] | None, trials: Iterable[FrozenTrial], archived: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What replaces parts of an archived scope, as far as the trials read it.
-
-    Args:
-        scope: what replaces them.
-        trials: the archived trials, which say what they have read.
-        archived: the archived scope.
-
-    Returns:
-        The parameters that can have changed a value.
-
-    Raises:
-        InvalidParameterError: a name is misspelt, or a value is not of the type that was read.
 
     Example:
         >>> import optuna

@@ -35,13 +35,7 @@ _LOOKING = ("study", "storage")
 
 @dataclass(frozen=True)
 class Past:
-    """What archived code may see of its study: data, and picklable.
-
-    Args:
-        name: the study's name.
-        user_attrs: its user attributes.
-        trials: its trials, all of them in the order of their numbers; empty where no code looks.
-    """
+    """What archived code may see of its study: data, and picklable."""
 
     name: str = "study"
     user_attrs: Mapping[str, Any] = field(default_factory=dict)
@@ -49,12 +43,7 @@ class Past:
 
     @classmethod
     def of(cls, study: optuna.Study, capture: Capture) -> Past:
-        """Take it from a study.
-
-        Args:
-            study: the study.
-            capture: the code; only where it mentions its study, trials are needed.
-        """
+        """Take it from a study."""
         sources = [str(symbol.get("source", "")) for symbol in capture.document["symbols"]]
         looks = any(word in source for source in sources for word in _LOOKING)
         return cls(
@@ -82,11 +71,7 @@ class Past:
 
 
 def own_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The user attributes that are not the archive's, as far as they travel.
-
-    Args:
-        attributes: of a study or a trial.
-    """
+    """The user attributes that are not the archive's, as far as they travel."""
     return {
         name: value
         for name, value in attributes.items()
@@ -95,11 +80,7 @@ def own_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_json(value: Any) -> bool:
-    """Whether a value travels; a study in memory has attributes of any kind.
-
-    Args:
-        value: of an attribute.
-    """
+    """Whether a value travels; a study in memory has attributes of any kind."""
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError):
@@ -108,12 +89,7 @@ def is_json(value: Any) -> bool:
 
 
 class Replay:
-    """A study in memory, in which one archived trial after the other runs again.
-
-    Args:
-        past: what it shows of the study as it was.
-        directions: its directions.
-    """
+    """A study in memory, in which one archived trial after the other runs again."""
 
     def __init__(self, past: Past, directions: Sequence[str]) -> None:
         self._storage = _PastStorage(past)
@@ -136,15 +112,7 @@ class Replay:
         started: datetime | None = None,
         user_attrs: Mapping[str, Any] | None = None,
     ) -> optuna.Trial:
-        """The trial, as it was when it began.
-
-        Args:
-            number: its number.
-            params: its parameters.
-            pruned_at: the step after which it was pruned; `None` if it was not.
-            started: when it began.
-            user_attrs: what it was given.
-        """
+        """The trial, as it was when it began."""
         self._pruner.pruned_at = pruned_at
         self._storage.begin(number, dict(params), dict(user_attrs or {}), started)
         return FlowTrial(self._study, number)

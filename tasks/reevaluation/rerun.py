@@ -113,18 +113,7 @@ _KERNELS = {
 
 @dataclass(frozen=True)
 class ArchivedTrial:
-    """What it takes to run a trial again.
-
-    Args:
-        number: the trial's number.
-        params: its parameters, as the study keeps them.
-        pruned_at: the step after which it was pruned; `None` if it was not.
-        seeds: of each run; `None` leaves it to chance.
-        user_attrs: what it was given, by whoever enqueued it or by its own code.
-        pruned: whether it was pruned, perhaps before it had reported anything.
-        started: when it began, as ISO 8601; empty where that is not known.
-        uploads: what it gave to Optuna's `upload_artifact`: the id of each, and its file's name.
-    """
+    """What it takes to run a trial again."""
 
     number: int
     params: Mapping[str, Any]
@@ -137,12 +126,7 @@ class ArchivedTrial:
 
     @classmethod
     def of(cls, trial: FrozenTrial, seeds: Sequence[int | None] = (None,)) -> ArchivedTrial:
-        """Take it from a finished trial.
-
-        Args:
-            trial: the trial.
-            seeds: of each run.
-        """
+        """Take it from a finished trial."""
         pruned = trial.state == TrialState.PRUNED
         return cls(
             trial.number,
@@ -158,24 +142,7 @@ class ArchivedTrial:
 
 @dataclass(frozen=True)
 class RerunRequest:
-    """Trials of one version of an archive, to be run again: data, and picklable.
-
-    Args:
-        capture: the archived problem.
-        environment: what the trials ran in.
-        trials: the trials.
-        scope: the scope that they ran with, and what replaces parts of it.
-        environment_variables: the names of variables that their process gets as well.
-        threads: whether it has the threads, the hash seed and the kernels that were recorded, or
-            those that it would have here.
-        past: what its code may see of the study.
-        inputs: the files that the trials had read.
-        archived_inputs: the content of those that it shall have, by their relative paths; `None`
-            has it read what is here.
-        packages: whether they have the Python and the packages that are here, those that were
-            recorded, or those that come closest to them.
-        clock: whether it is now, or the time at which the trials began.
-    """
+    """Trials of one version of an archive, to be run again: data, and picklable."""
 
     capture: Capture
     environment: Environment
@@ -204,21 +171,7 @@ class RerunRequest:
         packages: EnvironmentChoice = "here",
         parts: int = 1,
     ) -> list[RerunRequest]:
-        """Requests for trials of a study, by the version that they ran with.
-
-        Args:
-            archived: the study's archive.
-            trials: trials of the study.
-            repeats: how many times each is run.
-            reseed: whether each run has a seed of its own, in place of the trial's.
-            scope: values that replace some of the archived scope.
-            environment_variables: the names of variables that their process gets as well.
-            threads: `"recorded"` or `"here"`.
-            inputs: `"here"` or `"archived"`.
-            packages: `"here"`, `"recorded"` or `"closest"`.
-            parts: into how many requests the trials of a version are divided, for several
-                processes.
-        """
+        """Requests for trials of a study, by the version that they ran with."""
         versions: dict[int, list[ArchivedTrial]] = {}
         for trial in trials:
             version = archived.version_of(trial.number)
@@ -251,14 +204,7 @@ class RerunRequest:
 
 @dataclass(frozen=True)
 class RerunAnswer:
-    """What trials gave, and where.
-
-    Args:
-        reruns: one for each trial of the request.
-        environment: what they ran in this time.
-        inputs: what has become of the files that they had read.
-        notes: what of the recorded environment could not be had, for people.
-    """
+    """What trials gave, and where."""
 
     reruns: Sequence[Rerun]
     environment: Environment
@@ -267,18 +213,7 @@ class RerunAnswer:
 
 
 def rerun(request: RerunRequest) -> RerunAnswer:
-    """Run archived trials again, in a fresh process. This executes archived code.
-
-    Args:
-        request: which ones, and their code.
-
-    Returns:
-        What they gave.
-
-    Raises:
-        ArchiveError: the code cannot be brought to life, or its process died.
-        EnvironmentUnavailableError: the recorded packages cannot be had.
-    """
+    """Run archived trials again, in a fresh process. This executes archived code."""
     prepared = prepared_for(request)
     capture = request.capture
     message = {
@@ -351,14 +286,7 @@ def rerun(request: RerunRequest) -> RerunAnswer:
 
 
 def prepared_for(request: RerunRequest) -> PreparedEnvironment | None:
-    """The environment that trials shall have, built if need be; `None` for that of this process.
-
-    Args:
-        request: which trials.
-
-    Raises:
-        EnvironmentUnavailableError: something in it cannot be had.
-    """
+    """The environment that trials shall have, built if need be; `None` for that of this process."""
     if request.packages == "here":
         return None
     return prepare_environment(
@@ -369,11 +297,7 @@ def prepared_for(request: RerunRequest) -> PreparedEnvironment | None:
 
 
 def check_variables(names: Sequence[str]) -> None:
-    """Refuse names of environment variables that archived code does not get.
-
-    Raises:
-        InvalidSettingError: one holds the key for signing, or is no name.
-    """
+    """Refuse names of environment variables that archived code does not get."""
     from prefect_optuna.tasks.archive.record.signing import KEY_VARIABLES
 
     for name in [names] if isinstance(names, str) else names:
@@ -391,11 +315,6 @@ def check_variables(names: Sequence[str]) -> None:
 
 def other_seeds(seed: int | None, number: int, count: int) -> list[int]:
     """Seeds that a trial did not have, always the same ones.
-
-    Args:
-        seed: the one that it had, if any.
-        number: the trial's number.
-        count: how many.
 
     Example:
         >>> from prefect_optuna.tasks.reevaluation.rerun import other_seeds
@@ -446,11 +365,7 @@ def _enter(
 
 
 def threads_as_recorded(then: Environment) -> dict[str, str]:
-    """The variables that give libraries the number of threads that they chose by themselves.
-
-    Args:
-        then: what the trials ran in.
-    """
+    """The variables that give libraries the number of threads that they chose by themselves."""
     here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     counts = {_THREADS[name]: n for name, n in then.threads.items() if name in _THREADS}
     if all(count == here for count in counts.values()):
@@ -459,12 +374,7 @@ def threads_as_recorded(then: Environment) -> dict[str, str]:
 
 
 def kernel_as_recorded(then: Environment, here: Environment) -> dict[str, str]:
-    """The variable that has OpenBLAS take the kernel that it took, if this processor can run it.
-
-    Args:
-        then: what the trials ran in.
-        here: this process, in which OpenBLAS has chosen one.
-    """
+    """The variable that has OpenBLAS take the kernel that it took, if this processor can run it."""
     kernel, own = then.kernels.get("openblas", ""), here.kernels.get("openblas", "")
     if kernel == own or kernel not in _KERNELS or own not in _KERNELS:
         return {}

@@ -20,11 +20,7 @@ _PREFIX = "artifacts:"  # Optuna's
 
 
 def uploads_of(system_attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The uploads of a trial: the id of each, and the name of its file.
-
-    Args:
-        system_attrs: of the trial.
-    """
+    """The uploads of a trial: the id of each, and the name of its file."""
     found: list[tuple[str, str]] = []
     for name, text in system_attrs.items():
         if name.startswith(_PREFIX):
@@ -38,9 +34,6 @@ def uploads_of(system_attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 class Uploads:
     """Takes the place of Optuna's stores of artifacts.
-
-    Args:
-        folder: the scratch folder.
 
     Attributes:
         archived: the archived trial's uploads, as `uploads_of` gives them.

@@ -24,23 +24,7 @@ Value = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Rerun:
-    """What a trial gave when it was run again.
-
-    Args:
-        number: the trial's number.
-        values: the values of each repetition that gave some; of one that was pruned where the
-            archived trial was, the last value that it had reported, and none where that had not
-            reported any either.
-        error: why one gave none; empty where all did.
-        files: the files that its code has read, other than Python's and its packages'.
-        constraints: those that each repetition with values has set.
-        seeds: of each repetition; `None` for chance.
-        unseeded: the sources of randomness that its code has used and no seed reaches.
-        uploads: of each file that it gave to Optuna's `upload_artifact` whether it is the same.
-        variables: the names of the environment variables that its code has asked for.
-        clock: the functions by which its code has asked for the time; not looked at unless that
-            was put back.
-    """
+    """What a trial gave when it was run again."""
 
     number: int
     values: tuple[tuple[float, ...], ...]
@@ -212,13 +196,6 @@ def compare(
 ) -> ReevaluatedTrial:
     """Compare a trial with what it gave when it was run again.
 
-    Args:
-        trial: the archived trial.
-        rerun: what it gave now.
-        rtol: the relative tolerance of each direction.
-        atol: the absolute tolerance of each direction; the least ones hold for constraints.
-        reseeded: whether it ran with other seeds: where those make no difference, it is a drift.
-
     Example:
         >>> import optuna
         >>> from prefect_optuna.tasks.reevaluation.verdicts import compare
@@ -276,10 +253,6 @@ def compare(
 def constraint_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
     """The constraints of a re-evaluated trial, and what has become of those that differ now.
 
-    Args:
-        trial: what the trial came to.
-        number: writes a number.
-
     Example:
         >>> from prefect_optuna.tasks.reevaluation.verdicts import constraint_words
         >>> trial = ReevaluatedTrial(
@@ -303,10 +276,6 @@ def constraint_words(trial: ReevaluatedTrial, number: Callable[[float], str]) ->
 def luck_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
     """How much of a value is luck, for a trial that ran with other seeds.
 
-    Args:
-        trial: what the trial came to.
-        number: writes a number.
-
     Example:
         >>> from prefect_optuna.tasks.reevaluation.verdicts import luck_words
         >>> trial = ReevaluatedTrial(
@@ -329,9 +298,6 @@ def luck_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
 
 def upload_words(trial: ReevaluatedTrial) -> str:
     """The files that a re-evaluated trial uploads, as far as they are others than then.
-
-    Args:
-        trial: what the trial came to.
 
     Example:
         >>> from prefect_optuna.tasks.reevaluation.verdicts import upload_words

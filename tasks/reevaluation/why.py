@@ -68,24 +68,12 @@ def find_cause(drift: Drift) -> Cause:
     are others than here. Where those help, what differs is halved until one package is left, in at
     most log2(n) + 2 runs. Otherwise threads, kernels, the hash seed, data and the clock are put
     back one by one, and then all at once. What is left is chance, or what no archive can know.
-
-    Args:
-        drift: the trial.
-
-    Returns:
-        The cause, or, where no experiment has shown it, the likely one.
     """
     return _Investigation(drift).cause()
 
 
 def find_causes(drifts: Sequence[Drift]) -> dict[int, Cause]:
     """Find out for several trials of one request; what is the cause for one is tried on the others.
-
-    Args:
-        drifts: the trials.
-
-    Returns:
-        The cause by the number of each trial.
 
     Example:
         >>> from prefect_optuna.tasks.reevaluation.why import find_causes

@@ -45,16 +45,6 @@ class Accessor:
     def __call__(self, default: Any = MISSING, *, literal: bool = False) -> Any:
         """Read the parameter.
 
-        Args:
-            default: what to return where it is missing; the value takes on its type, if that is
-                `bool`, `int`, `float` or `str` and the value can be converted; else it stays as it
-                is, and what is neither yes nor no for a `bool` gives the default.
-            literal: whether a text is read as a Python literal, where the default has another
-                type than those.
-
-        Raises:
-            MissingParameterError: it is missing, and there is no default.
-
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope
             >>> param_scope(seed="7").seed(0)

@@ -20,15 +20,6 @@ from prefect_optuna.tasks.scope.values import CONVERTERS, MISSING, coerce, flatt
 def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
     """Refuse values that do not become of the type that the code takes.
 
-    Args:
-        values: the parameters.
-        defaults: for each name a value of the type that is wanted; by default those of all
-            `auto_param` functions.
-
-    Raises:
-        InvalidParameterError: `"abc"` for a number, a fraction for a whole number, or a word that
-            is neither yes nor no; names the key and the type.
-
     Example:
         >>> from prefect_optuna.tasks.scope.checking import check_types
         >>> check_types({"dt": "0.01"}, {"dt": 0.1})
@@ -70,16 +61,6 @@ def _becomes(value: Any, default: Any) -> bool:
 def check_names(values: Mapping[str, Any], read: Set[str]) -> tuple[str, ...]:
     """Refuse a name that is misspelt.
 
-    Args:
-        values: the parameters that somebody sets.
-        read: the names that are known to be read.
-
-    Returns:
-        Those that are not known to be read, and are near to none that is.
-
-    Raises:
-        InvalidParameterError: one is not known, and near to one that is.
-
     Example:
         >>> from prefect_optuna.tasks.scope.checking import check_names
         >>> check_names({"simulat.dt": 1}, {"simulate.dt"})
@@ -96,10 +77,6 @@ def check_names(values: Mapping[str, Any], read: Set[str]) -> tuple[str, ...]:
 
 def unread_words(unread: Set[str], read: Set[str]) -> str:
     """A sentence for people about keys that were set and not read.
-
-    Args:
-        unread: the keys.
-        read: what was read.
 
     Example:
         >>> from prefect_optuna.tasks.scope.checking import unread_words

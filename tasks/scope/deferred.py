@@ -30,10 +30,6 @@ class DeferredFunction:
 
     No function, since none could look at the scope when it is called and still be a coroutine
     function for `inspect`. That takes anything for a function that has these attributes.
-
-    Args:
-        function: the function.
-        plan: what of its arguments is filled from the scope.
     """
 
     def __init__(self, function: Any, plan: Plan) -> None:
@@ -60,11 +56,7 @@ class DeferredFunction:
 
 
 def in_frame(body: Any, frame: Frame) -> Any:
-    """Have a coroutine or a generator that has not started run in a frame.
-
-    Returns:
-        One of the same kind.
-    """
+    """Have a coroutine or a generator that has not started run in a frame."""
     reader = Reader(frame)
     if inspect.iscoroutine(body):
         wrapper: Any = _awaited(body, frame, reader)

@@ -98,14 +98,6 @@ class ScopeFacade:
     def empty(self, /, *assignments: str, **values: Any) -> ParamScope:
         """Make a scope that inherits nothing.
 
-        Args:
-            assignments: texts `key=value`; they go before `values`.
-            values: the parameters.
-
-        Raises:
-            InvalidParameterError: an argument or a key is no text.
-            InvalidSettingError: a text has no equals sign.
-
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope
             >>> with param_scope(a=1), param_scope.empty("b=2") as scope:
@@ -120,14 +112,6 @@ class ScopeFacade:
     ) -> ParamScope:
         """Make a scope with words for where its values come from, as `explain` shows them.
 
-        Args:
-            values: the parameters, nested or under dotted keys.
-            origin: such as `"trial 17"`.
-            warn_unread: whether a key that is never read is worth a warning.
-
-        Raises:
-            InvalidParameterError: a key is no text.
-
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope
             >>> with param_scope.labelled({"x": 0.5}, origin="trial 17"):
@@ -138,12 +122,6 @@ class ScopeFacade:
 
     def init(self, params: Mapping[str, Any] | None = None) -> None:
         """Enter a scope for the rest of this thread, or of the context that this runs in.
-
-        Args:
-            params: the parameters; without them it does nothing.
-
-        Raises:
-            InvalidParameterError: a key is no text.
 
         Example:
             >>> from contextvars import copy_context
@@ -160,9 +138,6 @@ class ScopeFacade:
         """Make the parameters that are in force here the base of every thread.
 
         They show wherever no scope is in force, and through scopes that are entered from then on.
-
-        Args:
-            replace: whether what was frozen before is forgotten; otherwise it is added to.
 
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope
@@ -181,9 +156,6 @@ class ScopeFacade:
     def explain(self, name: str) -> Explanation:
         """Say which layer gives a parameter its value.
 
-        Args:
-            name: the dotted key.
-
         Example:
             >>> from prefect_optuna.tasks.scope import auto_param, param_scope
             >>> @auto_param
@@ -200,9 +172,6 @@ class ScopeFacade:
 
         `ParamScope.allow_unread` does it for one scope, and a filter of Python's `warnings` for
         the category `UnreadParameterWarning`.
-
-        Args:
-            on: whether scopes entered from now on warn. They do unless told otherwise.
 
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope
@@ -240,9 +209,6 @@ class ScopeFacade:
     def restore(self, snapshot: ScopeSnapshot) -> AbstractContextManager[ParamScope]:
         """Put captured parameters in force for the length of a block; see `restore`.
 
-        Args:
-            snapshot: what `capture` returned.
-
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope
             >>> with param_scope(seed=7):
@@ -260,11 +226,6 @@ class ScopeFacade:
         warn_unread: bool = True,
     ) -> ParamScope:
         """Make a scope of files, merged in order, and of assignments; see `from_files`.
-
-        Args:
-            paths: JSON, YAML or TOML files, each with a mapping.
-            define: texts `key=value`, which win.
-            warn_unread: whether a key that is never read is worth a warning.
 
         Example:
             >>> from pathlib import Path

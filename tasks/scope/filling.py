@@ -54,14 +54,7 @@ class Plan(NamedTuple):
 
 
 def make_slot(parameter: inspect.Parameter, namespace: str, hint: Any, literal: bool) -> Slot:
-    """What it takes to fill a parameter.
-
-    Args:
-        parameter: the parameter.
-        namespace: what its key begins with.
-        hint: what it is annotated with, which counts where there is no default.
-        literal: whether a text is read as a Python literal where the default asks for no type.
-    """
+    """What it takes to fill a parameter."""
     default, kind = parameter.default, type(parameter.default)
     if default is parameter.empty:
         default, kind = MISSING, hint
@@ -81,15 +74,7 @@ def wrap(function: Any, plan: Plan) -> Any:
 
 
 def take(slot: Slot, frame: Frame) -> Any:
-    """The value of a parameter that a call has left open.
-
-    Args:
-        slot: the parameter.
-        frame: the scope.
-
-    Raises:
-        InvalidParameterError: it has no default, and is not in the scope either.
-    """
+    """The value of a parameter that a call has left open."""
     key, name, default, kind, convert = slot
     values = frame[0]
     if key in values:
@@ -120,14 +105,7 @@ _IN_A_SCOPE_OF_ITS_OWN = """
 
 
 def bind(function: Any, plan: Plan, body: str) -> Any:
-    """Compile a function that has the parameters of another, and fills those it is not given.
-
-    Args:
-        function: the other function.
-        plan: what can be filled.
-        body: what the compiled function does then. `CALL` stands for the call of the other one,
-            `§frames` for that module, and `§before` for the frame that was in force.
-    """
+    """Compile a function that has the parameters of another, and fills those it is not given."""
     names = [slot.name for slot in plan.slots]
     signature = inspect.Signature([_marked(one, names) for one in plan.parameters])
     call = f"§function({', '.join(map(_passed_on, plan.parameters))})"

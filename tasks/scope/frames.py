@@ -50,11 +50,7 @@ asked for, unless nobody wants to know; and dictionaries that take down what is 
 
 
 class Reader:
-    """Somebody who may read the values of a frame after its scope has ended.
-
-    Args:
-        frame: the frame.
-    """
+    """Somebody who may read the values of a frame after its scope has ended."""
 
     def __init__(self, frame: Frame) -> None:
         self._reads = frame[4]
@@ -126,13 +122,7 @@ def origins_of(key: str, frame: Frame) -> Iterator[tuple[Origin, Any]]:
 
 
 def write(layer: Layer | None, changes: dict[str, Any] | None, origin: Origin) -> None:
-    """Set values in the innermost frame, or in a scope's; or empty it.
-
-    Args:
-        layer: the scope; one that is not entered in this context keeps them for then.
-        changes: the values, under dotted keys; `None` removes all there are.
-        origin: where that happens.
-    """
+    """Set values in the innermost frame, or in a scope's; or empty it."""
     frame = get() if layer is None else find(layer)
     if frame is not None:
         values, content, of, parent, reads, recorders = frame

@@ -12,11 +12,7 @@ Origin: TypeAlias = "str | tuple[CodeType, int]"
 
 
 def caller(depth: int) -> Origin:
-    """The place in the code from which a function was called.
-
-    Args:
-        depth: 1 is the caller of the function that asks, 2 the caller of that one, and so on.
-    """
+    """The place in the code from which a function was called."""
     frame = sys._getframe(depth + 1)  # pyright: ignore[reportPrivateUsage]
     return frame.f_code, frame.f_lasti
 

@@ -11,11 +11,7 @@ from prefect_optuna.tasks.scope.errors import InvalidParameterError
 
 
 def pack(values: dict[str, Any]) -> bytes:
-    """Pickle the values of a scope, functions of a script included.
-
-    Raises:
-        InvalidParameterError: a value cannot be pickled; names its key.
-    """
+    """Pickle the values of a scope, functions of a script included."""
     try:
         return cloudpickle.dumps(values)
     except Exception as error:

@@ -116,9 +116,6 @@ class ParamScope(Mapping[str, Any]):
     def __call__(self, name: str = "") -> Accessor:
         """A parameter by its name, whatever the name is.
 
-        Args:
-            name: the dotted key; without it, the reference that all others are attributes of.
-
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope
             >>> param_scope(keys=3)("keys")(0), param_scope(keys=3)().keys(0)
@@ -285,15 +282,7 @@ def make_scope(
     inherits: bool = True,
     warns: bool = True,
 ) -> ParamScope:
-    """Make a scope of dotted keys, and say where they come from.
-
-    Args:
-        values: the parameters, under dotted keys.
-        origin: where the scope was made.
-        origins: where single values came from, if not from there.
-        inherits: whether the values of the surrounding scope shine through.
-        warns: whether a key that is never read is worth a warning.
-    """
+    """Make a scope of dotted keys, and say where they come from."""
     return handle([(values, origins, inherits, origin, warns)])
 
 

@@ -28,9 +28,6 @@ _filters: object = None
 def switch(on: bool) -> None:
     """Say whether scopes entered from now on, in this process, warn of keys that nobody reads.
 
-    Args:
-        on: whether they do. They do by default.
-
     Example:
         >>> from prefect_optuna.tasks.scope import param_scope
         >>> param_scope.warn_unread(False)
@@ -43,11 +40,7 @@ def switch(on: bool) -> None:
 
 
 def warn(reads: Reads) -> None:
-    """Warn, at the end of an outermost scope, of what was set in it and never read.
-
-    Args:
-        reads: what has been read in it.
-    """
+    """Warn, at the end of an outermost scope, of what was set in it and never read."""
     global _filters
     if _filters is not warnings.filters:
         _filters = warnings.filters

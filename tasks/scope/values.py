@@ -35,9 +35,6 @@ _FALSE = frozenset(("n", "no", "f", "false", "off", "0"))
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested dictionaries into dotted keys; an empty one stores nothing.
 
-    Raises:
-        InvalidParameterError: a key is no text.
-
     Example:
         >>> from prefect_optuna.tasks.scope.values import flatten
         >>> flatten({"model": {"depth": 3, "units": [8, 8]}, "seed": 7})
@@ -60,10 +57,6 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def parse_assignments(lines: Iterable[Any]) -> dict[str, str]:
     """Split each `key=value` at its first equals sign; the value stays text.
-
-    Raises:
-        InvalidParameterError: something is no text.
-        InvalidSettingError: a text has no equals sign.
 
     Example:
         >>> from prefect_optuna.tasks.scope.values import parse_assignments
@@ -92,12 +85,6 @@ def coerce(value: Any, default: Any, literal: bool = False) -> Any:
     `bool`, `int`, `float` and `str` convert; with any other type of default the value is returned
     as it is, unless it is a text and `literal` asks to read it as Python. `None` is a value and is
     never converted.
-
-    Args:
-        value: the value that a scope holds.
-        default: what the code that reads it would use otherwise.
-        literal: whether a text is read as a Python literal, such as `"[1, 2]"`, where the
-            default is of none of the types above.
 
     Example:
         >>> from prefect_optuna.tasks.scope.values import coerce

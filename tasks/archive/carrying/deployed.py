@@ -34,15 +34,8 @@ _FORMAT = 1
 def pack(capture: Capture, environment: Environment) -> str:
     """Write a captured problem down as one text.
 
-    Args:
-        capture: the problem.
-        environment: what it was captured in. Of its files, none is taken along.
-
     Returns:
         Base64. `len(text) * 3 // 4` is how many bytes it takes.
-
-    Raises:
-        CaptureError: a URL with a password or a token is in it.
     """
     if has_secret_urls(capture.content.decode("ascii")):
         raise CaptureError(
@@ -65,28 +58,14 @@ def pack(capture: Capture, environment: Environment) -> str:
 
 
 def sign(text: str, keys: SigningKeys | None) -> dict[str, str] | None:
-    """The signature of a packed problem; `None` without a key.
-
-    Args:
-        text: what `pack` returned.
-        keys: sign it.
-    """
+    """The signature of a packed problem; `None` without a key."""
     return None if keys is None else keys.sign("deployed", "", _digest(text))
 
 
 def require_signature(
     text: str, signature: Mapping[str, Any] | None, keys: SigningKeys | None
 ) -> bool:
-    """Whether a packed problem is signed with a key that is configured here.
-
-    Args:
-        text: what `pack` returned.
-        signature: what `sign` returned.
-        keys: to check it with; without any, nothing is checked.
-
-    Raises:
-        ArchiveSignatureError: there is a key, and the signature does not hold.
-    """
+    """Whether a packed problem is signed with a key that is configured here."""
     if keys is None:
         return False
     if problem := keys.problem("deployed", "", _digest(text), signature):
@@ -99,18 +78,7 @@ def require_signature(
 
 
 def unpack(text: str, code_version: str) -> Capture:
-    """Read a packed problem, and verify that it is the one that was deployed.
-
-    Args:
-        text: what `pack` returned.
-        code_version: the digest of the code that the deployment names.
-
-    Returns:
-        The problem, whose `origin` is what it was captured in.
-
-    Raises:
-        ArchiveError: it is damaged, changed, too large, or of a newer format.
-    """
+    """Read a packed problem, and verify that it is the one that was deployed."""
     try:
         content = json.loads(_inflated(text))
         assert content["kind"] == _KIND  # noqa: S101 - caught below

@@ -80,15 +80,7 @@ class Parcel:
 
 
 def pack(study: optuna.Study, artifacts: ArtifactFileSystem) -> Parcel:
-    """Gather what belongs to a study. Files are read later, when they are needed.
-
-    Args:
-        study: the study.
-        artifacts: where its archive is.
-
-    Raises:
-        ArchiveError: a file that the study refers to is missing.
-    """
+    """Gather what belongs to a study. Files are read later, when they are needed."""
     storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
     study_id = storage.get_study_id_from_name(study.study_name)
     trials = study.get_trials(deepcopy=False)
@@ -130,14 +122,7 @@ def pack(study: optuna.Study, artifacts: ArtifactFileSystem) -> Parcel:
 
 
 def verify(parcel: Parcel) -> None:
-    """Read all files of a study, and look whether all is there that its parts name.
-
-    Args:
-        parcel: the study.
-
-    Raises:
-        ArchiveError: a file is missing or damaged, or the manifest is.
-    """
+    """Read all files of a study, and look whether all is there that its parts name."""
     manifest = manifest_of(parcel.name, parcel.user_attrs)
     digests: dict[str, str] = {}
     listed: set[str] = set()
@@ -190,17 +175,6 @@ def unpacked(
     """Make a study of a parcel, which stays if the block ends well: all of it, or none.
 
     What a killed process has left half made is made anew by the next one with that name.
-
-    Args:
-        parcel: the study; `verify` has looked at it.
-        storage: where it goes.
-        artifacts: where its files go.
-        study_name: its name there.
-
-    Raises:
-        StudyMismatchError: there is a study of that name.
-        ArchiveError: a file is missing or damaged, or another file is in its place.
-        StorageUnavailableError: the storage or the filesystem failed.
     """
     _make_room(storage, study_name)
     folder = f"studies/{parcel.uuid}"
@@ -261,15 +235,6 @@ def refuse_claimed(
     """Refuse a study of a stranger that says it is one which has its folder here already.
 
     A copy of that very study, under another name, may share the folder: it adds nothing to it.
-
-    Args:
-        parcel: the study.
-        storage: where it would go.
-        artifacts: where its files would go.
-        study_name: its name there.
-
-    Raises:
-        ArchiveError: it has several UUIDs, or one that another study has here.
     """
     manifest = parcel.user_attrs.get(BACKUP_CONTEXT)
     claimed = manifest.get("uuid") if isinstance(manifest, Mapping) else None

@@ -58,11 +58,7 @@ _MAX_UNPACKED = 1 << 28  # bytes
 
 
 def write_parcel(parcel: Parcel, path: Path) -> None:
-    """Write a study to one file: all of it, or nothing.
-
-    Raises:
-        ArchiveError: an attribute is no JSON, a file is damaged, or nothing can be written there.
-    """
+    """Write a study to one file: all of it, or nothing."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with zipfile.ZipFile(temporary, "w") as archive:
@@ -177,15 +173,7 @@ def trial_from_json(data: dict[str, Any]) -> FrozenTrial:
 
 @contextlib.contextmanager
 def read_parcel(path: Path) -> Generator[Parcel]:
-    """Open a study that `write_parcel` has written, after looking through all of it.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ArchiveError: there is no such file, it is none of this kind, cut short, or damaged, or a
-            newer version of the project has written it.
-    """
+    """Open a study that `write_parcel` has written, after looking through all of it."""
     with contextlib.ExitStack() as stack:
         with _explained(path):
             archive = stack.enter_context(open_zip(path, path.stat().st_size))

@@ -124,15 +124,7 @@ class Capture:
 
 
 def document_of(content: bytes, what: str) -> dict[str, Any]:
-    """Read the document of a capture, whose digest has been verified.
-
-    Args:
-        content: what `Capture.content` was.
-        what: which one it is, for people.
-
-    Raises:
-        ArchiveError: it is no captured problem, or one of a newer format.
-    """
+    """Read the document of a capture, whose digest has been verified."""
     document = json.loads(content)
     if document.get("kind") != CAPTURE_KIND:
         raise ArchiveError(
@@ -148,11 +140,7 @@ def document_of(content: bytes, what: str) -> dict[str, Any]:
 
 
 def encode_scope(scope: Mapping[str, Any]) -> Any:
-    """Turn the scope of a flow into tagged JSON.
-
-    Raises:
-        CaptureError: it holds something that has no exact form there, or a secret.
-    """
+    """Turn the scope of a flow into tagged JSON."""
 
     def refuse(value: Any, path: str) -> Any:
         raise CaptureError(unknown_value(value, path))

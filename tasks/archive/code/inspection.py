@@ -153,11 +153,7 @@ def _lies_in_installation(file: str) -> bool:
 
 
 def is_installed(module_globals: Mapping[str, Any]) -> bool:
-    """Whether a module belongs to Python, to an installed distribution or to this project.
-
-    Args:
-        module_globals: the module's `__dict__`.
-    """
+    """Whether a module belongs to Python, to an installed distribution or to this project."""
     name = module_globals.get("__name__") or ""
     if ARCHIVED_AS in module_globals or name == "__main__":
         return False

@@ -45,15 +45,7 @@ class Needed:
 
 
 def needed_packages(capture: Capture, environment: Environment | None) -> list[Needed]:
-    """What captured code imports of other distributions. Nothing is executed.
-
-    Args:
-        capture: the captured problem.
-        environment: what it was captured in.
-
-    Returns:
-        One for each distribution, by name.
-    """
+    """What captured code imports of other distributions. Nothing is executed."""
     versions = environment.distributions if environment is not None else {}
     used: dict[str, dict[str, None]] = {}
     guarded: set[str] = set()
@@ -77,15 +69,7 @@ def needed_packages(capture: Capture, environment: Environment | None) -> list[N
 
 
 def require_packages(capture: Capture, environment: Environment | None) -> None:
-    """Refuse captured code whose packages are not here, before any of it has run.
-
-    Args:
-        capture: the captured problem.
-        environment: what it was captured in.
-
-    Raises:
-        ArchiveError: names all packages that are missing, who imports them, and what to do.
-    """
+    """Refuse captured code whose packages are not here, before any of it has run."""
     missing = [
         one
         for one in needed_packages(capture, environment)
@@ -107,12 +91,7 @@ def require_packages(capture: Capture, environment: Environment | None) -> None:
 
 
 def other_versions(capture: Capture, environment: Environment | None) -> list[str]:
-    """Say which packages that the code imports are here in another version.
-
-    Args:
-        capture: the captured problem.
-        environment: what it was captured in.
-    """
+    """Say which packages that the code imports are here in another version."""
     found: list[str] = []
     for one in needed_packages(capture, environment):
         here = _version_here(one.name)

@@ -113,11 +113,6 @@ class _Place:
 class Reach:
     """Everything reached so far.
 
-    Args:
-        own: globals of modules that are the user's own, wherever they lie: those that define the
-            problem, as the examples of this project do.
-        allow_pickle: whether an object that has no exact form otherwise is pickled.
-
     Attributes:
         symbols: what has been captured, each after what it needs when it is restored.
         blobs: bytes of arrays and tables by their SHA-256 digest.
@@ -145,15 +140,7 @@ class Reach:
         self._missing: dict[tuple[str, str], tuple[_Namespace, str]] = {}
 
     def value(self, value: Any, path: str) -> Json:
-        """Capture a value, and remember to follow what it refers to.
-
-        Args:
-            value: what to capture.
-            path: how to name it in messages.
-
-        Returns:
-            Tagged JSON; `None` if it was refused.
-        """
+        """Capture a value, and remember to follow what it refers to."""
         return self._value(value, _Place(self._problem, None, path))
 
     def finish(self) -> None:

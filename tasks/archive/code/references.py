@@ -44,11 +44,7 @@ class References:
 
 
 def references(code: CodeType) -> References:
-    """Find what a code object, and all code inside it, refers to.
-
-    Args:
-        code: of a function, or of a statement compiled as the top level of a module.
-    """
+    """Find what a code object, and all code inside it, refers to."""
     found = References()
     _scan(code, found, now=not code.co_flags & _CO_OPTIMIZED)
     return found

@@ -45,17 +45,7 @@ class Registered:
         own: Iterable[dict[str, Any]] = (),
         allow_pickle: bool = False,
     ) -> Registered:
-        """Add names, each in place of what it was before.
-
-        Args:
-            values: what they stand for.
-            own: globals of modules that are the user's own, wherever they lie.
-            allow_pickle: whether what cannot be written down exactly may be pickled.
-
-        Raises:
-            InvalidSettingError: one is no name of a variable.
-            CaptureError: a value cannot be archived; lists all that cannot.
-        """
+        """Add names, each in place of what it was before."""
         for name in values:
             if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidSettingError(
@@ -66,13 +56,7 @@ class Registered:
         return replace(self, context={**self.context, **values})
 
     def with_entrypoint(self, part: EntryPoint, name: str) -> Registered:
-        """Say which registered function is an entry point.
-
-        Raises:
-            UnknownNameError: nothing has been registered by that name.
-            CaptureError: it is no function, or one without source.
-            InvalidProblemError: it asks for arguments that it cannot have.
-        """
+        """Say which registered function is an entry point."""
         if name not in self.context:
             near = get_close_matches(str(name), self.context, n=3)
             known = near or list(self.context)
@@ -108,17 +92,7 @@ class Registered:
         directions: Iterable[Direction] = ("minimize",),
         probe: bool = False,
     ) -> Problem:
-        """The problem that this is. Without a `run`, `eval` gets the parameters.
-
-        Args:
-            axes: the coordinates of series.
-            directions: one for each value.
-            probe: let stand-ins take the places of what is still missing.
-
-        Raises:
-            ArchiveError: something is missing.
-            InvalidProblemError: a function asks for arguments that it cannot have.
-        """
+        """The problem that this is. Without a `run`, `eval` gets the parameters."""
         if not probe and (missing := self.missing(run=False)):
             raise ArchiveError(listing("There is no problem yet. It needs", missing))
         found: dict[EntryPoint, Any] = {
@@ -197,10 +171,6 @@ class Registration:
 
     A name counts if it was not there before, or if it is another object now: whoever runs a cell
     of a notebook twice defines the same names twice. Names that start with `_` do not count.
-
-    Args:
-        frame: of the scope, which may be that of a function.
-        add: called with the names and what they are bound to, unless the block fails.
 
     Attributes:
         names: what has been added; empty until the block has ended.

@@ -70,14 +70,6 @@ def restore_problem(capture: Capture, environment: Environment | None = None) ->
 
     Within one process a version is restored once: its modules are like any others.
 
-    Args:
-        capture: what was captured.
-        environment: where it was captured, for the versions of packages that are missing.
-
-    Raises:
-        ArchiveError: a package that the code needs is not installed, the code fails, or it is
-            for another version of Python.
-
     Warns:
         OtherPythonWarning: it is for another version of Python, in which it also compiles.
     """

@@ -188,18 +188,6 @@ def compile_function(
 
     The names it was nested in are put around it, because they decide which variables are free,
     what `super()` and private names mean, and what inner functions are called.
-
-    Args:
-        source: what `SourceFile.function_text` returned.
-        qualname: where it stood, such as `"make.<locals>.run"`.
-        free: its free variables.
-        filename: what tracebacks call its file.
-        futures: the `from __future__` imports of its module.
-        imported: names that its module imports; the compiler makes other bytecode for those.
-        line: its first line in the file.
-
-    Raises:
-        SyntaxError: the source is no single function.
     """
     target = _single(parse("\n" * (line - 1) + source))
     node: Any = target.value if isinstance(target, ast.Expr) else target

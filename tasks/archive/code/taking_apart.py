@@ -53,9 +53,6 @@ class Parts:
 def take_apart(value: Any) -> Parts | None:
     """Take an object apart; `None` where Python cannot, or would have to ask code of the user's.
 
-    Args:
-        value: the object.
-
     Example:
         >>> from prefect_optuna.tasks.archive.code.taking_apart import put_together, take_apart
         >>> class Words(dict):
@@ -93,13 +90,7 @@ def take_apart(value: Any) -> Parts | None:
 
 
 def put_together(parts: Parts, made: Callable[[Any], None], rest: Callable[[], Any]) -> Any:
-    """Make an object of its parts.
-
-    Args:
-        parts: what makes it, and with which arguments.
-        made: is told the object before the rest of it is asked for, which may refer to it.
-        rest: gives `state`, `items` and `pairs`.
-    """
+    """Make an object of its parts."""
     make = parts.make
     value = (
         make.__new__(make, *parts.arguments, **parts.keywords)
@@ -131,9 +122,6 @@ def _set_state(value: Any, kind: Any, state: Any) -> None:
 
 def installed_name(value: Any) -> str | None:
     """Where an object is kept that an installed module has one of: NumPy's own generator.
-
-    Args:
-        value: the object.
 
     Example:
         >>> import numpy as np

@@ -61,9 +61,6 @@ class VerifiedSources:
 
         Of several lambdas on a line it is the one with the bytecode that runs; where two have
         the same bytecode, they do the same.
-
-        Raises:
-            RefusedError: there is none, or it is not the source of what runs.
         """
         code = function.__code__
         file = self._file(code.co_filename, function.__globals__)
@@ -98,11 +95,7 @@ class VerifiedSources:
         raise RefusedError(f"{where}: its source does not match the running code. {_START_AGAIN}")
 
     def class_statement(self, cls: type, module_globals: dict[str, Any]) -> StatementSource | None:
-        """Find the statement of a class; `None` if no class statement has made it.
-
-        Raises:
-            RefusedError: it is not the source of what runs, or needs variables of a function.
-        """
+        """Find the statement of a class; `None` if no class statement has made it."""
         for file in self._files_of_class(cls, module_globals):
             for definition in reversed(file.definitions.get(cls.__name__, [])):
                 node = definition.node
@@ -117,9 +110,6 @@ class VerifiedSources:
         """Find the decorated `def` that has made a global; `None` if it was made otherwise.
 
         A decorator that returned the function itself is no matter: that is a function.
-
-        Raises:
-            RefusedError: the `def` is not the source of what runs, or nobody can tell.
         """
         wrapped = list(functions_in(value))
         files = [self._file(f.__code__.co_filename, f.__globals__) for f in wrapped]

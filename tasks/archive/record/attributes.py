@@ -33,15 +33,7 @@ _MAX_JSON = 60_000  # bytes; MySQL's limit for an attribute is 65,535
 
 
 def checked_key(key: str, of: str) -> str:
-    """Return the name of an attribute if it is free for people to use.
-
-    Args:
-        key: the name.
-        of: `"study"` or `"trial"`.
-
-    Raises:
-        InvalidSettingError: the archive needs the name for itself, or it is none.
-    """
+    """Return the name of an attribute if it is free for people to use."""
     if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidSettingError(f"The name of a {of}'s data is a word; found {key!r}.")
     taken = [start for start in RESERVED if key.startswith(start)]
@@ -57,24 +49,12 @@ def checked_key(key: str, of: str) -> str:
 
 
 def is_of_the_archive(key: str) -> bool:
-    """Whether an attribute of a trial is none that its own code has set.
-
-    Args:
-        key: the name of the attribute.
-    """
+    """Whether an attribute of a trial is none that its own code has set."""
     return key in _OF_TRIALS or key.startswith(RESERVED)
 
 
 def plain_json(key: str, value: Any) -> Any:
     """Turn a value into JSON that every storage takes, and every reader understands.
-
-    Args:
-        key: what it is called, for messages.
-        value: numbers, text, dates, lists, mappings, small arrays, dataclasses, models.
-
-    Raises:
-        CaptureError: it is something else, too large for some storages, or the value of an
-            environment variable whose name says that it is secret.
 
     Example:
         >>> import numpy as np

@@ -288,15 +288,6 @@ def _flat(environment: Environment) -> dict[str, Any]:
 def requirements_text(environment: Environment, only: Iterable[str] | None = None) -> str:
     """The distributions of an environment as `pip install -r` takes them.
 
-    Args:
-        environment: which had them installed.
-        only: the names of those that are wanted; by default all but pip.
-
-    Returns:
-        A line for each, pinned. What was installed from a folder is a comment, as nobody else has
-        that folder; of a version with a local part (`2.1.0+cu118`), which only another index
-        than PyPI has, the public part is pinned.
-
     Example:
         >>> from prefect_optuna.tasks.archive import Environment
         >>> from prefect_optuna.tasks.archive.record.environment import requirements_text

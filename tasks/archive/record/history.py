@@ -15,16 +15,7 @@ if TYPE_CHECKING:
 
 
 def record(artifacts: ArtifactFileSystem, uuid: str, reevaluation: Reevaluation) -> str:
-    """Keep a re-evaluation.
-
-    Args:
-        artifacts: where the study's archive is.
-        uuid: of the archive.
-        reevaluation: what came of it.
-
-    Returns:
-        The path of its file: `studies/<uuid>/reevaluations/<time>-<letters by chance>.json`.
-    """
+    """Keep a re-evaluation."""
     time = re.sub(r"[^0-9T]", "", reevaluation.created.partition("+")[0])
     path = f"studies/{uuid}/reevaluations/{time}-{secrets.token_hex(4)}.json"
     artifacts.create(path, reevaluation.model_dump_json(indent=1).encode())
@@ -34,16 +25,7 @@ def record(artifacts: ArtifactFileSystem, uuid: str, reevaluation: Reevaluation)
 def read_history(
     artifacts: ArtifactFileSystem, uuid: str, last: int | None = None
 ) -> list[Reevaluation]:
-    """The re-evaluations of a study, oldest first.
-
-    Args:
-        artifacts: where the study's archive is.
-        uuid: of the archive.
-        last: only so many, the latest ones.
-
-    Raises:
-        ArchiveError: a record is damaged.
-    """
+    """The re-evaluations of a study, oldest first."""
     from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 
     found: list[Reevaluation] = []

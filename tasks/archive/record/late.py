@@ -28,11 +28,7 @@ def late_attribute(trial: FrozenTrial, *, told_as: int, at: float) -> tuple[str,
 
 
 def late_trials(system_attrs: Mapping[str, Any]) -> list[FrozenTrial]:
-    """The late trials among the system attributes of a study, by their numbers.
-
-    Args:
-        system_attrs: of the study.
-    """
+    """The late trials among the system attributes of a study, by their numbers."""
     found = [value for name, value in system_attrs.items() if name.startswith(_PREFIX)]
     trials = [trial_from_json(value["trial"]) for value in found]
     return sorted(trials, key=lambda trial: trial.number)

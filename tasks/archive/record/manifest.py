@@ -102,20 +102,12 @@ def _with_signature(content: dict[str, Any], signature: Any) -> dict[str, Any]:
 
 
 def read_manifest(study: Study) -> Manifest | None:
-    """The manifest of a study's archive; `None` if it has no archive.
-
-    Raises:
-        ArchiveError: it is damaged, or a newer version of the project has written it.
-    """
+    """The manifest of a study's archive; `None` if it has no archive."""
     return manifest_of(study.study_name, study.user_attrs)
 
 
 def manifest_of(study_name: str, attributes: Mapping[str, Any]) -> Manifest | None:
-    """The manifest in the user attributes of a study; `None` if it has no archive.
-
-    Raises:
-        ArchiveError: it is damaged, or a newer version of the project has written it.
-    """
+    """The manifest in the user attributes of a study; `None` if it has no archive."""
     data = attributes.get(BACKUP_CONTEXT)
     if data is None:
         return None
@@ -152,21 +144,7 @@ def manifest_of(study_name: str, attributes: Mapping[str, Any]) -> Manifest | No
 def write_version(
     study: Study, version: Version, *, uuid: str, artifacts: str, keys: SigningKeys | None = None
 ) -> Manifest:
-    """Add a version to a study's archive, whoever else does so at the same time.
-
-    Args:
-        study: the study.
-        version: what to add.
-        uuid: of the archive, if this is its first version.
-        artifacts: where the archive is, for people.
-        keys: sign it.
-
-    Returns:
-        The manifest with it.
-
-    Raises:
-        ArchiveError: the storage does not keep it.
-    """
+    """Add a version to a study's archive, whoever else does so at the same time."""
     manifest = read_manifest(study)
     if manifest is None:
         begun = Manifest(uuid=uuid, artifacts=artifacts, ledger=_ledger(study))

@@ -66,14 +66,7 @@ class Entry:
 
 @dataclass
 class RunningList:
-    """The list of one run, while it is written.
-
-    Args:
-        keys: what to sign with.
-        study: the study.
-        manifest: of its archive.
-        version: the id of the version that the run's trials run with.
-    """
+    """The list of one run, while it is written."""
 
     keys: SigningKeys
     study: Study
@@ -131,16 +124,7 @@ def write_record(
     record: Mapping[str, Any],
     also: Any = None,
 ) -> None:
-    """Sign the record of a run, and write it.
-
-    Args:
-        study: the study.
-        manifest: of its archive.
-        keys: sign it.
-        run: whose record it is.
-        record: what it says.
-        also: what is signed with it, and not written, because it can be worked out again.
-    """
+    """Sign the record of a run, and write it."""
     signature = keys.sign("run", manifest.uuid, [manifest.ledger, run, record, also])
     study.set_user_attr(_name_of(run), {**record, **signature})
 
@@ -177,11 +161,6 @@ def known_now(study: Study, keys: SigningKeys, *, but: str) -> dict[str, dict[st
     """What is signed in a study at this moment: versions, attributes, and the lists of runs.
 
     Of runs only those that no other one names: the others are missed through them.
-
-    Args:
-        study: the study.
-        keys: what is not signed by one of them is left out.
-        but: the id of the run that asks.
     """
     attributes = study.user_attrs
     manifest = manifest_of(study.study_name, attributes)
@@ -214,18 +193,7 @@ def list_problems(
     entries: Mapping[str, Sequence[Entry]],
     trials: Sequence[FrozenTrial],
 ) -> tuple[list[str], list[str]]:
-    """Compare what is there with what the lists say.
-
-    Args:
-        attributes: the user attributes of the study, read before its trials.
-        manifest: of its archive.
-        keys: what to check with.
-        entries: the trials whose signatures hold, by run.
-        trials: all trials of the study.
-
-    Returns:
-        What does not hold, and what nothing can be said of, each as a sentence.
-    """
+    """Compare what is there with what the lists say."""
     problems: list[str] = []
     gaps: list[str] = []
     records: dict[str, Mapping[str, Any]] = {}

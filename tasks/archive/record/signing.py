@@ -49,12 +49,6 @@ def canonical(content: Any) -> bytes:
 class SigningKeys:
     """The keys of an archive: the first one signs, and all of them verify.
 
-    Args:
-        key: the key; several, with commas between them, while an old one is being replaced.
-
-    Raises:
-        InvalidSettingError: a key is too short to be one.
-
     Example:
         >>> from prefect_optuna.tasks.archive.record.signing import SigningKeys
         >>> keys = SigningKeys("correct horse battery staple")
@@ -80,15 +74,7 @@ class SigningKeys:
 
     @classmethod
     def configured(cls, key: SecretStr | str | None = None) -> SigningKeys | None:
-        """The keys that were given, or else those of the settings; `None` without any.
-
-        Args:
-            key: the key, in place of that of the settings `archive_key` and `archive_key_block`.
-
-        Raises:
-            InvalidSettingError: a key is too short, or the block holds no text.
-            StorageUnavailableError: the settings name a block that cannot be loaded.
-        """
+        """The keys that were given, or else those of the settings; `None` without any."""
         if key is not None:
             return cls(key)
         settings = OptunaSettings()
@@ -104,27 +90,11 @@ class SigningKeys:
         return next(iter(self._keys))
 
     def sign(self, what: str, uuid: str, content: Any) -> dict[str, str]:
-        """Sign a part of an archive.
-
-        Args:
-            what: which kind of part it is.
-            uuid: of the archive.
-            content: the part, as JSON.
-
-        Returns:
-            The signature, as JSON.
-        """
+        """Sign a part of an archive."""
         return {"key": self.id, "hmac": _hmac(self._keys[self.id], what, uuid, content)}
 
     def problem(self, what: str, uuid: str, content: Any, signature: Any) -> str:
-        """Say why a signature does not hold, as the rest of a sentence; empty if it holds.
-
-        Args:
-            what: which kind of part it is.
-            uuid: of the archive.
-            content: the part, as JSON, without its signature.
-            signature: what `sign` returned, or whatever is in its place.
-        """
+        """Say why a signature does not hold, as the rest of a sentence; empty if it holds."""
         if signature is None:
             return "is not signed"
         try:

@@ -42,14 +42,7 @@ _LINK = ("run", "place", "before")
 
 
 class TrialSigner:
-    """Signs the trials that one run tells, one after the other, and keeps the list of them.
-
-    Args:
-        keys: what to sign with.
-        study: the study.
-        manifest: of its archive.
-        version: the id of the version of the archive that the trials run with.
-    """
+    """Signs the trials that one run tells, one after the other, and keeps the list of them."""
 
     def __init__(self, keys: SigningKeys, study: Study, manifest: Manifest, version: str) -> None:
         self._keys = keys
@@ -65,17 +58,7 @@ class TrialSigner:
         state: TrialState,
         values: Sequence[float] | None,
     ) -> dict[str, Any]:
-        """Add the signature of a trial to the attributes that it is about to get.
-
-        Args:
-            trial: the trial as it is stored now.
-            attributes: what it is about to get.
-            state: what it is about to be told as.
-            values: what it is about to be told.
-
-        Returns:
-            The attributes, with the signature in one of them.
-        """
+        """Add the signature of a trial to the attributes that it is about to get."""
         attributes = dict(attributes)
         content = full_content(
             trial,
@@ -100,11 +83,7 @@ class TrialSigner:
         return attributes
 
     def told(self, trial: FrozenTrial) -> None:
-        """Take a trial that has been signed and told into the list; another one is left out.
-
-        Args:
-            trial: the trial as it is stored now.
-        """
+        """Take a trial that has been signed and told into the list; another one is left out."""
         signature = trial_signature(trial)
         values = None if trial.values is None else [_number(value) for value in trial.values]
         # Whether the signature holds, readers work out; here it matters that it is this one.
@@ -135,16 +114,7 @@ def trial_content(
     state: TrialState | None = None,
     values: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """What is signed of a trial, as JSON.
-
-    Args:
-        trial: the trial.
-        directions: those of its study, by name.
-        version: the id of the version of the archive that it ran with.
-        attributes: its user attributes, in place of those that it has.
-        state: its state, in place of the one that it has; `values` go with it.
-        values: its values.
-    """
+    """What is signed of a trial, as JSON."""
     attributes = dict(trial.user_attrs if attributes is None else attributes)
     attributes.pop(SIGNATURE, None)
     if isinstance(result := attributes.get(RESULT_KEY), Mapping):
@@ -174,12 +144,7 @@ def trial_content(
 
 
 def full_content(trial: FrozenTrial, **rest: Any) -> dict[str, Any]:
-    """The same, with what system attributes say of its worth, and `1` told from `True`.
-
-    Args:
-        trial: the trial.
-        rest: what else `trial_content` takes.
-    """
+    """The same, with what system attributes say of its worth, and `1` told from `True`."""
     return {
         **trial_content(trial, **rest),
         "system": {

@@ -24,9 +24,6 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for 
 def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
     """The trials as columns: each a list with a value or `None` for each trial.
 
-    Args:
-        trials: of one study.
-
     Returns:
         `number`, `state`, `value` (or `value.0`, `value.1`, ...), `started`, `completed`,
         `seconds`; then `param.NAME`, `metric.NAME`, `constraint.NAME` and `user.NAME`. Attributes
@@ -71,14 +68,6 @@ def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
 def trial_table(trials: Sequence[FrozenTrial], kind: TableKind = "arrow") -> Any:
     """The trials as a table, with the columns of `trial_columns`.
 
-    Args:
-        trials: of one study.
-        kind: `"arrow"` for a `pyarrow.Table`, `"pandas"` or `"polars"` for a data frame.
-
-    Raises:
-        InvalidSettingError: there is no such kind.
-        ArchiveError: that library is not installed.
-
     Example:
         >>> import optuna
         >>> from prefect_optuna.tasks.archive.record.trial_table import trial_table
@@ -96,10 +85,6 @@ def write_csv(trials: Sequence[FrozenTrial], path: str | Path) -> None:
     """Write the trials to a CSV file.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front.
-
-    Args:
-        trials: of one study.
-        path: of the file; one that is there is replaced.
     """
     columns = trial_columns(trials)
     with Path(path).open("w", encoding="utf-8", newline="") as file:
@@ -111,12 +96,7 @@ def write_csv(trials: Sequence[FrozenTrial], path: str | Path) -> None:
 
 
 def write_parquet(trials: Sequence[FrozenTrial], path: str | Path) -> None:
-    """Write the trials to a Parquet file.
-
-    Args:
-        trials: of one study.
-        path: of the file; one that is there is replaced.
-    """
+    """Write the trials to a Parquet file."""
     import pyarrow.parquet as pq
 
     pq.write_table(trial_table(trials), path)

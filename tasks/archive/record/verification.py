@@ -113,14 +113,7 @@ def check_signatures(
     keys: SigningKeys | None,
     chosen: Sequence[FrozenTrial] = (),
 ) -> SignatureCheck:
-    """Check every signature of an archive.
-
-    Args:
-        study: the study.
-        manifest: of its archive.
-        keys: what to check with; without them, nothing can be said.
-        chosen: trials that are about to run again: those, and not what the storage has by now.
-    """
+    """Check every signature of an archive."""
     signatures = [manifest.signature, *(version.signature for version in manifest.versions)]
     found = _Found()
     if keys is not None:  # else there is no need to read the trials
@@ -172,11 +165,7 @@ def _look(
 
 
 def sign_study(study: Study, manifest: Manifest, keys: SigningKeys) -> None:
-    """Sign what is not signed yet: the manifest, its versions, attributes, and ended trials.
-
-    Raises:
-        ArchiveError: something is signed already, and its signature does not hold.
-    """
+    """Sign what is not signed yet: the manifest, its versions, attributes, and ended trials."""
     wrong = [
         one
         for one in check_signatures(study, manifest, keys).problems

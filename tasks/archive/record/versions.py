@@ -40,25 +40,7 @@ def save_version(
     trials_seed: int | None,
     keys: SigningKeys | None,
 ) -> tuple[Manifest, Version, tuple[str, ...]]:
-    """Archive a captured problem, unless the study's last version is the same.
-
-    Args:
-        study: the study.
-        artifacts: where the files go.
-        capture: the problem.
-        scope: of the flow that runs it.
-        seed: of the sampler, where it is known.
-        trials_seed: what the seeds of the trials come from; `None` where they have none.
-        keys: sign it.
-
-    Returns:
-        The manifest, the version that holds now, and what was left out, for people.
-
-    Raises:
-        ArchiveError: the study's archive is in another place.
-        SeriesError: the study has an axis of the problem already, with other values.
-        StorageUnavailableError: the artifact filesystem or the storage failed.
-    """
+    """Archive a captured problem, unless the study's last version is the same."""
     for name, values in capture.axes.items():
         if (axis := read_axis(study, artifacts, name)) is not None:
             own = as_axis(name, values, axis.unit)

@@ -96,14 +96,6 @@ class Axis:
 def as_axis(name: str, values: Any, unit: str = "") -> Axis:
     """Make an axis of what people have at hand, and refuse what is no coordinates.
 
-    Args:
-        name: of the axis.
-        values: a list, a range, an array: numbers, text or times, finite, in one dimension.
-        unit: of the values, for people.
-
-    Raises:
-        SeriesError: these are no coordinates; says what is wrong with them.
-
     Example:
         >>> from prefect_optuna.tasks.archive.series.axes import as_axis
         >>> as_axis("year", range(1900, 1903)).attribute()
@@ -149,16 +141,7 @@ def axis_names(study_attributes: Mapping[str, Any]) -> list[str]:
 
 
 def read_axis(study: Study, artifacts: ArtifactFileSystem, name: str) -> Axis | None:
-    """Read an axis; `None` if the study has no attribute for it.
-
-    Args:
-        study: the study.
-        artifacts: where the archive is.
-        name: of the axis.
-
-    Raises:
-        ArchiveError: it is damaged, or its blob is gone.
-    """
+    """Read an axis; `None` if the study has no attribute for it."""
     attribute = study.user_attrs.get(f"{KEY_AXIS}{name}")
     if attribute is None:
         return None

@@ -26,13 +26,7 @@ def blob_store(artifacts: ArtifactFileSystem) -> ContentStore:
 
 
 def write_blobs(artifacts: ArtifactFileSystem, folder: str, contents: Iterable[bytes]) -> None:
-    """Store contents, each once however often it is written, and say which study needs them.
-
-    Args:
-        artifacts: where.
-        folder: of the study.
-        contents: what to store.
-    """
+    """Store contents, each once however often it is written, and say which study needs them."""
     blobs = {hashlib.sha256(content).hexdigest(): content for content in contents}
     _put(artifacts, blobs)
     needs = json.dumps(sorted(blobs)).encode()
@@ -48,11 +42,7 @@ def _put(artifacts: ArtifactFileSystem, blobs: Mapping[str, bytes]) -> None:
 
 
 def needed_blobs(artifacts: ArtifactFileSystem, folder: str) -> set[str]:
-    """The digests of the blobs that the study of a folder needs.
-
-    Raises:
-        ArchiveError: a file that says so is damaged.
-    """
+    """The digests of the blobs that the study of a folder needs."""
     needed: set[str] = set()
     for path, content in artifacts.read_many(artifacts.ls(f"{folder}/needs")).items():
         try:
@@ -76,16 +66,7 @@ def needed_paths(artifacts: ArtifactFileSystem, gone: Container[str] = ()) -> se
 
 
 def read_blob(artifacts: ArtifactFileSystem, digest: str, what: str) -> bytes:
-    """Read and verify a blob.
-
-    Args:
-        artifacts: where it lies.
-        digest: its SHA-256 digest, as 64 hexadecimal digits.
-        what: the part of the archive it holds, for messages.
-
-    Raises:
-        ArchiveError: it is gone, or holds something else.
-    """
+    """Read and verify a blob."""
     return _verified(artifacts, blob_path(digest), digest, what, blob_store(artifacts).content)
 
 

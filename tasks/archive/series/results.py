@@ -195,13 +195,6 @@ def decode_series(
         content: the bytes of the file.
         key: the name of a series, or what the names of several start with, before a dot.
         axes: the names of columns that are axes, if the result is a table.
-
-    Returns:
-        The axes in the file, and the series by name: Arrow columns, or arrays of more dimensions.
-        Both are empty if there is no series of that name.
-
-    Raises:
-        ArchiveError: this is no such file, or the series is a table.
     """
     with _explained():
         return _series(*open_arrow(content), key, axes)
@@ -236,12 +229,6 @@ def open_arrow(content: Any) -> tuple[Any, dict[str, Any]]:
 
     Args:
         content: the bytes of the file, or a `pyarrow.Buffer` of them.
-
-    Returns:
-        The `pyarrow.Table`, and the metadata that `write_arrow` was given.
-
-    Raises:
-        ArchiveError: this is no such file, or a newer version of the project has written it.
     """
     with _explained():
         table = read_arrow(content)
@@ -316,12 +303,7 @@ class _Series:
 
 
 def write_arrow(table: Any, metadata: dict[str, Any]) -> bytes:
-    """Write a table or batch as an Arrow IPC file of this project.
-
-    Args:
-        table: what to write.
-        metadata: JSON, for the key `prefect_optuna` of its schema.
-    """
+    """Write a table or batch as an Arrow IPC file of this project."""
     import pyarrow as pa
 
     text = json.dumps({"format": RESULT_FORMAT, **metadata}, separators=(",", ":"))

@@ -37,12 +37,7 @@ _AT_ONCE = 8  # files
 
 
 def series_keys(study: Study, trials: Iterable[FrozenTrial]) -> list[str]:
-    """The keys of the series that trials have, those that results consist of included.
-
-    Args:
-        study: the study.
-        trials: which of its trials.
-    """
+    """The keys of the series that trials have, those that results consist of included."""
     keys = {
         name.removeprefix(KEY_TIMESERIES)
         for name in study.user_attrs
@@ -55,14 +50,7 @@ def series_keys(study: Study, trials: Iterable[FrozenTrial]) -> list[str]:
 
 @dataclass(frozen=True)
 class SeriesReader:
-    """Reads the series of one key.
-
-    Args:
-        study: the study.
-        artifacts: where the archive is.
-        key: of the series.
-        axes_of: the axes of the study and of a trial's problem, by name.
-    """
+    """Reads the series of one key."""
 
     study: Study
     artifacts: ArtifactFileSystem
@@ -70,19 +58,7 @@ class SeriesReader:
     axes_of: Callable[[FrozenTrial], Mapping[str, Axis]]
 
     def table(self, trials: Selection | None) -> tuple[Any, SeriesSpec | None]:
-        """The series of several trials, one below the other.
-
-        Args:
-            trials: which ones; `None` for all that have it.
-
-        Returns:
-            A `pyarrow.Table` with the columns `trial`, the axes and the values; and what the
-            study says of the series, unless it is part of the results.
-
-        Raises:
-            ArchiveError: no trial has it, or one that was named has not; a file is gone or damaged.
-            InvalidSettingError: there is no such selection.
-        """
+        """The series of several trials, one below the other."""
         import pyarrow as pa
 
         if trials is None:
@@ -231,18 +207,7 @@ class SeriesReader:
 
 
 def as_kind(table: Any, spec: SeriesSpec | None, kind: SeriesKind, key: str) -> Any:
-    """Turn a table across trials into the type that was asked for.
-
-    Args:
-        table: the `pyarrow.Table`.
-        spec: what the study says of the series.
-        kind: `"arrow"`, `"pandas"` or `"xarray"`.
-        key: of the series, for messages.
-
-    Raises:
-        InvalidSettingError: there is no such type.
-        ArchiveError: its library is not installed, or the series has no grid.
-    """
+    """Turn a table across trials into the type that was asked for."""
     if kind == "arrow":
         return table
     if kind not in ("pandas", "xarray"):

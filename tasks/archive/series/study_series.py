@@ -24,15 +24,7 @@ from prefect_optuna.tasks.archive.series.timeseries import (
 
 
 class StudySeries:
-    """Writes axes to a study and series to its trials. Threads may share one.
-
-    Args:
-        study: the study.
-        artifacts: where the files go.
-        keys: sign what is written to the study; trials are signed when they have ended.
-        axes_of_problem: returns the axes that the study's problem has.
-        version: the id of the archive's version that the trials run with, for their references.
-    """
+    """Writes axes to a study and series to its trials. Threads may share one."""
 
     def __init__(
         self,
@@ -53,11 +45,7 @@ class StudySeries:
         self._folder = ""
 
     def add_axis(self, axis: Axis) -> None:
-        """Write an axis; the same one again is nothing.
-
-        Raises:
-            SeriesError: the study or its problem has another one by that name.
-        """
+        """Write an axis; the same one again is nothing."""
         study, whose = self._study, f"The study {self._study.study_name!r}"
         if (found := read_axis(study, self._artifacts, axis.name)) is not None:
             check_same(found, axis, whose)
@@ -82,20 +70,7 @@ class StudySeries:
         axis_values: Mapping[str, Any],
         **rest: Any,
     ) -> None:
-        """Write a series of a trial: a file, and a reference to it.
-
-        Args:
-            trial: the trial.
-            key: of the series.
-            values: of the series.
-            axes: the names of its axes.
-            axis_values: coordinates of the trial's own.
-            rest: what else `make_series` takes.
-
-        Raises:
-            SeriesError: something does not fit.
-            UnknownNameError: the study has no such axis.
-        """
+        """Write a series of a trial: a file, and a reference to it."""
         self._check_trial(trial)
         if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidSettingError(f"The key of a series is a word; found {key!r}.")
@@ -188,11 +163,7 @@ class StudySeries:
 
 
 def check_same(known: Axis, axis: Axis, whose: str) -> None:
-    """Make sure that an axis which is there already has the same values.
-
-    Raises:
-        SeriesError: it has others.
-    """
+    """Make sure that an axis which is there already has the same values."""
     if not known.same_as(axis):
         raise SeriesError(
             f"{whose} has the axis {axis.name!r} already, with {known.summary()}; found "

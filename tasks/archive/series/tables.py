@@ -35,11 +35,7 @@ def is_table(value: Any) -> bool:
 
 
 def to_arrow(value: Any) -> Any:
-    """Turn a table of any library into a `pyarrow.Table`.
-
-    Raises:
-        pyarrow.ArrowException: a column has values that Arrow has no type for.
-    """
+    """Turn a table of any library into a `pyarrow.Table`."""
     import pyarrow as pa
 
     match table_kind(value):
@@ -60,11 +56,7 @@ def to_arrow(value: Any) -> Any:
 
 
 def from_arrow(table: Any, kind: str) -> Any:
-    """Turn a `pyarrow.Table` into the type it had.
-
-    Raises:
-        ArchiveError: the library of that type is not installed.
-    """
+    """Turn a `pyarrow.Table` into the type it had."""
     library = kind.partition(".")[0]
     try:
         match kind:

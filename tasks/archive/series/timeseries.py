@@ -71,11 +71,7 @@ class SeriesSpec:
 
     @classmethod
     def of(cls, key: str, attribute: Any) -> SeriesSpec:
-        """Read the attribute of a study.
-
-        Raises:
-            SeriesError: it is damaged.
-        """
+        """Read the attribute of a study."""
         try:
             if checked_dtype(attribute["dtype"]).kind not in "biufmM":
                 raise ValueError("a series holds numbers or times")
@@ -93,11 +89,7 @@ class SeriesSpec:
             ) from None
 
     def check(self, key: str, other: SeriesSpec) -> None:
-        """Make sure that the series of another trial can stand below this one's.
-
-        Raises:
-            SeriesError: it cannot; says what is different.
-        """
+        """Make sure that the series of another trial can stand below this one's."""
         different = [
             f"{what} {getattr(other, what)!r} in place of {getattr(self, what)!r}"
             for what in ("axes", "columns", "layout", "units")
@@ -131,12 +123,7 @@ class TrialSeries:
     partial: bool
 
     def content(self, key: str, dtype: str) -> bytes:
-        """The Arrow file.
-
-        Args:
-            key: of the series.
-            dtype: of the values in all trials.
-        """
+        """The Arrow file."""
         import pyarrow as pa
 
         values = self.values.astype(np.dtype(dtype), copy=False)
@@ -212,23 +199,7 @@ def make_series(
     units: Mapping[str, str] | None = None,
     allow_partial: bool = False,
 ) -> TrialSeries:
-    """Check a series, and bring it into rows and columns.
-
-    Args:
-        key: of the series.
-        values: the values: of one column, or with a last dimension for the columns. A series on
-            a grid may have the grid's dimensions.
-        axes: the axes, by name, in order.
-        own: the names of those whose values are this trial's own.
-        columns: the names of several columns.
-        value_col: the name of a single one.
-        layout: `"aligned"` or `"product"`.
-        units: of the values, by column.
-        allow_partial: whether the values may end before the axes do.
-
-    Raises:
-        SeriesError: something does not fit; says what, and the way out.
-    """
+    """Check a series, and bring it into rows and columns."""
     title = f"The series {key!r}"
     if layout not in _LAYOUTS:
         raise SeriesError(f'{title}: `layout` is "aligned" or "product"; found {layout!r}.')
