@@ -25,7 +25,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled
 from pydantic import BaseModel, Field
 
-from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
+from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.blocks.errors import (
     InvalidSettingError,
     ServerUnavailableError,
@@ -33,20 +33,9 @@ from prefect_optuna.blocks.errors import (
     WorkerFailedError,
 )
 from prefect_optuna.blocks.references import artifacts_reference, storage_reference
-from prefect_optuna.blocks.study_identity import study_uuid
 from prefect_optuna.flows._worker_runs import WorkerRuns, pool_of
-from prefect_optuna.flows.best_picture import BestPicture
-from prefect_optuna.flows.events import StudyEvents
-from prefect_optuna.flows.opening import (
-    check_settings,
-    checked_arguments,
-    one_of_the_two,
-    open_study,
-    rehearse,
-    seed_of_trials,
-)
+from prefect_optuna.flows.opening import begin, check_settings, checked_arguments
 from prefect_optuna.flows.optimize_flow import Callback, Storage
-from prefect_optuna.flows.problem_source import find_problem, say_version
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
 from prefect_optuna.flows.session import Session, is_lost
@@ -59,13 +48,9 @@ from prefect_optuna.flows.study import (
 )
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
-from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.work import type_names
-from prefect_optuna.tasks.archive import OptunaArchive
-from prefect_optuna.tasks.archive.code.capture import encode_scope
 from prefect_optuna.tasks.inputs import as_bytes
 from prefect_optuna.tasks.problem import Direction, Problem
-from prefect_optuna.tasks.trial_scope import TrialScope
 
 _LOOK_SECONDS = 0.25
 _SESSIONS_SECONDS = 1.0
@@ -167,68 +152,42 @@ def distribute(
     check_settings(n_trials, timeout, n_jobs, retries, seed)
     kept_bytes = as_bytes(keep_inputs)
     _check_here(workers, n_jobs, sampler, pruner)
-    source = find_problem(
-        problem,
-        directions=one_of_the_two(direction, directions),
-        study_name=study_name,
-        version=version,
-        trusted=trusted,
-        storage=storage,
-        artifacts=artifacts,
-    )
-    the_problem = source.problem
-    trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
-    trial_scope.check()
-    rehearse(the_problem, trial_scope)
-    capture = source.capture()
-    encode_scope(trial_scope.values)  # what cannot be archived shows before there is a study
     places = {"storage": storage_reference(storage), "artifacts": artifacts_reference(artifacts)}
     deployment = deployment if "/" in deployment else f"work/{deployment}"
     pool = pool_of(deployment)
-    storage_block = as_study_storage(storage)
-    filesystem = as_artifact_filesystem(artifacts)
-    filesystem.check()
-    study = open_study(
-        storage_block,
-        study_name,
-        the_problem,
-        sampler,
-        pruner,
-        seed,
-    )
-    archive = OptunaArchive(study, artifacts=filesystem)
-    trials_seed = seed_of_trials(study, seed) if seed_trials else None
-    archive.save_problem(capture, scope=trial_scope.values, seed=seed, trials_seed=trials_seed)
-    picture = BestPicture(the_problem, filesystem, trial_scope)
-    before = study.get_trials(deepcopy=False)
-    events = StudyEvents(study_uuid(study), the_problem.directions, before=before)
-    watch = StudyWatch(study, the_problem, archive, n_trials, storage_block, picture, events)
-
     logger = get_run_logger()
-    logger.info(
-        "Study %r in %s, archived in %s, on %d workers of the pool %r.",
-        study.study_name,
-        storage_block.location,
-        archive.location,
-        workers,
-        pool,
+    opened = begin(
+        problem,
+        logger,
+        study_name=study_name,
+        n_trials=n_trials,
+        storage=storage,
+        artifacts=artifacts,
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        seed_trials=seed_trials,
+        directions=directions,
+        direction=direction,
+        scope=scope,
+        version=version,
+        trusted=trusted,
+        where=f", on {workers} workers of the pool {pool!r}",
     )
-    say_version(logger, archive, source)
-    for note in archive.notes:
-        logger.warning(note)
+    study, watch = opened.study, opened.watch
 
     session = Session(
         study,
         study.storage,
         {"flow_run": str(current_flow_run.id), "workers": workers, "n_trials": n_trials},
-        seed=trials_seed,
+        seed=opened.trials_seed,
     )
     caught = (catch,) if isinstance(catch, type) else tuple(catch)
     common: dict[str, Any] = {
         **places,
         "study_name": study_name,
         "parent": session.id,
-        "version": archive.writer().version,
+        "version": opened.archive.writer().version,
         "sampler": _as_parameter(sampler),
         "pruner": _as_parameter(pruner),
         "n_jobs": n_jobs,
@@ -243,7 +202,7 @@ def distribute(
         lambda number: {
             **common,
             "number": number,
-            "seed": _seed_of(seed, len(before), number),
+            "seed": _seed_of(seed, opened.earlier, number),
         },
         UUID(str(current_flow_run.id)),
         logger,
@@ -256,7 +215,9 @@ def distribute(
     with contextlib.ExitStack() as stack:
         stack.enter_context(ReportThread(status, ReportPublisher(study.study_name)))
         bar = stack.enter_context(
-            StudyProgress(n_trials, the_problem.directions, trials=watch.trials(), enabled=progress)
+            StudyProgress(
+                n_trials, opened.problem.directions, trials=watch.trials(), enabled=progress
+            )
         )
         queue = _Queue(
             study,

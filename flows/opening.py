@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from prefect.runtime import flow_run as current_flow_run
 
-from prefect_optuna.blocks import StudyStorage
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    StudyStorage,
+    as_artifact_filesystem,
+    as_study_storage,
+)
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import InvalidProblemError, InvalidSettingError
-from prefect_optuna.flows.problem_source import ARCHIVE
+from prefect_optuna.blocks.study_identity import study_uuid
+from prefect_optuna.flows.best_picture import BestPicture
+from prefect_optuna.flows.events import StudyEvents
+from prefect_optuna.flows.problem_source import ARCHIVE, find_problem, say_version
 from prefect_optuna.flows.study import (
     FlowStudy,
     Pruner,
@@ -26,6 +37,9 @@ from prefect_optuna.flows.study import (
     sampler_name,
 )
 from prefect_optuna.flows.study_run import suggest_params
+from prefect_optuna.flows.study_watch import StudyWatch
+from prefect_optuna.tasks.archive import OptunaArchive
+from prefect_optuna.tasks.archive.code.capture import encode_scope
 from prefect_optuna.tasks.problem import Problem, as_directions
 from prefect_optuna.tasks.seeding import study_seed
 from prefect_optuna.tasks.trial_scope import TrialScope
@@ -152,6 +166,85 @@ def rehearse(problem: Problem, scope: TrialScope) -> None:
         raise
     except Exception as error:
         raise InvalidProblemError(f"`suggest` does not work: {error_words(error)}") from error
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study with its problem in its archive, before the first trial of this run."""
+
+    problem: Problem
+    scope: TrialScope
+    block: StudyStorage
+    study: FlowStudy
+    archive: OptunaArchive
+    watch: StudyWatch
+    earlier: int
+    """How many trials there are from runs before."""
+    trials_seed: int | None
+
+
+def begin(
+    problem: Problem | Callable[..., Any] | str,
+    logger: logging.Logger | logging.LoggerAdapter[Any],
+    *,
+    study_name: str | None,
+    n_trials: int | None,
+    storage: Any,
+    artifacts: ArtifactFileSystem | str | Path | None,
+    sampler: BaseSampler | Sampler | str | None,
+    pruner: BasePruner | Pruner | str | None,
+    seed: int | None,
+    seed_trials: bool,
+    directions: Any,
+    direction: Any,
+    scope: Mapping[str, Any] | None,
+    version: str | None,
+    trusted: bool,
+    where: str = "",
+) -> OpenStudy:
+    """Check the problem, open its study and archive it: what `optimize` and `distribute` share.
+
+    What is wrong shows before there is a study.
+    """
+    source = find_problem(
+        problem,
+        directions=one_of_the_two(direction, directions),
+        study_name=study_name,
+        version=version,
+        trusted=trusted,
+        storage=storage,
+        artifacts=artifacts,
+    )
+    trial_scope = TrialScope(scope, handed_out=source.problem.names_scope)
+    trial_scope.check()
+    rehearse(source.problem, trial_scope)
+    capture = source.capture()
+    encode_scope(trial_scope.values)
+    block = as_study_storage(storage)
+    filesystem = as_artifact_filesystem(artifacts)
+    filesystem.check()
+    name = study_name or f"{source.problem.name}-{current_flow_run.name}"
+    study = open_study(block, name, source.problem, sampler, pruner, seed)
+    archive = OptunaArchive(study, artifacts=filesystem)
+    trials_seed = seed_of_trials(study, seed) if seed_trials else None
+    archive.save_problem(capture, scope=trial_scope.values, seed=seed, trials_seed=trials_seed)
+    before = study.get_trials(deepcopy=False)
+    watch = StudyWatch(
+        study,
+        source.problem,
+        archive,
+        n_trials,
+        block,
+        BestPicture(source.problem, filesystem, trial_scope),
+        StudyEvents(study_uuid(study), source.problem.directions, before=before),
+    )
+    logger.info("Study %r in %s, archived in %s%s.", name, block.location, archive.location, where)
+    say_version(logger, archive, source)
+    for note in archive.notes:
+        logger.warning(note)
+    return OpenStudy(
+        source.problem, trial_scope, block, study, archive, watch, len(before), trials_seed
+    )
 
 
 def open_study(

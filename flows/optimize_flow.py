@@ -33,25 +33,13 @@ from prefect_optuna.blocks import (
     RedisStudyStorage,
     SQLStudyStorage,
     StudyStorage,
-    as_artifact_filesystem,
     as_study_storage,
 )
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.blocks.settings import OptunaSettings
-from prefect_optuna.blocks.study_identity import study_uuid
-from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.dispatch import Batches, Here, Lanes
-from prefect_optuna.flows.events import StudyEvents
 from prefect_optuna.flows.interruption import note_study
-from prefect_optuna.flows.opening import (
-    check_settings,
-    checked_arguments,
-    one_of_the_two,
-    open_study,
-    rehearse,
-    seed_of_trials,
-)
-from prefect_optuna.flows.problem_source import find_problem, say_version
+from prefect_optuna.flows.opening import begin, check_settings, checked_arguments
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
@@ -65,15 +53,11 @@ from prefect_optuna.flows.study import (
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_run import StudyRun
-from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
-from prefect_optuna.tasks.archive import OptunaArchive
-from prefect_optuna.tasks.archive.code.capture import encode_scope
 from prefect_optuna.tasks.inputs import as_bytes, flush_inputs
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import TrialRunner
-from prefect_optuna.tasks.trial_scope import TrialScope
 
 Callback = Callable[[optuna.Study, FrozenTrial], None]
 
@@ -209,59 +193,34 @@ def optimize(
         >>> result.n_trials
         20
     """
-    source = find_problem(
-        problem,
-        directions=one_of_the_two(direction, directions),
-        study_name=study_name,
-        version=version,
-        trusted=trusted,
-        storage=storage,
-        artifacts=artifacts,
-    )
-    the_problem = source.problem
     check_settings(n_trials, timeout, n_jobs, retries, seed)
     kept_bytes = as_bytes(keep_inputs)
-    trial_scope = TrialScope(scope, handed_out=the_problem.names_scope)
-    trial_scope.check()
-    rehearse(the_problem, trial_scope)
-    capture = source.capture()
-    encode_scope(trial_scope.values)  # what cannot be archived shows before there is a study
-    storage_block = as_study_storage(storage)
-    filesystem = as_artifact_filesystem(artifacts)
-    filesystem.check()
-    n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
-    study = open_study(
-        storage_block,
-        study_name or f"{the_problem.name}-{current_flow_run.name}",
-        the_problem,
-        sampler,
-        pruner,
-        seed,
-    )
-    archive = OptunaArchive(study, artifacts=filesystem)
-    trials_seed = seed_of_trials(study, seed) if seed_trials else None
-    archive.save_problem(capture, scope=trial_scope.values, seed=seed, trials_seed=trials_seed)
-    picture = BestPicture(the_problem, filesystem, trial_scope)
-    before = study.get_trials(deepcopy=False)
-    events = StudyEvents(study_uuid(study), the_problem.directions, before=before)
-    watch = StudyWatch(study, the_problem, archive, n_trials, storage_block, picture, events)
-
     logger = get_run_logger()
-    logger.info(
-        "Study %r in %s, archived in %s.",
-        study.study_name,
-        storage_block.location,
-        archive.location,
+    opened = begin(
+        problem,
+        logger,
+        study_name=study_name,
+        n_trials=n_trials,
+        storage=storage,
+        artifacts=artifacts,
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        seed_trials=seed_trials,
+        directions=directions,
+        direction=direction,
+        scope=scope,
+        version=version,
+        trusted=trusted,
     )
-    say_version(logger, archive, source)
-    for note in archive.notes:
-        logger.warning(note)
+    the_problem, study, archive, watch = opened.problem, opened.study, opened.archive, opened.watch
+    n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
 
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(open_task_runner(task_runner, n_jobs))
         live_trials = not isinstance(runner, ThreadPoolTaskRunner)
         if live_trials and the_problem.needs_trial:
-            _check_reachable(storage_block)
+            _check_reachable(opened.block)
         writer = replace(archive.writer(), keep_inputs=kept_bytes)
         patience = study.storage.patience
         file = Path(tempfile.gettempdir(), f"prefect-optuna-{uuid4().hex}.stop")
@@ -276,14 +235,14 @@ def optimize(
             study.storage,
             {"n_trials": n_trials},
             version=writer.version,
-            seed=trials_seed,
+            seed=opened.trials_seed,
             stopping=stopping,
         )
         keeper = None
-        if not isinstance(storage_block, InMemoryStudyStorage):
-            keeper = TrialKeeper(study.study_name, storage_block.location, writer.uuid, session.id)
+        if not isinstance(opened.block, InMemoryStudyStorage):
+            keeper = TrialKeeper(study.study_name, opened.block.location, writer.uuid, session.id)
         trial_runner = TrialRunner(
-            the_problem, writer, trial_scope, retries, patience, keeper, stopping
+            the_problem, writer, opened.scope, retries, patience, keeper, stopping
         )
         dispatcher: Here | Lanes | Batches
         if not isinstance(runner, ThreadPoolTaskRunner):
@@ -299,13 +258,13 @@ def optimize(
         run = StudyRun(
             problem=the_problem,
             study=study,
-            storage_block=storage_block,
+            storage_block=opened.block,
             session=session,
             dispatcher=dispatcher,
             logger=logger,
             n_trials=n_trials,
             timeout=timeout,
-            scope=trial_scope,
+            scope=opened.scope,
             catch=(catch,) if isinstance(catch, type) else tuple(catch),
             callbacks=[lambda _, trial: bar.update(trial), *callbacks],
             live_trials=live_trials,
@@ -313,7 +272,7 @@ def optimize(
             keeper=keeper,
             delivery=Delivery(study, writer, archive.signer, logger),
         )
-        note_study(lambda: kept_words(study.study_name, study_name, storage_block, run.finished))
+        note_study(lambda: kept_words(study.study_name, study_name, opened.block, run.finished))
         with watch.running():
             run.run()
         flush_inputs()
