@@ -8,8 +8,9 @@ All errors are `PrefectOptunaError`s, and Python's own where one fits: what is n
     True
 """
 
-import importlib
 import typing
+
+from prefect_optuna._lazy import lazy_names
 
 if typing.TYPE_CHECKING:
     from prefect_optuna.blocks.artifacts.repository import (
@@ -239,14 +240,4 @@ _MODULE_OF = {
     "WrongPersistenceClassError": "tasks.persistence.errors",
 }
 
-
-def __getattr__(name: str) -> typing.Any:
-    if module := _MODULE_OF.get(name):
-        value = getattr(importlib.import_module(f"prefect_optuna.{module}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -4,9 +4,9 @@ The blocks are imported at once, since Prefect finds them by that; all other nam
 they are first used.
 """
 
-import importlib
 import typing
 
+from prefect_optuna._lazy import lazy_names
 from prefect_optuna.blocks.artifact_filesystem import (
     ArtifactFileSystem,
 )
@@ -138,14 +138,4 @@ _MODULE_OF = {
     "tag": "blocks.artifacts",
 }
 
-
-def __getattr__(name: str) -> typing.Any:
-    if module := _MODULE_OF.get(name):
-        value = getattr(importlib.import_module(f"prefect_optuna.{module}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -4,8 +4,9 @@ The names are imported when they are first used: the command line is a part of t
 help should not wait for Prefect.
 """
 
-import importlib
 import typing
+
+from prefect_optuna._lazy import lazy_names
 
 if typing.TYPE_CHECKING:
     from prefect_optuna.deployments.automations import (
@@ -45,31 +46,21 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "STUDY_NAME": "automations",
-    "Dashboard": "dashboard",
-    "LocalServer": "local_server",
-    "LocalServerError": "local_server",
-    "LocalWorker": "serve",
-    "automate": "automations",
-    "cancel_on": "automations",
-    "deploy_gc": "deploy",
-    "deploy_optimization": "deploy",
-    "deploy_reevaluation": "deploy",
-    "deploy_report": "deploy",
-    "deploy_worker": "deploy",
-    "make_process_pool": "serve",
-    "notify_on": "automations",
-    "run_on": "automations",
+    "STUDY_NAME": "deployments.automations",
+    "Dashboard": "deployments.dashboard",
+    "LocalServer": "deployments.local_server",
+    "LocalServerError": "deployments.local_server",
+    "LocalWorker": "deployments.serve",
+    "automate": "deployments.automations",
+    "cancel_on": "deployments.automations",
+    "deploy_gc": "deployments.deploy",
+    "deploy_optimization": "deployments.deploy",
+    "deploy_reevaluation": "deployments.deploy",
+    "deploy_report": "deployments.deploy",
+    "deploy_worker": "deployments.deploy",
+    "make_process_pool": "deployments.serve",
+    "notify_on": "deployments.automations",
+    "run_on": "deployments.automations",
 }
 
-
-def __getattr__(name: str) -> typing.Any:
-    if module := _MODULE_OF.get(name):
-        value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -4,8 +4,9 @@ The names are imported when they are first used: the archive does not need the p
 either of them a scope.
 """
 
-import importlib
 import typing
+
+from prefect_optuna._lazy import lazy_names
 
 if typing.TYPE_CHECKING:
     from prefect_optuna.blocks.errors import UntrustedArchiveError
@@ -154,14 +155,4 @@ _MODULE_OF = {
     "validate_concat_etl_persistence": "tasks.persistence",
 }
 
-
-def __getattr__(name: str) -> typing.Any:
-    if module := _MODULE_OF.get(name):
-        value = getattr(importlib.import_module(f"prefect_optuna.{module}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

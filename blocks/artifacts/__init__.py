@@ -3,8 +3,9 @@
 The names are imported when they are first used: what keeps studies needs no artifacts.
 """
 
-import importlib
 import typing
+
+from prefect_optuna._lazy import lazy_names
 
 if typing.TYPE_CHECKING:
     from prefect_optuna.blocks.artifacts.array_artifacts import NPYArtifact, NPZArtifact
@@ -135,14 +136,4 @@ _MODULE_OF = {
     "tag": "blocks.artifacts.trial_log",
 }
 
-
-def __getattr__(name: str) -> typing.Any:
-    if module := _MODULE_OF.get(name):
-        value = getattr(importlib.import_module(f"prefect_optuna.{module}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 PACKAGE = "prefect_optuna"
 FLOORS = ["blocks", "tasks", "flows", "deployments"]  # from the ground up
+BELOW = ["_lazy"]  # what all of them may use
 
 
 def imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -34,7 +35,7 @@ def violations(root: Path) -> Iterator[str]:
                     yield f"{where}: import {PACKAGE}.{package}, as it is named when installed"
                 elif package == PACKAGE and target in FLOORS[height + 1 :]:
                     yield f"{where}: {floor} may not import {module}, it is a floor above"
-                elif package == PACKAGE and target not in FLOORS:
+                elif package == PACKAGE and target not in {*FLOORS, *BELOW}:
                     yield f"{where}: import {module} from its floor, not from the package's root"
 
 
