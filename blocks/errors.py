@@ -65,6 +65,14 @@ class UnknownHandlerError(ArtifactError, ValueError):
     """No artifact handler has that alias, or takes values of that type."""
 
 
+class HandlerImportError(UnknownHandlerError, ImportError):
+    """An installed package names an artifact handler that cannot be imported."""
+
+
+class InvalidHandlerError(UnknownHandlerError, TypeError):
+    """What is named or registered as an artifact handler is none, or its alias is taken."""
+
+
 class VersionNotFoundError(ArtifactError, LookupError):
     """An artifact of that name has no such version, or all that it has are expired."""
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from prefect_optuna.blocks._secrets import SecretVariables, secret_paths
-from prefect_optuna.blocks.artifacts.values import encode_value
+from prefect_optuna.blocks.codec.values import encode_value
 from prefect_optuna.tasks.scope import capture, param_scope, recording, restore
 from prefect_optuna.tasks.scope.checking import check_types, unread_words
 from prefect_optuna.tasks.scope.frames import get

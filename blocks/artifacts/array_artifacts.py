@@ -9,8 +9,8 @@ from typing import IO, Any, ClassVar, TypeGuard
 import numpy as np
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
+from prefect_optuna.blocks.codec.untrusted import open_zip, read_npy
 from prefect_optuna.blocks.errors import ArtifactLogError
-from prefect_optuna.blocks.untrusted import open_zip, read_npy
 
 
 class NPYArtifact(Artifact):

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import IO, Any, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal, cast
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
-from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
-from prefect_optuna.blocks.untrusted import (
-    arrow_types_refused,
+from prefect_optuna.blocks.codec.tables import from_arrow, refused_column, table_kind, to_arrow
+from prefect_optuna.blocks.codec.untrusted import (
     read_arrow,
     read_parquet,
     unpacks_to_too_much,
 )
+from prefect_optuna.blocks.errors import ArchiveError, ArtifactLoadError, ArtifactLogError
 
 TableLibrary = Literal["arrow", "pandas", "polars"]
 """Whose table to give back: a `pyarrow.Table`, a `pandas.DataFrame` or a `polars.DataFrame`."""
 
-_LIBRARIES: dict[tuple[str, str], TableLibrary] = {
-    ("pyarrow", "Table"): "arrow",
-    ("pandas", "DataFrame"): "pandas",
-    ("polars", "DataFrame"): "polars",
+_KIND_OF: dict[str, str] = {
+    "arrow": "pyarrow.Table",
+    "pandas": "pandas.DataFrame",
+    "polars": "polars.DataFrame",
 }
+_LIBRARIES = {kind: library for library, kind in _KIND_OF.items()}
 _KEY = b"prefect_optuna.library"
 
 
@@ -125,11 +126,8 @@ class ArrowArtifact(Artifact):
 
         refuse_options(writer_kwargs)
         table = _marked(obj, cls.alias)
-        if refused := arrow_types_refused(table.schema):
-            raise ArtifactLogError(
-                f"The table has a column of the type {refused[0]}, which is read from nobody's "
-                "files. Cast it to numbers, text, times, lists or structures of those."
-            )
+        if refused := refused_column(table.schema):
+            raise ArtifactLogError(f"The table {refused}")
         sink = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression=compression)
         with pa.ipc.new_file(sink, table.schema, options=options) as writer:
@@ -261,35 +259,25 @@ def table_library(value: Any) -> TableLibrary | None:
         >>> table_library(pa.table({"x": [1]})), table_library({"x": [1]})
         ('arrow', None)
     """
-    kind = type(value)
-    return _LIBRARIES.get((kind.__module__.partition(".")[0], kind.__name__))
+    return cast("TableLibrary | None", _LIBRARIES.get(table_kind(value) or ""))
 
 
 def _as_arrow(value: Any, alias: str) -> Any:
     import pyarrow as pa
 
-    match table_library(value):
-        case "arrow":
-            return value
-        case "polars":
-            import polars as pl
-
-            # Without the newest types of Arrow, which older readers do not know.
-            return value.to_arrow(compat_level=pl.CompatLevel.oldest())
-        case "pandas":
-            try:
-                return pa.Table.from_pandas(value)
-            except (pa.ArrowException, ValueError) as error:
-                raise ArtifactLogError(
-                    f"Arrow cannot hold this pandas.DataFrame: {error}. Give each column one type "
-                    "and a name of its own."
-                ) from error
-        case _:
-            raise ArtifactLogError(
-                f"The artifact handler {alias!r} expects a pandas.DataFrame, a polars.DataFrame or "
-                f"a pyarrow.Table, and found {type_name(value)}. pandas.DataFrame(...) makes a "
-                "table of most things."
-            )
+    if table_library(value) is None:
+        raise ArtifactLogError(
+            f"The artifact handler {alias!r} expects a pandas.DataFrame, a polars.DataFrame or "
+            f"a pyarrow.Table, and found {type_name(value)}. pandas.DataFrame(...) makes a "
+            "table of most things."
+        )
+    try:
+        return to_arrow(value)
+    except (pa.ArrowException, ValueError) as error:
+        raise ArtifactLogError(
+            f"Arrow cannot hold this {table_kind(value)}: {error}. Give each column one type and a "
+            "name of its own."
+        ) from error
 
 
 def _marked(value: Any, alias: str) -> Any:
@@ -304,23 +292,12 @@ def _unmarked(table: Any, wanted: str | None) -> Any:
     library = wanted or metadata.get(_KEY, b"arrow").decode()
     metadata.pop(_KEY, None)
     table = table.replace_schema_metadata(metadata or None)
+    if library not in _KIND_OF:
+        raise _unknown_library(library)
     try:
-        match library:
-            case "arrow":
-                return table
-            case "pandas":
-                return table.to_pandas()
-            case "polars":
-                import polars as pl
-
-                return pl.from_arrow(table)
-            case _:
-                raise _unknown_library(library)
-    except ImportError as error:
-        raise ArtifactLoadError(
-            f"Expected to give back a table of {library}, which is not installed: pip install "
-            f'{library}, or pass as_="arrow".'
-        ) from error
+        return from_arrow(table, _KIND_OF[library])
+    except ArchiveError as error:
+        raise ArtifactLoadError(f'{error} Or pass as_="arrow".') from error
 
 
 def _unknown_library(name: str) -> ArtifactLoadError:

@@ -18,7 +18,6 @@ from prefect_optuna.deployments.cli import (
     managing,
     rerunning,
     running,
-    spool,
 )
 from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
 from prefect_optuna.deployments.cli.output import markup, note
@@ -76,7 +75,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
         looking.import_,
         managing.delete,
         running.gc,
-        spool.spool,
+        managing.spool,
     ),
     "Server": (background.up, background.down, background.status, background.demo),
     "Deploy": (

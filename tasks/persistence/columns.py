@@ -12,23 +12,26 @@ from typing import Any, cast
 
 import numpy as np
 
-from prefect_optuna.blocks.untrusted import arrow_types_refused, checked_dtype
-from prefect_optuna.tasks.archive.series.tables import from_arrow, table_kind, to_arrow
+from prefect_optuna.blocks.codec.arrays import (
+    is_arrow_time,
+    not_plain,
+    number_array,
+    one_chunk,
+    one_row,
+)
+from prefect_optuna.blocks.codec.tables import from_arrow, refused_column, table_kind, to_arrow
+from prefect_optuna.blocks.codec.untrusted import checked_dtype
 from prefect_optuna.tasks.persistence.errors import CorruptPersistenceError, UnsupportedValueError
 
 _SHORT_LIST = 16  # numbers; a shorter list is JSON
-_TIME_UNITS = ("s", "ms", "us", "ns")
 
 
 def array_column(array: np.ndarray[Any, Any], path: str) -> tuple[Any, dict[str, Any]]:
     """An array as an Arrow column of one row, and what it takes to read it."""
     import pyarrow as pa
 
-    if type(array) not in (np.ndarray, np.memmap):
-        raise UnsupportedValueError(
-            f"{path} is a {type(array).__name__}. Expected a plain NumPy array: "
-            + ("masked.filled(...)." if isinstance(array, np.ma.MaskedArray) else "np.asarray(...)")
-        )
+    if other := not_plain(array):
+        raise UnsupportedValueError(f"{path} is {other}")
     if array.dtype.hasobject:
         raise UnsupportedValueError(
             f"{path} is an array of Python objects. Expected numbers, text or times: "
@@ -54,7 +57,7 @@ def array_column(array: np.ndarray[Any, Any], path: str) -> tuple[Any, dict[str,
             values = pa.Array.from_buffers(kind, size, [None, pa.py_buffer(stored)])
     except (UnicodeError, pa.ArrowException) as error:
         raise UnsupportedValueError(f"{path} cannot be saved: {error}.") from error
-    return _one_row(values), spec
+    return one_row(values), spec
 
 
 def table_column(value: Any, path: str) -> tuple[Any, dict[str, Any], dict[bytes, bytes] | None]:
@@ -75,13 +78,10 @@ def table_column(value: Any, path: str) -> tuple[Any, dict[str, Any], dict[bytes
             f"{path}, a {kind}, has a column that Arrow cannot hold: {error} Give each column one "
             "type."
         ) from error
-    if refused := arrow_types_refused(table.schema):
-        raise UnsupportedValueError(
-            f"{path}, a {kind}, has a column of the type {refused[0]}, which is read from nobody's "
-            "files. Cast it to numbers, text, times, lists or structures of those."
-        )
+    if refused := refused_column(table.schema):
+        raise UnsupportedValueError(f"{path}, a {kind}, {refused}")
     spec = {"dtype": "table", "as": kind, "shape": list(table.shape)}
-    return _one_row(_one_chunk(values)), spec, table.schema.metadata
+    return one_row(one_chunk(values)), spec, table.schema.metadata
 
 
 def scalar_column(value: Any) -> Any:
@@ -106,16 +106,7 @@ def scalar_column(value: Any) -> Any:
 
 def number_list(value: list[Any] | tuple[Any, ...]) -> np.ndarray[Any, Any] | None:
     """The array of a long list whose items all are floats, all integers or all flags."""
-    if len(value) <= _SHORT_LIST:
-        return None
-    kinds = set(map(type, value))
-    if kinds == {float}:
-        return np.array(value, np.float64)
-    if kinds == {bool}:
-        return np.array(value, np.bool_)
-    if kinds == {int} and min(value) >= -(1 << 63) and max(value) < 1 << 63:
-        return np.array(value, np.int64)
-    return None
+    return number_array(value) if len(value) > _SHORT_LIST else None
 
 
 def read_column(column: Any, spec: dict[str, Any], mapped: mmap.mmap | None, metadata: Any) -> Any:
@@ -168,7 +159,7 @@ def _storable(flat: np.ndarray[Any, Any]) -> tuple[str, Any]:
             return "raw", flat.view(f"f{dtype.itemsize // 2}")
         if dtype.kind in "bUS" and dtype.itemsize:
             return "value", flat.astype(dtype.newbyteorder("="), copy=False)
-        if dtype.kind in "mM" and np.datetime_data(dtype) in [(u, 1) for u in _TIME_UNITS]:
+        if dtype.kind in "mM" and is_arrow_time(dtype):
             return "value", flat.astype(dtype.newbyteorder("="), copy=False)
     return "bytes", flat.view(np.uint8) if dtype.itemsize else np.zeros(len(flat), np.uint8)
 
@@ -192,23 +183,6 @@ def _view(
         if 0 <= at <= memory.size - count * dtype.itemsize:
             return np.frombuffer(mapped, dtype, count, at)
     return np.frombuffer(data, dtype, count, start).copy()
-
-
-def _one_row(values: Any) -> Any:
-    import pyarrow as pa
-
-    offsets = pa.py_buffer(np.array([0, len(values)], np.int64))
-    return pa.Array.from_buffers(pa.large_list(values.type), 1, [None, offsets], children=[values])
-
-
-def _one_chunk(column: Any) -> Any:
-    import pyarrow as pa
-
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    if column.num_chunks == 0:
-        return pa.array([], column.type)
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def column_dtype(spec: dict[str, Any]) -> np.dtype[Any]:

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
-from prefect_optuna.blocks.untrusted import (
+from prefect_optuna.blocks.codec.tables import table_kind
+from prefect_optuna.blocks.codec.untrusted import (
     UNPACKED,
     array_size,
     bytes_of,
@@ -25,7 +25,7 @@ from prefect_optuna.blocks.untrusted import (
     unpacks_to_too_much,
     validated,
 )
-from prefect_optuna.tasks.archive.series.tables import table_kind
+from prefect_optuna.blocks.codec.values import decode_value, encode_value
 from prefect_optuna.tasks.persistence.columns import (
     array_column,
     column_dtype,

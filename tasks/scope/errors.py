@@ -21,5 +21,9 @@ class ConfigFileError(PrefectOptunaError, ValueError):
     """A file of parameters cannot be read, or refers to itself."""
 
 
+class ConfigFileNotFoundError(ConfigFileError, FileNotFoundError):
+    """A file of parameters is not there."""
+
+
 class UnreadParameterWarning(UserWarning):
     """A parameter was set and never read: perhaps its name is misspelt."""

@@ -10,7 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prefect_optuna.tasks.scope.errors import ConfigFileError, MissingParameterError
+from prefect_optuna.tasks.scope.errors import (
+    ConfigFileError,
+    ConfigFileNotFoundError,
+    MissingParameterError,
+)
 from prefect_optuna.tasks.scope.origins import Origin
 from prefect_optuna.tasks.scope.scope import ParamScope, make_scope
 from prefect_optuna.tasks.scope.values import MISSING, flatten, parse_assignments
@@ -32,7 +36,7 @@ def from_files(
         warn_unread: whether a key that is never read is worth a warning.
 
     Raises:
-        ConfigFileError: a file is not there.
+        ConfigFileNotFoundError: a file is not there.
         ConfigFileError: a file is malformed or of another kind, or references go in a circle.
         MissingParameterError: a reference leads nowhere.
         InvalidParameterError: a key is no text.
@@ -129,7 +133,7 @@ def _read(path: Path) -> dict[Any, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigFileError(
+        raise ConfigFileNotFoundError(
             f"There is no file of parameters {path}, seen from {Path.cwd()}."
         ) from None
     except (OSError, UnicodeDecodeError) as error:

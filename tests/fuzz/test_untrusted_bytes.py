@@ -30,12 +30,12 @@ from prefect_optuna.blocks import (
     StorageUnavailableError,
     StudyStorage,
     as_artifact_filesystem,
-    untrusted,
 )
 from prefect_optuna.blocks.artifacts import decode, encode, find_handler
+from prefect_optuna.blocks.codec import untrusted
+from prefect_optuna.blocks.codec.untrusted import read_arrow
 from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
 from prefect_optuna.blocks.redis_storage import RedisStorage
-from prefect_optuna.blocks.untrusted import read_arrow
 from prefect_optuna.errors import AttributeEncodingError, DamagedStorageError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import decode_result, encode_result

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
-from io import BytesIO
 from types import CellType, FunctionType, ModuleType
 from typing import Any, TypeAlias
 
@@ -30,7 +29,9 @@ import numpy as np
 import optuna
 
 from prefect_optuna.blocks._secrets import secret_paths
-from prefect_optuna.blocks.artifacts.values import encode_value
+from prefect_optuna.blocks.codec.arrays import npy_bytes
+from prefect_optuna.blocks.codec.tables import table_kind
+from prefect_optuna.blocks.codec.values import encode_value
 from prefect_optuna.blocks.errors import ResultEncodingError
 from prefect_optuna.tasks.archive.code.inspection import (
     ARCHIVED_IMPORTS,
@@ -61,7 +62,6 @@ from prefect_optuna.tasks.archive.code.refusals import (
 from prefect_optuna.tasks.archive.code.taking_apart import Parts, installed_name, take_apart
 from prefect_optuna.tasks.archive.code.verified_sources import StatementSource, VerifiedSources
 from prefect_optuna.tasks.archive.series.results import encode_result
-from prefect_optuna.tasks.archive.series.tables import table_kind
 
 _MAX_INLINE = 1024  # bytes of an array; what is larger is a blob of its own
 _MAX_BLOB = 1 << 30  # bytes
@@ -237,9 +237,7 @@ class Reach:
             )
         if array.nbytes > _MAX_BLOB:
             raise RefusedError(too_large(path, array.nbytes, _MAX_BLOB))
-        file = BytesIO()
-        np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
-        return {"$npy": self._binary(file.getvalue())}
+        return {"$npy": self._binary(npy_bytes(array))}
 
     def _table(self, table: Any, path: str) -> Json:
         try:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefect_optuna.blocks import ArchiveError
-from prefect_optuna.blocks.artifacts.values import decode_value
+from prefect_optuna.blocks.codec.untrusted import array_size, read_npy
+from prefect_optuna.blocks.codec.values import decode_value
 from prefect_optuna.blocks.texts import command
-from prefect_optuna.blocks.untrusted import array_size, read_npy
 from prefect_optuna.tasks.archive.code.inspection import (
     ARCHIVED_AS,
     ARCHIVED_IMPORTS,

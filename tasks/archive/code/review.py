@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_optuna.blocks import ArchiveError
-from prefect_optuna.blocks.artifacts.values import decode_value
+from prefect_optuna.blocks.codec.values import decode_value
 from prefect_optuna.blocks.texts import visible, visible_line
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import logged_metrics
+from prefect_optuna.blocks.codec.tables import from_arrow
 from prefect_optuna.blocks.errors import InvalidSettingError
-from prefect_optuna.tasks.archive.series.tables import from_arrow
 
 TableKind = Literal["arrow", "pandas", "polars"]
 

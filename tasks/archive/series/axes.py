@@ -21,9 +21,10 @@ import numpy as np
 from optuna import Study
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
-from prefect_optuna.blocks.artifacts.values import decode_value
+from prefect_optuna.blocks.codec.arrays import npy_bytes
+from prefect_optuna.blocks.codec.untrusted import checked_dtype, read_npy
+from prefect_optuna.blocks.codec.values import decode_value
 from prefect_optuna.blocks.errors import SeriesError
-from prefect_optuna.blocks.untrusted import checked_dtype, read_npy
 from prefect_optuna.tasks.archive.code.refusals import described, too_large
 from prefect_optuna.tasks.archive.series.blobs import read_blob
 
@@ -57,10 +58,8 @@ class Axis:
     @cached_property
     def content(self) -> bytes:
         """The values as an NPY file, the same for the same values."""
-        file = BytesIO()
         little = self.values.astype(self.values.dtype.newbyteorder("<"), copy=False)
-        np.lib.format.write_array(file, np.ascontiguousarray(little), allow_pickle=False)
-        return file.getvalue()
+        return npy_bytes(np.ascontiguousarray(little))
 
     @cached_property
     def digest(self) -> str:

@@ -28,17 +28,23 @@ from typing import Any, cast
 import numpy as np
 
 from prefect_optuna.blocks import ArchiveError, PrefectOptunaError
-from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
-from prefect_optuna.blocks.errors import ResultEncodingError
-from prefect_optuna.blocks.untrusted import (
+from prefect_optuna.blocks.codec.arrays import (
+    is_arrow_time,
+    not_plain,
+    number_array,
+    one_chunk,
+    one_row,
+)
+from prefect_optuna.blocks.codec.tables import from_arrow, refused_column, table_kind, to_arrow
+from prefect_optuna.blocks.codec.untrusted import (
     array_size,
-    arrow_types_refused,
     checked_dtype,
     is_padded,
     read_arrow,
     unpacks_to_too_much,
 )
-from prefect_optuna.tasks.archive.series.tables import from_arrow, table_kind, to_arrow
+from prefect_optuna.blocks.codec.values import decode_value, encode_value
+from prefect_optuna.blocks.errors import ResultEncodingError
 from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.info import INFO
 
@@ -49,7 +55,6 @@ _COMPRESS_FROM = 1 << 15  # bytes; below, a file takes about as much of the disk
 _SAMPLES, _SAMPLE = 4, 2048  # number and bytes
 _WORTHWHILE = 0.8
 _MAX_JSON_ITEMS = 16  # a shorter list of numbers may stand beside longer series
-_ARROW_TIME_UNITS = ("s", "ms", "us", "ns")
 
 
 def encode_result(result: Any, axes: Mapping[str, Sequence[Any]] | None = None) -> bytes:
@@ -110,7 +115,7 @@ def encode_with_spec(
     axis_names = list(columns)
     for number, (name, one) in enumerate(zip(names, series, strict=True)):
         one.node["$series"] = number
-        columns[name] = one.values() if aligned else _one_row(one.values())
+        columns[name] = one.values() if aligned else one_row(one.values())
 
     metadata: dict[str, Any] = {
         "layout": "aligned" if aligned else "packed",
@@ -293,7 +298,7 @@ class _Series:
         import pyarrow as pa
 
         if self.table is not None:
-            return _joined_chunks(self.table.unify_dictionaries().to_struct_array())
+            return one_chunk(self.table.unify_dictionaries().to_struct_array())
         try:
             return pa.array(_storable(self.array))
         except (UnicodeError, pa.ArrowException) as error:
@@ -383,11 +388,8 @@ def _structure(value: Any, path: str, name: str, series: list[_Series]) -> Any:
 def _array_structure(
     array: np.ndarray[Any, Any], path: str, name: str, series: list[_Series]
 ) -> Any:
-    if type(array) not in (np.ndarray, np.memmap):
-        raise ResultEncodingError(
-            f"{_title(path)} is a {_type_name(array)}. Return a plain NumPy array: "
-            + ("masked.filled(np.nan)." if isinstance(array, np.ma.MaskedArray) else "np.asarray.")
-        )
+    if other := not_plain(array):
+        raise ResultEncodingError(f"{_title(path)} is {other}")
     if array.dtype.kind not in "biufcUSmM" or array.dtype.char in "gG":
         raise ResultEncodingError(
             f"{_title(path)} is an array of {array.dtype}. Expected numbers of up to 64 bits, "
@@ -407,10 +409,8 @@ def _number_list(value: Sequence[Any]) -> tuple[np.ndarray[Any, Any], str] | Non
         return None
     (kind,) = kinds
     container = type(value).__name__
-    if kind in (float, bool):
-        return np.array(value, kind), container
-    if kind is int and min(value) >= -(1 << 63) and max(value) < 1 << 63:
-        return np.array(value, np.int64), container
+    if (array := number_array(value)) is not None:
+        return array, container
     if issubclass(kind, np.generic) and value[0].dtype.kind in "biuf":
         if value[0].dtype.char == "g":
             return None
@@ -478,11 +478,8 @@ def _arrow_table(value: Any, kind: str, path: str) -> Any:
             f"{_title(path)}, a {kind}, has a column that Arrow cannot hold: {error} Give each "
             "column one type."
         ) from error
-    if refused := arrow_types_refused(table.schema):
-        raise ResultEncodingError(
-            f"{_title(path)}, a {kind}, has a column of the type {refused[0]}, which is read from "
-            "nobody's files. Cast it to numbers, text, times, lists or structures of those."
-        )
+    if refused := refused_column(table.schema):
+        raise ResultEncodingError(f"{_title(path)}, a {kind}, {refused}")
     return table
 
 
@@ -494,7 +491,7 @@ def _storable(array: np.ndarray[Any, Any]) -> Any:
         flat = flat.astype(array.dtype.newbyteorder("="))
     if kind == "c":
         return flat.view(f"f{array.itemsize // 2}")
-    if kind in "mM" and np.datetime_data(array.dtype) not in [(u, 1) for u in _ARROW_TIME_UNITS]:
+    if kind in "mM" and not is_arrow_time(array.dtype):
         return flat.view(np.int64)
     return flat
 
@@ -508,14 +505,6 @@ def _axis_column(values: Sequence[Any], length: int) -> Any:
     return _Series("", array, {}).values()
 
 
-def _joined_chunks(column: Any) -> Any:
-    import pyarrow as pa
-
-    if column.num_chunks == 0:
-        return pa.array([], column.type)
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-
-
 def _copied(column: Any) -> Any:
     """The column without the rest of its file, which it would keep in memory."""
     import pyarrow as pa
@@ -524,16 +513,10 @@ def _copied(column: Any) -> Any:
     return pa.concat_arrays(chunks)
 
 
-def _one_row(values: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
-
-
 def _read(column: Any, spec: dict[str, Any], *, packed: bool) -> Any:
     import pyarrow as pa
 
-    values = _joined_chunks(column)
+    values = one_chunk(column)
     if packed:
         values = values.flatten()
     container = spec.get("as", "array")

@@ -25,8 +25,8 @@ from urllib.parse import quote
 
 import numpy as np
 
+from prefect_optuna.blocks.codec.untrusted import checked_dtype
 from prefect_optuna.blocks.errors import SeriesError
-from prefect_optuna.blocks.untrusted import checked_dtype
 from prefect_optuna.tasks.archive.code.refusals import described, too_large
 from prefect_optuna.tasks.archive.series.axes import MAX_BYTES, Axis, grid_size, storable
 from prefect_optuna.tasks.archive.series.results import write_arrow

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
+from prefect_optuna.blocks.codec.values import decode_value, encode_value
 
 
 class RefusedError(Exception):

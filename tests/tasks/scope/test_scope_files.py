@@ -13,6 +13,7 @@ from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.tasks.scope import (
     ConfigFileError,
+    ConfigFileNotFoundError,
     InvalidParameterError,
     MissingParameterError,
     add_scope_arguments,
@@ -150,7 +151,7 @@ def test_HP63_a_file_that_is_malformed_is_named(name: str, content: str, message
 
 
 def test_HP63_a_file_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigFileError, match=r"no file of parameters none\.json") as error:
+    with pytest.raises(ConfigFileNotFoundError, match=r"no file of parameters none\.json") as error:
         param_scope.from_files("none.json")
     assert isinstance(error.value, FileNotFoundError)
     Path("folder.json").mkdir()

@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from prefect_optuna.blocks.untrusted import checked_dtype
+from prefect_optuna.blocks.codec.untrusted import checked_dtype
 
 Other = Callable[[Any, str], Any]
 OtherTag = Callable[[str, Any], Any]
@@ -122,7 +122,7 @@ def encode_value(value: Any, other: Other, path: str = "", _within: tuple[int, .
     """Turn a value into what `json.dumps` writes exactly.
 
     Example:
-        >>> from prefect_optuna.blocks.artifacts.values import decode_value, encode_value
+        >>> from prefect_optuna.blocks.codec.values import decode_value, encode_value
         >>> encode_value({"span": (1, 2.5)}, other=lambda value, path: None)
         {'span': {'$tuple': [1, 2.5]}}
     """
@@ -183,7 +183,7 @@ def decode_value(data: Any, other: OtherTag) -> Any:
     """Turn what `encode_value` returned into the value again.
 
     Example:
-        >>> from prefect_optuna.blocks.artifacts.values import decode_value
+        >>> from prefect_optuna.blocks.codec.values import decode_value
         >>> decode_value({"span": {"$tuple": [1, 2.5]}}, other=lambda tag, data: None)
         {'span': (1, 2.5)}
     """

@@ -64,7 +64,7 @@ def unpacks_to_too_much(unpacked: int, stored: int) -> bool:
     """Whether so many bytes may not come of so many.
 
     Example:
-        >>> from prefect_optuna.blocks.untrusted import unpacks_to_too_much
+        >>> from prefect_optuna.blocks.codec.untrusted import unpacks_to_too_much
         >>> unpacks_to_too_much(1 << 20, 100), unpacks_to_too_much(1 << 40, 100)
         (False, True)
     """
@@ -165,7 +165,7 @@ def arrow_types_refused(schema: Any) -> list[str]:
 
     Example:
         >>> import pyarrow as pa
-        >>> from prefect_optuna.blocks.untrusted import arrow_types_refused
+        >>> from prefect_optuna.blocks.codec.untrusted import arrow_types_refused
         >>> kind = pa.run_end_encoded(pa.int32(), pa.string())
         >>> arrow_types_refused(pa.schema({"x": pa.int8(), "y": kind}))
         ['run_end_encoded<run_ends: int32, values: string>']
@@ -189,7 +189,7 @@ def checked_dtype(text: Any) -> np.dtype[Any]:
         ValueError: it is no plain type of numbers, text, times or bytes.
 
     Example:
-        >>> from prefect_optuna.blocks.untrusted import checked_dtype
+        >>> from prefect_optuna.blocks.codec.untrusted import checked_dtype
         >>> checked_dtype("<f8")
         dtype('float64')
     """
@@ -203,7 +203,7 @@ def array_size(dtype: np.dtype[Any], shape: Any) -> int:
 
     Example:
         >>> import numpy as np
-        >>> from prefect_optuna.blocks.untrusted import array_size
+        >>> from prefect_optuna.blocks.codec.untrusted import array_size
         >>> array_size(np.dtype("<f8"), [20, 3])
         480
     """
@@ -216,7 +216,7 @@ def is_padded(size: int, held: int) -> bool:
     """Whether an array takes far more bytes than there are characters in it.
 
     Example:
-        >>> from prefect_optuna.blocks.untrusted import is_padded
+        >>> from prefect_optuna.blocks.codec.untrusted import is_padded
         >>> is_padded(4000, 10), is_padded(2_000_000_000, 10)
         (False, True)
     """

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.blocks.codec.untrusted import arrow_types_refused
+from prefect_optuna.blocks.errors import ArchiveError
 
 _KINDS = {
     ("pyarrow", "Table"): "pyarrow.Table",
@@ -29,11 +30,6 @@ def table_kind(value: Any) -> str | None:
     return "arrow" if hasattr(kind, "__arrow_c_stream__") else None
 
 
-def is_table(value: Any) -> bool:
-    """Whether the value is a table that Arrow can hold."""
-    return table_kind(value) is not None
-
-
 def to_arrow(value: Any) -> Any:
     """Turn a table of any library into a `pyarrow.Table`."""
     import pyarrow as pa
@@ -48,11 +44,28 @@ def to_arrow(value: Any) -> Any:
         case "pandas.Series":
             return pa.Table.from_pandas(value.to_frame("" if value.name is None else value.name))
         case "polars.DataFrame":
-            return value.to_arrow()
+            return _of_polars(value)
         case "polars.Series":
-            return value.to_frame().to_arrow()
+            return _of_polars(value.to_frame())
         case _:
             return pa.table(value)
+
+
+def _of_polars(frame: Any) -> Any:
+    import polars as pl  # pyright: ignore[reportMissingImports]
+
+    # Without the newest types of Arrow, which older readers do not know.
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def refused_column(schema: Any) -> str:
+    """What is said of a table with a column that nobody's file may have; `''` where none has."""
+    if not (refused := arrow_types_refused(schema)):
+        return ""
+    return (
+        f"has a column of the type {refused[0]}, which is read from nobody's files. Cast it to "
+        "numbers, text, times, lists or structures of those."
+    )
 
 
 def from_arrow(table: Any, kind: str) -> Any:
