@@ -17,6 +17,7 @@ from prefect_optuna.tasks.scope.auto_parameters import AutoParameter, auto_param
 from prefect_optuna.tasks.scope.carrying import ScopeSnapshot, capture, restore
 from prefect_optuna.tasks.scope.errors import (
     ConfigFileError,
+    ConfigFileNotFoundError,
     InvalidParameterError,
     MissingParameterError,
     UnreadParameterWarning,
@@ -39,6 +40,7 @@ __all__ = [
     "SCOPE_ARGUMENT",
     "AutoParameter",
     "ConfigFileError",
+    "ConfigFileNotFoundError",
     "Explanation",
     "InvalidParameterError",
     "MissingParameterError",
