@@ -1,7 +1,7 @@
 """Reads pickles as data, without running what is in them.
 
 A pickle names classes and functions to call, so whoever can write it has code run by whoever
-reads it. Here each name leads to a stand-in that only takes down what it is given, or to nothing.
+reads it. Here each name leads to a stand-in that only records what it is given, or to nothing.
 No real class is handed out either: a pickle may set attributes of what it is handed, and would
 change an enumeration of Optuna's for the whole process. Python's and numpy's values are made
 afterwards, from what was taken down.

@@ -156,7 +156,7 @@ class ArtifactFileSystem(WritableFileSystem):
             )
         slip = scheme in {*REMOTE, *_LOCAL, "memory"} or re.match(r"\w{2,}:/", url)
         if protocol is None and scheme and slip:
-            # Or a slip of the finger would make a folder called `s3:`, or of a key's name.
+            # Or a typo would make a folder called `s3:`, or of a key's name.
             raise ValueError(
                 f"expected two slashes after the colon: {scheme}://. A folder whose name begins "
                 f"with {scheme}: is ./{scheme}:"

@@ -92,7 +92,7 @@ def as_study_storage(value: StudyStorage | str | Path | None = None) -> StudySto
         return block
     scheme, separator, rest = value.partition("://")
     if not separator:
-        # It may be a URL with a password and a slip of the finger: none of it is quoted.
+        # It may be a URL with a password and a typo: none of it is quoted.
         raise InvalidLocationError(f"This text is no study storage. {_FORMS}")
     if scheme_of(value) is None:
         raise InvalidLocationError(f"What is before the :// is no kind of storage. {_FORMS}")

@@ -38,7 +38,7 @@ from prefect_optuna.deployments.work_pools import prefect_server
 
 
 def set_up(environment: Mapping[str, str]) -> str:
-    """Save the blocks of a lab, and make its work pool and deployment. Twice is once.
+    """Save the blocks of a lab, and make its work pool and deployment. Idempotent.
 
     Example:
         >>> from prefect_optuna.deployments.lab import set_up

@@ -69,7 +69,7 @@ def _waits(run: _Run) -> bool:
 
 
 class WorkerRuns:
-    """Keeps so many flow runs of a worker deployment alive, from a thread of its own.
+    """Keeps `wanted` flow runs of a worker deployment alive, from a thread of its own.
 
     A server that is away stops nothing: that is said once, and the next look is the retry.
     """

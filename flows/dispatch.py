@@ -128,7 +128,7 @@ class Dispatcher(Protocol):
         ...
 
 
-class Here:
+class InlineDispatcher:
     """One job on threads needs no other thread: its task runs are the flow's own.
 
     Nothing is handed over between threads, and Ctrl-C reaches the trial that is running.
@@ -144,7 +144,7 @@ class Here:
         run_trials(first, assignments, self._trial_runner, report)
 
 
-class Lanes:
+class ThreadDispatcher:
     """On threads: `n_jobs` lanes, each one task run after another, that share one feed."""
 
     def __init__(
@@ -221,7 +221,7 @@ class Lanes:
             self._events.put(failure)
 
 
-class Batches:
+class BatchDispatcher:
     """On processes, Dask or Ray: task runs of several trials each.
 
     A process of this program that dies is replaced, and its trials are lost. Dask and Ray see to

@@ -37,7 +37,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.blocks.settings import OptunaSettings
-from prefect_optuna.flows.dispatch import Batches, Here, Lanes
+from prefect_optuna.flows.dispatch import BatchDispatcher, InlineDispatcher, ThreadDispatcher
 from prefect_optuna.flows.interruption import note_study
 from prefect_optuna.flows.opening import begin, check_settings, checked_arguments
 from prefect_optuna.flows.progress import StudyProgress
@@ -244,13 +244,13 @@ def optimize(
         trial_runner = TrialRunner(
             the_problem, writer, opened.scope, retries, patience, keeper, stopping
         )
-        dispatcher: Here | Lanes | Batches
+        dispatcher: InlineDispatcher | ThreadDispatcher | BatchDispatcher
         if not isinstance(runner, ThreadPoolTaskRunner):
-            dispatcher = Batches(runner, trial_runner, n_jobs)
+            dispatcher = BatchDispatcher(runner, trial_runner, n_jobs)
         elif n_jobs > 1:
-            dispatcher = Lanes(runner, trial_runner, n_jobs)
+            dispatcher = ThreadDispatcher(runner, trial_runner, n_jobs)
         else:
-            dispatcher = Here(trial_runner)
+            dispatcher = InlineDispatcher(trial_runner)
         stack.enter_context(ReportThread(watch.status, ReportPublisher(study.study_name)))
         bar = stack.enter_context(
             StudyProgress(n_trials, the_problem.directions, trials=watch.trials(), enabled=progress)

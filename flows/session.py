@@ -229,7 +229,7 @@ class Session:
         )
 
     def open(self) -> None:
-        """Write the record, and keep renewing it. Opening it twice is once."""
+        """Write the record, and keep renewing it. Idempotent."""
         if self.id in _alive_here:
             return
         self._lease = OptunaSettings().lease

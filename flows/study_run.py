@@ -21,7 +21,7 @@ from prefect_optuna.blocks.errors import (
     PrefectOptunaError,
     StorageUnavailableError,
 )
-from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, Here, Lost
+from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, InlineDispatcher, Lost
 from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.flows.soft_end import ending_softly
 from prefect_optuna.flows.spool import (
@@ -77,7 +77,7 @@ class StudyRun:
     study: FlowStudy
     storage_block: StudyStorage
     session: Session
-    dispatcher: Dispatcher | Here
+    dispatcher: Dispatcher | InlineDispatcher
     logger: logging.Logger | logging.LoggerAdapter[Any]
     n_trials: int | None
     timeout: float | None = None
@@ -116,7 +116,7 @@ class StudyRun:
         clean = False
         try:
             self._recover()
-            if isinstance(self.dispatcher, Here):
+            if isinstance(self.dispatcher, InlineDispatcher):
                 self._run_here(self.dispatcher)
             else:
                 self._run_elsewhere(self.dispatcher)
@@ -131,7 +131,7 @@ class StudyRun:
             self._give_up(f"interrupted by {type(error).__name__}")
             raise
         finally:
-            if not isinstance(self.dispatcher, Here):
+            if not isinstance(self.dispatcher, InlineDispatcher):
                 self.dispatcher.close()
             self._close(clean)
 
@@ -158,7 +158,7 @@ class StudyRun:
                     self._tell(outcome)
             self._recover_now_and_then()
 
-    def _run_here(self, here: Here) -> None:
+    def _run_here(self, here: InlineDispatcher) -> None:
         while True:
             if (first := self._ask_next()) is not None:
                 here.run(first.number, self._lane(first), report=self._tell)

@@ -22,7 +22,7 @@ from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import ArchiveError, StorageUnavailableError
 from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.blocks.settings import OptunaSettings
-from prefect_optuna.flows.dispatch import Here, Lanes
+from prefect_optuna.flows.dispatch import InlineDispatcher, ThreadDispatcher
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.spool import Delivery, TrialKeeper
@@ -147,7 +147,9 @@ def work(
             study=study,
             storage_block=storage_block,
             session=session,
-            dispatcher=Here(runner) if n_jobs == 1 else Lanes(task_runner, runner, n_jobs),
+            dispatcher=InlineDispatcher(runner)
+            if n_jobs == 1
+            else ThreadDispatcher(task_runner, runner, n_jobs),
             logger=logger,
             n_trials=None,
             scope=scope,

@@ -296,7 +296,7 @@ def _size(count: int) -> str:
 
 @contextmanager
 def files_read() -> Generator[dict[str, str]]:
-    """Take down the files that Python opens for reading while this is in force.
+    """Record the files that Python opens for reading while this is in force.
 
     Left out are code, Python's own files, those of installed packages, and the system's; what is
     written meanwhile, too; and where studies are kept.

@@ -299,7 +299,7 @@ SLIPS: list[Callable[[House, str], str]] = [
 
 @kept
 def slips(house: House, secret: str) -> None:
-    """URLs with a slip of the finger, of servers that are away, with wrong passwords."""
+    """URLs with a typo, of servers that are away, with wrong passwords."""
     short: dict[str, Any] = {"timeout": 1, "retry_limit": 0}
     for wrong in SLIPS:
         url = wrong(house, secret)

@@ -50,7 +50,7 @@ class OptunaArchive:
     studies of one code share, and one Arrow file for what `run` returned in each trial.
 
     `optimize` does all of this by itself. For a loop of your own there are `register`, which
-    takes down what a block of your script defines, the entry points among that, axes and time
+    records what a block of your script defines, the entry points among that, axes and time
     series. What is given before there is a study is kept until `set_study`. Threads may share an
     archive; processes make one each, on the same study.
 
@@ -150,7 +150,7 @@ class OptunaArchive:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What somebody should know: where the study's code changed, and what is not archived."""
+        """Warnings: where the study's code changed, and what is not archived."""
         changed = changes(self.manifest) if self.manifest else ()
         return (*changed, *self._left_out)
 
@@ -469,7 +469,7 @@ class OptunaArchive:
         seed: int | None = None,
         trials_seed: int | None = None,
     ) -> str:
-        """Archive a problem: code, context, axes and the environment. Twice is once.
+        """Archive a problem: code, context, axes and the environment. Idempotent.
 
         A study may go on with other code. Each state is kept, with the number of the first trial
         that it holds for.

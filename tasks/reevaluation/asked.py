@@ -39,7 +39,7 @@ class Asked:
 
 @contextmanager
 def what_is_asked_for(*, clock: bool = False) -> Generator[Asked]:
-    """Take down what archived code asks for.
+    """Record what archived code asks for.
 
     Example:
         >>> from prefect_optuna.tasks.reevaluation.asked import what_is_asked_for

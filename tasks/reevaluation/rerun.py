@@ -485,7 +485,7 @@ def _is_same_step(trial: ArchivedTrial, reported: Mapping[int, float]) -> bool:
 
 @contextmanager
 def _unseeded() -> Generator[set[str]]:
-    """Take down who asks the system for random bytes: no seed reaches those."""
+    """Record who asks the system for random bytes: no seed reaches those."""
     asked: set[str] = set()
     of_os: Any = os
     of_random: Any = random

@@ -183,7 +183,7 @@ class ScopeFacade:
         switch(on)
 
     def recording(self) -> AbstractContextManager[dict[str, Any]]:
-        """Take down every parameter that is read within a block; see `recording`.
+        """Record every parameter that is read within a block; see `recording`.
 
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope

@@ -46,7 +46,7 @@ Frame: TypeAlias = (
 
 All values, those of the surrounding scopes included; what this scope sets, with what was written
 since it was entered; the scope; the surrounding frame, `None` at the root; the names that were
-asked for, unless nobody wants to know; and dictionaries that take down what is read."""
+asked for, unless nobody wants to know; and dictionaries that record what is read."""
 
 
 class Reader:

@@ -11,7 +11,7 @@ from prefect_optuna.tasks.scope.frames import Layer, entered, get, pop, put
 
 @contextmanager
 def recording() -> Generator[dict[str, Any]]:
-    """Take down every parameter that is read within the block.
+    """Record every parameter that is read within the block.
 
     Reads count wherever the scope goes: in functions, coroutines, copied contexts and, with
     `capture` and `restore`, other threads. They do not come back from other processes; record

@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 
 from prefect_optuna.blocks import JournalStudyStorage
 from prefect_optuna.flows import study_run
-from prefect_optuna.flows.dispatch import Here
+from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
@@ -81,7 +81,7 @@ def cost(block: JournalStudyStorage, before: int) -> tuple[Counter[str], int]:
         study,
         block,
         Session(study, study.storage, seed=1),
-        Here(TrialRunner(problem)),
+        InlineDispatcher(TrialRunner(problem)),
         logging.getLogger("test"),
         n_trials=before + TRIALS,
         callbacks=[count],

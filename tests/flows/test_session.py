@@ -25,7 +25,7 @@ from prefect_optuna.blocks import (
     SQLStudyStorage,
     StorageUnavailableError,
 )
-from prefect_optuna.flows.dispatch import Here
+from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import (
     MAX_REPETITIONS,
     Session,
@@ -339,7 +339,7 @@ def study_run(plain: InMemoryStorage, problem: Problem, **more: Any) -> StudyRun
         study,
         block,
         Session(study, study.storage),
-        Here(TrialRunner(problem)),
+        InlineDispatcher(TrialRunner(problem)),
         logging.getLogger("test"),
         n_trials=3,
         **more,

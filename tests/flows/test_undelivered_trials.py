@@ -10,7 +10,7 @@ import redis
 from optuna.samplers import RandomSampler
 
 from prefect_optuna.blocks import RedisStudyStorage
-from prefect_optuna.flows.dispatch import Here
+from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
@@ -44,7 +44,13 @@ def test_what_a_trial_was_given_is_stored_by_the_parent_where_its_process_lost_t
     runner = TrialRunner(problem)
     session = Session(study, block.get_storage())
     run = StudyRun(
-        problem, study, block, session, Here(runner), logging.getLogger(name), n_trials=1
+        problem,
+        study,
+        block,
+        session,
+        InlineDispatcher(runner),
+        logging.getLogger(name),
+        n_trials=1,
     )
     asked = session.ask(study)
     assert asked is not None

@@ -29,7 +29,7 @@ def suggest(trial: Any) -> dict[str, float]:
 
 
 def look(params: dict[str, float]) -> float:
-    """Take down what code that looks around finds."""
+    """Record what code that looks around finds."""
     from prefect.settings import get_current_settings
 
     current = get_current_settings()
@@ -90,7 +90,7 @@ def test_archived_code_sees_no_secret_of_its_starter(
 
 
 def look_at_threads(params: dict[str, float]) -> float:
-    """Take down what the process of the archived code has for threads and hashes."""
+    """Record what the process of the archived code has for threads and hashes."""
     names = (*RECORDED_VARIABLES, "OPENBLAS_CORETYPE")
     found = {name: os.environ[name] for name in names if name in os.environ}
     Path("seen.json").write_text(json.dumps(found), encoding="utf-8")

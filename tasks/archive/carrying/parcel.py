@@ -307,7 +307,7 @@ def _mark(study: optuna.Study, *, unfinished: bool) -> None:
 
 
 def _create(path: str, content: bytes, artifacts: ArtifactFileSystem, made: list[str]) -> bool:
-    """Make a file, and take down that it is ours before it is there: the call may be cut short."""
+    """Make a file, and record that it is ours before it is there: the call may be cut short."""
     if artifacts.exists(path):
         return False
     made.append(path)

@@ -18,7 +18,7 @@ from prefect_optuna.blocks import ArchiveError, InvalidSettingError, StorageUnav
 from prefect_optuna.blocks.settings import OptunaSettings
 
 MIN_KEY_LENGTH = 16
-"""A key has so many characters or more; 32 from `secrets.token_hex(16)` are a good one."""
+"""The minimum length of a key, in characters; 32 from `secrets.token_hex(16)` are a good one."""
 
 KEY_VARIABLES = (
     "PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY",

@@ -166,7 +166,7 @@ def test_a_tag_that_no_review_shows_is_not_restored(monkeypatch: pytest.MonkeyPa
 
 
 class Recorder:
-    """Stands for all that is imported, and takes down what is done with it."""
+    """Stands for all that is imported, and records what is done with it."""
 
     def __init__(self, name: str, done: list[tuple[str, str]]) -> None:
         self.__dict__.update(_name=name, _done=done)
