@@ -425,11 +425,6 @@ class StudyCopy:
     def __len__(self) -> int:
         return len(self._trials)
 
-    def check_complete(self) -> None:
-        """Raise if a trial is neither alive nor finished."""
-        with self.lock:
-            self._check_complete()
-
     def _check_complete(self) -> None:
         missing = len(self._trials) - self.finished - len(self.live)
         if missing:
