@@ -115,6 +115,7 @@ def deploy_optimization(
     workers: int = 1,
     options: Mapping[str, Any] | None = None,
     installed: bool = False,
+    install: bool = False,
     trusted: bool = False,
     name: str | None = None,
     cron: str | None = None,
@@ -148,6 +149,9 @@ def deploy_optimization(
             the `version` of a problem that is in the archive.
         installed: whether the workers import the problem by its name, from a package that they
             have installed, in the version that they have; then nothing is captured.
+        install: whether workers that lack a package of the problem, or have another version of it,
+            build the environment that is recorded here, with uv, and run trials in that. It is
+            kept for the next run.
         trusted: of `problem="archive"`, whether its code may run. What is captured here is yours,
             and the deployment says that it may.
         name: of the deployment; by default the study's.
@@ -189,6 +193,11 @@ def deploy_optimization(
 
     options = checked_names(options or {})
     _refuse_secrets(options)
+    if installed and install:
+        raise InvalidSettingError(
+            "`installed` is for what the workers have installed already, and `install` has them "
+            "install what is recorded here: give one of the two."
+        )
     capture = None
     if installed:
         named = {"problem": _installed_problem(problem)}
@@ -206,6 +215,7 @@ def deploy_optimization(
             "timeout": timeout,
             "storage": storage_reference(storage),
             "artifacts": artifacts_reference(artifacts),
+            **({"install": True} if install else {}),
         }
         if workers == 1:
             from prefect_optuna.flows.optimize_flow import optimize as flow

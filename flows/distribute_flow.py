@@ -36,6 +36,7 @@ from prefect_optuna.blocks.references import artifacts_reference, storage_refere
 from prefect_optuna.flows._worker_runs import WorkerRuns, pool_of
 from prefect_optuna.flows.opening import begin, check_settings, checked_arguments
 from prefect_optuna.flows.optimize_flow import Callback, Storage
+from prefect_optuna.flows.problem_source import ARCHIVE, deployed_code
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
 from prefect_optuna.flows.session import Session, is_lost
@@ -60,7 +61,9 @@ little is left there where the study is stopped."""
 _LEAVE_SECONDS = 20.0  # for workers to end by themselves, or to put their trials back
 
 
-@study_flow(name="distribute", flow_run_name="{study_name}", check=checked_arguments)
+@study_flow(
+    name="distribute", flow_run_name="{study_name}", check=checked_arguments, code=deployed_code
+)
 def distribute(
     problem: Problem | Callable[..., Any] | str,
     *,
@@ -86,6 +89,7 @@ def distribute(
     keep_inputs: str | int | None = None,
     version: str | None = None,
     trusted: bool = False,
+    install: bool = False,
 ) -> StudyResult:
     """Optimize a problem on several workers: one study, shared through its storage.
 
@@ -123,6 +127,8 @@ def distribute(
             `optimize`; each worker counts what it adds to what is there when it begins.
         version: Of `problem="archive"`: which version of it, as for `optimize`.
         trusted: Whether the code of `problem="archive"` may run, as for `optimize`.
+        install: Whether workers that lack a package of the problem, or have another version of it,
+            run trials in the environment that was recorded.
 
     Returns:
         What the study came to.
@@ -142,6 +148,7 @@ def distribute(
         CaptureError: The problem cannot be archived as source.
         ArchiveError: There is no such archive or version, or a package that its code needs is not
             installed here.
+        EnvironmentUnavailableError: A worker cannot install what was recorded.
         UntrustedArchiveError: The archive's code may not run, or its signature does not hold.
 
     Example:
@@ -172,6 +179,7 @@ def distribute(
         scope=scope,
         version=version,
         trusted=trusted,
+        install=install and problem == ARCHIVE,
         where=f", on {workers} workers of the pool {pool!r}",
     )
     study, watch = opened.study, opened.watch
@@ -194,6 +202,7 @@ def distribute(
         "catch": [next(type_names(kind)) for kind in caught],
         "retries": retries,
         **({"keep_inputs": kept_bytes} if kept_bytes else {}),
+        **({"install": True} if install else {}),
     }
     runs = WorkerRuns(
         deployment,

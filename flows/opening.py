@@ -200,6 +200,7 @@ def begin(
     scope: Mapping[str, Any] | None,
     version: str | None,
     trusted: bool,
+    install: bool,
     where: str = "",
 ) -> OpenStudy:
     """Check the problem, open its study and archive it: what `optimize` and `distribute` share.
@@ -212,6 +213,7 @@ def begin(
         study_name=study_name,
         version=version,
         trusted=trusted,
+        install=install,
         storage=storage,
         artifacts=artifacts,
     )

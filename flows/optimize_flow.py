@@ -40,6 +40,7 @@ from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.flows.dispatch import BatchDispatcher, InlineDispatcher, ThreadDispatcher
 from prefect_optuna.flows.interruption import note_study
 from prefect_optuna.flows.opening import begin, check_settings, checked_arguments
+from prefect_optuna.flows.problem_source import deployed_code
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
@@ -101,7 +102,9 @@ def _flow_run_name() -> str:
     return name or generate_slug(2)
 
 
-@study_flow(name="optimize", flow_run_name=_flow_run_name, check=checked_arguments)
+@study_flow(
+    name="optimize", flow_run_name=_flow_run_name, check=checked_arguments, code=deployed_code
+)
 def optimize(
     problem: Problem | Callable[..., Any] | str,
     *,
@@ -126,6 +129,7 @@ def optimize(
     keep_inputs: str | int | None = None,
     version: str | None = None,
     trusted: bool = False,
+    install: bool = False,
 ) -> StudyResult:
     """Optimize a problem: an Optuna study as a Prefect flow, archived and reported.
 
@@ -169,6 +173,9 @@ def optimize(
             the last one. One that is not there yet may have come with a deployment.
         trusted: Whether the code of `problem="archive"` may run. Not needed where there is a key
             for archives and the signature holds.
+        install: Of a run that a worker starts: whether it goes on in the environment that was
+            recorded with the code of `problem="archive"`, where its own lacks a package of that,
+            or has another version of it.
 
     Returns:
         What the study came to.
@@ -182,6 +189,7 @@ def optimize(
         CaptureError: The problem cannot be archived as source.
         ArchiveError: There is no such archive or version, or a package that its code needs is not
             installed here.
+        EnvironmentUnavailableError: A worker cannot install what was recorded.
         UntrustedArchiveError: The archive's code may not run, or its signature does not hold.
 
     Example:
@@ -212,6 +220,7 @@ def optimize(
         scope=scope,
         version=version,
         trusted=trusted,
+        install=install,
     )
     the_problem, study, archive, watch = opened.problem, opened.study, opened.archive, opened.watch
     n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1

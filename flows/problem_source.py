@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks.errors import UntrustedArchiveError
-from prefect_optuna.tasks.archive import ArchivedStudy, Capture, OptunaArchive
+from prefect_optuna.flows.installing import require_installed
+from prefect_optuna.tasks.archive import ArchivedStudy, Capture, Environment, OptunaArchive
 from prefect_optuna.tasks.archive.carrying.deployed import require_signature, unpack
 from prefect_optuna.tasks.archive.code.packages import other_versions
 from prefect_optuna.tasks.archive.code.restore import restore_problem
@@ -61,35 +62,39 @@ def find_problem(
     trusted: bool,
     storage: StudyStorage | str | Path | None,
     artifacts: ArtifactFileSystem | str | Path | None,
+    install: bool = False,
 ) -> ProblemSource:
     """The problem of a flow. One that is called `"archive"` is restored, which runs its code."""
     if problem != ARCHIVE:
-        if version is not None or trusted:
+        if version is not None or trusted or install:
             raise InvalidSettingError(
-                "`version` and `trusted` are of a problem that comes out of the study's archive: "
-                f"problem={ARCHIVE!r}. This one is given by the call, and is archived as it is."
+                "`version`, `trusted` and `install` are of a problem that comes out of the study's "
+                f"archive: problem={ARCHIVE!r}. This one is given by the call, and is archived as "
+                "it is."
             )
         return ProblemSource(Problem.of(problem, directions=directions))
-    if not study_name:
-        raise InvalidSettingError(
-            f"problem={ARCHIVE!r} is the problem of a study that has run, or was deployed: give "
-            "its `study_name`."
-        )
-    if version is not None and len(version) < _LEAST:
-        raise InvalidSettingError(
-            f"`version` is the id of a version, or {_LEAST} digits or more of the digest of its "
-            f"code; found {version!r}. `prefect-optuna show STUDY` lists them."
-        )
-    found = _archived(study_name, version, trusted, storage, artifacts)
-    if found is None:
-        found = _brought(study_name, str(version), trusted)
-    made = found.problem
+    found = _find_code(study_name, version, trusted, storage, artifacts)
+    if install:
+        require_installed(found.capture, found.environment)
+    made = restore_problem(found.capture, found.environment)
+    captured = replace(found.capture, axes=made.axes, origin=found.environment)
     if directions is not None and (wanted := as_directions(directions)) != made.directions:
-        assert found.captured is not None  # noqa: S101 - it was restored from that
-        document = {**found.captured.document, "directions": list(wanted)}
-        captured = replace(found.captured, document=document)
-        return replace(found, problem=replace(made, directions=wanted), captured=captured)
-    return found
+        made = replace(made, directions=wanted)
+        document = {**captured.document, "directions": list(wanted)}
+        captured = replace(captured, document=document)
+    return ProblemSource(made, captured, found.words)
+
+
+def deployed_code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment] | None:
+    """What a flow run finds in the archive or with its deployment: code that may run, and has not.
+
+    `None` where the caller has given the problem.
+    """
+    if parameters["problem"] != ARCHIVE:
+        return None
+    names = ("study_name", "version", "trusted", "storage", "artifacts")
+    found = _find_code(*(parameters[name] for name in names))
+    return found.capture, found.environment
 
 
 def say_version(
@@ -108,14 +113,44 @@ def say_version(
             logger.warning(line)
 
 
+@dataclass(frozen=True)
+class _Code:
+    """Code that may run here, and has not yet; what it was captured in, and where it is from."""
+
+    capture: Capture
+    environment: Environment
+    words: str
+
+
+def _find_code(
+    study_name: str | None,
+    version: str | None,
+    trusted: bool,
+    storage: StudyStorage | str | Path | None,
+    artifacts: ArtifactFileSystem | str | Path | None,
+) -> _Code:
+    if not study_name:
+        raise InvalidSettingError(
+            f"problem={ARCHIVE!r} is the problem of a study that has run, or was deployed: give "
+            "its `study_name`."
+        )
+    if version is not None and len(version) < _LEAST:
+        raise InvalidSettingError(
+            f"`version` is the id of a version, or {_LEAST} digits or more of the digest of its "
+            f"code; found {version!r}. `prefect-optuna show STUDY` lists them."
+        )
+    found = _archived(study_name, version, trusted, storage, artifacts)
+    return found or _brought(study_name, str(version), trusted)
+
+
 def _archived(
     study_name: str,
     version: str | None,
     trusted: bool,
     storage: StudyStorage | str | Path | None,
     artifacts: ArtifactFileSystem | str | Path | None,
-) -> ProblemSource | None:
-    """The problem in the archive; `None` if a version was named that is not there."""
+) -> _Code | None:
+    """The code in the archive; `None` if a version was named that is not there."""
     block = as_study_storage(storage)
     if version is not None:
         try:
@@ -130,10 +165,10 @@ def _archived(
     if version is not None:
         place = _place(version, archived.versions)
         assert place is not None  # noqa: S101 - nothing removes a version
-    problem = archived.problem(trusted, place)
-    origin = archived.environment_of(place)
-    captured = replace(archived.capture(place), axes=problem.axes, origin=origin)
-    return ProblemSource(problem, captured, "from the study's archive")
+    archived.require_trust(trusted)
+    return _Code(
+        archived.capture(place), archived.environment_of(place), "from the study's archive"
+    )
 
 
 def _place(version: str, versions: Sequence[Version]) -> int | None:
@@ -144,8 +179,8 @@ def _place(version: str, versions: Sequence[Version]) -> int | None:
     return None
 
 
-def _brought(study_name: str, version: str, trusted: bool) -> ProblemSource:
-    """The problem that a deployment has brought to Prefect's server."""
+def _brought(study_name: str, version: str, trusted: bool) -> _Code:
+    """The code that a deployment has brought to Prefect's server."""
     from prefect_optuna.blocks.deployed_problem import DeployedProblem
 
     try:
@@ -164,5 +199,5 @@ def _brought(study_name: str, version: str, trusted: bool) -> ProblemSource:
             "you write the parameters yourself, and trust those who deployed it: trusted: true."
         )
     captured = unpack(text, version)
-    problem = restore_problem(captured, captured.origin)
-    return ProblemSource(problem, replace(captured, axes=problem.axes), "brought by the deployment")
+    assert captured.origin is not None  # noqa: S101 - `unpack` has read it
+    return _Code(captured, captured.origin, "brought by the deployment")

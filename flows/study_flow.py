@@ -8,17 +8,22 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import FunctionType
 from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
+from uuid import UUID
 
 import httpx
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.exceptions import TerminationSignal
 from prefect.flows import Flow
 from prefect.logging import get_logger
+from prefect.runtime import flow_run
 from prefect.settings import get_current_settings, temporary_settings
+from prefect.states import Cancelled
 from prefect.utilities.callables import ParameterSchema, parameter_schema
 from pydantic import BaseModel
 
@@ -30,6 +35,7 @@ from prefect_optuna.blocks._secrets import (
     without_secrets,
 )
 from prefect_optuna.flows.found_server import running_server_url
+from prefect_optuna.flows.installing import Code, enter_environment
 from prefect_optuna.flows.interruption import interruptible
 from prefect_optuna.flows.public_errors import PublicError, public_errors
 from prefect_optuna.flows.temporary_server import end_temporary_server
@@ -49,6 +55,7 @@ class StudyFlow(Flow[P, R]):
     """A flow that is called with live objects, and recorded with words for them."""
 
     check: Check | None = None
+    code: Code | None = None
 
     def __init__(self, fn: Callable[P, R], **options: Any) -> None:
         # Prefect makes the form of the parameters here, which takes longer than all the rest of an
@@ -56,6 +63,21 @@ class StudyFlow(Flow[P, R]):
         super().__init__(_without_parameters(fn), **options)
         functools.update_wrapper(self, fn)
         self.fn = self._declared = fn
+
+    @property
+    def isasync(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether it is `async`: no. Prefect's engine asks before it begins a worker's run.
+
+        That is the last moment at which its process can still start anew elsewhere: from then on
+        Prefect's server has the run as running, and its worker a line to this very engine.
+        """
+        if self.code is not None:
+            enter_environment(self.code, self.validate_parameters)
+        return False
+
+    @isasync.setter
+    def isasync(self, _: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Nothing to be set."""
 
     @property
     def parameters(self) -> ParameterSchema:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -195,13 +217,21 @@ def note_result(result: R) -> R:
 
 
 def study_flow(
-    *, name: str, flow_run_name: str | Callable[[], str], check: Check | None = None
+    *,
+    name: str,
+    flow_run_name: str | Callable[[], str],
+    check: Check | None = None,
+    code: Code | None = None,
 ) -> Callable[[Callable[P, R]], StudyFlow[P, R]]:
-    """Make a function a `StudyFlow`, as `prefect.flow` makes one a `Flow`."""
+    """Make a function a `StudyFlow`, as `prefect.flow` makes one a `Flow`.
+
+    `check` is given the names of the flow's arguments and those of a call, `code` finds what a
+    run executes, for a flow whose parameter `install` has workers install its packages.
+    """
 
     def decorate(function: Callable[P, R]) -> StudyFlow[P, R]:
         made = StudyFlow(function, name=name, flow_run_name=flow_run_name)
-        made.check = check
+        made.check, made.code = check, code
         made.fn = _with_public_errors(function)  # Prefect has looked at the function's file by now
         return made
 
@@ -209,15 +239,36 @@ def study_flow(
 
 
 def _with_public_errors(function: Callable[P, R]) -> Callable[P, R]:
-    errors = public_errors
+    call = _call_publicly
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with errors():
-            return function(*args, **kwargs)
+        return call(function, *args, **kwargs)
 
     # Prefect looks up the annotations in the globals of the function that it calls.
     there = FunctionType(run.__code__, function.__globals__, closure=run.__closure__)
     return functools.update_wrapper(there, function)
+
+
+def _call_publicly(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    try:
+        with public_errors():
+            return function(*args, **kwargs)
+    except TerminationSignal:
+        if not _is_cancelled():
+            raise
+        return cast("R", Cancelled(message="The study was cancelled."))
+
+
+def _is_cancelled() -> bool:
+    """Whether that is why this flow run was terminated.
+
+    A runner would tell Prefect's engine, but not where SIGTERM is somebody else's, such as trials
+    that are to end softly; the run would count as crashed.
+    """
+    with suppress(Exception), get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(str(flow_run.id))).state
+        return state is not None and (state.is_cancelling() or state.is_cancelled())
+    return False
 
 
 def _describe(value: Any, secrets: SecretVariables) -> Any:

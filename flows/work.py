@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from prefect.logging import get_run_logger
@@ -19,10 +20,15 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
 from prefect_optuna.blocks._secrets import error_words
-from prefect_optuna.blocks.errors import ArchiveError, StorageUnavailableError
+from prefect_optuna.blocks.errors import (
+    ArchiveError,
+    EnvironmentUnavailableError,
+    StorageUnavailableError,
+)
 from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.flows.dispatch import InlineDispatcher, ThreadDispatcher
+from prefect_optuna.flows.installing import require_installed
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.spool import Delivery, TrialKeeper
@@ -36,7 +42,7 @@ from prefect_optuna.flows.study import (
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import open_task_runner
-from prefect_optuna.tasks.archive import ArchivedStudy
+from prefect_optuna.tasks.archive import ArchivedStudy, Capture, Environment
 from prefect_optuna.tasks.archive.code.inspection import module_label
 from prefect_optuna.tasks.archive.code.packages import other_versions
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
@@ -50,7 +56,19 @@ _IDLE_SECONDS = 0.05
 _PARENT_SECONDS = 0.5
 
 
-@study_flow(name="work", flow_run_name="{study_name}-worker-{number}")
+def _code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment]:
+    """What a worker finds in the archive, which may run here."""
+    archived = ArchivedStudy.load(
+        parameters["study_name"],
+        storage=parameters["storage"],
+        artifacts=parameters["artifacts"],
+    )
+    archived.require_trust(trusted=True)
+    place = _place_of(parameters["version"], archived)
+    return archived.capture(place), archived.environment_of(place)
+
+
+@study_flow(name="work", flow_run_name="{study_name}-worker-{number}", code=_code)
 def work(
     study_name: str,
     *,
@@ -66,6 +84,7 @@ def work(
     catch: Sequence[str] = (),
     retries: int = 0,
     keep_inputs: int = 0,
+    install: bool = False,
 ) -> int:
     """Run trials that a `distribute` has put into the queue, until it says that this is the end.
 
@@ -86,6 +105,8 @@ def work(
         catch: Exceptions that fail a trial and not the study, by `type_names`.
         retries: How many times `run` is called again after an exception.
         keep_inputs: How many bytes of the files that trials read go into the archive.
+        install: Whether trials run in the environment that was recorded, where the worker's own
+            lacks a package of that, or has another version of it.
 
     Returns:
         How many trials this worker has run.
@@ -93,6 +114,7 @@ def work(
     Raises:
         ArchiveError: The archive has no such version, or a package that its code needs is not
             installed here.
+        EnvironmentUnavailableError: The recorded environment cannot be built here.
         StudyNotFoundError: There is no such study.
 
     Example:
@@ -116,7 +138,10 @@ def work(
                 lambda: ArchivedStudy.load(study_name, storage=storage_block, artifacts=filesystem)
             )
             place = _place_of(version, archived)
-            session.seed = archived.environment_of(place).trials_seed
+            recorded = archived.environment_of(place)
+            session.seed = recorded.trials_seed
+            if install:
+                require_installed(archived.capture(place), recorded)
             # Whoever started this flow run has archived that very code, and says so by its digest.
             problem = archived.problem(trusted=True, version=place)
         session.stopping = Stopping(grace=OptunaSettings().grace, is_asked=problem.names_stopping)
@@ -131,14 +156,14 @@ def work(
         writer = ResultWriter(filesystem, uuid, problem.axes, version, keep_inputs)
         keeper = TrialKeeper(study_name, storage_block.location, uuid, session.id)
         runner = TrialRunner(problem, writer, scope, retries, patience, keeper, session.stopping)
-    except StorageUnavailableError:
+    except (StorageUnavailableError, EnvironmentUnavailableError):
         session.close()  # others may reach it, and another worker may be started elsewhere
         raise
     except Exception as error:
         session.close(error=error_words(error), refused=True)
         raise
     logger.info("Trials of %r in %s.", study_name, storage_block.location)
-    for line in other_versions(archived.capture(place), archived.environment_of(place)):
+    for line in other_versions(archived.capture(place), recorded):
         logger.warning(line)
     with open_task_runner(None if n_jobs == 1 else "threads", n_jobs) as task_runner:
         assert isinstance(task_runner, ThreadPoolTaskRunner)  # noqa: S101 - the flow's own

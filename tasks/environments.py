@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ from prefect_optuna.blocks.errors import EnvironmentUnavailableError, StorageUna
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
-from prefect_optuna.tasks.archive.record.environment import FOLDER, Environment
+from prefect_optuna.tasks.archive.record.environment import FOLDER, RECORD_FILE, Environment
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -45,7 +45,7 @@ UNUSED_DAYS = 30
 """An environment that no trial has run in for so long is removed by `gc`."""
 
 _FORMAT = 1
-_RECORD = "environment.json"
+_OTHERWISE = "environment='here' runs trials with what is installed here"
 _OURS = "prefect-optuna"
 _SCHEMES = ("https://", "http://", "git+https://", "git+http://", "git+ssh://", "git+file://")
 _MAX_REASON = 250  # characters at either end
@@ -65,6 +65,12 @@ _NOT_FOR_UV = {
     "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_REQUIRE_HASHES",
     "UV_PROJECT_ENVIRONMENT", "UV_RESOLUTION",
 }  # fmt: skip
+# What leads Python to packages of elsewhere; and what keeps it from compiling those of a new
+# environment once, without which each start takes twice as long.
+_NOT_THERE = (
+    "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "CONDA_PREFIX", "CONDA_DEFAULT_ENV",
+    "PYTHONDONTWRITEBYTECODE",
+)  # fmt: skip
 _DRAWN = "\u00d7╰─▶├│ "  # around what uv says, in some of its versions
 _NO_NETWORK = (
     "error sending request",
@@ -94,6 +100,36 @@ class PreparedEnvironment:
     def python(self) -> Path:
         """Its interpreter."""
         return _python_in(self.folder)
+
+    def variables(
+        self, variables: Mapping[str, str], ours: Path, *, named: Collection[str] = ()
+    ) -> dict[str, str]:
+        """The variables of a process that finds what is in it, this package, and none beside.
+
+        `ours` is a folder with this package; those that are `named` it has in any case.
+        """
+        kept = {n: text for n, text in variables.items() if n not in _NOT_THERE or n in named}
+        more = kept.get("PYTHONPATH")
+        return kept | {
+            "VIRTUAL_ENV": str(self.folder),
+            "PATH": os.pathsep.join([str(self.python.parent), kept.get("PATH", os.defpath)]),
+            "PYTHONNOUSERSITE": "1",
+            "PYTHONPATH": os.pathsep.join([str(ours), *([more] if more else [])]),
+        }
+
+    def package(self) -> Path:
+        """A folder beside it with this package, as it runs here, and nothing else; it is kept."""
+        source = _source()
+        name = hashlib.sha256(f"{source} {_our_version()}".encode()).hexdigest()[:12]
+        place = self.folder / f"prefect-optuna-{name}"
+        if not place.exists():
+            with tempfile.TemporaryDirectory(dir=self.folder) as made:
+                part = Path(made, "part")
+                part.mkdir()
+                _put_package(part, source)
+                with contextlib.suppress(OSError):  # somebody else was faster
+                    part.rename(place)
+        return place
 
 
 @dataclass(frozen=True)
@@ -133,6 +169,8 @@ class _Wanted:
         pins: a requirement by the canonical name of each package.
         notes: what was left out.
         missing: what nobody can have, and why.
+        also: what is added where none of the name was recorded.
+        otherwise: what else there is to do where something cannot be had.
     """
 
     implementation: str
@@ -140,6 +178,8 @@ class _Wanted:
     pins: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    also: dict[str, str] = field(default_factory=dict)
+    otherwise: str = ""
 
     def digest(self, closest: bool) -> str:
         """The name under which it is kept."""
@@ -151,18 +191,27 @@ class _Wanted:
             platform.machine(),
             sorted(self.pins.values()),
             closest,
+            *([sorted(self.also.values())] if self.also else []),
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
 def prepare_environment(
-    environment: Environment, *, needed: Iterable[str] = (), closest: bool = False
+    environment: Environment,
+    *,
+    needed: Iterable[str] = (),
+    closest: bool = False,
+    also: Mapping[str, str] | None = None,
+    otherwise: str = _OTHERWISE,
 ) -> PreparedEnvironment:
     """Have the Python and the packages that were recorded, in an environment of their own.
 
     It is built by uv, which has the user's settings for it, such as `UV_INDEX` and
     `UV_FIND_LINKS`, and kept in the user's cache folder, or where the setting `environments` says.
     What is there already is used. Of two that need the same one, one builds it.
+
+    `also` is added where none of the name was recorded, and `otherwise` is what else there is to
+    do, for the message where something cannot be had.
 
     Example:
         >>> from prefect_optuna.tasks import Environment
@@ -174,8 +223,9 @@ def prepare_environment(
         prefect_optuna.blocks.errors.EnvironmentUnavailableError: The environment ... cannot be ...
     """
     wanted = _wanted(environment, needed)
+    wanted.also, wanted.otherwise = dict(also or {}), otherwise
     if wanted.missing:
-        raise _unavailable(wanted.missing, {})
+        raise _unavailable(wanted, wanted.missing, {})
     root = _root()
     key = wanted.digest(closest)
     place, part = root / key, root / f"{key}.part"
@@ -217,11 +267,11 @@ def collect_environments(
     before = time.time() - days * 86400
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         is_part = folder.suffix == ".part"
-        if not folder.is_dir() or not (is_part or (folder / _RECORD).exists()):
+        if not folder.is_dir() or not (is_part or (folder / RECORD_FILE).exists()):
             continue
         with contextlib.suppress(Timeout, FileNotFoundError), _lock(root, folder.stem, timeout=0):
             record = {} if is_part else _read_record(folder)
-            used = (folder if is_part else folder / _RECORD).stat().st_mtime
+            used = (folder if is_part else folder / RECORD_FILE).stat().st_mtime
             if used > before and not is_part:
                 continue
             found.append(
@@ -269,24 +319,37 @@ def running_package() -> Generator[Path]:
         ...     print((folder / "prefect_optuna" / "tasks" / "problem.py").exists())
         True
     """
-    source = Path(__file__).absolute().parents[1]
     with tempfile.TemporaryDirectory(prefix="prefect-optuna-", ignore_cleanup_errors=True) as made:
-        folder = Path(made)
-        link = folder / "prefect_optuna"
-        try:
-            link.symlink_to(source, target_is_directory=True)
-        except OSError:  # not everybody may on Windows
-            shutil.copytree(source, link, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-        # Prefect finds what we register by our metadata.
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            ours = importlib.metadata.distribution(_OURS)
-            about = folder / f"prefect_optuna-{ours.version}.dist-info"
-            about.mkdir()
-            for name in ("METADATA", "entry_points.txt", "direct_url.json"):
-                text = ours.read_text(name) or (name == "METADATA" and ours.read_text("PKG-INFO"))
-                if text:
-                    (about / name).write_text(text, encoding="utf-8")
-        yield folder
+        _put_package(Path(made), _source())
+        yield Path(made)
+
+
+def _source() -> Path:
+    return Path(__file__).absolute().parents[1]
+
+
+def _our_version() -> str:
+    try:
+        return importlib.metadata.version(_OURS)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _put_package(folder: Path, source: Path) -> None:
+    link = folder / "prefect_optuna"
+    try:
+        link.symlink_to(source, target_is_directory=True)
+    except OSError:  # not everybody may on Windows
+        shutil.copytree(source, link, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    # Prefect finds what we register by our metadata.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        ours = importlib.metadata.distribution(_OURS)
+        about = folder / f"prefect_optuna-{ours.version}.dist-info"
+        about.mkdir()
+        for name in ("METADATA", "entry_points.txt", "direct_url.json"):
+            text = ours.read_text(name) or (name == "METADATA" and ours.read_text("PKG-INFO"))
+            if text:
+                (about / name).write_text(text, encoding="utf-8")
 
 
 def _wanted(environment: Environment, needed: Iterable[str]) -> _Wanted:
@@ -363,11 +426,11 @@ def _build(part: Path, wanted: _Wanted, closest: bool) -> list[str]:
         if not _make_venv(part, request):
             nearest[name] = f"Python {_version_of(_python_in(part))}"
         else:
-            raise _unavailable(missing, nearest)
+            raise _unavailable(wanted, missing, nearest)
     pins = dict(wanted.pins)
     failed = _install(part, pins.values())
     if failed:
-        for plain, reason in _unobtainable(part, pins).items():
+        for plain, reason in _unobtainable(part, pins, wanted.otherwise).items():
             missing[pins[plain]] = reason
             if (near := _closest(part, pins[plain])) is not None:
                 nearest[pins[plain]] = pins[plain] = near
@@ -376,18 +439,18 @@ def _build(part: Path, wanted: _Wanted, closest: bool) -> list[str]:
                 f"The environment of the trials cannot be built: {failed}"
             )
     if missing and (not closest or missing.keys() - nearest.keys()):
-        raise _unavailable(missing, nearest)
+        raise _unavailable(wanted, missing, nearest)
     if failed and (failed := _install(part, pins.values())):
         raise EnvironmentUnavailableError(f"The environment cannot be built: {failed}")
     notes += [f"{nearest[one]} in place of {one}" for one in missing]
-    notes += _complete(part)
+    notes += _complete(part, wanted.also)
     record = {
         "format": _FORMAT,
         "python": _version_of(_python_in(part)) if python_found else wanted.python,
         "requirements": sorted(pins.values()),
         "notes": notes,
     }
-    (part / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (part / RECORD_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
     return notes
 
 
@@ -412,7 +475,7 @@ def _install(part: Path, requirements: Iterable[str]) -> str:
     )  # fmt: skip
 
 
-def _unobtainable(part: Path, pins: Mapping[str, str]) -> dict[str, str]:
+def _unobtainable(part: Path, pins: Mapping[str, str], otherwise: str) -> dict[str, str]:
     """Which packages cannot be had, and why; found by halving, for uv says one at a time."""
     found: dict[str, str] = {}
     pending: list[list[str]] = [list(pins)]
@@ -424,8 +487,7 @@ def _unobtainable(part: Path, pins: Mapping[str, str]) -> dict[str, str]:
         if any(sign in reason.lower() for sign in _NO_NETWORK):
             raise EnvironmentUnavailableError(
                 f"The packages that were recorded cannot be fetched: {reason}. Where the network "
-                "is away, environment='here' runs trials with what is installed; what uv has "
-                "fetched before, it has in its cache."
+                f"is away, {otherwise}; what uv has fetched before, it has in its cache."
             )
         if len(names) == 1:
             found[names[0]] = reason
@@ -478,12 +540,12 @@ def _resolve(part: Path, requirements: Sequence[str], *options: str) -> tuple[st
     return ("", _reason(done)) if done.returncode else (done.stdout.strip(), "")
 
 
-def _complete(part: Path) -> list[str]:
+def _complete(part: Path, also: Mapping[str, str]) -> list[str]:
     """Add what this package needs and the recorded one did not, so that it runs there."""
     from packaging.utils import canonicalize_name
 
     there = {canonicalize_name(name): version for name, version in _installed_in(part).items()}
-    added = [pin for name, pin in needed_here().items() if name not in there]
+    added = [pin for name, pin in {**needed_here(), **also}.items() if name not in there]
     if added and (failed := _install(part, added)):
         raise EnvironmentUnavailableError(
             f"What this version of prefect-optuna needs beside the packages that were recorded "
@@ -512,7 +574,7 @@ def _installed_in(part: Path) -> dict[str, str]:
     return json.loads(listed.stdout)
 
 
-def _our_requirements() -> list[Requirement]:
+def _our_requirements(extras: Collection[str] = ("",)) -> list[Requirement]:
     from packaging.requirements import Requirement
 
     try:
@@ -520,11 +582,18 @@ def _our_requirements() -> list[Requirement]:
     except importlib.metadata.PackageNotFoundError:
         return []
     every = map(Requirement, texts)
-    return [one for one in every if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return [
+        one
+        for one in every
+        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in extras)
+    ]
 
 
-def needed_here() -> dict[str, str]:
+def needed_here(extras: Collection[str] = ()) -> dict[str, str]:
     """What this package needs, as it is installed here: a pin by canonical name.
+
+    Args:
+        extras: those of this package that are meant, too, as far as they are installed.
 
     Example:
         >>> from prefect_optuna.tasks.environments import needed_here
@@ -535,7 +604,7 @@ def needed_here() -> dict[str, str]:
     from packaging.utils import canonicalize_name
 
     found: dict[str, str] = {}
-    pending = _our_requirements()
+    pending = _our_requirements(("", *extras))
     while pending:
         one = pending.pop()
         name = canonicalize_name(one.name)
@@ -556,14 +625,14 @@ def needed_here() -> dict[str, str]:
 
 
 def _unavailable(
-    missing: Mapping[str, str], nearest: Mapping[str, str]
+    wanted: _Wanted, missing: Mapping[str, str], nearest: Mapping[str, str]
 ) -> EnvironmentUnavailableError:
     lines = [
         f"  {one}: {f'{nearest[one]} comes closest; ' if one in nearest else ''}{reason}"
         for one, reason in missing.items()
     ]
-    ways = "environment='here' runs trials with what is installed here"
-    if not missing.keys() - nearest.keys():
+    ways = wanted.otherwise
+    if ways == _OTHERWISE and not missing.keys() - nearest.keys():
         ways = f"environment='closest' takes what comes closest, and says so; {ways}"
     return EnvironmentUnavailableError(
         "\n".join(
@@ -646,14 +715,14 @@ def _kept(place: Path) -> PreparedEnvironment | None:
         record = _read_record(place)
         if not _python_in(place).exists():
             return None  # that Python was removed
-        (place / _RECORD).touch()
+        (place / RECORD_FILE).touch()
     except (OSError, ValueError):
         return None
     return PreparedEnvironment(place, tuple(record.get("notes", ())))
 
 
 def _read_record(place: Path) -> dict[str, Any]:
-    return json.loads((place / _RECORD).read_text(encoding="utf-8"))
+    return json.loads((place / RECORD_FILE).read_text(encoding="utf-8"))
 
 
 def _python_in(folder: Path) -> Path:

@@ -60,6 +60,13 @@ def deploy(
         bool,
         Parameter(negative="", help="The workers import it, from a package that they have."),
     ] = False,
+    install: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Workers that lack its packages build the environment that is recorded here.",
+        ),
+    ] = False,
     trusted: Annotated[
         bool, Parameter(negative="", help="The code of *archive* may run on the workers.")
     ] = False,
@@ -73,7 +80,8 @@ def deploy(
 ) -> int:
     r"""Deploy the optimization of a problem to a work pool.
 
-    Its code goes along: workers need the packages that it imports, and not its files. Changed code
+    Its code goes along: workers need the packages that it imports, and not its files; with
+    *--install* they fetch those that they lack. Changed code
     that is deployed again is a new version of the study. With *archive*, the workers take the
     version that the study's archive has.
 
@@ -101,6 +109,7 @@ def deploy(
             workers=workers,
             options=given,
             installed=installed,
+            install=install,
             trusted=trusted,
             **places.keywords(),
             **schedule.keywords(),

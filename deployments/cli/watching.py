@@ -22,6 +22,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.texts import command, markup
 from prefect_optuna.deployments.cli.output import note, working
 from prefect_optuna.deployments.work_pools import prefect_server
+from prefect_optuna.flows.installing import INSTALLS
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.session import is_lost, owner_of, session_records
 
@@ -71,29 +72,40 @@ def watch_study(
 
 
 def _wait_for_start(client: SyncPrefectClient, flow_run_id: UUID, pool: str) -> None:
-    since, said = time.monotonic(), False
-    while _state(client, flow_run_id).type in (StateType.SCHEDULED, StateType.PENDING):
-        if not said and time.monotonic() - since > _NO_WORKER_SECONDS:
+    since, said, shown = time.monotonic(), False, 0
+    while (kind := _state(client, flow_run_id).type) in (StateType.SCHEDULED, StateType.PENDING):
+        late = kind == StateType.SCHEDULED and time.monotonic() - since > _NO_WORKER_SECONDS
+        if late and not said:
             said = True
             note(
                 "[yellow]No worker has taken it yet.[/] Start one: "
                 + markup(command("prefect", "worker", "start", "--pool", pool))
             )
+        lines = _log_lines(client, flow_run_id, shown)
+        shown += len(lines)
+        for line in lines:
+            if line.startswith(INSTALLS):
+                note(f"[dim]{markup(line)}[/]")
         time.sleep(_SECONDS)
 
 
 def _show_log(client: SyncPrefectClient, flow_run_id: UUID) -> None:
     """Show what a flow run logs, until it has ended."""
-    chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
     shown, final, settled = 0, False, 0
     while settled < _LOG_LOOKS:  # the last lines come after the state
         final = final or _state(client, flow_run_id).is_final()
-        lines = client.read_logs(chosen, limit=200, offset=shown, sort=LogSort.TIMESTAMP_ASC)
+        lines = _log_lines(client, flow_run_id, shown)
         shown += len(lines)
         for line in lines:
-            note(markup(line.message))
+            note(markup(line))
         settled = settled + 1 if final and not lines else 0
         time.sleep(_SECONDS)
+
+
+def _log_lines(client: SyncPrefectClient, flow_run_id: UUID, offset: int) -> list[str]:
+    chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    lines = client.read_logs(chosen, limit=200, offset=offset, sort=LogSort.TIMESTAMP_ASC)
+    return [line.message for line in lines]
 
 
 def follow(study: optuna.Study, total: int | None, is_over: Callable[[], bool]) -> None:

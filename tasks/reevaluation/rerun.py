@@ -79,13 +79,6 @@ _NEEDED = {
     "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
 }  # fmt: skip
 
-# What leads Python to packages of elsewhere; and what keeps it from compiling those of a new
-# environment once, without which each start takes twice as long.
-_NOT_THERE = (
-    "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "CONDA_PREFIX", "CONDA_DEFAULT_ENV",
-    "PYTHONDONTWRITEBYTECODE",
-)  # fmt: skip
-
 Threads = Literal["recorded", "here"]
 Inputs = Literal["here", "archived"]
 
@@ -232,7 +225,9 @@ def rerun(request: RerunRequest) -> RerunAnswer:
     ):
         variables = _environment(home, request)
         if prepared is not None:
-            _enter(variables, prepared, stack.enter_context(running_package()), request)
+            ours = stack.enter_context(running_package())
+            named = request.environment_variables
+            variables = prepared.variables(variables, ours, named=named)
         message["folder"] = os.getcwd()  # noqa: PTH109
         if request.archived_inputs is not None:
             message["folder"] = stack.enter_context(
@@ -346,22 +341,6 @@ def _environment(home: str, request: RerunRequest) -> dict[str, str]:
     if site.ENABLE_USER_SITE:  # packages of the user's lie below the real home
         variables["PYTHONUSERBASE"] = site.getuserbase()
     return variables | {name: os.environ[name] for name in more if name in os.environ}
-
-
-def _enter(
-    variables: dict[str, str], prepared: PreparedEnvironment, ours: Path, request: RerunRequest
-) -> None:
-    """Have a process find what is in an environment and this package, and no package beside."""
-    for name in _NOT_THERE:
-        if name not in request.environment_variables:
-            variables.pop(name, None)
-    more = variables.get("PYTHONPATH")
-    variables |= {
-        "VIRTUAL_ENV": str(prepared.folder),
-        "PATH": os.pathsep.join([str(prepared.python.parent), variables.get("PATH", os.defpath)]),
-        "PYTHONNOUSERSITE": "1",
-        "PYTHONPATH": os.pathsep.join([str(ours), *([more] if more else [])]),
-    }
 
 
 def threads_as_recorded(then: Environment) -> dict[str, str]:

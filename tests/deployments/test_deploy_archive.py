@@ -39,7 +39,7 @@ from prefect_optuna.errors import (
     InvalidProblemError,
     UntrustedArchiveError,
 )
-from prefect_optuna.flows import Problem, optimize
+from prefect_optuna.flows import Problem, optimize, problem_source
 from prefect_optuna.flows.problem_source import find_problem
 from prefect_optuna.tasks import ArchivedStudy
 
@@ -272,6 +272,13 @@ def test_what_came_with_a_deployment_runs_only_if_somebody_says_so(
     assert found(places, version=code, trusted=True).name == "objective"
     with pytest.raises(UntrustedArchiveError, match="trusted: true"):
         found(places, version=code)
+    # And nothing is built for it, which runs code of those who wrote its packages.
+    parameters = {**places, "problem": "archive", "study_name": "brought", "version": code}
+    with pytest.raises(UntrustedArchiveError, match="trusted: true"):
+        problem_source.deployed_code({**parameters, "trusted": False})
+    told = problem_source.deployed_code({**parameters, "trusted": True})
+    assert told is not None
+    assert told[0].code_version == code
 
 
 def test_what_somebody_changed_on_the_server_does_not_run(places: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from prefect import flow, get_run_logger
-from prefect.states import Running
+from prefect.states import Pending, Running
 from pydantic import SecretStr
 from servers import wait_until
 
@@ -142,3 +142,31 @@ def test_where_the_storage_is_out_of_reach_the_run_s_own_log_is_shown(
     err = capsys.readouterr().err
     assert "out of reach from here" in err
     assert "trial 3 is the best one" in err
+
+
+@flow
+def installing() -> None:
+    get_run_logger().info("Downloading flow code")
+    get_run_logger().info("This worker lacks tiny 1.0, which fit.py imports.")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_while_a_worker_installs_packages_that_is_said_and_not_that_there_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, block: JournalStudyStorage
+) -> None:
+    monkeypatch.setattr(watching, "_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "_NO_WORKER_SECONDS", 0.0)
+    run = installing(return_state=True).state_details.flow_run_id
+    read, shown = watching._state, ""
+
+    def state(client: Any, flow_run_id: Any) -> Any:
+        """It is taken until its log has come, which is sent now and then."""
+        nonlocal shown
+        shown += capsys.readouterr().err
+        return Pending() if "lacks" not in shown else read(client, flow_run_id)
+
+    monkeypatch.setattr(watching, "_state", state)
+    watching.watch_study(run, "none", f"journal:///{block.path}", 3, "none")
+    assert "This worker lacks tiny 1.0, which fit.py imports." in shown
+    assert "Downloading" not in shown
+    assert "No worker" not in shown

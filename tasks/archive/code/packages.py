@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from prefect_optuna.tasks.archive.code.references import local_imports
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.code.capture import Capture
     from prefect_optuna.tasks.archive.record.environment import Environment
+
+_OURS = "prefect-optuna"
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,38 @@ def require_packages(capture: Capture, environment: Environment | None) -> None:
     ]
     if not missing:
         return
-    listed = "; ".join(
-        f"{f'{one.name} {one.version}'.strip()}, which {_files(one.users)}" for one in missing
-    )
     install = command("pip", "install", *(one.requirement for one in missing))
+    deploy = "Deploy it with --install, and workers install it. Or i" if _is_worker() else "I"
     raise ArchiveError(
         visible_line(
-            f"{_here()} lacks {listed}. No trial was begun. Install "
+            f"{_here()} lacks {'; '.join(map(_use, missing))}. No trial was begun. {deploy}nstall "
             f"{'it' if len(missing) == 1 else 'them'} where this runs, such as in the image of the "
             f"workers, and start it again: {install}"
         )
+    )
+
+
+def lacking(capture: Capture, environment: Environment) -> list[str]:
+    """Say what is not here as it was where code was captured: Python, and what it imports."""
+    found: list[str] = []
+    if not is_this_python(environment):
+        found.append(f"{environment.implementation.removeprefix('C')} {environment.python}")
+    for one in needed_packages(capture, environment):
+        if one.name == _OURS:
+            continue
+        here = _version_here(one.name)
+        is_there = here == one.version if one.version else one.is_optional or _is_here(one.module)
+        if not is_there:
+            found.append(f"{_use(one)}{f' and is {here} here' if here else ''}")
+    return [visible_line(one) for one in found]
+
+
+def is_this_python(environment: Environment) -> bool:
+    """Whether code of an environment is for this Python: the same but for its last number."""
+    here = platform.python_version_tuple()[:2]
+    return (
+        environment.implementation == platform.python_implementation()
+        and tuple(environment.python.split(".")[:2]) == here
     )
 
 
@@ -142,6 +167,10 @@ def _version_here(name: str) -> str:
         return ""
 
 
+def _use(one: Needed) -> str:
+    return f"{f'{one.name} {one.version}'.strip()}, which {_files(one.users)}"
+
+
 def _files(users: tuple[str, ...]) -> str:
     if not users:
         return "the archived code needs"
@@ -152,6 +181,10 @@ def _files(users: tuple[str, ...]) -> str:
 
 
 def _here() -> str:
+    return "This worker" if _is_worker() else f"This Python ({platform.python_version()})"
+
+
+def _is_worker() -> bool:
     from prefect.runtime import deployment
 
-    return "This worker" if deployment.id else f"This Python ({sys.version.split()[0]})"
+    return bool(deployment.id)

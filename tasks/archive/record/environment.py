@@ -40,6 +40,9 @@ MAX_SOURCE_BYTES = 1 << 20
 FOLDER = "a folder"
 """The source of a distribution that was installed from this machine's disk."""
 
+RECORD_FILE = "environment.json"
+"""In an environment that was built from a recorded one: what is in it."""
+
 _GIT_SECONDS = 3.0
 
 RECORDED_VARIABLES = (
@@ -320,6 +323,11 @@ def _requirement(name: str, version: str, source: str | None) -> str:
     if parsed.local:
         return f"{name}=={parsed.public}  # it was {version}, which an index of its own has"
     return f"{name}=={version}"
+
+
+def is_built() -> bool:
+    """Whether this process runs in an environment that was built from a recorded one."""
+    return Path(sys.prefix, RECORD_FILE).exists()
 
 
 @functools.cache

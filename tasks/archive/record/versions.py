@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks.study_identity import claim_folder, study_uuid
 from prefect_optuna.tasks.archive.code.capture import Capture, encode_scope
-from prefect_optuna.tasks.archive.record.environment import Environment
+from prefect_optuna.tasks.archive.record.environment import Environment, is_built
 from prefect_optuna.tasks.archive.record.manifest import (
     Manifest,
     Version,
@@ -56,6 +56,11 @@ def save_version(
         # The code is of there, and it runs here.
         sources = {"script": origin.script, "script_source": origin.script_source}
         environment = replace(environment, git=origin.git, files={}, notes=(), **sources)
+        if is_built():
+            # From that one, with what this package needs beside; who builds it again adds it, too.
+            known = {*origin.distributions, "prefect-optuna"}
+            there = {n: v for n, v in environment.distributions.items() if n in known}
+            environment = replace(environment, distributions=there)
     encoded_scope = encode_scope(scope)
     manifest = read_manifest(study)
     last = manifest.versions[-1] if manifest and manifest.versions else None
