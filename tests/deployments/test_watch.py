@@ -19,7 +19,7 @@ from servers import wait_until
 
 from prefect_optuna.blocks import JournalStudyStorage, RedisStudyStorage
 from prefect_optuna.deployments.cli import main, watching
-from prefect_optuna.flows.dispatch import Here
+from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import Session, living_sessions, state_of
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
@@ -54,7 +54,7 @@ def study_run(block: JournalStudyStorage, n_trials: int) -> StudyRun:
         study,
         block,
         Session(study, study.storage, {"n_trials": n_trials}),
-        Here(TrialRunner(problem)),
+        InlineDispatcher(TrialRunner(problem)),
         quiet,
         n_trials=n_trials,
         catch=(ZeroDivisionError,),
