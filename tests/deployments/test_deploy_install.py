@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from prefect_optuna.blocks import (
     StudyNotFoundError,
 )
 from prefect_optuna.deployments import LocalWorker, deploy_optimization, make_process_pool
+from prefect_optuna.deployments.cli import main
 from prefect_optuna.deployments.deploy import Deployed
 from prefect_optuna.tasks import ArchivedStudy
 
@@ -107,8 +109,14 @@ def trials(study: str) -> list[Any]:
 
 @pytest.mark.timeout(300)  # two flow runs, each a process that imports everything twice
 @pytest.mark.usefixtures("deployer")
-def test_a_worker_installs_what_was_recorded_once_and_runs_trials_with_it(lab: Path) -> None:
-    first = deploy("once", n_trials=3).run()
+def test_a_worker_installs_what_was_recorded_once_and_runs_trials_with_it(
+    lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("fit.py").write_text(SCRIPT.replace("SECONDS", "0"), encoding="utf-8")
+    places = ("--storage", PLACES["storage"], "--artifacts", PLACES["artifacts"])
+    command = ["deploy", "fit.py:objective", "--study", "once", "--pool", POOL, *places]
+    assert main([*command, "--trials", "3", "--install", "--run", "--json"]) == 0
+    first = UUID(json.loads(capsys.readouterr().out)["flow_run_id"])
     state = ended(first)
     assert state.is_completed(), (state, log_of(first))
     log = log_of(first)
@@ -182,6 +190,7 @@ def test_each_worker_of_a_distributed_study_installs_it_and_one_that_dies_is_rep
     assert Path(prefix).parent == lab / "environments"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_what_cannot_be_installed_is_said_before_a_trial_and_is_no_trial_s_failure(
     lab: Path, deployer: pytest.MonkeyPatch
