@@ -74,6 +74,10 @@ house: ## say how large the package is: lines, modules, names, errors, circles o
 bench: .venv/installed-bench .cache/neuralib/installed ## run the benchmarks; ratios within one run
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
+.PHONY: docs
+docs: .venv/installed-docs ## build the documentation site into .cache/site/html; a dead link fails
+	$(BIN)/python deployments/site/build.py
+
 .PHONY: again
 again: .venv/installed-again ## archive, delete and run again scripts as people write them
 	$(BIN)/python tests/again/run.py $(ARGS)
@@ -140,6 +144,10 @@ mariadb-server:
 .venv/installed-again: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable ".[again]"
 	touch $@ .venv/installed-test .venv/installed
+
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	touch $@ .venv/installed
 
 # It brings a gigabyte along, and versions of its own.
 .cache/neuralib/installed: | .venv/bin/python

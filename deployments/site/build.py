@@ -1,0 +1,115 @@
+"""The documentation site: `make docs` builds it into `.cache/site/html`.
+
+Pages are in this folder; those that a README has already are taken from it, where their code is
+tested. The reference is made of what each floor promises, of the command line's help, and of the
+settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SITE = ROOT / ".cache" / "site"
+SOURCES = {  # of the reference, by the title of the page
+    "Programs": "prefect_optuna",
+    "Blocks": "prefect_optuna.blocks",
+    "Artifacts": "prefect_optuna.blocks.artifacts",
+    "Tasks": "prefect_optuna.tasks",
+    "Scopes": "prefect_optuna.tasks.scope",
+    "Persistence": "prefect_optuna.tasks.persistence",
+    "Flows": "prefect_optuna.flows",
+    "Deployments": "prefect_optuna.deployments",
+    "Errors": "prefect_optuna.errors",
+}
+
+
+def copy_pages(pages: Path) -> None:
+    """The pages with what they take from READMEs: `--8<-- "file:section"`."""
+    for page in HERE.rglob("*.md"):
+        target = pages / page.relative_to(HERE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(with_sections(page.read_text(encoding="utf-8")), encoding="utf-8")
+    (pages / "report.png").write_bytes((ROOT / ".github/report.png").read_bytes())
+
+
+def with_sections(text: str) -> str:
+    """Put the sections of READMEs where a page names them."""
+
+    def section(match: re.Match[str]) -> str:
+        file, name = match["file"], match["name"]
+        found = re.search(
+            rf"<!-- --8<-- \[start:{name}\] -->\n(.*?)<!-- --8<-- \[end:{name}\] -->",
+            (ROOT / file).read_text(encoding="utf-8"),
+            re.DOTALL,
+        )
+        if found is None:
+            raise LookupError(f"{file} has no section {name!r}")
+        return re.sub(r"^###", "##", found[1].strip(), flags=re.MULTILINE)
+
+    return re.sub(r'^--8<-- "(?P<file>[\w./]+):(?P<name>[\w-]+)"$', section, text, flags=re.M)
+
+
+def copy_package() -> None:
+    """The package as it is installed, with the headings of examples that Griffe knows."""
+    target = SITE / "package" / "prefect_optuna"
+    for floor in ("blocks", "tasks", "flows", "deployments"):
+        shutil.copytree(ROOT / floor, target / floor, ignore=shutil.ignore_patterns("__pycache__"))
+    for module in ROOT.glob("*.py"):
+        shutil.copy(module, target)
+    for module in target.rglob("*.py"):
+        text = module.read_text(encoding="utf-8")
+        text = re.sub(r"^( +)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
+        module.write_text(text, encoding="utf-8")
+
+
+def write_reference(pages: Path) -> list[str]:
+    """A page for each floor and room, with every name that it promises."""
+    folder = pages / "reference"
+    folder.mkdir()
+    made: list[str] = []
+    for title, package in SOURCES.items():
+        module = importlib.import_module(package)
+        lines = [f"# {title}", "", f"`{package}`: {(module.__doc__ or '').strip()}", ""]
+        for name in module.__all__:
+            if not name.startswith("__"):
+                lines += [f"::: {package}.{name}", ""]
+        made.append(f"reference/{title.lower()}.md")
+        (pages / made[-1]).write_text("\n".join(lines), encoding="utf-8")
+    return made
+
+
+def write_command_line(pages: Path) -> str:
+    """The help of `prefect-optuna` and of each of its commands."""
+    from prefect_optuna.deployments.cli.app import app
+
+    text = app.generate_docs(output_format="markdown", heading_level=1)
+    (pages / "reference/command-line.md").write_text(text, encoding="utf-8")
+    return "reference/command-line.md"
+
+
+def main() -> int:
+    """Build the site; the exit code of the generator."""
+    shutil.rmtree(SITE, ignore_errors=True)
+    pages = SITE / "pages"
+    pages.mkdir(parents=True)
+    copy_pages(pages)
+    copy_package()
+    settings = yaml.safe_load((HERE / "mkdocs.yml").read_text(encoding="utf-8"))
+    settings["nav"][-1]["Reference"] = [*write_reference(pages), write_command_line(pages)]
+    (SITE / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", "mkdocs.yml"]
+    result = subprocess.run(command, cwd=SITE, check=False)  # noqa: S603
+    return result.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
