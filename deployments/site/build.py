@@ -104,7 +104,10 @@ def main() -> int:
     copy_pages(pages)
     copy_package()
     settings = yaml.safe_load((HERE / "mkdocs.yml").read_text(encoding="utf-8"))
-    settings["nav"][-1]["Reference"] = [*write_reference(pages), write_command_line(pages)]
+    settings["nav"][-1]["Reference"] = [
+        *write_reference(pages),
+        {"Command line": write_command_line(pages)},
+    ]
     (SITE / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", "mkdocs.yml"]
     result = subprocess.run(command, cwd=SITE, check=False)  # noqa: S603
