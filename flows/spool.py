@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -35,6 +34,7 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
+from prefect_optuna.blocks._private import is_private
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.patience import Patience, PatientStorage, before_waiting
 from prefect_optuna.blocks.settings import OptunaSettings
@@ -149,7 +149,7 @@ class Spool:
                 f"{len(body):,}"
             )
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(self.folder):
+        if not is_private(self.folder):
             raise ValueError(f"the spool {self.folder} is not its user's alone: chmod 700 it")
         path = self.folder / f"{kept.id}{_SUFFIX}"
         descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".")  # for its user only
@@ -166,26 +166,14 @@ class Spool:
 
     def _paths(self) -> list[Path]:
         # What is told is signed: somebody else must not have put it there.
-        if not _is_private(self.folder):
+        if not is_private(self.folder):
             return []
         paths = [path for path in self.folder.glob(f"*{_SUFFIX}") if path.name[0] != "."]
-        return [path for path in paths if _is_private(path)]
+        return [path for path in paths if is_private(path)]
 
 
 def _study_id(uuid: str) -> str:
     return hashlib.sha256(uuid.encode()).hexdigest()[:8]
-
-
-def _is_private(path: Path) -> bool:
-    """Whether a file or folder is this user's, no link, and nobody else may write there."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return False
-    if not hasattr(os, "getuid"):  # Windows
-        return not path.is_symlink()
-    is_mine = status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode)
-    return is_mine and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _size(path: Path) -> int:

@@ -28,12 +28,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.logging import get_logger
 
+from prefect_optuna.blocks._private import is_private
 from prefect_optuna.blocks._secrets import public_text, without_secrets
 from prefect_optuna.blocks.errors import EnvironmentUnavailableError, StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
-from prefect_optuna.tasks.archive.record.environment import FOLDER, RECORD_FILE, Environment
+from prefect_optuna.tasks.archive.record.environment import (
+    FOLDER,
+    RECORD_FILE,
+    Environment,
+    is_requirement,
+)
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -47,7 +53,6 @@ UNUSED_DAYS = 30
 _FORMAT = 1
 _OTHERWISE = "environment='here' runs trials with what is installed here"
 _OURS = "prefect-optuna"
-_SCHEMES = ("https://", "http://", "git+https://", "git+http://", "git+ssh://", "git+file://")
 _MAX_REASON = 250  # characters at either end
 
 # What uv, git and compilers need. Not what this process has of secrets beside that: building a
@@ -231,6 +236,12 @@ def prepare_environment(
     place, part = root / key, root / f"{key}.part"
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not is_private(root.resolve()):
+            raise EnvironmentUnavailableError(
+                f"Environments are kept in {root}, which is not its user's alone: somebody else "
+                "may have put a Python there. Make it so, chmod 700, or name another folder: "
+                "PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS."
+            )
         with _lock(root, key):
             if (kept := _kept(place)) is not None:
                 return kept
@@ -265,7 +276,7 @@ def collect_environments(
     root = _root()
     found: list[UnusedEnvironment] = []
     before = time.time() - days * 86400
-    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+    for folder in sorted(root.iterdir()) if is_private(root.resolve()) else []:
         is_part = folder.suffix == ".part"
         if not folder.is_dir() or not (is_part or (folder / RECORD_FILE).exists()):
             continue
@@ -360,6 +371,10 @@ def _wanted(environment: Environment, needed: Iterable[str]) -> _Wanted:
         wanted.missing[f"Python {environment.python}"] = (
             f"this version of prefect-optuna, which runs the trials there, needs {needs}"
         )
+    if not environment.implementation.isidentifier():  # or uv takes it for a file, and runs that
+        wanted.missing[f"Python {environment.python}"] = (
+            f"{environment.implementation!r} is no implementation of Python"
+        )
     imported = {canonicalize_name(name) for name in needed}
     for name, version in environment.distributions.items():
         plain = canonicalize_name(name)
@@ -378,7 +393,7 @@ def _wanted(environment: Environment, needed: Iterable[str]) -> _Wanted:
             )
         else:
             pin = f"{name} @ {source}" if source else f"{name}=={version}"
-            if _is_requirement(pin, source):
+            if is_requirement(name, version, source):
                 wanted.pins[plain] = pin
             else:
                 wanted.missing[pin] = "no installer takes it"
@@ -394,18 +409,6 @@ def _needed_python(version: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         return ""
     return "" if SpecifierSet(needs).contains(version, prereleases=True) else needs
-
-
-def _is_requirement(pin: str, source: str | None) -> bool:
-    """Whether it is one requirement, and no option of a file of requirements."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    if source and (not source.startswith(_SCHEMES) or len(source.split()) != 1):
-        return False
-    try:
-        return "\n" not in pin and bool(Requirement(pin).name)
-    except InvalidRequirement:
-        return False
 
 
 def _build(part: Path, wanted: _Wanted, closest: bool) -> list[str]:
@@ -570,7 +573,11 @@ _LIST = (
 def _installed_in(part: Path) -> dict[str, str]:
     """The version of each package that Python finds there, by its name."""
     command = [str(_python_in(part)), "-I", "-c", _LIST]
-    listed = subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - its interpreter
+    # A package may run code whenever Python starts.
+    variables = {name: value for name, value in _variables().items() if name[:3] != "UV_"}
+    listed = subprocess.run(  # noqa: S603 - its interpreter
+        command, capture_output=True, env=variables, check=True
+    )
     return json.loads(listed.stdout)
 
 
@@ -668,7 +675,11 @@ def _variables() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if name.upper() in _FOR_UV
-        or (name.startswith(("UV_", "XDG_", "LC_")) and name not in _NOT_FOR_UV)
+        or (
+            name.startswith(("UV_", "XDG_", "LC_"))
+            and name not in _NOT_FOR_UV
+            and not name.startswith("UV_PUBLISH_")  # packages that are built see them
+        )
     } | {"GIT_TERMINAL_PROMPT": "0"}
 
 
@@ -731,7 +742,8 @@ def _python_in(folder: Path) -> Path:
 
 
 def _version_of(python: Path) -> str:
-    command = [str(python), "-c", "import platform; print(platform.python_version())"]
+    # Without what the packages there have it run.
+    command = [str(python), "-I", "-S", "-c", "import platform; print(platform.python_version())"]
     return subprocess.run(  # noqa: S603 - the environment's interpreter
         command, capture_output=True, text=True, encoding="utf-8", check=True
     ).stdout.strip()

@@ -198,6 +198,7 @@ def test_a_package_from_git_has_its_commit(
     wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_KEY", "hunter2-4f1d")
+    monkeypatch.setenv("UV_PUBLISH_TOKEN", "hunter2-4f1e")
     repository = tmp_path / "repository"
     repository.mkdir()
     (repository / "tiny.py").write_text("VALUE = 7\n")
@@ -277,6 +278,15 @@ def test_a_package_in_development_mode_is_recorded_by_its_commit(
         ({"tiny": "1.0"}, {"tiny": "https://a.example/x.whl\n--pre"}),
         ({"tiny": "1.0"}, {"tiny": "/etc"}),
         ({"-r /etc/passwd": "1.0"}, {}),
+        ({"tiny @ file:///etc#": "1.0"}, {}),
+        ({"tiny[extra]": "1.0"}, {}),
+        ({"tiny": "=1.0"}, {}),
+        ({"tiny": "1.0,<2"}, {}),
+        ({"tiny": "1.0"}, {"tiny": "file:///etc"}),
+        ({"tiny": "1.0"}, {"tiny": "https://a.example/${UV_INDEX_LAB_PASSWORD}/x.whl"}),
+        ({"tiny": "1.0"}, {"tiny": "git+https://a.example/x.git"}),
+        ({"tiny": "1.0"}, {"tiny": "git+https://a.example/x.git@--upload-pack=touch"}),
+        ({"tiny": "1.0"}, {"tiny": f"git+ssh://-oProxyCommand=touch/x@{'0' * 40}"}),
     ],
 )
 def test_an_archive_gives_uv_requirements_and_no_options(
@@ -284,6 +294,46 @@ def test_an_archive_gives_uv_requirements_and_no_options(
 ) -> None:
     with pytest.raises(EnvironmentUnavailableError, match="no installer takes it"):
         prepare_environment(replace(recorded(**versions), sources=sources))
+
+
+@pytest.mark.parametrize("kind", ["python", "-python"])
+def test_an_archive_names_no_file_as_its_python(kind: str, wheels: Path, tmp_path: Path) -> None:
+    here = recorded(tiny="1.0")
+    program = tmp_path / f"{kind}@{here.python}"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+    kind = str(tmp_path / kind) if kind[0] != "-" else kind
+    with pytest.raises(EnvironmentUnavailableError, match="no implementation of Python"):
+        prepare_environment(replace(here, implementation=kind))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_that_others_may_write_to_has_no_environments(
+    wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare_environment(recorded(tiny="1.0"))
+    os.utime(prepared.folder / "environment.json", (0, 0))
+    root = prepared.folder.parent
+    (tmp_path / "link").symlink_to(root)  # to a larger disk
+    root.chmod(0o777)
+    with pytest.raises(EnvironmentUnavailableError, match="not its user's alone"):
+        prepare_environment(recorded(tiny="1.0"))
+    assert collect_environments(dry_run=False) == []
+    root.chmod(0o700)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS", str(tmp_path / "link"))
+    assert not prepare_environment(recorded(tiny="1.0")).built
+
+
+def test_a_package_that_runs_whenever_python_starts_is_told_no_secret(
+    wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = wheels / "started.txt"
+    code = f"import os; open({str(seen)!r}, 'a', encoding='utf-8').write(repr(dict(os.environ)))"
+    wheel(wheels, "spy", "1.0", {"spy.pth": f"{code}\n"})
+    monkeypatch.setenv("PREFECT_API_KEY", "hunter2-4f1d")
+    prepare_environment(recorded(spy="1.0", tiny="1.0"))
+    assert "PATH" in seen.read_text(encoding="utf-8")
+    assert "hunter2" not in seen.read_text(encoding="utf-8")
 
 
 def test_no_secret_is_told_or_kept(

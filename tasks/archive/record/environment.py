@@ -33,6 +33,7 @@ from optuna.samplers import BaseSampler
 
 from prefect_optuna.blocks._secrets import SecretVariables, has_secret_urls, without_secrets
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.blocks.texts import visible_line
 
 MAX_SOURCE_BYTES = 1 << 20
 """A script or a diff that is larger is left out of the archive, and only its size is said."""
@@ -60,6 +61,11 @@ RECORDED_VARIABLES = (
 # What was not taken down says nothing about what it was: by a former version, without
 # threadpoolctl, or before a library was imported.
 _SINCE_FORMAT_1 = ("cpu", "threads.", "kernels.", "sampler", "pruner")
+_SCHEMES = (
+    "https://", "http://", "git+https://", "git+http://", "git+ssh://", "git+file://",
+    "hg+https://", "hg+http://", "hg+ssh://", "svn+https://", "svn+ssh://", "bzr+https://",
+)  # fmt: skip
+_COMMIT = re.compile(r"git\+\w+://.+@[0-9a-f]{40,64}(#subdirectory=[\w./-]+)?")
 _WORD = 30  # letters of an option of a sampler
 
 
@@ -301,7 +307,7 @@ def requirements_text(environment: Environment, only: Iterable[str] | None = Non
     from packaging.utils import canonicalize_name
 
     wanted = None if only is None else {canonicalize_name(name) for name in only}
-    lines = [f"# Python {environment.python}, {environment.platform}"]
+    lines = [visible_line(f"# Python {environment.python}, {environment.platform}")]
     for name, version in environment.distributions.items():
         plain = canonicalize_name(name)
         if plain in wanted if wanted is not None else plain != "pip":
@@ -310,16 +316,16 @@ def requirements_text(environment: Environment, only: Iterable[str] | None = Non
 
 
 def _requirement(name: str, version: str, source: str | None) -> str:
-    from packaging.version import InvalidVersion, Version
+    from packaging.version import Version
 
-    try:
-        parsed = Version(version)
-    except InvalidVersion:
-        return f"# {name} {version}: this is no version that pip accepts"
     if source == FOLDER:
-        return f"# {name}=={version}: it was installed from a folder of the machine"
+        return visible_line(f"# {name}=={version}: it was installed from a folder of the machine")
+    if not is_requirement(name, version, source):
+        place = f" @ {source}" if source else ""
+        return visible_line(f"# {name} {version}{place}: this is nothing that pip accepts")
     if source:
         return f"{name} @ {source}"
+    parsed = Version(version)
     if parsed.local:
         return f"{name}=={parsed.public}  # it was {version}, which an index of its own has"
     return f"{name}=={version}"
@@ -328,6 +334,38 @@ def _requirement(name: str, version: str, source: str | None) -> str:
 def is_built() -> bool:
     """Whether this process runs in an environment that was built from a recorded one."""
     return Path(sys.prefix, RECORD_FILE).exists()
+
+
+def is_requirement(name: str, version: str, source: str | None) -> bool:
+    r"""Whether it is one package in one version, and nothing else that a file of them may have.
+
+    Args:
+        name: of the package.
+        version: which was installed.
+        source: where it was from; `None` for an index.
+
+    Example:
+        >>> is_requirement("numpy", "2.1.0", None)
+        True
+        >>> is_requirement("numpy", "2.1.0\n--index-url http://elsewhere.example", None)
+        False
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        # A name with an address in it would be a package of a folder of this machine.
+        if Requirement(name) != Requirement(Requirement(name).name):
+            return False
+        if source is None:
+            return bool(Version(version)) and version == version.strip()
+    except (InvalidRequirement, InvalidVersion):
+        return False
+    # uv fills in ${VARIABLES}, and what begins with - may be an option of git's, or of SSH's.
+    is_plain = source.isascii() and source.isprintable() and not set(source) & {*" $\\"}
+    if not is_plain or not source.startswith(_SCHEMES) or "/-" in source or "@-" in source:
+        return False
+    return not source.startswith("git+") or _COMMIT.fullmatch(source) is not None
 
 
 @functools.cache

@@ -313,6 +313,27 @@ def test_pip_reads_the_file(tmp_path: Path) -> None:
     assert "torch==2.1.0  # it was 2.1.0+cu118" in text
 
 
+def test_a_stranger_s_archive_gives_pip_requirements_and_no_options() -> None:
+    environment = replace(
+        Environment.capture(),
+        platform="Linux\n--index-url http://127.0.0.1:1",
+        distributions={
+            "one\n--index-url http://127.0.0.1:1\none": "1.0",
+            "two @ file:///etc#": "1.0",
+            "-e /etc": "1.0",
+            "three": "1.0",
+            "four": "1.0",
+            "five": "1.0",
+        },
+        sources={
+            "three": "https://a.example/x.whl\n--pre",
+            "four": "https://a.example/${TOKEN}/x.whl",
+            "five": "file:///etc",
+        },
+    )
+    assert {line[0] for line in requirements_text(environment).splitlines()} == {"#"}
+
+
 def test_only_what_is_wanted_is_listed() -> None:
     environment = installed("numpy==1.26.4", "PyYAML==6.0", "scipy==1.11.0")
     text = requirements_text(environment, only=["pyyaml", "numpy", "not-there"])
