@@ -34,10 +34,10 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks._private import is_private
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.patience import Patience, PatientStorage, before_waiting
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.blocks.stores.local import is_private
 from prefect_optuna.flows.session import history_of, is_lost, living_sessions
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.archive import ArchivedStudy, Manifest

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.logging import get_logger
 
-from prefect_optuna.blocks._private import is_private
 from prefect_optuna.blocks._secrets import public_text, without_secrets
 from prefect_optuna.blocks.errors import EnvironmentUnavailableError, StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.blocks.stores.local import is_private
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
 from prefect_optuna.tasks.archive.record.environment import (

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import json
 import math
 import re
 import struct
@@ -104,6 +105,7 @@ def read_parquet(file: IO[bytes], **options: Any) -> Any:
     content = pa.py_buffer(file.read())
     _check_parquet_schema(content)
     metadata = pq.read_metadata(pa.BufferReader(content))
+    _check_parquet_footer(metadata, content)
     _check_parquet(metadata, content)
     table = pq.read_table(pa.BufferReader(content), **options)
     return validated(table, content.size)
@@ -146,6 +148,7 @@ def validated(table: Any, size: int) -> Any:
         ValueError: it has more rows than its bytes can be.
         pyarrow.ArrowInvalid: its values contradict each other.
     """
+    _check_pandas_notes(table.schema)
     table.validate(full=True)
     held = table.get_total_buffer_size()
     if unpacks_to_too_much(held, size):
@@ -158,6 +161,17 @@ def validated(table: Any, size: int) -> Any:
                     raise ValueError(f"a column of {held:,} bytes claims {len(array):,} values")
                 _check_views(array, size)
     return table
+
+
+def _check_pandas_notes(schema: Any) -> None:
+    """Check what pandas has noted on the columns of a table, which it makes names and types of."""
+    notes = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    of_columns = [*notes.get("columns", ()), *notes.get("column_indexes", ())]
+    if any(isinstance(note["name"], (dict, list)) for note in of_columns):
+        raise ValueError("pandas cannot have a column of that name")
+    for kind in {str(note[of]) for note in of_columns for of in ("pandas_type", "numpy_type")}:
+        if any(len(number) > 3 for number in re.findall(r"\d+", kind)):
+            raise ValueError(f"it has names of the type {kind}, which are too long")
 
 
 def arrow_types_refused(schema: Any) -> list[str]:
@@ -460,6 +474,144 @@ def _check_parquet_schema(content: Any) -> None:
         raise ValueError("it has Arrow's schema in a place where Arrow writes none")
     for text in found:
         _check_schema_message(base64.b64decode(text))
+
+
+class _Thrift:
+    """Values in Thrift's compact encoding, one after the other, as the end of a Parquet file has.
+
+    Args:
+        data: the values.
+    """
+
+    LIST, STRUCT = 9, 12  # of the kinds of values
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def number(self) -> int:
+        """Read a number, without undoing the zigzag of one that may be negative."""
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._data[self._at]
+            self._at += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ValueError("its end has a number of more than 64 bits")
+
+    def fields(self) -> Iterator[tuple[int, int]]:
+        """Go through the fields of a struct: number and kind of each, whose value is read then."""
+        last = 0
+        while head := self._data[self._at]:
+            self._at += 1
+            step = head >> 4 or (self.number() >> 1) - last
+            if step <= 0:  # twice, of which readers take the one or the other, or both
+                raise ValueError("the fields of its end are in no order")
+            last += step
+            yield last, head & 15
+        self._at += 1
+
+    def items(self) -> tuple[int, int]:
+        """Begin to read a list: how many values follow, and of which kind."""
+        head = self._data[self._at]
+        self._at += 1
+        count = head >> 4 if head < 0xF0 else self.number()
+        if count > len(self._data):
+            raise ValueError("its end has a list that is longer than itself")
+        return count, head & 15
+
+    def skip(self, kind: int, depth: int = 0) -> None:
+        """Read a value that nobody wants."""
+        if depth > _DEPTH:
+            raise ValueError("its end is nested too deeply")
+        match kind:
+            case 1 | 2:  # a truth value, which is the kind itself
+                pass
+            case 3:
+                self._at += 1
+            case 4 | 5 | 6:
+                self.number()
+            case 7:
+                self._at += 8
+            case 8:
+                length = self.number()
+                self._at += length
+            case 9 | 10:
+                count, inner = self.items()
+                for _ in range(count):
+                    self.skip(3 if inner in (1, 2) else inner, depth + 1)
+            case 12:
+                for _, inner in self.fields():
+                    self.skip(inner, depth + 1)
+            case _:  # no field of Parquet's has another one
+                raise ValueError("its end has a value of an unknown kind")
+
+
+def _check_parquet_footer(metadata: Any, content: Any) -> None:
+    """Refuse what ends the process when pyarrow looks at it: no error leaves that code.
+
+    Which are columns that the schema does not have, or that are encrypted, and counts of levels
+    that are not as many as there are levels, or of letters where there is no text.
+    """
+    (length,) = struct.unpack("<I", content.slice(content.size - 8, 4).to_pybytes())
+    footer = _Thrift(content.slice(content.size - 8 - length, length).to_pybytes())
+    columns = [metadata.schema.column(number) for number in range(metadata.num_columns)]
+    groups = 0
+    try:
+        for field, kind in footer.fields():
+            if (field, kind) != (4, _Thrift.LIST):
+                footer.skip(kind)
+                continue
+            groups, kind = footer.items()
+            for _ in range(groups):
+                if kind != _Thrift.STRUCT or _check_row_group(footer, columns) != len(columns):
+                    raise ValueError("a part of it has other columns than its schema")
+    except IndexError:
+        raise ValueError("its end is cut short") from None
+    if groups != metadata.num_row_groups:
+        raise ValueError("its end can be read in two ways")
+
+
+def _check_row_group(footer: _Thrift, columns: Sequence[Any]) -> int:
+    """Check the columns of a row group, and return how many there are."""
+    count = 0
+    for field, kind in footer.fields():
+        if (field, kind) != (1, _Thrift.LIST):
+            footer.skip(kind)
+            continue
+        count, kind = footer.items()
+        for column in columns[:count] if kind == _Thrift.STRUCT else ():
+            for inner, inner_kind in footer.fields():
+                if (inner, inner_kind) == (3, _Thrift.STRUCT):
+                    _check_column(footer, column)
+                elif inner in (8, 9):
+                    raise ValueError("it is encrypted")
+                else:
+                    footer.skip(inner_kind)
+        if count > len(columns):
+            break
+    return count
+
+
+def _check_column(footer: _Thrift, column: Any) -> None:
+    """Check how many levels a column has counted."""
+    for field, kind in footer.fields():
+        if (field, kind) != (16, _Thrift.STRUCT):
+            footer.skip(kind)
+            continue
+        levels = {2: column.max_repetition_level, 3: column.max_definition_level}
+        for inner, inner_kind in footer.fields():
+            if inner in levels and inner_kind == _Thrift.LIST:
+                count, of = footer.items()
+                if count not in (0, levels[inner] + 1):
+                    raise ValueError("a column of it counts levels that it does not have")
+                for _ in range(count):
+                    footer.skip(of)
+            elif inner == 1 and column.physical_type != "BYTE_ARRAY":
+                raise ValueError("a column of it that has no text counts its letters")
+            else:
+                footer.skip(inner_kind)
 
 
 def _check_parquet(metadata: Any, content: Any) -> None:

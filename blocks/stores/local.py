@@ -13,6 +13,7 @@ import stat
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
@@ -327,3 +328,20 @@ def _unfinished(target: _Place, content: bytes | BinaryIO) -> Generator[_Place]:
     finally:
         with suppress(OSError):
             os.unlink(temporary.name, dir_fd=temporary.folder)
+
+
+def is_private(path: Path) -> bool:
+    """Whether a file or folder is this user's, no link, and nobody else may write there.
+
+    Example:
+        >>> is_private(Path("no such file"))
+        False
+    """
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    if not hasattr(os, "getuid"):  # Windows
+        return not path.is_symlink()
+    is_mine = status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode)
+    return is_mine and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import struct
+import subprocess
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -125,6 +128,84 @@ def test_no_class_of_an_extension_type_is_asked_to_read_a_file(alias: str) -> No
         assert _Opaque.made == 0
     finally:
         pa.unregister_extension_type("strangers.type")
+
+
+def _parquet(**options: Any) -> bytes:
+    sink = io.BytesIO()
+    table = pa.table({"x": [1, None, 3], "text": ["a", "bb", None], "lists": [[1.5], [], None]})
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()
+
+
+READS_PARQUET = """
+import sys
+from prefect_optuna.blocks.artifacts import decode, find_handler
+from prefect_optuna.blocks.errors import ArtifactLoadError
+
+try:
+    decode(find_handler("parquet"), sys.stdin.buffer.read())
+except ArtifactLoadError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("what", ["levels", "letters", "encrypted", "columns"])
+def test_what_arrow_throws_where_nobody_catches_is_an_error(what: str) -> None:
+    content = _parquet()
+    start = len(content) - 8 - struct.unpack("<I", content[-8:-4])[0]
+    footer = content[start:-8]
+    first = footer.index(b"&\x00\x1c\x15\x04")  # the columns, in Thrift's compact encoding
+    second = footer.index(b"&\x00\x1c\x15\x0c")
+    match what:
+        case "levels":
+            forged = footer.replace(b"\x26\x02\x04", b"\x36\x02\x04\x00")
+        case "letters":  # of a column of numbers
+            forged = footer.replace(b"<)\x06\x19&\x02\x04", b"<\x16\x06\x19\x06\x19&\x02\x04", 1)
+        case "encrypted":
+            key = b"\x5c\x2c\x19\x18\x01x\x00\x00"
+            forged = footer[: second - 1] + key + footer[second - 1 :]
+        case _:  # one more than in the schema
+            forged = footer.replace(b"\x19<&", b"\x19L" + footer[first:second] + b"&", 1)
+    assert forged != footer
+    forged = content[:start] + forged + struct.pack("<I", len(forged)) + b"PAR1"
+    reader = subprocess.run(
+        [sys.executable, "-c", READS_PARQUET], input=forged, capture_output=True, check=False
+    )
+    assert reader.returncode == 0, reader.stderr[-2000:]
+    assert b"cannot read these" in reader.stdout
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("page_index", [True, False])
+def test_parquet_files_of_several_groups_of_rows_are_read(
+    compression: str, page_index: bool
+) -> None:
+    content = _parquet(compression=compression, write_page_index=page_index, row_group_size=1)
+    assert decode(find_handler("parquet"), content).to_pydict()["text"] == ["a", "bb", None]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"pandas_type": "int64"', b'"pandas_type": "<S2000000000"'),
+        (b'"numpy_type": "int64"', b'"numpy_type": "<S2000000000"'),
+        (b'"name": "x"', b'"name": {"x": 1}'),
+    ],
+)
+def test_what_pandas_has_noted_on_a_table_takes_no_gigabytes(before: bytes, after: bytes) -> None:
+    table = pa.Table.from_pandas(pd.DataFrame({"x": [1, 2, 3]}))
+    notes = table.schema.metadata[b"pandas"]
+    assert before in notes
+    forged = table.replace_schema_metadata({b"pandas": notes.replace(before, after)})
+    for alias in ("arrow", "parquet"):
+        sink = io.BytesIO()
+        if alias == "parquet":
+            pq.write_table(forged, sink)
+        else:
+            with pa.ipc.new_file(sink, forged.schema) as writer:
+                writer.write_table(forged)
+        with pytest.raises(ArtifactLoadError, match=r"too long|of that name"):
+            decode(find_handler(alias), sink.getvalue(), as_="pandas")
 
 
 def test_types_that_nobody_reads_are_not_written() -> None:
