@@ -24,6 +24,11 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks._json import FLAT
+from prefect_optuna.blocks.attribute_nesting import check_nesting
+
+_LEVELS = 250  # of an attribute; a copy of what is nested further cannot be made
+
 ENDED: frozenset[TrialState] = frozenset(state for state in TrialState if state.is_finished())
 """The states that a trial keeps."""
 
@@ -151,6 +156,8 @@ class Replay:
     def _create_study(self, record: dict[str, Any]) -> None:
         name = record["study_name"]
         directions = [StudyDirection(direction) for direction in record["directions"]]
+        if not isinstance(name, str):
+            raise TypeError("the name of a study is no text")
         if name in self.ids:
             return
         study_id = self._next_study_id
@@ -171,11 +178,11 @@ class Replay:
 
     def _set_study_user_attr(self, record: dict[str, Any]) -> None:
         if (study := self.studies.get(record["study_id"])) is not None:
-            study.user = {**study.user, **record["user_attr"]}
+            study.user = {**study.user, **_attributes(record["user_attr"])}
 
     def _set_study_system_attr(self, record: dict[str, Any]) -> None:
         if (study := self.studies.get(record["study_id"])) is not None:
-            study.system = {**study.system, **record["system_attr"]}
+            study.system = {**study.system, **_attributes(record["system_attr"])}
 
     # Trials
 
@@ -191,19 +198,20 @@ class Replay:
             number=len(study.trials),
             trial_id=len(self.trials),
             state=TrialState(record.get("state", TrialState.RUNNING)),
-            value=record.get("value"),
-            values=record.get("values"),
+            value=None if record.get("value") is None else _number(record["value"]),
+            values=None if record.get("values") is None else [*map(_number, record["values"])],
             datetime_start=_time(record["datetime_start"]),
             datetime_complete=_time(record.get("datetime_complete")),
             params={
-                sys.intern(name): distributions[name].to_external_repr(value)
+                sys.intern(name): distributions[name].to_external_repr(_number(value))
                 for name, value in record.get("params", {}).items()
             },
             distributions=distributions,
-            user_attrs=record.get("user_attrs", {}),
-            system_attrs=record.get("system_attrs", {}),
+            user_attrs=_attributes(record.get("user_attrs", {})),
+            system_attrs=_attributes(record.get("system_attrs", {})),
             intermediate_values={
-                int(step): value for step, value in record.get("intermediate_values", {}).items()
+                int(step): _number(value)
+                for step, value in record.get("intermediate_values", {}).items()
             },
         )
         for name in trial.params:
@@ -239,7 +247,8 @@ class Replay:
         except ValueError:
             return
         study.kinds.setdefault(name, distribution)
-        trial.params[name] = distribution.to_external_repr(record["param_value_internal"])
+        internal = _number(record["param_value_internal"])
+        trial.params[name] = distribution.to_external_repr(internal)
         trial.distributions[name] = distribution
 
     def _set_trial_state_values(self, record: dict[str, Any]) -> None:
@@ -255,28 +264,30 @@ class Replay:
         study.counts[state] += 1
         trial.state = state
         if record["values"] is not None:
-            trial.values = record["values"]
+            trial.values = [*map(_number, record["values"])]
         if state in ENDED:
             trial.datetime_complete = _time(record["datetime_complete"])
             study.ended(trial)
 
     def _set_trial_intermediate_value(self, record: dict[str, Any]) -> None:
         if (trial := self._live(record)) is not None:
-            trial.intermediate_values[record["step"]] = record["intermediate_value"]
+            trial.intermediate_values[record["step"]] = _number(record["intermediate_value"])
 
     def _set_trial_user_attr(self, record: dict[str, Any]) -> None:
         if (trial := self._live(record)) is not None:
-            trial.user_attrs.update(record["user_attr"])
+            trial.user_attrs.update(_attributes(record["user_attr"]))
 
     def _set_trial_system_attr(self, record: dict[str, Any]) -> None:
         if (trial := self._live(record)) is not None:
-            trial.system_attrs.update(record["system_attr"])
+            trial.system_attrs.update(_attributes(record["system_attr"]))
 
     def distribution(self, text: str) -> BaseDistribution:
         """A distribution by its JSON; the same object for the same text."""
         found = self._distributions.get(text)
         if found is None:
-            found = self._distributions[text] = json_to_distribution(text)
+            found = json_to_distribution(text)
+            check_nesting("choices", getattr(found, "choices", ()), _LEVELS)
+            self._distributions[text] = found
         return found
 
 
@@ -296,6 +307,22 @@ def copied(trial: FrozenTrial) -> FrozenTrial:
         system_attrs=trial.system_attrs.copy(),
         intermediate_values=trial.intermediate_values.copy(),
     )
+
+
+# Of what anybody may have written into the file.
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, (float, int)):
+        return value
+    raise TypeError("a value is no number")
+
+
+def _attributes(given: dict[str, Any]) -> dict[str, Any]:
+    for name, value in given.items():
+        if type(value) not in FLAT:
+            check_nesting(name, value, _LEVELS)
+    return given
 
 
 def _time(text: str | None) -> datetime | None:

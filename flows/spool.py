@@ -52,6 +52,7 @@ from prefect_optuna.tasks.trial import Outcome
 
 _MAGIC = b"prefect-optuna trial 1"
 _SUFFIX = ".trial"
+_LATEST = 1e11  # seconds since 1970
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
@@ -191,6 +192,9 @@ def _read(path: Path) -> SpooledTrial:
     head, content = body.split(b"\n", 1)
     data = json.loads(head)
     reference = data["reference"]
+    words = [data[name] for name in ("study_name", "storage", "uuid", "session")]
+    if not all(one.encode() for one in words) or not 0 <= data["at"] < _LATEST:
+        raise ValueError("it says nothing of a trial")
     return SpooledTrial(
         data["study_name"],
         data["storage"],

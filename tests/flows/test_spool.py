@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -373,6 +374,32 @@ def test_a_damaged_file_is_left_alone_and_hides_no_other(
     assert [one.trial.number for one in spool] == [1]
     assert "no whole file of the spool" in caplog.text
     assert (spool.folder / "0-000002-0.trial").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"session": "abab', b'"session": 7, "other": "abab'),
+        (b'"study_name": "s"', b'"study_name": ["s"]'),
+        (b'"storage": "journal', b'"storage": {}, "other": "journal'),
+        (b'"at": ', b'"at": 1e300, "other": '),
+        (b'"number": 3', b'"number": "x"'),
+        (b'"values": [0.5]', b'"values": [[0.5]]'),
+    ],
+)
+def test_a_file_of_something_else_hides_no_other_and_is_listed_by_no_command(
+    spool: Spool, before: bytes, after: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = spool.put(_kept()).path
+    assert path is not None
+    magic, _, body = path.read_bytes().split(b"\n", 2)
+    assert before in body
+    body = body.replace(before, after)
+    digest = hashlib.sha256(body).hexdigest().encode()
+    (spool.folder / "x.trial").write_bytes(b"\n".join([magic, digest, body]))
+    assert [one.trial.number for one in spool] == [3]
+    assert main(["spool"]) == 0
+    assert capsys.readouterr().out.count("trial 3") == 1
 
 
 def test_every_byte_of_a_file_counts(spool: Spool) -> None:

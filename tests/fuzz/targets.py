@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Generator
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,15 +33,21 @@ from mutations import mutate_bytes, mutate_json, mutate_text
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
     InMemoryStudyStorage,
+    JournalStudyStorage,
     PrefectOptunaError,
     as_artifact_filesystem,
     as_study_storage,
 )
 from prefect_optuna.blocks.artifacts import decode, encode, find_handler
-from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
-from prefect_optuna.tasks.archive import decode_result, encode_result
-from prefect_optuna.tasks.archive.series.results import decode_series
+from prefect_optuna.flows.spool import Spool, TrialKeeper
+from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
+from prefect_optuna.tasks.archive import Capture, decode_result, encode_result
+from prefect_optuna.tasks.archive.deployed import pack, unpack
+from prefect_optuna.tasks.archive.environment import requirements_text
+from prefect_optuna.tasks.archive.results import decode_series
+from prefect_optuna.tasks.archive.writer import EncodedResult
 from prefect_optuna.tasks.persistence.container import Container, write_container
+from prefect_optuna.tasks.trial import Outcome
 
 Errors = tuple[type[BaseException], ...]
 Target = tuple[Callable[[Random], Any], Callable[[Any], Any], Errors]
@@ -479,6 +489,106 @@ def urls(_: Path) -> Generator[Target]:
     yield case, check, _OURS
 
 
+@contextlib.contextmanager
+def journals(folder: Path) -> Generator[Target]:
+    path = folder / "seed.journal"
+    storage = JournalStudyStorage(path=path).get_storage()
+    study = optuna.create_study(storage=storage, study_name="hares")
+    study.set_user_attr("note", {"a": [1, 2]})
+    for _ in range(2):
+        trial = study.ask()
+        suggest(trial)
+        trial.report(0.5, 1)
+        trial.set_user_attr("note", [1, "x"])
+        study.tell(trial, 1.0)
+    study.enqueue_trial({"x": 0.5})
+    study.add_trial(study.trials[0])
+    suggest(study.ask())
+    lines = path.read_bytes().splitlines()
+    count = iter(range(1 << 60))
+
+    def case(rng: Random) -> bytes:
+        if rng.random() < 0.2:
+            return mutate_bytes(path.read_bytes(), [path.read_bytes()], rng)
+        changed = list(lines)
+        place = rng.randrange(len(changed))
+        changed[place] = mutate_text(changed[place], rng)
+        return b"\n".join(changed) + b"\n"
+
+    def check(content: bytes) -> Any:
+        place = folder / f"{next(count)}.journal"
+        place.write_bytes(content)
+        try:
+            storage = JournalStudyStorage(path=place).get_storage()
+            found: list[Any] = []
+            for one in storage.get_all_studies():
+                study = optuna.load_study(study_name=one.study_name, storage=storage)
+                trials = study.get_trials()
+                found += [repr(trials), study.user_attrs, repr(vars(one))]
+                check_trials(trials)
+            return found
+        finally:
+            for left in folder.glob(f"{place.name}*"):
+                left.unlink()
+
+    yield case, check, _OURS
+
+
+def check_trials(trials: list[optuna.trial.FrozenTrial]) -> None:
+    """Trials are made of numbers, whoever has written them down."""
+    for trial in trials:
+        for number in (*(trial.values or ()), *trial.intermediate_values.values()):
+            math.isnan(number)
+
+
+@contextlib.contextmanager
+def spools(folder: Path) -> Generator[Target]:
+    study = _study("fuzz-spool").study
+    trial = study.trials[0]
+    keeper = TrialKeeper("hares", "journal:///hares.journal", "0b8f", "ab" * 16, Spool(folder))
+    encoded = EncodedResult(encode_result(_SERIES), {"sha256": "00"})
+    path = keeper.spool.put(
+        keeper.ended(Outcome(0, "complete", values=(0.5,)), trial, encoded)
+    ).path
+    assert path is not None
+    magic, _, head, body = path.read_bytes().split(b"\n", 3)
+
+    def case(rng: Random) -> bytes:
+        content = mutate_text(head, rng) + b"\n" + body
+        return b"\n".join([magic, hashlib.sha256(content).hexdigest().encode(), content])
+
+    def check(content: bytes) -> Any:
+        path.write_bytes(content)
+        found = list(keeper.spool)
+        check_trials([one.trial for one in found])
+        when = [datetime.fromtimestamp(one.at).isoformat() for one in found]  # noqa: DTZ006
+        return [when, [(one.id, vars(one), f"{one.storage:s}{one.study_name:s}") for one in found]]
+
+    yield case, check, ()
+
+
+@contextlib.contextmanager
+def deployed(_: Path) -> Generator[Target]:
+    capture = Capture.of(Problem(suggest=suggest, run=run, evaluate=evaluate))
+    text = pack(capture, Environment.capture())
+    content = json.loads(zlib.decompress(base64.b64decode(text)))
+
+    def case(rng: Random) -> str:
+        if rng.random() < 0.3:
+            return mutate_bytes(text.encode(), [text.encode()], rng).decode("latin-1")
+        changed = mutate_json(content, rng)
+        return base64.b64encode(zlib.compress(json.dumps(changed).encode())).decode()
+
+    def check(text: str) -> Any:
+        found = unpack(text, capture.code_version)
+        assert found.content == capture.content
+        origin = found.origin
+        assert origin is not None
+        return [origin, requirements_text(origin), origin.diff()]
+
+    yield case, check, _OURS
+
+
 TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Target]]] = {
     "results": results,
     "containers": containers,
@@ -487,5 +597,8 @@ TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Target]]] 
     "archives": archives,
     "redis": redis,
     "urls": urls,
+    "journals": journals,
+    "spools": spools,
+    "deployed": deployed,
 }
 """By name."""

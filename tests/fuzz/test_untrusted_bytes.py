@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import create_trial
 from pydantic import SecretStr
 
@@ -529,6 +530,38 @@ def test_a_journal_that_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
     path.write_text(path.read_text() + text)
     with pytest.raises(StorageUnavailableError, match="is damaged"):
         JournalStudyStorage(path=path).study_names()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"op_code": 0, "study_name": 7, "directions": [1]},
+        {"op_code": 2, "study_id": 0, "user_attr": {"a": _nested(400)}},
+        {"op_code": 3, "study_id": 0, "system_attr": {"a": _nested(400)}},
+        {"op_code": 5, "trial_id": 0, "param_name": "k", "param_value_internal": 0, "distribution":
+            json.dumps({"name": "CategoricalDistribution",
+                        "attributes": {"choices": [_nested(400)]}})},
+        {"op_code": 5, "trial_id": 0, "distribution": distribution_to_json(FloatDistribution(0, 1)),
+            "param_name": "x", "param_value_internal": _nested(400)},
+        {"op_code": 6, "trial_id": 0, "state": 1, "values": ["high"], "datetime_complete": None},
+        {"op_code": 7, "trial_id": 0, "step": 1, "intermediate_value": {"a": 1}},
+        {"op_code": 8, "trial_id": 0, "user_attr": {"a": _nested(400)}},
+        {"op_code": 9, "trial_id": 0, "system_attr": {"a": _nested(400)}},
+        {"op_code": 4, "study_id": 0, "datetime_start": None, "state": 1, "value": "high"},
+        {"op_code": 4, "study_id": 0, "datetime_start": None, "user_attrs": {"a": _nested(400)}},
+    ],
+    ids=lambda record: f"{record['op_code']}-{list(record)[-1]}",
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_a_journal_with_a_line_that_nobody_could_use_is_damaged(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "studies.journal"
+    JournalStudyStorage(path=path).create_study("hares").ask()
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"worker_id": "stranger", **record}) + "\n")
+    with pytest.raises(StorageUnavailableError, match="is damaged"):
+        _ = JournalStudyStorage(path=path).load_study("hares").trials
 
 
 def test_a_redis_value_that_is_nested_too_deeply_is_damage(

@@ -153,6 +153,10 @@ def trial_from_json(data: dict[str, Any]) -> FrozenTrial:
         name: distributions[name].to_external_repr(distributions[name].to_internal_repr(value))
         for name, value in data["params"].items()
     }
+    numbers = [*(data["values"] or ()), *data["intermediate_values"].values()]
+    is_int = isinstance(data["number"], int)
+    if not is_int or not all(isinstance(one, (int, float)) for one in numbers):
+        raise ValueError("the number of a trial, or one of its values, is no number")
     trial = FrozenTrial(
         number=data["number"],
         trial_id=data["number"],

@@ -30,6 +30,7 @@ from urllib.request import url2pathname
 
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from pydantic import TypeAdapter
 
 from prefect_optuna.blocks._secrets import SecretVariables, has_secret_urls, without_secrets
 from prefect_optuna.blocks.settings import OptunaSettings
@@ -209,13 +210,12 @@ class Environment:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Environment:
-        """Read what `to_json` returned; fields of newer versions are left out."""
-        names = cls.__dataclass_fields__.keys() - {"files", "notes"}
-        known = {name: data[name] for name in names if name in data}
-        if git := known.get("git"):
-            fields = GitState.__dataclass_fields__
-            known["git"] = GitState(**{name: git[name] for name in fields if name in git})
-        return cls(**known)
+        """Read what `to_json` returned; fields of newer versions are left out.
+
+        Raises:
+            ValueError: a field is something else than it should be.
+        """
+        return _adapter().validate_python({**data, "files": {}, "notes": ()})
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON, without the bytes of the files."""
@@ -292,6 +292,11 @@ def _flat(environment: Environment) -> dict[str, Any]:
     if not flat.get("git.diff"):
         flat.pop("git.diff", None)
     return flat
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Environment]:
+    return TypeAdapter(Environment)
 
 
 def requirements_text(environment: Environment, only: Iterable[str] | None = None) -> str:

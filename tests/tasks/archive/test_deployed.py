@@ -92,9 +92,14 @@ def with_a_list_for_a_mapping(content: Any) -> None:
     content["environment"] = []
 
 
+def with_text_for_a_mapping_within(content: Any) -> None:
+    content["environment"]["distributions"] = "numpy"
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        with_text_for_a_mapping_within,
         with_other_code,
         with_another_blob,
         with_one_blob_more,
