@@ -38,6 +38,8 @@ _MAX_HASHED = 10_000_000_000  # bytes
 _MAX_SEEN = 100_000
 _FLUSH_SECONDS = 60.0
 _POOL_SECONDS = 5.0
+_PRIVATE_KEY = b"PRIVATE KEY-----"
+_LONGEST = 255  # bytes of the name of a file
 _MAX_FILES = 100
 _CODE = (".py", ".pyc", ".so", ".pyd", ".journal")
 _STUDIES = f"{os.sep}.prefect-optuna{os.sep}"
@@ -174,8 +176,11 @@ class _Notes:
             self._kept[writer.uuid] = sum(sizes.values())
         room = writer.keep_inputs - self._kept[writer.uuid]
         content = place.read_bytes() if 0 < before.st_size <= room else None
-        if content is not None and SecretVariables.here().name_in(content):
-            content = None  # everybody who reads the archive would read it
+        secrets = SecretVariables.here()
+        if secrets.name_in(path):
+            return  # everybody who reads the archive would read it
+        if content is not None and (_PRIVATE_KEY in content or secrets.name_in(content)):
+            content = None
         digest = ""
         if content is not None:
             digest = hashlib.sha256(content).hexdigest()
@@ -204,8 +209,11 @@ _notes: _Notes | None = None
 def note_inputs(writer: ResultWriter, paths: Mapping[str, str]) -> None:
     """Note files that a trial has read. What is noted already costs a look at the file's size."""
     global _notes
-    # Secrets, most often; no result depends on them.
-    wanted = {p: given for p, given in paths.items() if f"{os.sep}.env" not in p}
+    # Credentials, most often, such as ~/.aws and ~/.netrc; no result depends on them.
+    hidden = (f"{os.sep}.env", os.path.join(os.path.expanduser("~"), "."))  # noqa: PTH111, PTH118
+    wanted = {
+        p: given for p, given in paths.items() if hidden[0] not in p and not p.startswith(hidden[1])
+    }
     if not wanted or not writer.version:
         return
     if _notes is None or _notes.pid != os.getpid():  # a forked process has no such thread
@@ -226,6 +234,11 @@ def flush_inputs(seconds: float = _FLUSH_SECONDS) -> None:
         _notes.flush(seconds)
 
 
+@functools.cache
+def _adapter() -> TypeAdapter[InputFile]:
+    return TypeAdapter(InputFile)
+
+
 # -- afterwards -----------------------------------------------------------------------------------
 
 
@@ -238,9 +251,8 @@ def read_inputs(
     found: list[InputFile] = []
     for path, content in artifacts.read_many(paths).items():
         try:
-            data = json.loads(content)
-            found.append(InputFile(**{name: data[name] for name in InputFile.__annotations__}))
-        except (ValueError, TypeError, KeyError):
+            found.append(_adapter().validate_json(content))
+        except ValidationError:
             raise ArchiveError(
                 f"{artifacts.location(path)} is no note on a file that trials have read. Remove "
                 "it, or bring it back from a copy."
@@ -260,11 +272,26 @@ def archived_inputs(artifacts: ArtifactFileSystem, files: Sequence[InputFile]) -
         )
     content: dict[str, bytes] = {}
     for relative, one in kept.items():
-        path = PurePosixPath(relative)
-        if path.is_absolute() or ".." in path.parts:
+        if not _is_inside(relative) or any(map(kept.__contains__, _parents(relative))):
             raise ArchiveError(f"The archive has a file for {relative!r}, outside of its folder.")
         content[relative] = read_blob(artifacts, one.sha256, f"the file {relative}")
     return content
+
+
+def _is_inside(relative: str) -> bool:
+    """Whether it is the name of a file in a folder, wherever the archive comes from."""
+    parts = relative.split("/")
+    special = {*"\\:"} if sys.platform == "win32" else set[str]()
+    return not {"", ".", ".."} & {*parts} and all(
+        part.isprintable()
+        and not special & {*part}
+        and len(part.encode("utf-8", "replace")) <= _LONGEST
+        for part in parts
+    )
+
+
+def _parents(relative: str) -> list[str]:
+    return [str(parent) for parent in PurePosixPath(relative).parents]
 
 
 def inputs_now(files: Sequence[Mapping[str, Any]], folder: str) -> list[InputNow]:
@@ -278,7 +305,7 @@ def inputs_now(files: Sequence[Mapping[str, Any]], folder: str) -> list[InputNow
         path = Path(folder, ones[0].relative) if ones[0].relative else Path(ones[0].path)
         then = sorted({one.bytes for one in ones})
         try:
-            now = path.stat().st_size
+            now = path.stat().st_size if path.is_file() else None  # a pipe would keep us waiting
             same = now in then
             digests = {one.sha256 for one in ones if one.bytes == now and one.sha256}
             if same and digests:

@@ -16,6 +16,7 @@ from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import ResultWriter
+from prefect_optuna.tasks.archive.series.blobs import write_blobs
 from prefect_optuna.tasks.inputs import (
     InputFile,
     archived_inputs,
@@ -122,9 +123,63 @@ def test_a_process_of_a_pool_that_ends_at_once_has_noted_its_files(
 
 def test_no_file_leaves_the_folder_that_it_is_put_into(tmp_path: Path) -> None:
     writer = writer_in(tmp_path)
-    for name in ("../outside.txt", "/etc/outside.txt"):
+    write_blobs(writer.artifacts, "studies/0b8f", [b"x"])
+    x = digest("x")
+    files = [InputFile(name, name, 1, x, True) for name in ("data/a.txt", "data/b.txt")]
+    assert archived_inputs(writer.artifacts, files) == {"data/a.txt": b"x", "data/b.txt": b"x"}
+    for name in (
+        "../outside.txt", "/etc/outside.txt", ".", "a/./b", "a//b", "data", "data/a.txt/c",
+        "a\0b", "a\nb", "\ud800", "x" * 300,
+    ):  # fmt: skip
         with pytest.raises(ArchiveError, match="outside of its folder"):
-            archived_inputs(writer.artifacts, [InputFile(name, name, 1, digest("x"), True)])
+            archived_inputs(writer.artifacts, [*files, InputFile(name, name, 1, x, True)])
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "[" * 5000,
+        "[]",
+        '{"path": "a"}',
+        '{"path": {}, "relative": "a", "bytes": 1, "sha256": "0", "kept": true}',
+        '{"path": "a", "relative": "a", "bytes": "many", "sha256": "0", "kept": true}',
+    ],
+)
+def test_a_note_of_something_else_is_damage(note: str, tmp_path: Path) -> None:
+    writer = writer_in(tmp_path)
+    writer.artifacts.create(f"studies/0b8f/inputs/{VERSION}-{'0' * 16}.json", note.encode())
+    with pytest.raises(ArchiveError, match="is no note on a file"):
+        read_inputs(writer.artifacts, "0b8f")
+
+
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    [now] = inputs_now([asdict(InputFile("/x", "pipe", 0, digest("")))], str(folder))
+    assert (now.now, now.same) == (None, False)
+
+
+def test_no_credentials_are_noted_or_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("API_TOKEN", "hunter2-4f1d")
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Blb\n"
+    files = {
+        "home/.aws/credentials": "aws_secret_access_key = x",
+        "home/.netrc": "password x",
+        "home/pelts.csv": "1",
+        "project/.env": "x",
+        "project/hunter2-4f1d.csv": "1",
+        "project/token.txt": "hunter2-4f1d",
+        "project/id": key,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    writer = writer_in(tmp_path, keep=1000)
+    note_inputs(writer, {str(tmp_path / name): str(tmp_path / name) for name in files})
+    found = {str(Path(one.path).relative_to(tmp_path)): one.kept for one in noted(writer)}
+    assert found == {"home/pelts.csv": True, "project/token.txt": False, "project/id": False}
 
 
 def test_a_file_is_looked_for_where_the_code_would_find_it(folder: Path) -> None:
