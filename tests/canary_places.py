@@ -12,21 +12,26 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, fields
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 import optuna
+import pytest
 from canary import Canary
 from prefect.blocks.system import Secret
 from prefect.events.actions import CancelFlowRun, RunDeployment, SendNotification
 from prefect.settings import get_current_settings, temporary_settings
 from pydantic import SecretStr
+from servers import Cable, wait_until
+from wheels_under_test import only_these_wheels, record_only, recorded, wheel
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
@@ -54,7 +59,9 @@ from prefect_optuna.errors import InvalidProblemError
 from prefect_optuna.flows import Problem, distribute, optimize, reevaluate
 from prefect_optuna.flows.gc_flow import gc
 from prefect_optuna.flows.report_flow import report
+from prefect_optuna.flows.spool import Spool, send
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, copy_study, param_scope
+from prefect_optuna.tasks.environments import prepare_environment
 
 Outcome = Literal["kept", "refused"]
 
@@ -249,6 +256,11 @@ def command_line(house: House, secret: str) -> None:
     call("reevaluate", study, "--trusted", "--json", *there)
     call("export", study, "command_line.zip", "--json", *there)
     call("gc", *there)
+    call("watch", study, *there)
+    call("watch", study, "--json", *there)
+    call("retry-failed", study, "--json", *there)
+    call("stop", study, *there)
+    call("spool", "send", *there)
     call("show", "no-such-study", *there)
     call("studies", "--storge", url)
     call("studies", url)
@@ -574,6 +586,9 @@ def error_of_an_objective(house: House, secret: str) -> None:
     """What an objective raises quotes a URL and a variable; it fails trials, or flows."""
     write_url(house, secret)
     show(go(raises, house.study("caught"), catch=ValueError))
+    call("watch", house.study("caught"), "--artifacts", "artifacts")
+    call("trials", house.study("caught"), "--json", "--artifacts", "artifacts")
+    call("retry-failed", house.study("caught"), "--artifacts", "artifacts")
     for runner in (None, "threads", "processes"):
         study = house.study(f"raised_on_{runner}")
         jobs = {"n_jobs": 2, "task_runner": runner} if runner else {}
@@ -605,6 +620,27 @@ def error_of_a_reevaluation(house: House, secret: str) -> None:
     )
     show(again, again.trials[0].message)
     assert again.trials[0].verdict == "failed"
+
+
+@kept
+def cause_of_a_drift(house: House, secret: str) -> None:
+    """What is tried to find out why a value is another one, with a secret that the code reads."""
+    write_url(house, secret)
+    study = house.study("drifts")
+    go(drifts, study)
+    os.environ["RAISE"] = "1"
+    names = ["RAISE", "URL_FILE", "MY_TOKEN", "MY_DATABASE"]
+    variables = [word for name in names for word in ("--environment-variable", name)]
+    there = ("--artifacts", "artifacts", "--trusted", "--why")
+    assert call("reevaluate", study, *there, *variables) == 3
+    assert call("reevaluate", study, *there, "--json", *variables) == 3
+
+
+def drifts(trial: optuna.Trial) -> float:
+    """Another value the second time, by what it reads."""
+    read = [os.environ["MY_TOKEN"], os.environ["MY_DATABASE"]] if "RAISE" in os.environ else []
+    url = Path(os.environ["URL_FILE"]).read_text(encoding="utf-8")
+    return fine(trial) + len(read) + len(url)
 
 
 def fine(trial: optuna.Trial) -> float:
@@ -724,6 +760,139 @@ def deployments(house: House, secret: str) -> None:
 
 
 NO_BLOCK = {"block_document_id": "00000000-0000-0000-0000-000000000000"}
+
+
+@refused
+def deployed_code(house: House, secret: str) -> None:
+    """In the code that a deployment takes along: as a constant, and in a URL in its source."""
+    make_process_pool("canary")
+    file = Path(house.inputs, "deployed_code.py")
+    url = f"postgresql://me:{quoted(secret)}@example.org/db"
+    text = f"def url_in_source(trial):\n    return len({url!r}) * trial.suggest_float('x', 0, 1)\n"
+    file.write_text(text, encoding="utf-8")
+    there: dict[str, Any] = {"pool": "canary", "study_name": house.study("deployed_code")}
+    for problem in (f"{__file__}:with_token", f"{__file__}:with_environment"):
+        assert attempt(lambda problem=problem: deploy_optimization(problem, **there)), problem
+        call("deploy", problem, "--pool", "canary", "--study", there["study_name"], "--json")
+    with variables(PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY=secret):
+        signed = deploy_optimization(f"{__file__}:PROBLEM", **there)
+        show(signed)
+        parameters = {"problem": "archive", "study_name": there["study_name"], "version": "0" * 8}
+        attempt(lambda: go(**parameters, trusted=True))
+    deploy_optimization(f"{file}:url_in_source", **there)
+
+
+# -- what lies on a machine ----------------------------------------------------------------------
+
+
+@kept
+def spooled(house: House, secret: str) -> None:
+    """A trial that waits on the disk while its storage is away, and what is said of it."""
+    with Cable(house.redis) as cable, ExitStack() as outage:
+
+        def cut() -> None:
+            wait_until(Path("spool-runs").exists, what="a trial that runs", timeout=60)
+            outage.enter_context(cable.out())
+            Path("spool-cut").touch()
+
+        (cutter := threading.Thread(target=cut)).start()
+        login = house.redis_url.rpartition("@")[0]
+        there = {"url": f"{login}@127.0.0.1:{cable.port}/0", "retry_limit": 0.2}
+        study = house.study("spooled")
+        variables_there = variables(PREFECT_INTEGRATIONS_OPTUNA_PATIENCE="1", SPOOL_SECRET=secret)
+        with variables_there:
+            attempt(lambda: go(is_cut_off, study, storage=RedisStudyStorage(**there)))
+        cutter.join()
+        waiting = [one for one in Spool() if one.study_name == study]
+        assert waiting, "nothing is in the spool"
+        show(*waiting)
+        call("spool")
+        call("spool", "--json")
+        attempt(lambda: send(waiting, RedisStudyStorage(**there), "artifacts"))
+        outage.close()
+        back = ("--storage", there["url"], "--artifacts", "artifacts")
+        assert call("spool", "send", "--json", *back) == 0
+
+
+def is_cut_off(trial: optuna.Trial) -> float:
+    """Runs until its storage is away, and fails of an error that quotes secrets."""
+    x = trial.suggest_float("x", 0, 1)
+    Path("spool-runs").touch()
+    while not Path("spool-cut").exists():
+        time.sleep(0.02)
+    token = os.environ["SPOOL_SECRET"]
+    raise ValueError(f"no answer from redis://me:{token.replace('/', '%2F')}@host/0, {token}, {x}")
+
+
+@kept
+def kept_inputs(house: House, _: str) -> None:
+    """Files that trials read: credentials, a secret in a name, and one in what is kept."""
+    home = Path(house.inputs, "home")
+    token = os.environ["MY_TOKEN"]
+    files = {
+        home / ".aws" / "credentials": f"aws_secret_access_key = {token}x",
+        home / "data" / f"{token}.csv": "1\n",
+        home / "data" / "token.txt": f"token {token}",
+        home / "data" / ".env": f"TOKEN={token}",
+        home / "data" / "pelts.csv": f"1\n{house.mark}\n",
+    }
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    study, listed = house.study("inputs"), Path(house.inputs, "listed.txt")
+    listed.write_text("\n".join(map(str, files)), encoding="utf-8")
+    with variables(HOME=str(home), LISTED=str(listed)):
+        show(go(reads_files, study, keep_inputs="1 MB"))
+    archived = ArchivedStudy.load(study, artifacts="artifacts")
+    assert [one.name for one in archived.inputs() if one.kept and "pelts" in one.name]
+    show(*archived.inputs(), *archived.reevaluations())
+    archived.export("inputs.zip")
+    passed_on = ("--environment-variable", "LISTED", "--environment", "here", "--trusted")
+    with variables(LISTED=str(listed)):
+        call("rerun", "inputs.zip", *passed_on, "--json")
+        call("reevaluate", study, "--artifacts", "artifacts", *passed_on)
+
+
+def reads_files(trial: optuna.Trial) -> float:
+    """Reads what is in a list."""
+    names = Path(os.environ["LISTED"]).read_text(encoding="utf-8").splitlines()
+    return sum(len(Path(name).read_text(encoding="utf-8")) for name in names) + fine(trial)
+
+
+@kept
+def recorded_environment(house: House, secret: str) -> None:
+    """What uv is given, builds, keeps and says: passwords of indexes, and of packages."""
+    folder = Path("environment-of-the-canary").absolute()
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        wheels = only_these_wheels(folder, patch)
+        wheel(wheels, "spy", "1.0", {"spy.pth": f"import os; open({str(wheels / 'spy.txt')!r}, 'a')"
+                                                ".write(repr(dict(os.environ)))\n"})  # fmt: skip
+        show(prepare_environment(recorded(tiny="1.0", spy="1.0")))
+        record_only(patch, tiny="1.0")
+        study = house.study("recorded")
+        go(objective, study)
+        there = ("--artifacts", "artifacts", "--trusted", "--environment")
+        call("reevaluate", study, *there, "recorded", "--json")
+        settings = {
+            "UV_INDEX_URL": f"http://lab:{quoted(secret)}@127.0.0.1:9/simple",
+            "UV_EXTRA_INDEX_URL": f"http://{quoted(secret)}@127.0.0.1:9/simple",
+            "UV_INDEX_LAB_PASSWORD": secret,
+            "UV_PUBLISH_TOKEN": secret,
+            "UV_HTTP_RETRIES": "0",
+        }
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        record_only(patch, tiny="3.0")
+        go(objective, house.study("recorded_3"))
+        call("reevaluate", house.study("recorded_3"), *there, "recorded")
+        call("reevaluate", house.study("recorded_3"), *there, "closest", "--json")
+        patch.delenv("UV_CONFIG_FILE")
+        for source in (f"https://{quoted(secret)}@127.0.0.1:9/x.whl", "https://127.0.0.1:9/x.whl"):
+            then = replace(recorded(tiny="3.0"), sources={"tiny": source})
+            attempt(lambda then=then: prepare_environment(then))
+        attempt(lambda: prepare_environment(recorded(tiny="4.0", nowhere="1.0")))
+        call("gc", "--artifacts", "artifacts", "--json")
 
 
 @kept

@@ -10,7 +10,8 @@ SQLite. A series here has 100,000 steps and three columns. Aims:
   the time and the memory of the same study without series;
 - 20 series of the best 20 of 1,000 trials at once: at most 3 times what one Arrow file with these
   columns takes to be read;
-- capture of a problem that reaches 30 functions in 5 modules: under 100 ms.
+- capture of a problem that reaches 30 functions in 5 modules: under 100 ms;
+- `optimize` and `reevaluate` with a key for signing: at most 1.1 times what they take without one.
 
 Both sides of a row are interleaved in one run; a ratio is the median over the rounds.
 
@@ -20,14 +21,18 @@ Both sides of a row are interleaved in one run; a ratio is the median over the r
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import optuna
@@ -35,11 +40,15 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from prefect_optuna.deployments import LocalServer
+from prefect_optuna.flows import optimize, reevaluate
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
+from prefect_optuna.tasks.archive.signing import KEY_VARIABLES
 
 STEPS, COLUMNS = 100_000, ("hare", "lynx", "grass")
 TRIALS, BEST = 1000, 20
+SIGNED = 200
 ROUNDS = 7
 
 STARTED = """
@@ -301,13 +310,71 @@ def captures(folder: Path, table: Table) -> None:
     table.add_row("the same, again", f"{middle * 1e3:.1f} ms", "", "", "100 ms")
 
 
+def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    """Of the problem that is signed."""
+    return {"x": trial.suggest_float("x", 0, 1), "y": trial.suggest_float("y", 0, 1)}
+
+
+def run(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Some series, as simulations have them."""
+    times = np.linspace(0, 10, 500)
+    return {"hare": np.sin(params["x"] * times), "lynx": np.cos(params["y"] * times)}
+
+
+def evaluate(result: Mapping[str, Any]) -> float:
+    """Their distance."""
+    return float(((result["hare"] - result["lynx"]) ** 2).sum())
+
+
+def signatures(folder: Path, table: Table) -> None:
+    """Studies with a key for signing and without, made and run again."""
+    problem = Problem(suggest=suggest, run=run, evaluate=evaluate)
+    where: dict[str, Any] = {"artifacts": folder / "artifacts"}
+    where["storage"] = f"journal:///{folder / 'studies.journal'}"
+    key = {KEY_VARIABLES[0]: "0123456789abcdef0123456789abcdef"}
+
+    def made(name: str, number: int) -> None:
+        options: dict[str, Any] = {"n_trials": SIGNED, "seed": 1, "progress": False}
+        optimize(problem, study_name=f"{name}-{number}", sampler="random", **options, **where)
+
+    def loaded(name: str, number: int) -> None:
+        archived = ArchivedStudy.load(f"{name}-{number}", **where)
+        assert archived.signatures.holds == (name == "signed")
+
+    def again(name: str, number: int) -> None:
+        found = reevaluate(f"{name}-{number}", trials="best:5", trusted=name != "signed", **where)
+        assert found.reproduced
+
+    def both(way: Callable[[str, int], None]) -> dict[str, Callable[[int], None]]:
+        def signed(number: int) -> None:
+            with patch.dict(os.environ, key):
+                way("signed", number)
+
+        return {"signed": signed, "plain": partial(way, "plain")}
+
+    logging.disable(logging.WARNING)
+    with LocalServer(folder / "prefect"):
+        for what, way, aim in (
+            (f"optimize, {SIGNED} trials: with a key", made, "1.1"),
+            ("  load with all signatures checked", loaded, ""),
+            ("  reevaluate of the best 5", again, "1.1"),
+        ):
+            took = interleaved(both(way))
+            show(table, what, took["signed"], took["plain"], aim)
+
+
 def main() -> None:
     """Measure, and print the table."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table = Table(title=f"bench_archive: medians of {ROUNDS} interleaved rounds")
     for column in ("what", "archive", "compared with", "ratio", "aim"):
         table.add_column(column, justify="left" if column == "what" else "right")
-    parts = {"write": write_and_read, "capture": captures, "many": thousand_trials}
+    parts = {
+        "write": write_and_read,
+        "capture": captures,
+        "many": thousand_trials,
+        "signing": signatures,
+    }
     for part in sys.argv[1:] or parts:
         with tempfile.TemporaryDirectory() as name:
             parts[part](Path(name), table)

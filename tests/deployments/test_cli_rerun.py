@@ -94,6 +94,33 @@ def test_nothing_runs_before_somebody_trusts_the_file(call: Any, file: str) -> N
     assert "nothing.zip" in err
 
 
+def plain(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 1, 2)
+
+
+def test_a_stranger_s_file_has_no_folder_built_trusted_or_not(
+    call: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is anything else fetched or built before it is trusted."""
+    monkeypatch.chdir(tmp_path)
+    environments = tmp_path / "environments"
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS", str(environments))
+    (folder := tmp_path / "evil").mkdir()
+    (folder / "setup.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
+    for name in ("tiny", f"evil @ {folder.as_uri()}#"):
+        with pytest.MonkeyPatch.context() as there:
+            record_only(there, **{name: "1.0"})
+            study = f"stranger-{len(name)}"
+            optimize(plain, study_name=study, n_trials=1)
+            ArchivedStudy.load(study).export(f"{study}.zip")
+        code, _, err = call("rerun", f"{study}.zip")
+        assert (code, "--trusted" in err) == (1, True)
+        assert not environments.exists()
+    code, _, err = call("rerun", f"{study}.zip", "--trusted")
+    assert (code, "no installer takes it" in err) == (1, True)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_study_that_is_here_runs_with_its_recorded_packages(
     call: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
