@@ -24,9 +24,7 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks._json import FLAT
-from prefect_optuna.blocks.attribute_nesting import check_nesting
-
+_NESTED = (dict, list)
 _LEVELS = 250  # of an attribute; a copy of what is nested further cannot be made
 
 ENDED: frozenset[TrialState] = frozenset(state for state in TrialState if state.is_finished())
@@ -286,7 +284,7 @@ class Replay:
         found = self._distributions.get(text)
         if found is None:
             found = json_to_distribution(text)
-            check_nesting("choices", getattr(found, "choices", ()), _LEVELS)
+            _attributes({"choices": [*getattr(found, "choices", ())]})
             self._distributions[text] = found
         return found
 
@@ -319,9 +317,18 @@ def _number(value: Any) -> float:
 
 
 def _attributes(given: dict[str, Any]) -> dict[str, Any]:
-    for name, value in given.items():
-        if type(value) not in FLAT:
-            check_nesting(name, value, _LEVELS)
+    level = [value for value in given.values() if type(value) in _NESTED]
+    for _ in range(_LEVELS if level else 0):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if type(inner) in _NESTED
+        ]
+        if not level:
+            return given
+    if level:
+        raise ValueError("an attribute is nested too deeply")
     return given
 
 

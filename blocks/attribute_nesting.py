@@ -18,10 +18,10 @@ _BITS = 14_000  # of integers; Python reads 4300 digits
 _NESTED = (dict, list, tuple)
 
 
-def check_nesting(name: str, value: Any, levels: int = _LEVELS) -> None:
+def check_nesting(name: str, value: Any) -> None:
     """Refuse the value of an attribute that is nested too deeply."""
     level = [value]
-    for _ in range(levels):
+    for _ in range(_LEVELS):
         inside: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -38,7 +38,7 @@ def check_nesting(name: str, value: Any, levels: int = _LEVELS) -> None:
             return
     if any(isinstance(item, _NESTED) for item in level):
         raise AttributeEncodingError(
-            f"{name!r} is nested in more than {levels} levels, or contains itself, and nobody "
+            f"{name!r} is nested in more than {_LEVELS} levels, or contains itself, and nobody "
             "could read it again. Flatten it, or keep it as an artifact."
         )
 

@@ -27,6 +27,9 @@ KEY_VARIABLES = (
 """The environment variables that hold keys, or say where they are."""
 
 
+_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def canonical(content: Any) -> bytes:
     """One form of JSON for one content, whichever storage it has been through.
 
@@ -38,7 +41,7 @@ def canonical(content: Any) -> bytes:
     try:
         # Twice, because JSON makes text of a key that is a number, and sorts before it does.
         plain = json.loads(json.dumps(content))
-        return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return _SORTED.encode(plain).encode("ascii")
     except (TypeError, ValueError) as error:
         raise ArchiveError(
             f"Only what is JSON can be signed: {error}. Keep attributes of studies and trials to "

@@ -91,7 +91,7 @@ class SignatureCheck:
         return "Not signed"
 
 
-def version_of(manifest: Manifest, trial: FrozenTrial) -> int:
+def version_of(manifest: Manifest, trial: FrozenTrial, ids: Sequence[str] | None = None) -> int:
     """The place of the version that a trial ran with, as it says itself.
 
     By its number, where it does not say: what 0.1.0 took from the queue, and what is asked and
@@ -100,7 +100,7 @@ def version_of(manifest: Manifest, trial: FrozenTrial) -> int:
     named = trial_version(trial)
     started = 0
     for place, version in enumerate(manifest.versions):
-        if version.id == named:
+        if (version.id if ids is None else ids[place]) == named:
             return place
         if version.first_trial <= trial.number:
             started = place
@@ -334,14 +334,14 @@ def _digests(
     study: Study, trials: Sequence[FrozenTrial], manifest: Manifest, numbers: Sequence[int]
 ) -> list[str]:
     """A digest of each trial, whatever signature of its own it has."""
-    directions = _directions(study)
+    directions, ids = _directions(study), [version.id for version in manifest.versions]
     found: list[str] = []
     for number in numbers:
         if number >= len(trials):
             found.append("")
             continue
         trial = trials[number]
-        version = manifest.versions[version_of(manifest, trial)].id
+        version = ids[version_of(manifest, trial, ids)]
         content = full_content(trial, directions=directions, version=version)
         late = trial.system_attrs.get("constraints")
         found.append(hashlib.sha256(canonical([content, late])).hexdigest())
