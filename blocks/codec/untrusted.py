@@ -477,11 +477,7 @@ def _check_parquet_schema(content: Any) -> None:
 
 
 class _Thrift:
-    """Values in Thrift's compact encoding, one after the other, as the end of a Parquet file has.
-
-    Args:
-        data: the values.
-    """
+    """Values in Thrift's compact encoding, one after the other, as the end of a Parquet file has."""
 
     LIST, STRUCT = 9, 12  # of the kinds of values
 
@@ -551,8 +547,7 @@ class _Thrift:
 def _check_parquet_footer(metadata: Any, content: Any) -> None:
     """Refuse what ends the process when pyarrow looks at it: no error leaves that code.
 
-    Which are columns that the schema does not have, or that are encrypted, and counts of levels
-    that are not as many as there are levels, or of letters where there is no text.
+    Columns beside the schema, encrypted ones, and counts of other levels than there are.
     """
     (length,) = struct.unpack("<I", content.slice(content.size - 8, 4).to_pybytes())
     footer = _Thrift(content.slice(content.size - 8 - length, length).to_pybytes())

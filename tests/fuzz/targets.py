@@ -42,10 +42,10 @@ from prefect_optuna.blocks.artifacts import decode, encode, find_handler
 from prefect_optuna.flows.spool import Spool, TrialKeeper
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture, decode_result, encode_result
-from prefect_optuna.tasks.archive.deployed import pack, unpack
-from prefect_optuna.tasks.archive.environment import requirements_text
-from prefect_optuna.tasks.archive.results import decode_series
-from prefect_optuna.tasks.archive.writer import EncodedResult
+from prefect_optuna.tasks.archive.carrying.deployed import pack, unpack
+from prefect_optuna.tasks.archive.record.environment import requirements_text
+from prefect_optuna.tasks.archive.series.results import decode_series
+from prefect_optuna.tasks.archive.series.writer import EncodedResult
 from prefect_optuna.tasks.persistence.container import Container, write_container
 from prefect_optuna.tasks.trial import Outcome
 

@@ -344,11 +344,6 @@ def is_built() -> bool:
 def is_requirement(name: str, version: str, source: str | None) -> bool:
     r"""Whether it is one package in one version, and nothing else that a file of them may have.
 
-    Args:
-        name: of the package.
-        version: which was installed.
-        source: where it was from; `None` for an index.
-
     Example:
         >>> is_requirement("numpy", "2.1.0", None)
         True
