@@ -477,7 +477,7 @@ def _check_parquet_schema(content: Any) -> None:
 
 
 class _Thrift:
-    """Values in Thrift's compact encoding, one after the other, as the end of a Parquet file has."""
+    """Values in Thrift's compact encoding, one after another: the end of a Parquet file."""
 
     LIST, STRUCT = 9, 12  # of the kinds of values
 

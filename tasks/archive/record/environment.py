@@ -66,7 +66,7 @@ _SCHEMES = (
     "https://", "http://", "git+https://", "git+http://", "git+ssh://", "git+file://",
     "hg+https://", "hg+http://", "hg+ssh://", "svn+https://", "svn+ssh://", "bzr+https://",
 )  # fmt: skip
-_COMMIT = re.compile(r"git\+\w+://.+@[0-9a-f]{40,64}(#subdirectory=[\w./-]+)?")
+_COMMIT = re.compile(r"git\+\w+://.+@[0-9a-f]{6,64}(#subdirectory=[\w./-]+)?")
 _WORD = 30  # letters of an option of a sampler
 
 
