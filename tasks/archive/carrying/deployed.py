@@ -43,12 +43,11 @@ def pack(capture: Capture, environment: Environment) -> str:
             "read the deployment would read it. Read it from an environment variable of the "
             "workers inside of the function, os.environ[...], or load a saved block there."
         )
-    git = environment.git and replace(environment.git, diff="")
     content = {
         "kind": _KIND,
         "format": _FORMAT,
         "capture": capture.content.decode("ascii"),
-        "environment": replace(environment, git=git, script_source="").to_json(),
+        "environment": _without_files(environment).to_json(),
         "blobs": {
             digest: base64.b64encode(blob).decode("ascii") for digest, blob in capture.blobs.items()
         },
@@ -100,7 +99,8 @@ def unpack(text: str, code_version: str) -> Capture:
         document = document_of(code, "the problem that came with the deployment")
         if set(document["blobs"]) != blobs.keys():
             raise _changed(code_version)
-        origin = Environment.from_json(content["environment"])
+        # A file that nobody has would make the archive of the study one that misses it.
+        origin = _without_files(Environment.from_json(content["environment"]))
     except ArchiveError:
         raise
     except (*_MALFORMED, RecursionError) as error:
@@ -109,6 +109,11 @@ def unpack(text: str, code_version: str) -> Capture:
 
 
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, AssertionError, zlib.error)
+
+
+def _without_files(environment: Environment) -> Environment:
+    git = environment.git and replace(environment.git, diff="")
+    return replace(environment, git=git, script_source="")
 
 
 def _digest(text: str) -> str:

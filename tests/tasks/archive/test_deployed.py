@@ -59,6 +59,19 @@ def test_neither_the_script_nor_what_git_has_not_committed_goes_along(text: str)
     assert not environment["git"] or environment["git"]["diff"] == ""
 
 
+def test_files_that_nobody_brings_along_are_not_named(capture: Capture, text: str) -> None:
+    """Or the study's archive would miss them, for as long as there is one."""
+    content = content_of(text)
+    content["environment"]["script_source"] = "0" * 64
+    content["environment"]["git"] = {
+        "commit": "0" * 40, "branch": "", "dirty": True, "diff": "0" * 64,
+    }  # fmt: skip
+    origin = unpack(packed(content), capture.code_version).origin
+    assert origin is not None
+    assert origin.git is not None
+    assert (origin.script_source, origin.git.diff) == ("", "")
+
+
 def content_of(text: str) -> Any:
     return json.loads(zlib.decompress(base64.b64decode(text)))
 
