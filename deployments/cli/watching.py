@@ -25,6 +25,8 @@ from prefect_optuna.deployments.work_pools import prefect_server
 from prefect_optuna.flows.installing import INSTALLS
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.session import is_lost, owner_of, session_records
+from prefect_optuna.flows.wording import count_words, format_value
+from prefect_optuna.tasks.selection import best_first
 
 if TYPE_CHECKING:
     import optuna
@@ -130,6 +132,11 @@ def follow(study: optuna.Study, total: int | None, is_over: Callable[[], bool]) 
             _say(session_records(study), said)
             if not final:
                 time.sleep(_SECONDS)
+        if not progress.enabled:  # in a pipe, where nothing moves, the end is said
+            trials = study.get_trials(deepcopy=False)
+            best = best_first(trials, directions)[:1] if len(directions) == 1 else []
+            value = f"; best value {format_value(best[0].values[0])}" if best else ""
+            note(f"{', '.join(count_words(trials)) or 'no trials'}{value}")
 
 
 def _say(records: Mapping[str, Mapping[str, Any]], said: dict[str, Any]) -> None:

@@ -89,6 +89,7 @@ def test_who_watches_sees_how_far_it_is_who_works_and_where_the_code_failed(
     assert "return 1 / int(x < 0)" in err
     assert "in objective" in err
     assert "tasks/trial.py" not in err
+    assert "4 complete, 2 failed; best value" in err  # no terminal, no moving line
 
     # The study is over: who comes now is told at once.
     assert main(["watch", "watched", *there]) == 0
