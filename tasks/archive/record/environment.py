@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 from urllib.request import url2pathname
@@ -68,6 +69,7 @@ _SCHEMES = (
 )  # fmt: skip
 _COMMIT = re.compile(r"git\+\w+://.+@[0-9a-f]{6,64}(#subdirectory=[\w./-]+)?")
 _WORD = 30  # letters of an option of a sampler
+_KEPT_AS = {"deterministic_objective": "deterministic"}  # by `GPSampler`
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,8 @@ class Environment:
             },
             seed=seed,
             trials_seed=trials_seed,
-            sampler=_with_options(sampler),
-            pruner=_with_options(pruner),
+            sampler=with_options(sampler),
+            pruner=with_options(pruner),
             threads=threads,
             kernels=kernels,
             script_source=keep(script, "The script that Python was started with"),
@@ -401,15 +403,12 @@ def _cpu() -> str | None:
     return platform.processor() or None
 
 
-def _with_options(made: BaseSampler | BasePruner | None) -> str:
-    """A sampler or pruner as one would write it, with what is not its default.
-
-    Optuna's keep each argument in an attribute of its name.
-    """
+def with_options(made: BaseSampler | BasePruner | None) -> str:
+    """A sampler or pruner as one would write it, with what is not its default."""
     if made is None:
         return ""
     kind = type(made)
-    if kind.__module__.partition(".")[0] != "optuna":
+    if not _is_of_optuna(made):
         return f"{kind.__module__}.{kind.__qualname__}"  # of which nothing is known
     plain = None
     with warnings.catch_warnings(), contextlib.suppress(TypeError, ValueError, ImportError):
@@ -417,11 +416,27 @@ def _with_options(made: BaseSampler | BasePruner | None) -> str:
         plain = kind()
     options: list[str] = []
     for name, parameter in inspect.signature(kind).parameters.items():
-        default = getattr(plain, f"_{name}", parameter.default)
-        value = getattr(made, f"_{name}", default)
-        if name != "seed" and _option(value) != _option(default):  # a seed has its own place
-            options.append(f"{name}={_option(value)}")
+        default = _option(_kept(plain, name, parameter.default))
+        value = _option(_kept(made, name, parameter.default))
+        if name != "seed" and value != default:  # a seed has its own place
+            options.append(f"{name}={value}")
     return f"{kind.__name__}({', '.join(options)})"
+
+
+def _is_of_optuna(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "optuna"
+
+
+def _kept(made: object, name: str, default: object) -> object:
+    """What became of an argument: Optuna's keep it under its name, or a part of theirs does."""
+    parts = [part for part in getattr(made, "__dict__", {}).values() if _is_of_optuna(part)]
+    parts = [part for part in parts if not isinstance(part, (BaseSampler, BasePruner))]
+    name = _KEPT_AS.get(name, name)
+    for holder in (made, *parts):
+        if hasattr(holder, f"_{name}"):
+            return getattr(holder, f"_{name}")
+    named = [part for part in parts if isinstance(part, tuple) and hasattr(part, name)]
+    return getattr(named[0], name) if named else default
 
 
 def _option(value: object) -> str:
@@ -430,6 +445,10 @@ def _option(value: object) -> str:
         return repr(value)
     if isinstance(value, str) and value.isidentifier() and len(value) <= _WORD:
         return repr(value)
+    if isinstance(value, FunctionType):
+        return f"<function {value.__name__}>"
+    if isinstance(value, (BaseSampler, BasePruner)) and _is_of_optuna(value):
+        return with_options(value)
     return f"<{type(value).__name__}>"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import itertools
 import json
 import os
@@ -14,7 +15,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from packaging.requirements import Requirement
@@ -25,7 +28,7 @@ from prefect_optuna.blocks import InMemoryStudyStorage
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import GitState
 from prefect_optuna.tasks.archive.record import environment as environment_module
-from prefect_optuna.tasks.archive.record.environment import requirements_text
+from prefect_optuna.tasks.archive.record.environment import requirements_text, with_options
 
 SOURCES = "PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_SOURCES"
 
@@ -251,6 +254,89 @@ def test_sampler_and_pruner_are_kept_with_what_is_not_their_default() -> None:
     }
     assert plain.diff() == {}, "of another process, it is no difference"
     assert replace(plain, sampler="", pruner="").diff(search) == {}, "of a former version, likewise"
+
+
+def of_samplers() -> dict[str, dict[str, Any]]:
+    """Options that Optuna's samplers and pruners take, none of them the default."""
+    crossover = optuna.samplers.nsgaii.SBXCrossover()
+    points = optuna.samplers.TPESampler(n_startup_trials=3)
+    genes = {
+        "population_size": 20, "mutation_prob": 0.3, "crossover": crossover, "crossover_prob": 0.5,
+        "swapping_prob": 0.3, "constraints_func": len,
+    }  # fmt: skip
+    return {
+        "TPESampler": {
+            "prior_weight": 0.5, "consider_magic_clip": False, "consider_endpoints": True,
+            "n_startup_trials": 20, "n_ei_candidates": 12, "gamma": gamma, "weights": weights,
+            "multivariate": False, "group": True, "warn_independent_sampling": True,
+            "constant_liar": False, "constraints_func": len,
+        },
+        "CmaEsSampler": {
+            "x0": {"x": 1.0}, "sigma0": 0.3, "n_startup_trials": 5, "independent_sampler": points,
+            "warn_independent_sampling": False, "consider_pruned_trials": True,
+            "use_separable_cma": True, "with_margin": True, "lr_adapt": True, "popsize": 7,
+            "source_trials": [],
+        },
+        "GPSampler": {
+            "independent_sampler": points, "n_startup_trials": 5, "deterministic_objective": True,
+            "constraints_func": len, "warn_independent_sampling": False,
+        },
+        "QMCSampler": {
+            "qmc_type": "halton", "scramble": True, "independent_sampler": points,
+            "warn_independent_sampling": False,
+        },
+        "NSGAIISampler": genes,
+        "NSGAIIISampler": {
+            **genes, "reference_points": np.ones((2, 2)), "dividing_parameter": 4,
+        },
+        "BruteForceSampler": {"avoid_premature_stop": True},
+        "MedianPruner": {"n_startup_trials": 2, "n_warmup_steps": 5, "interval_steps": 2,
+                         "n_min_trials": 3},
+        "HyperbandPruner": {"min_resource": 2, "max_resource": 90, "reduction_factor": 4},
+        "SuccessiveHalvingPruner": {"min_resource": 2, "reduction_factor": 5,
+                                    "min_early_stopping_rate": 1},
+        "WilcoxonPruner": {"p_threshold": 0.2, "n_startup_steps": 3},
+    }  # fmt: skip
+
+
+def gamma(n: int) -> int:
+    return n // 4
+
+
+def weights(n: int) -> np.ndarray:
+    return np.ones(n)
+
+
+# They take these no more, or they change no trial.
+WITHOUT_EFFECT = {
+    "consider_prior", "restart_strategy", "inc_popsize", "warn_asynchronous_seeding",
+    # Objects of one's own in place of all others; of them there is the type.
+    "mutation", "elite_population_selection_strategy", "child_generation_strategy",
+    "after_trial_strategy",
+    # With a `max_resource` or a `min_resource` that is a number only.
+    "bootstrap_count",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_option_of_a_sampler_is_seen_wherever_optuna_keeps_it() -> None:
+    for name, options in of_samplers().items():
+        made = getattr(optuna.samplers if name.endswith("Sampler") else optuna.pruners, name)
+        arguments = set(inspect.signature(made).parameters) - {"seed"}
+        assert arguments - WITHOUT_EFFECT == set(options), f"{name} takes others now"
+        assert with_options(made()) == f"{name}()"
+        for option, value in options.items():
+            seen = with_options(made(**{option: value}))
+            kept = repr(value) if isinstance(value, (bool, int, float)) else None
+            assert seen.startswith(f"{name}({option}={kept or ''}"), seen
+
+
+def test_a_sampler_within_a_sampler_is_kept_with_its_options() -> None:
+    points = optuna.samplers.TPESampler(n_startup_trials=3)
+    sampler = optuna.samplers.GPSampler(independent_sampler=points)
+    assert Environment.capture(sampler=sampler).sampler == (
+        "GPSampler(independent_sampler=TPESampler(n_startup_trials=3))"
+    )
 
 
 def test_of_an_option_that_may_be_a_secret_its_type_is_kept_only() -> None:
