@@ -18,7 +18,9 @@ from prefect_optuna.blocks.errors import InvalidSettingError
 TableKind = Literal["arrow", "pandas", "polars"]
 
 _KINDS = {"arrow": "pyarrow.Table", "pandas": "pandas.DataFrame", "polars": "polars.DataFrame"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for one, or skip
+# What spreadsheets take for a formula, after the white space that some of them skip; the wide ones
+# are read as the narrow ones where Chinese or Japanese is spoken.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
@@ -121,4 +123,8 @@ def _text(value: Any) -> str:
 def _harmless(cell: Any) -> Any:
     if isinstance(cell, datetime):
         return cell.isoformat()
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    if isinstance(cell, str) and (
+        cell.lstrip().startswith(_FORMULA) or cell[:1] in ("\t", "\r", "\n")
+    ):
+        return f"'{cell}"
+    return cell

@@ -66,6 +66,20 @@ def test_no_cell_of_a_csv_file_is_a_formula(
     assert rows[2]["value"] == ""
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["=cmd|' /C calc'!A0", "+1", "-1+1", "@SUM(1)", "\t=1", "  =1", "\r\n+1", "\ttext", "\uff1d1"],
+)
+def test_no_beginning_of_a_formula_is_overlooked(text: str, tmp_path: Path) -> None:
+    trial = optuna.trial.create_trial(value=-1.5, user_attrs={"note": text, text: "plain"})
+    write_csv([trial], tmp_path / "trials.csv")
+    with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as file:
+        names, row = csv.reader(file)
+    assert row[names.index("user.note")] == f"'{text}"
+    assert row[names.index(f"user.{text}")] == "plain"
+    assert row[names.index("value")] == "-1.5"
+
+
 def test_parquet_is_read_by_others(trials: list[optuna.trial.FrozenTrial], tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
