@@ -18,6 +18,7 @@ _ours = "prefect_optuna_message"  # on a KeyboardInterrupt: what is shown in pla
 _LOGGERS = ("", "prefect", "prefect.flow_runs", "prefect.task_runs")
 _show_before = sys.excepthook
 _OF_A_CRASH = ("Crash detected!", "Finished in state Crashed")
+_OF_A_FAILURE = ("Encountered exception during execution", "Finished in state Failed")
 
 
 def note_study(words: Callable[[], str]) -> None:
@@ -55,7 +56,7 @@ def interruptible() -> Generator[None]:
         signal.default_int_handler(number, frame)
 
     def passes(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_OF_A_CRASH)
+        return not record.getMessage().startswith((*_OF_A_CRASH, *(_OF_A_FAILURE if once else ())))
 
     consoles = _consoles()
     for console in consoles:
@@ -68,6 +69,10 @@ def interruptible() -> Generator[None]:
         if hasattr(error, _ours):  # of a study within this one
             raise
         raise _interruption(_sentence(said)) from None
+    except Exception as error:
+        if once and KeyboardInterrupt.__name__ in str(error):  # pydantic makes its own of it
+            raise _interruption(_sentence(said)) from None
+        raise
     finally:
         _said.reset(token)
         for console in consoles:

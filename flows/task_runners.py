@@ -6,10 +6,14 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import BrokenExecutor
+from contextvars import copy_context
+from functools import partial
 from multiprocessing import resource_tracker
+from types import FrameType
 from typing import Any, Literal
 
 from prefect.context import FlowRunContext
@@ -87,7 +91,7 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
                 self._close(place)
             self._under_way[place] = [one for one in futures if not one.wrapped_future.done()]
         place = min(range(len(self._pools)), key=lambda one: len(self._under_way[one]))
-        with _ctrl_c_waits():
+        with ctrl_c_waits():
             pool = self._pools[place]
             if pool is None:
                 pool = self._pools[place] = self._open()
@@ -110,6 +114,10 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
         # In front of what its owner has begin in each process.
         begin = pool._initializer, pool._initargs  # pyright: ignore[reportPrivateUsage]
         pool._initializer, pool._initargs = _end_with_parent, begin  # pyright: ignore[reportPrivateUsage]
+        # A thread of Prefect's sends on what the process logs. Without the settings of here, such
+        # as the server that was found, it would start a server of its own.
+        forward = partial(copy_context().run, pool._forward_subprocess_messages)  # pyright: ignore[reportPrivateUsage]
+        pool._forward_subprocess_messages = forward  # pyright: ignore[reportPrivateUsage]
         return pool.__enter__()
 
     def _close(self, place: int) -> None:
@@ -125,20 +133,61 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
 
 
 @contextlib.contextmanager
-def _ctrl_c_waits() -> Generator[None]:
+def ctrl_c_waits() -> Generator[None]:
     """Have processes, and threads that start processes, begin with Ctrl-C put off.
 
     It reaches all processes of a program. One that is still importing would show a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
+        with _heard_later():
+            yield
+        return
+    _start_tracker()  # else its start, within, would take the signal off the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with _heard_later():
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start Python's process that removes what a program leaves, and says so in a warning.
+
+    That is what it is for, after a second Ctrl-C, and no news to anybody.
+    """
+    sys.warnoptions.append(silent := "ignore:resource_tracker:UserWarning")  # handed on to it
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(silent)
+
+
+@contextlib.contextmanager
+def _heard_later() -> Generator[None]:
+    """Put off what Ctrl-C raises here: another thread gets it, and this one acts on it.
+
+    Prefect's serialization would make an error of its own of it. A second one is not put off.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
         return
-    resource_tracker.ensure_running()  # else its start, within, would take the signal off the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    heard = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        if heard:
+            handler(number, frame)
+        heard = True
+
+    signal.signal(signal.SIGINT, remember)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if heard:
+            handler(signal.SIGINT, None)
 
 
 def _process_died(future: PrefectConcurrentFuture[Any]) -> bool:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+from optuna.trial import TrialState
+from pydantic import BaseModel, model_serializer
 
+from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments import LocalServer
 from prefect_optuna.flows.interruption import interruptible, note_study
+from prefect_optuna.flows.task_runners import ctrl_c_waits
 
 SLOW_TO_END = """
 import sys, threading, time
@@ -27,8 +35,8 @@ with interruptible():
         time.sleep(float(sys.argv[1]))
 """
 
-PROCESSES = """
-import time
+STUDY = """
+import sys, time
 from prefect_optuna.flows import Problem, optimize
 
 
@@ -37,7 +45,7 @@ def suggest(trial):
 
 
 def run(params):
-    time.sleep(1)
+    time.sleep(0.3)
     return params["x"]
 
 
@@ -47,8 +55,8 @@ def told(study, trial):
 
 if __name__ == "__main__":
     optimize(
-        Problem(suggest=suggest, run=run), study_name="slow", n_trials=500, n_jobs=2,
-        task_runner="processes", callbacks=[told],
+        Problem(suggest=suggest, run=run), study_name="slow", n_trials=int(sys.argv[2]), n_jobs=2,
+        task_runner=sys.argv[1], callbacks=[told],
     )
 """
 
@@ -83,17 +91,87 @@ def test_ctrl_c_is_one_line_and_code_130(times: int, tmp_path: Path) -> None:
     assert process.returncode in (130, -signal.SIGINT)
 
 
+def test_an_interruption_of_which_pydantic_makes_an_error_is_one() -> None:
+    class Slow(BaseModel):
+        @model_serializer
+        def interrupted(self) -> str:
+            note_study(lambda: "Study 'mine' keeps 3.")
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+            return "never"
+
+    with pytest.raises(KeyboardInterrupt, match="keeps 3"), interruptible():
+        Slow().model_dump()
+    with pytest.raises(ValueError, match="another"), interruptible():
+        raise ValueError("another")
+
+
+def test_ctrl_c_waits_while_a_trial_is_handed_to_a_process() -> None:
+    done: list[str] = []
+
+    def handed_over() -> None:
+        with ctrl_c_waits():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            done.append("whole")
+
+    # As in a program with threads: one of them gets the signal.
+    idle = threading.Event()
+    thread = threading.Thread(target=idle.wait)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            handed_over()
+    finally:
+        idle.set()
+        thread.join()
+    assert done == ["whole"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.heavy
-def test_processes_of_trials_say_nothing_of_it(prefect_server: LocalServer, tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(PROCESSES)
-    process = _start(tmp_path / "slow.py", PREFECT_LOGGING_LEVEL="WARNING")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("runner", ["processes", "threads"])
+def test_ctrl_c_in_a_study_is_one_line_and_the_same_call_goes_on(
+    runner: str, times: int, prefect_server: LocalServer, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(STUDY)
+    # As `prefect-optuna up` leaves it: the program finds the server by itself.
+    (tmp_path / ".prefect-optuna/prefect").mkdir(parents=True)
+    found = json.dumps({"url": prefect_server.url})
+    (tmp_path / ".prefect-optuna/prefect/server.json").write_text(found)
+    environment = {
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_API_URL": "",
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+    }
+    process = _start(tmp_path / "slow.py", runner, "100", **environment)
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        for _ in range(3):
+            assert process.stdout.readline() == "ready\n"
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert not [child for child in children if "uvicorn" in child.cmdline()]
+        os.killpg(process.pid, signal.SIGINT)
+        if times == 2:
+            time.sleep(0.3)
+            os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
     lines = [line for line in said.splitlines() if not line.startswith("[I ")]
     assert len(lines) == 1, said
     assert lines[0].startswith("Interrupted. Study 'slow' keeps its ")
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+    kept = as_study_storage(f"journal:///{tmp_path}/.prefect-optuna/studies.journal")
+    finished = sum(t.state.is_finished() for t in kept.load_study("slow").trials)
+    again = _start(tmp_path / "slow.py", runner, str(finished + 2), **environment)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    states = [t.state for t in kept.load_study("slow").trials]
+    assert states.count(TrialState.COMPLETE) == finished + 2
+    assert TrialState.RUNNING not in states
 
 
 def _start(program: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:

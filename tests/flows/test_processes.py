@@ -13,13 +13,15 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
-from prefect.settings import temporary_settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import ProcessPoolTaskRunner
 from servers import prefect_home, wait_until
 
 from prefect_optuna.blocks import InvalidSettingError, as_study_storage
 from prefect_optuna.blocks.errors import WorkersLostError
 from prefect_optuna.flows import optimize
 from prefect_optuna.flows.session import is_lost
+from prefect_optuna.flows.task_runners import Processes
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +37,21 @@ def dies_at_the_top(trial: optuna.Trial) -> float:
     if x == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return x
+
+
+def test_what_processes_log_goes_to_the_server_of_the_study_and_to_no_other() -> None:
+    seen: list[str | None] = []
+
+    class Pool(ProcessPoolTaskRunner):
+        def _forward_subprocess_messages(self) -> None:
+            seen.append(PREFECT_API_URL.value())
+
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
+        Processes(Pool(max_workers=1), 1) as processes,
+    ):
+        processes._open().__exit__(None, None, None)
+    assert seen == ["http://127.0.0.1:1/api"]
 
 
 @pytest.mark.timeout(300)  # six processes begin one after the other, and import Prefect
