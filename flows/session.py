@@ -114,7 +114,7 @@ def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
 
     It is running while a session of it lives, or somebody without this package may run a trial.
     Otherwise the session that was opened last says how it ended; a dead one, and trials that wait
-    for nobody, mean that the study was interrupted.
+    for nobody, mean that the study was interrupted, unless somebody has stopped it.
 
     Example:
         >>> import optuna
@@ -132,15 +132,15 @@ def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
         starters = [key for key in alive if "parent" not in records[key]]
         paused = starters and all(session.asked(key) == "pause" for key in starters)
         return "paused" if paused else "running"
-    if running or any(trial.state == TrialState.WAITING for trial in trials):
-        return "interrupted"
     starters = [record for record in records.values() if "parent" not in record]
-    if not starters:
-        return "completed"
-    last = max(starters, key=lambda record: record["opened"])
-    if last["closed"]:
-        return last.get("state") or ("completed" if last["clean"] else "interrupted")
-    return "interrupted"
+    last = max(starters, key=lambda record: record["opened"], default=None)
+    ended: StudyState = "completed" if last is None else "interrupted"
+    if last is not None and last["closed"]:
+        ended = last.get("state") or ("completed" if last["clean"] else "interrupted")
+    waiting = any(trial.state == TrialState.WAITING for trial in trials)
+    # Somebody has stopped it before its queue was empty; else trials that wait wait for nobody.
+    left = running or (waiting and ended != "stopped")
+    return "interrupted" if left else ended
 
 
 def ask_sessions(study: optuna.Study, what: Literal["stop", "pause", "resume"]) -> int:

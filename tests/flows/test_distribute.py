@@ -44,7 +44,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.deployments import LocalServer, LocalWorker, deploy_worker, make_process_pool
 from prefect_optuna.deployments.cli import main
 from prefect_optuna.flows import Problem, distribute, optimize
-from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.flows.session import Session, is_lost, state_of
 from prefect_optuna.tasks import ArchivedStudy
 
 # Processes start and import in all of these, which a busy machine takes its time for.
@@ -144,7 +144,7 @@ class InBackground:
         return self.result
 
 
-def in_background(name: str, storage: StudyStorage, **more: Any) -> InBackground:
+def in_background(name: str, storage: StudyStorage | str, **more: Any) -> InBackground:
     return InBackground(
         lambda: distribute(
             PROBLEM,
@@ -395,6 +395,49 @@ def test_a_running_study_gets_more_workers_and_fewer(capsys: pytest.CaptureFixtu
     assert len(finished(block, "scaled")) == 1200
     assert main(["scale", "scaled", "--workers", "2", *place]) == 1
     assert "no `distribute` runs 'scaled'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_study_on_workers_pauses_goes_on_and_stops_when_it_is_asked_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    block = JournalStudyStorage.load("distributed")
+    assert isinstance(block, JournalStudyStorage)
+    place = ["--storage", "journal-study-storage/distributed"]
+    study = in_background(
+        "asked", "journal-study-storage/distributed", n_trials=5000, workers=2, n_jobs=2
+    )
+    wait_until(lambda: len(finished(block, "asked")) > 5, what="some trials", timeout=120)
+
+    def running() -> int:
+        return sum(t.state == TrialState.RUNNING for t in block.load_study("asked").trials)
+
+    def state() -> str:
+        loaded = block.load_study("asked")
+        return state_of(loaded, loaded.trials)
+
+    assert main(["pause", "asked", *place]) == 0
+    assert "waits for `prefect-optuna resume`" in capsys.readouterr().out
+    wait_until(lambda: state() == "paused" and not running(), what="all wait")
+    n_trials = len(finished(block, "asked"))
+    time.sleep(3)
+    assert len(finished(block, "asked")) == n_trials
+    assert len(workers_of(block, "asked")) == 2
+    assert main(["resume", "asked", *place]) == 0
+    wait_until(lambda: len(finished(block, "asked")) > n_trials + 5, what="it goes on")
+    assert state() == "running"
+    assert main(["stop", "asked", *place]) == 0
+    result = study.wait(120)
+    assert n_trials + 5 < result.n_trials < 5000
+    assert state() == "stopped"
+    assert workers_of(block, "asked") == []
+    assert running() == 0
+    assert not [t for t in block.load_study("asked").trials if t.state == TrialState.FAIL]
+    runs = flow_runs("asked")
+    assert {run.state_type for run in runs} == {StateType.COMPLETED}, [run.state for run in runs]
+    capsys.readouterr()
+    assert main(["stop", "asked", *place]) == 1
+    assert "Nobody runs asked" in capsys.readouterr().err
 
 
 @pytest.mark.heavy

@@ -116,6 +116,10 @@ def test_a_study_is_running_while_somebody_runs_it_and_else_says_how_it_ended(
     assert state_of(study, study.trials) == "completed"
     study.enqueue_trial({"x": 0.5})
     assert state_of(study, study.trials) == "interrupted"
+    stopped = Session(study, storage)
+    stopped.open()
+    stopped.close(state="stopped")
+    assert state_of(study, study.trials) == "stopped", "before its queue was empty"
 
 
 def test_a_killed_session_runs_nothing_and_a_stranger_s_trial_may_run(
