@@ -316,6 +316,8 @@ def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:
     except (TypeError, ValueError):
         found = type(value).__name__ if not isinstance(value, (str, tuple, list)) else repr(value)
         hint = " Give the problem an `evaluate` function." if what == "run" else ""
+        if value is None:
+            found, hint = "None", hint or " Does it end with a `return`?"
         raise InvalidProblemError(
             f"`{what}` has to return {'a number' if expected == 1 else f'{expected} numbers'}, "
             f"found {found}.{hint}"

@@ -55,7 +55,10 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         "Did you mean 'mine'?",
     ),
     "n_trials=0": (of(n_trials=0), "1 or more; found 0"),
-    "an objective that returns None": (of(problem=forgetful, study_name="none"), "None"),
+    "an objective that returns None": (
+        of(problem=forgetful, study_name="none"),
+        "found None. Does it end with a `return`?",
+    ),
     "a lambda with a misspelt method": (
         of(problem=lambda trial: trial.suggest_flaot("x", 0, 1), study_name="lambda"),
         "suggest_flaot",
