@@ -9,7 +9,6 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks import logged_metrics
 from prefect_optuna.blocks.artifacts.markdown import one_line
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.tasks.selection import is_feasible
@@ -137,6 +136,8 @@ def detail_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
 
 def _metric_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
     """What `log_metric` has kept."""
+    from prefect_optuna.blocks import logged_metrics  # with every format of artifacts
+
     found = [logged_metrics(trial) for trial in trials]
     return {
         shorten(name): [format_value(one.get(name, ""), digits=4) for one in found]

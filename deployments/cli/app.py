@@ -115,7 +115,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         if not getattr(command, "__module__", "").startswith(__package__ or ""):
             command(*bound.args, **bound.kwargs)  # help, or the version
             return OK
-        with _surroundings():
+        with _surroundings(logs=command is not looking.studies):
             return command(*bound.args, **bound.kwargs) or OK
     except CycloptsError as error:
         from rich.console import Console
@@ -142,8 +142,11 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _surroundings() -> Generator[None]:
-    """Quiet logs, and the server of this directory where no other one is configured."""
+def _surroundings(*, logs: bool) -> Generator[None]:
+    """Quiet logs, and the server of this directory where no other one is configured.
+
+    Prefect's logging takes a sixth of a second to set up. Without it, warnings are bare lines.
+    """
     asked_for = os.environ.get(_CONSOLE_LEVEL)
     in_a_program = "prefect.main" in sys.modules  # which has set its logging up by now
     if asked_for is None:
@@ -156,7 +159,8 @@ def _surroundings() -> Generator[None]:
     from prefect_optuna.blocks.texts import VisibleOnly
     from prefect_optuna.flows.found_server import running_server_url
 
-    importlib.import_module("prefect.main")  # sets the logging up, with that level
+    if logs:
+        importlib.import_module("prefect.main")  # sets the logging up, with that level
     with ExitStack() as stack:
         if asked_for is None:
             if in_a_program:

@@ -70,6 +70,26 @@ print({"prefect", "optuna", "numpy", "pydantic"} & set(sys.modules), file=sys.st
     assert result.stderr.endswith("set()\n")
 
 
+def test_studies_wait_for_neither_prefect_s_engine_nor_its_logging_nor_pictures(
+    tmp_path: Path,
+) -> None:
+    storage = as_study_storage(f"journal:///{tmp_path}/.prefect-optuna/studies.journal")
+    storage.create_study("listed").optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=2)
+    script = """
+import sys
+from prefect_optuna.deployments.cli import main
+main(["studies"])
+heavy = {"prefect.main", "prefect.flow_engine", "prefect.task_engine", "matplotlib", "pandas"}
+heavy |= {"pyarrow", "prefect_optuna.blocks.artifacts.registry", "prefect_optuna.flows.plots"}
+print(heavy & set(sys.modules), file=sys.stderr)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "listed" in result.stdout, result.stderr
+    assert result.stderr.endswith("set()\n")
+
+
 def test_the_dashboard_shows_the_studies_until_ctrl_c(tmp_path: Path) -> None:
     storage = as_study_storage(f"journal:///{tmp_path}/.prefect-optuna/studies.journal")
     study = storage.create_study("shown")
