@@ -249,4 +249,4 @@ _MODULE_OF = {
     "WrongPersistenceClassError": "tasks.persistence.errors",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+lazy_names(__name__, _MODULE_OF)

@@ -138,4 +138,4 @@ _MODULE_OF = {
     "tag": "blocks.artifacts",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+lazy_names(__name__, _MODULE_OF)

@@ -63,4 +63,4 @@ _MODULE_OF = {
     "run_on": "deployments.automations",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+lazy_names(__name__, _MODULE_OF)

@@ -46,4 +46,4 @@ _MODULE_OF = {
     "reevaluate": "flows.reevaluate_flow",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+lazy_names(__name__, _MODULE_OF)

@@ -155,4 +155,4 @@ _MODULE_OF = {
     "validate_concat_etl_persistence": "tasks.persistence",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+lazy_names(__name__, _MODULE_OF)

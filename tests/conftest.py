@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,9 @@ Path(_SCRATCH).chmod(0o711)  # as root, PostgreSQL runs as another user
 tempfile.tempdir = os.environ["TMPDIR"] = _SCRATCH
 # Last of all, for what is imported later makes files there until the interpreter ends.
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
+# A shell that starts this in the background has Ctrl-C ignored, by all that is started here, too.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # What programs print must come through a pipe without it, too.
 os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.update(

@@ -136,4 +136,4 @@ _MODULE_OF = {
     "tag": "blocks.artifacts.trial_log",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+lazy_names(__name__, _MODULE_OF)

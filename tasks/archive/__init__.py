@@ -52,4 +52,4 @@ _MODULE_OF = {
     "read_result": "tasks.archive.series.writer",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+lazy_names(__name__, _MODULE_OF)

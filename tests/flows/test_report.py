@@ -26,7 +26,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 from servers import free_port, wait_until
 
-from prefect_optuna.flows.plots import figure_png
+from prefect_optuna.flows.plot_style import figure_png
 from prefect_optuna.flows.report import (
     Report,
     ReportPublisher,

@@ -18,7 +18,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from prefect_optuna.flows.examples import lynx_hare
-from prefect_optuna.flows.plots import figure_png, series_plot
+from prefect_optuna.flows.plot_style import figure_png
+from prefect_optuna.flows.plots import series_plot
 from prefect_optuna.flows.report import ReportPublisher, StudyStatus, render_report, report_key
 
 if TYPE_CHECKING:

@@ -122,7 +122,7 @@ def test_an_outcome_says_where_in_the_users_code_it_failed() -> None:
     ("value", "directions", "message"),
     [
         ("three", ("minimize",), "a number, found 'three'"),
-        (None, ("minimize",), "a number, found NoneType"),
+        (None, ("minimize",), "a number, found None"),
         ({"a": 1}, ("minimize",), "Give the problem an `evaluate` function"),
         ((1.0, 2.0), ("minimize",), "2 values for 1 directions"),
         (1.0, ("minimize", "maximize"), "2 numbers, found float"),
