@@ -116,7 +116,9 @@ def __getattr__(name: str) -> Any:
 
         return version("prefect-optuna")
     if floor := _FLOOR_OF.get(name):
-        return getattr(importlib.import_module(f"{__name__}.{floor}"), name)
+        # Kept, so that archived code finds it where its script has it from.
+        globals()[name] = getattr(importlib.import_module(f"{__name__}.{floor}"), name)
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

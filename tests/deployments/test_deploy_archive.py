@@ -198,12 +198,12 @@ def test_parent_and_workers_take_a_script_from_its_deployment(
     cable: Cable, worker: LocalWorker, tmp_path: Path
 ) -> None:
     with script(tmp_path / "spread") as folder, cable.out():
-        deployed = deploy(folder, "--study", "spread", "--trials", "8", "--workers", "2")
+        deployed = deploy(folder, "--study", "spread-out", "--trials", "8", "--workers", "2")
     with get_client(sync_client=True) as client:
         run = client.create_flow_run_from_deployment(UUID(deployed["id"]))
     run = ended(run.id)
     assert run.state.is_completed(), run.state
-    archived = ArchivedStudy.load("spread", storage=STORAGE, artifacts=ARTIFACTS)
+    archived = ArchivedStudy.load("spread-out", storage=STORAGE, artifacts=ARTIFACTS)
     assert len(archived.study.trials) == 8
     assert [version.code_version for version in archived.versions] == [
         deployed["parameters"]["version"]
