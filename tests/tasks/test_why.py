@@ -52,7 +52,9 @@ class Planted:
     """
 
     run: Callable[..., float]
-    then: Environment = field(default_factory=lambda: replace(Environment.capture(), kernels={}))
+    then: Environment = field(
+        default_factory=lambda: replace(Environment.capture(), kernels={}, threads={})
+    )
     scope: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[InputFile, ...] = ()
 
