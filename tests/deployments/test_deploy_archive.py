@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -139,10 +140,21 @@ def ended(flow_run_id: str | UUID) -> Any:
         return client.read_flow_run(UUID(str(flow_run_id)))
 
 
-def log_of(flow_run_id: str) -> str:
+def _log_now(flow_run_id: str) -> str:
     chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(flow_run_id)]))
     with get_client(sync_client=True) as client:
         return "\n".join(log.message for log in client.read_logs(chosen))
+
+
+def log_of(flow_run_id: str) -> str:
+    """The log of a run that has ended; its last lines reach the server after its state."""
+    with contextlib.suppress(TimeoutError):  # a run that never began does not say that it ended
+        wait_until(
+            lambda: "Finished in state" in _log_now(flow_run_id),
+            what="its log is whole",
+            timeout=10,
+        )
+    return _log_now(flow_run_id)
 
 
 def everything_on_the_server() -> str:

@@ -97,10 +97,21 @@ def ended(flow_run_id: UUID) -> Any:
     return read(flow_run_id).state
 
 
-def log_of(flow_run_id: UUID) -> str:
+def _log_now(flow_run_id: UUID) -> str:
     chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
     with get_client(sync_client=True) as client:
         return "\n".join(log.message for log in client.read_logs(chosen))
+
+
+def log_of(flow_run_id: UUID) -> str:
+    """The log of a run that has ended; its last lines reach the server after its state."""
+    with contextlib.suppress(TimeoutError):  # a run that never began does not say that it ended
+        wait_until(
+            lambda: "Finished in state" in _log_now(flow_run_id),
+            what="its log is whole",
+            timeout=10,
+        )
+    return _log_now(flow_run_id)
 
 
 def trials(study: str) -> list[Any]:
