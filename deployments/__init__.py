@@ -18,6 +18,7 @@ if typing.TYPE_CHECKING:
     )
     from prefect_optuna.deployments.dashboard import Dashboard
     from prefect_optuna.deployments.deploy import (
+        Deployed,
         deploy_gc,
         deploy_optimization,
         deploy_reevaluation,
@@ -30,6 +31,7 @@ if typing.TYPE_CHECKING:
 __all__ = [
     "STUDY_NAME",
     "Dashboard",
+    "Deployed",
     "LocalServer",
     "LocalServerError",
     "LocalWorker",
@@ -48,6 +50,7 @@ __all__ = [
 _MODULE_OF = {
     "STUDY_NAME": "deployments.automations",
     "Dashboard": "deployments.dashboard",
+    "Deployed": "deployments.deploy",
     "LocalServer": "deployments.local_server",
     "LocalServerError": "deployments.local_server",
     "LocalWorker": "deployments.serve",

@@ -81,7 +81,7 @@ class Deployed:
 
     Example:
         >>> from uuid import UUID
-        >>> from prefect_optuna.deployments.deploy import Deployed
+        >>> from prefect_optuna.deployments import Deployed
         >>> Deployed("gc/lab", UUID(int=7), "lab", {}).name
         'gc/lab'
     """
@@ -97,7 +97,18 @@ class Deployed:
         return page_of("deployment", self.id)
 
     def run(self, **parameters: Any) -> UUID:
-        """Have it run now, and do not wait."""
+        """Have it run now, and do not wait.
+
+        Args:
+            parameters: they replace those of the deployment for this run.
+
+        Returns:
+            The id of the flow run.
+
+        Raises:
+            InvalidLocationError: a parameter holds a secret, which Prefect would show; `storage`
+                and `artifacts` are given as to `deploy_optimization`.
+        """
         public = public_parameters(parameters)
         run = run_deployment(self.id, parameters=public, timeout=0, _sync=True)  # pyright: ignore[reportCallIssue]
         return run.id  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
         Reevaluation,
         reevaluate,
     )
+    from prefect_optuna.flows.study import Pruner, Sampler
     from prefect_optuna.flows.study_result import BestTrial, StudyResult
     from prefect_optuna.tasks import Problem
 
@@ -24,8 +25,10 @@ __all__ = [
     "BestTrial",
     "DriftError",
     "Problem",
+    "Pruner",
     "ReevaluatedTrial",
     "Reevaluation",
+    "Sampler",
     "StudyResult",
     "WorkerFailedError",
     "distribute",
@@ -37,8 +40,10 @@ _MODULE_OF = {
     "BestTrial": "flows.study_result",
     "DriftError": "flows.reevaluate_flow",
     "Problem": "tasks",
+    "Pruner": "flows.study",
     "ReevaluatedTrial": "flows.reevaluate_flow",
     "Reevaluation": "flows.reevaluate_flow",
+    "Sampler": "flows.study",
     "StudyResult": "flows.study_result",
     "WorkerFailedError": "blocks.errors",
     "distribute": "flows.distribute_flow",

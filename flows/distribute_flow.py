@@ -256,19 +256,7 @@ class _CancelledFromOutsideError(BaseException):
 
 @dataclass
 class _Queue:
-    """The loop of the parent: lets out trials, sees them end, and whoever ran them.
-
-    Args:
-        study: the study.
-        session: the parent's.
-        runs: the workers' flow runs.
-        workers: how many there are to be.
-        n_jobs: how many trials each runs at once.
-        n_trials: how many finished trials end the study; `None` for no limit.
-        timeout: seconds after which no more trials are let out.
-        callbacks: called with the study and each trial that ended.
-        logger: the flow run's.
-    """
+    """The loop of the parent: lets out trials, sees them end, and whoever ran them."""
 
     study: FlowStudy
     session: Session
@@ -276,7 +264,7 @@ class _Queue:
     workers: int
     n_jobs: int
     n_trials: int | None
-    timeout: float | None
+    timeout: float | None  # seconds, after which no more trials are let out
     callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]]
     logger: logging.Logger | logging.LoggerAdapter[Any]
     task_runs: int = 0

@@ -49,6 +49,7 @@ INSTALLS = ("This worker lacks ", "The environment ")
 """How the lines begin that a run logs meanwhile, for those who wait for it."""
 
 _failure: PrefectOptunaError | None = None
+_looked = False
 
 
 def enter_environment(code: Code, check: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -58,13 +59,14 @@ def enter_environment(code: Code, check: Callable[[dict[str, Any]], dict[str, An
     and where something is wrong: the run then begins, and says what. `check` makes arguments of
     its parameters, for `code`.
     """
-    global _failure
+    global _failure, _looked
     main = getattr(sys.modules["__main__"], "__spec__", None)
     given = os.environ.get("PREFECT__FLOW_RUN_ID")
     if main is None or main.name not in _ENGINES or not given or FlowRunContext.get() is not None:
         return
-    if is_built() or _failure is not None:
+    if _looked or is_built():  # Prefect asks again, also when the run is over
         return
+    _looked = True
     from prefect.client.orchestration import get_client
     from prefect.logging.loggers import flow_run_logger
 
@@ -74,6 +76,9 @@ def enter_environment(code: Code, check: Callable[[dict[str, Any]], dict[str, An
         if not flow_run.parameters.get("install"):
             return
         found = code(check(flow_run.parameters))
+    except StorageUnavailableError as error:
+        _failure = error  # it may be back when the run begins, which is too late
+        return
     except Exception:  # noqa: BLE001 - the run comes upon it again, where it is said
         return
     if found is None or not (missing := lacking(*found)):
@@ -87,10 +92,10 @@ def enter_environment(code: Code, check: Callable[[dict[str, Any]], dict[str, An
 
 def require_installed(capture: Capture, environment: Environment) -> None:
     """Refuse to go on where packages were to be installed and are not here."""
-    if _failure is not None:
-        raise _failure
     if is_built() or not (missing := lacking(capture, environment)):
         return
+    if _failure is not None:
+        raise _failure
     raise EnvironmentUnavailableError(
         visible_line(
             f"This program lacks {'; '.join(missing)}. `install` has the workers of a pool install "

@@ -39,6 +39,7 @@ _MAX_SEEN = 100_000
 _FLUSH_SECONDS = 60.0
 _POOL_SECONDS = 5.0
 _PRIVATE_KEY = b"PRIVATE KEY-----"
+_DATA_FOLDERS = {".cache", ".keras", ".local"}  # of a home, where libraries put what they fetch
 _LONGEST = 255  # bytes of the name of a file
 _MAX_FILES = 100
 _CODE = (".py", ".pyc", ".so", ".pyd", ".journal")
@@ -206,14 +207,21 @@ class _Notes:
 _notes: _Notes | None = None
 
 
+def _is_hidden(path: str) -> bool:
+    """Whether it holds credentials, most often, as ~/.aws and ~/.netrc do, and no data."""
+    if f"{os.sep}.env" in path:
+        return True
+    for folder in (Path.cwd(), Path.home()):  # a study may itself lie below a hidden folder
+        if path.startswith(f"{folder}{os.sep}"):
+            first = path.removeprefix(f"{folder}{os.sep}").partition(os.sep)[0]
+            return first.startswith(".") and first not in _DATA_FOLDERS
+    return False
+
+
 def note_inputs(writer: ResultWriter, paths: Mapping[str, str]) -> None:
     """Note files that a trial has read. What is noted already costs a look at the file's size."""
     global _notes
-    # Credentials, most often, such as ~/.aws and ~/.netrc; no result depends on them.
-    hidden = (f"{os.sep}.env", os.path.join(os.path.expanduser("~"), "."))  # noqa: PTH111, PTH118
-    wanted = {
-        p: given for p, given in paths.items() if hidden[0] not in p and not p.startswith(hidden[1])
-    }
+    wanted = {path: given for path, given in paths.items() if not _is_hidden(path)}
     if not wanted or not writer.version:
         return
     if _notes is None or _notes.pid != os.getpid():  # a forked process has no such thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -15,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
+from uuid import UUID
 
 import redis
 
@@ -427,6 +429,22 @@ def find_chromium() -> str:
         "expected Chromium on the PATH, found none. Run `make test` as root on Debian or Ubuntu, "
         "or install Chromium with your package manager."
     )
+
+
+def log_of(flow_run_id: UUID | str) -> str:
+    """The log of a run that has ended; its last lines reach the server after its state."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(str(flow_run_id))]))
+
+    def now() -> str:
+        with get_client(sync_client=True) as client:
+            return "\n".join(log.message for log in client.read_logs(chosen))
+
+    with contextlib.suppress(TimeoutError):  # a run that never began does not say that it ended
+        wait_until(lambda: "Finished in state" in now(), what="its log is whole", timeout=10)
+    return now()
 
 
 if __name__ == "__main__":

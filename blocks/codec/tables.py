@@ -58,6 +58,22 @@ def _of_polars(frame: Any) -> Any:
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
+def storable_table(value: Any, title: str) -> Any:
+    """A table as Arrow; a `TypeError`, which begins with the title, if a file cannot have it."""
+    import pyarrow as pa
+
+    title = f"{title}, a {table_kind(value)},"
+    try:
+        table = to_arrow(value)
+    except (pa.ArrowException, TypeError) as error:
+        raise TypeError(
+            f"{title} has a column that Arrow cannot hold: {error} Give each column one type."
+        ) from error
+    if refused := refused_column(table.schema):
+        raise TypeError(f"{title} {refused}")
+    return table
+
+
 def refused_column(schema: Any) -> str:
     """What is said of a table with a column that nobody's file may have; `''` where none has."""
     if not (refused := arrow_types_refused(schema)):

@@ -19,8 +19,7 @@ from prefect_optuna.deployments.cli import (
     rerunning,
     running,
 )
-from prefect_optuna.deployments.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
-from prefect_optuna.deployments.cli.output import markup, note
+from prefect_optuna.deployments.cli.output import FAILED, INTERRUPTED, OK, USAGE, markup, note
 
 _CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 

@@ -19,8 +19,7 @@ from prefect_optuna.deployments.cli.arguments import (
     Study,
     Variables,
 )
-from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
-from prefect_optuna.deployments.cli.output import answer, command, markup, note, working
+from prefect_optuna.deployments.cli.output import FAILED, OK, answer, command, markup, note, working
 
 if TYPE_CHECKING:
     from uuid import UUID

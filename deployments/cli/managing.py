@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
-from prefect_optuna.deployments.cli.exit_codes import FAILED, OK
-from prefect_optuna.deployments.cli.output import answer, command, markup, note, working
+from prefect_optuna.deployments.cli.output import FAILED, OK, answer, command, markup, note, working
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -1,4 +1,4 @@
-"""What commands say: answers on standard output, everything else on standard error."""
+"""What commands say: answers on standard output, all else on standard error; and exit codes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console, RenderableType
+
+OK = 0
+"""It was done."""
+
+FAILED = 1
+"""It could not be done; the message says why."""
+
+USAGE = 2
+"""The command line itself is wrong."""
+
+DRIFT = 3
+"""Trials were run again, and not all of them were reproduced."""
+
+INTERRUPTED = 130
+"""Ctrl-C."""
 
 
 def answer(document: Any, *shown: RenderableType, as_json: bool) -> None:

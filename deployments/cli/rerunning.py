@@ -18,8 +18,7 @@ from prefect_optuna.deployments.cli.arguments import (
     Study,
     Variables,
 )
-from prefect_optuna.deployments.cli.exit_codes import DRIFT, OK
-from prefect_optuna.deployments.cli.output import answer, markup, working
+from prefect_optuna.deployments.cli.output import DRIFT, OK, answer, markup, working
 
 if TYPE_CHECKING:
     from prefect_optuna.flows import Reevaluation

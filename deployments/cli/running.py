@@ -10,8 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from prefect_optuna.deployments.cli.arguments import HERE, Json, Places, Study
-from prefect_optuna.deployments.cli.exit_codes import OK
-from prefect_optuna.deployments.cli.output import answer, markup, note, working
+from prefect_optuna.deployments.cli.output import OK, answer, markup, note, working
 
 
 def report(

@@ -19,7 +19,7 @@ from prefect_optuna.blocks.codec.arrays import (
     one_chunk,
     one_row,
 )
-from prefect_optuna.blocks.codec.tables import from_arrow, refused_column, table_kind, to_arrow
+from prefect_optuna.blocks.codec.tables import from_arrow, storable_table, table_kind
 from prefect_optuna.blocks.codec.untrusted import checked_dtype
 from prefect_optuna.tasks.persistence.errors import CorruptPersistenceError, UnsupportedValueError
 
@@ -66,20 +66,12 @@ def table_column(value: Any, path: str) -> tuple[Any, dict[str, Any], dict[bytes
 
     kind = table_kind(value)
     try:
-        table = to_arrow(value).unify_dictionaries()
-        names = table.column_names
-        if len(set(names)) < len(names):
-            raise UnsupportedValueError(f"{path} is a table with two columns of one name.")
+        table = storable_table(value, path).unify_dictionaries()
+        if len(set(table.column_names)) < len(table.column_names):
+            raise TypeError(f"{path} is a table with two columns of one name.")
         values = table.combine_chunks().to_struct_array()
     except (pa.ArrowException, TypeError) as error:
-        if isinstance(error, UnsupportedValueError):
-            raise
-        raise UnsupportedValueError(
-            f"{path}, a {kind}, has a column that Arrow cannot hold: {error} Give each column one "
-            "type."
-        ) from error
-    if refused := refused_column(table.schema):
-        raise UnsupportedValueError(f"{path}, a {kind}, {refused}")
+        raise UnsupportedValueError(str(error)) from error
     spec = {"dtype": "table", "as": kind, "shape": list(table.shape)}
     return one_row(one_chunk(values)), spec, table.schema.metadata
 

@@ -25,7 +25,7 @@ from prefect_optuna.tasks.scope.errors import (
 from prefect_optuna.tasks.scope.explanation import Explanation
 from prefect_optuna.tasks.scope.facade import param_scope
 from prefect_optuna.tasks.scope.files import add_scope_arguments, from_files, scope_from_arguments
-from prefect_optuna.tasks.scope.recorded import recording
+from prefect_optuna.tasks.scope.frames import recording
 from prefect_optuna.tasks.scope.scope import ParamScope
 from prefect_optuna.tasks.scope.scoped_tasks import (
     SCOPE,

@@ -11,9 +11,8 @@ from prefect_optuna.tasks.scope.accessor import Accessor
 from prefect_optuna.tasks.scope.carrying import ScopeSnapshot, capture, restore
 from prefect_optuna.tasks.scope.explanation import Explanation, explain
 from prefect_optuna.tasks.scope.files import from_files
-from prefect_optuna.tasks.scope.frames import ROOT, freeze, get, write
+from prefect_optuna.tasks.scope.frames import ROOT, freeze, get, recording, write
 from prefect_optuna.tasks.scope.origins import caller
-from prefect_optuna.tasks.scope.recorded import recording
 from prefect_optuna.tasks.scope.scope import ParamScope, handle, make_scope
 from prefect_optuna.tasks.scope.unread import may_be_read_elsewhere, switch
 from prefect_optuna.tasks.scope.values import flatten, parse_assignments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,10 +17,9 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.settings import get_current_settings
 from pydantic import SecretStr
-from servers import Cable, redis_server, wait_until
+from servers import Cable, log_of, redis_server, wait_until
 
 from prefect_optuna.blocks import (
     ArchiveError,
@@ -138,23 +136,6 @@ def ended(flow_run_id: str | UUID) -> Any:
     wait_until(has_ended, what=f"flow run {flow_run_id} ends", timeout=110, every=0.2)
     with get_client(sync_client=True) as client:
         return client.read_flow_run(UUID(str(flow_run_id)))
-
-
-def _log_now(flow_run_id: str) -> str:
-    chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(flow_run_id)]))
-    with get_client(sync_client=True) as client:
-        return "\n".join(log.message for log in client.read_logs(chosen))
-
-
-def log_of(flow_run_id: str) -> str:
-    """The log of a run that has ended; its last lines reach the server after its state."""
-    with contextlib.suppress(TimeoutError):  # a run that never began does not say that it ended
-        wait_until(
-            lambda: "Finished in state" in _log_now(flow_run_id),
-            what="its log is whole",
-            timeout=10,
-        )
-    return _log_now(flow_run_id)
 
 
 def everything_on_the_server() -> str:

@@ -15,9 +15,8 @@ from uuid import UUID
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.states import Cancelling
-from servers import wait_until
+from servers import log_of, wait_until
 from wheels_under_test import install_here, only_these_wheels, record_only
 
 from prefect_optuna.blocks import (
@@ -95,23 +94,6 @@ def ended(flow_run_id: UUID) -> Any:
     what = f"flow run {flow_run_id} ends"
     wait_until(lambda: read(flow_run_id).state.is_final(), what=what, timeout=110, every=0.2)
     return read(flow_run_id).state
-
-
-def _log_now(flow_run_id: UUID) -> str:
-    chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
-    with get_client(sync_client=True) as client:
-        return "\n".join(log.message for log in client.read_logs(chosen))
-
-
-def log_of(flow_run_id: UUID) -> str:
-    """The log of a run that has ended; its last lines reach the server after its state."""
-    with contextlib.suppress(TimeoutError):  # a run that never began does not say that it ended
-        wait_until(
-            lambda: "Finished in state" in _log_now(flow_run_id),
-            what="its log is whole",
-            timeout=10,
-        )
-    return _log_now(flow_run_id)
 
 
 def trials(study: str) -> list[Any]:

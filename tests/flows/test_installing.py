@@ -8,13 +8,19 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect._internal import control_listener
 from wheels_under_test import install_here, only_these_wheels, recorded
 
-from prefect_optuna.errors import EnvironmentUnavailableError, InvalidSettingError
+from prefect_optuna.errors import (
+    EnvironmentUnavailableError,
+    InvalidSettingError,
+    StorageUnavailableError,
+)
 from prefect_optuna.flows import installing
 from prefect_optuna.flows.problem_source import find_problem
 from prefect_optuna.tasks import Environment, Problem
@@ -53,6 +59,38 @@ def capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Capture:
     inspection.distribution_of.cache_clear()
     importlib.invalidate_caches()
     return captured
+
+
+def test_a_worker_looks_once_and_a_storage_that_was_away_then_is_named(
+    capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(uuid4()))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="prefect.engine"))
+    monkeypatch.setattr(installing, "_looked", False)
+    monkeypatch.setattr(installing, "_failure", None)
+    asked: list[object] = []
+
+    class Client:
+        def __enter__(self) -> Client:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def read_flow_run(self, _: object) -> SimpleNamespace:
+            asked.append(None)
+            return SimpleNamespace(parameters={"install": True})
+
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda **_: Client())
+
+    def away(_: object) -> None:
+        raise StorageUnavailableError("The study's storage is away.")
+
+    installing.enter_environment(away, dict)
+    installing.enter_environment(away, dict)
+    assert len(asked) == 1
+    with pytest.raises(StorageUnavailableError, match="storage is away"):
+        installing.require_installed(capture, Environment.capture())
 
 
 def prepared(capture: Capture, there: Environment) -> Any:

@@ -167,6 +167,8 @@ def test_no_credentials_are_noted_or_kept(
     files = {
         "home/.aws/credentials": "aws_secret_access_key = x",
         "home/.netrc": "password x",
+        "home/.cache/torch/mnist.pt": "1",
+        "home/.work/study/traps.csv": "1",
         "home/pelts.csv": "1",
         "project/.env": "x",
         "project/hunter2-4f1d.csv": "1",
@@ -179,7 +181,17 @@ def test_no_credentials_are_noted_or_kept(
     writer = writer_in(tmp_path, keep=1000)
     note_inputs(writer, {str(tmp_path / name): str(tmp_path / name) for name in files})
     found = {str(Path(one.path).relative_to(tmp_path)): one.kept for one in noted(writer)}
-    assert found == {"home/pelts.csv": True, "project/token.txt": False, "project/id": False}
+    assert found == {
+        "home/.cache/torch/mnist.pt": True,
+        "home/pelts.csv": True,
+        "project/token.txt": False,
+        "project/id": False,
+    }
+    # A study that lies below a hidden folder has its data there.
+    monkeypatch.chdir(tmp_path / "home/.work/study")
+    below = str(tmp_path / "home/.work/study/traps.csv")
+    note_inputs(writer, {below: "traps.csv"})
+    assert below in {one.path for one in noted(writer)}
 
 
 def test_a_file_is_looked_for_where_the_code_would_find_it(folder: Path) -> None:

@@ -35,7 +35,7 @@ from prefect_optuna.blocks.codec.arrays import (
     one_chunk,
     one_row,
 )
-from prefect_optuna.blocks.codec.tables import from_arrow, refused_column, table_kind, to_arrow
+from prefect_optuna.blocks.codec.tables import from_arrow, storable_table, table_kind
 from prefect_optuna.blocks.codec.untrusted import (
     array_size,
     checked_dtype,
@@ -87,7 +87,7 @@ def encode_with_spec(
     import pyarrow as pa
 
     if (kind := table_kind(result)) is not None:
-        table = _arrow_table(result, kind, "").unify_dictionaries()
+        table = _arrow_table(result, "").unify_dictionaries()
         spec = {
             field.name: {"dtype": str(field.type), "shape": [len(table)]} for field in table.schema
         }
@@ -374,7 +374,7 @@ def _structure(value: Any, path: str, name: str, series: list[_Series]) -> Any:
         return {"$dict": [[_leaf(key, f"{path}, key {key!r}"), v] for key, v in items.items()]}
     if (table := table_kind(value)) is not None:
         node = {}
-        arrow = _arrow_table(value, table, path)
+        arrow = _arrow_table(value, path)
         if len(set(arrow.column_names)) < len(arrow.column_names):
             raise ResultEncodingError(
                 f"{_title(path)} is a table with two columns of one name. Rename one."
@@ -468,19 +468,11 @@ def _leaf(value: Any, path: str) -> Any:
     return encode_value(value, refuse, path)
 
 
-def _arrow_table(value: Any, kind: str, path: str) -> Any:
-    import pyarrow as pa
-
+def _arrow_table(value: Any, path: str) -> Any:
     try:
-        table = to_arrow(value)
-    except (pa.ArrowException, TypeError) as error:
-        raise ResultEncodingError(
-            f"{_title(path)}, a {kind}, has a column that Arrow cannot hold: {error} Give each "
-            "column one type."
-        ) from error
-    if refused := refused_column(table.schema):
-        raise ResultEncodingError(f"{_title(path)}, a {kind}, {refused}")
-    return table
+        return storable_table(value, _title(path))
+    except TypeError as error:
+        raise ResultEncodingError(str(error)) from error
 
 
 def _storable(array: np.ndarray[Any, Any]) -> Any:
