@@ -116,9 +116,7 @@ def __getattr__(name: str) -> Any:
 
         return version("prefect-optuna")
     if floor := _FLOOR_OF.get(name):
-        # Kept, so that archived code finds it where its script has it from.
-        globals()[name] = getattr(importlib.import_module(f"{__name__}.{floor}"), name)
-        return globals()[name]
+        return getattr(importlib.import_module(f"{__name__}.{floor}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

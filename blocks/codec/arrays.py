@@ -21,8 +21,7 @@ def npy_bytes(array: np.ndarray[Any, Any]) -> bytes:
         >>> read_npy(BytesIO(content), len(content)).tolist()
         [0, 1, 2]
     """
-    file = BytesIO()
-    np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+    np.lib.format.write_array(file := BytesIO(), np.asarray(array), allow_pickle=False)
     return file.getvalue()
 
 

@@ -96,15 +96,11 @@ def from_arrow(table: Any, kind: str) -> Any:
             case "pandas.Series":
                 series = table.to_pandas().iloc[:, 0]
                 return series.rename(None) if series.name == "" else series
-            case "polars.DataFrame":
-                import polars as pl  # pyright: ignore[reportMissingImports]
-
-                return pl.from_arrow(table)
-            case "polars.Series":
+            case "polars.DataFrame" | "polars.Series":
                 import polars as pl  # pyright: ignore[reportMissingImports]
 
                 frame: Any = pl.from_arrow(table)
-                return frame.to_series()
+                return frame.to_series() if kind == "polars.Series" else frame
             case _:
                 return table
     except ImportError as error:

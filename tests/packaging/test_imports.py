@@ -60,8 +60,6 @@ def test_the_main_names_are_at_the_top_of_the_package() -> None:
 
     assert prefect_optuna.optimize is flows.optimize
     assert prefect_optuna.ArchivedStudy is tasks.ArchivedStudy
-    # An archive looks there for what a script has imported from there.
-    assert vars(prefect_optuna)["ArchivedStudy"] is tasks.ArchivedStudy
     assert prefect_optuna.PrefectOptunaError is blocks.PrefectOptunaError
     for name in prefect_optuna.__all__:
         assert getattr(prefect_optuna, name) is not None

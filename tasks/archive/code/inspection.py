@@ -207,8 +207,12 @@ def import_path(obj: Any) -> str | None:
 def _at(module: ModuleType, name: str) -> Any:
     value: Any = module
     for part in name.split("."):
-        # By the dictionary, for an attribute of a module may be imported on first look.
-        value = vars(value).get(part) if isinstance(value, (ModuleType, type)) else None
+        # By the dictionary, for an attribute of a module may be imported on first look; but what
+        # it promises is there for everybody, whoever has looked before.
+        if isinstance(value, ModuleType) and part in getattr(value, "__all__", ()):
+            value = getattr(value, part, None)
+        else:
+            value = vars(value).get(part) if isinstance(value, (ModuleType, type)) else None
     return value
 
 

@@ -457,7 +457,7 @@ class Reach:
             )
             if module is None or not self._is_installed(vars(module)):
                 continue
-            if vars(module).get(original) is value:
+            if getattr(module, original, None) is value:  # the statement has looked there, too
                 return self._import(f"{module.__name__}:{original}")
         return None
 

@@ -524,9 +524,32 @@ def test_installed_objects_are_recorded_by_their_public_name() -> None:
     document = Capture.of(problem_of(_no_parameters, context=context)).document
     assert document["context"] == {
         "solver": {"$import": "scipy.integrate:solve_ivp"},
-        "block": {"$import": "prefect_optuna.blocks:ArtifactFileSystem"},
+        "block": {"$import": "prefect_optuna:ArtifactFileSystem"},
     }
     assert document["distributions"] == {"scipy": "scipy", "prefect_optuna": "prefect-optuna"}
+
+
+@pytest.mark.parametrize("name", ["prefect_optuna", "prefect_optuna.tasks"])
+def test_what_a_package_imports_when_it_is_asked_is_captured_alike_whoever_has_asked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"from {name} import ArchivedStudy, param_scope\n\n\n"
+    text += "def run(params):\n    return param_scope.gain(1.0), ArchivedStudy.__name__\n"
+    (tmp_path / "lazily.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    documents: list[Any] = []
+    for _ in range(2):
+        run = importlib.import_module("lazily").run
+        for package in map(sys.modules.__getitem__, ["prefect_optuna", "prefect_optuna.tasks"]):
+            for lazy in ("ArchivedStudy", "param_scope"):
+                vars(package).pop(lazy, None)
+        documents.append(Capture.of(Problem(suggest=_no_parameters, run=run)).document)
+        from prefect_optuna.tasks import ArchivedStudy, param_scope  # noqa: F401
+
+        documents.append(Capture.of(Problem(suggest=_no_parameters, run=run)).document)
+    assert all(document == documents[0] for document in documents)
+    assert f"{name}:param_scope" in json.dumps(documents[0])
+    del sys.modules["lazily"]
 
 
 def test_functions_inside_a_function_are_captured_with_their_variables() -> None:
