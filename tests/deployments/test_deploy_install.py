@@ -20,6 +20,7 @@ from servers import log_of, wait_until
 from wheels_under_test import install_here, only_these_wheels, record_only
 
 from prefect_optuna.blocks import (
+    ArchiveError,
     ArtifactFileSystem,
     InvalidSettingError,
     JournalStudyStorage,
@@ -134,7 +135,8 @@ def a_process_of(study: str) -> int:
     found: list[int] = []
 
     def is_there() -> bool:
-        with contextlib.suppress(StudyNotFoundError):
+        # A study is there a moment before its archive is.
+        with contextlib.suppress(StudyNotFoundError, ArchiveError):
             found[:] = [one.user_attrs["pid"] for one in trials(study) if "pid" in one.user_attrs]
         return bool(found)
 
