@@ -68,7 +68,7 @@ from prefect_optuna.blocks.redis_storage.study_copy import (
     Operation,
     StudyCopy,
     decoding,
-    mapping,
+    read_attributes,
 )
 from prefect_optuna.blocks.redis_storage.urls import location_of
 
@@ -535,8 +535,8 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
                         study_name=_text(meta[0]),
                         direction=None,
                         directions=[StudyDirection(d) for d in json.loads(meta[1])],
-                        user_attrs=_attributes(user),
-                        system_attrs=_attributes(system),
+                        user_attrs=read_attributes(user),
+                        system_attrs=read_attributes(system),
                         study_id=study_id,
                     )
                 )
@@ -943,10 +943,6 @@ def _incompatible(field: str, study: StudyCopy) -> ValueError:
         f"The parameter {json.loads(field)[1:]!r} has another kind of distribution in the study "
         f"{study.name!r}: its type, log, and a categorical's choices must stay the same."
     )
-
-
-def _attributes(stored: Any) -> dict[str, Any]:
-    return {json.loads(name): json.loads(value) for name, value in mapping(stored).items()}
 
 
 def _bytes(text: str) -> bytes:

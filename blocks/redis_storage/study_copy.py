@@ -27,6 +27,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks.attribute_nesting import check_nesting
 from prefect_optuna.blocks.errors import DamagedStorageError
 from prefect_optuna.blocks.redis_storage.encoding import (
     STATES,
@@ -212,8 +213,7 @@ class StudyCopy:
         self._read_live(heads, before)
         user, system = self._read([("HGETALL", self.keys.user), ("HGETALL", self.keys.system)])
         with decoding(self.keys.prefix):
-            self.user = {json.loads(k): json.loads(v) for k, v in mapping(user).items()}
-            self.system = {json.loads(k): json.loads(v) for k, v in mapping(system).items()}
+            self.user, self.system = read_attributes(user), read_attributes(system)
         self.version, self.token = version, token.decode()
         self.generation += 1
         self._check_complete()
@@ -310,6 +310,7 @@ class StudyCopy:
 
     def set_attribute(self, which: str, name: str, value: Any) -> None:
         """Set an attribute; what was handed out before stays as it is."""
+        check_nesting(name, value)
         if which == "u":
             self.user = {**self.user, name: value}
         else:
@@ -457,6 +458,14 @@ def without_garbage_collector() -> Generator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def read_attributes(stored: Any) -> dict[str, Any]:
+    """The attributes of a study, from the reply of `HGETALL`."""
+    found = {json.loads(name): json.loads(value) for name, value in mapping(stored).items()}
+    for name, value in found.items():
+        check_nesting(name, value)  # how deep JSON is read depends on the version of Python
+    return found
 
 
 _MOST_TRIALS = 1 << 27  # a list of them takes a gigabyte
