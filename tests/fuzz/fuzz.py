@@ -18,6 +18,7 @@ import logging
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,14 +65,24 @@ class _Watch:
 
 
 def _holds_canary(value: Any) -> bool:
+    """Whether it is somewhere in a value, which may be nested deeply, or be in itself."""
+    waiting, known = [value], set[int]()
+    while waiting:
+        item = waiting.pop()
+        if not isinstance(item, (dict, list, tuple, set)):
+            if _is_canary(item):
+                return True
+        elif id(item) not in known:
+            known.add(id(item))
+            waiting += [*item, *(item.values() if isinstance(item, dict) else ())]
+    return False
+
+
+def _is_canary(value: Any) -> bool:
     import numpy as np
     import pyarrow as pa
 
     kind = type(value).__module__.partition(".")[0]
-    if isinstance(value, dict):
-        return any(_holds_canary(item) for pair in value.items() for item in pair)
-    if isinstance(value, (list, tuple, set)):
-        return any(map(_holds_canary, value))
     if isinstance(value, (bytes, str)):
         text = value if isinstance(value, bytes) else value.encode("latin-1", "replace")
         return _CANARY[:12] in text
@@ -84,7 +95,6 @@ def _holds_canary(value: Any) -> bool:
         return _CANARY[:12] in sink.getvalue().to_pybytes()
     if kind in ("pandas", "polars") and hasattr(value, "to_dict"):
         repr(value)
-        return False
     return False
 
 
@@ -120,6 +130,9 @@ def run_target(name: str, seed: int, seconds: float, folder: Path, count: int = 
                 check(case_of(random.Random(f"{name} {warm}")))
         if name != "redis":  # whose server's client has threads
             resource.setrlimit(resource.RLIMIT_AS, (_address_space() + _MEMORY,) * 2)
+        last = folder / f"{name}.last"
+        # Open all the time: some filesystems write to the disk what is closed after a truncation.
+        now = stack.enter_context(last.open("wb", buffering=0))
         ends = time.monotonic() + seconds
         while time.monotonic() < ends and (not count or cases < count):
             rng = random.Random(f"{name} {seed} {cases}")
@@ -128,9 +141,9 @@ def run_target(name: str, seed: int, seconds: float, folder: Path, count: int = 
                 case = case_of(rng)
             except RecursionError:  # nested so deeply that it cannot even be written
                 continue
-            kept = folder / f"{name}-{seed}-{cases - 1}"
-            last = folder / f"{name}.last"
-            last.write_bytes(case if isinstance(case, bytes) else repr(case).encode())
+            now.seek(0)
+            now.write(case if isinstance(case, bytes) else repr(case).encode())
+            now.truncate()
             # Beside the case, in the memory, and alive; behind it what it could be read into.
             around = [_CANARY * (max(len(case), 64) // len(_CANARY) + 1) for _ in range(2)]
             held = bytes(bytearray(case)) if isinstance(case, bytes) else case
@@ -156,7 +169,7 @@ def run_target(name: str, seed: int, seconds: float, folder: Path, count: int = 
                 problem, watch.seen = "; ".join(watch.seen), []
             if problem:
                 findings += 1
-                last.rename(kept)
+                shutil.copy(last, folder / f"{name}-{seed}-{cases - 1}")
                 if findings <= 20:
                     print(f"{name}: case {cases - 1} of seed {seed}: {problem[:600]}", flush=True)
     print(json.dumps({"target": name, "cases": cases, "values": values, "findings": findings}))
@@ -170,19 +183,17 @@ def _address_space() -> int:
     )
 
 
-def run_targets(names: list[str], seed: int, seconds: float, folder: Path, count: int) -> int:
+def run_targets(seconds: dict[str, float], seed: int, folder: Path, count: int) -> int:
     """Run targets, each in a fork of this process, and return how many went wrong."""
-    import targets
-
     wrong = 0
-    for name in names or targets.TARGETS:
+    for name, share in seconds.items():
         child = folder / name
         child.mkdir(parents=True, exist_ok=True)
         sys.stdout.flush()
         if (pid := os.fork()) == 0:
             status = 2
             try:
-                status = int(run_target(name, seed, seconds, child, count) > 0)
+                status = int(run_target(name, seed, share, child, count) > 0)
                 sys.stdout.flush()
             except BaseException:  # noqa: BLE001 - nothing of the parent may run here
                 traceback.print_exc()
@@ -223,10 +234,12 @@ def main() -> int:
     options = parser.parse_args()
     import targets
 
-    seconds = options.each or options.seconds / len(options.names or targets.TARGETS)
+    shares = {name: targets.SHARES.get(name, 1) for name in options.names or targets.TARGETS}
+    one = options.seconds / sum(shares.values())
+    seconds = {name: options.each or one * share for name, share in shares.items()}
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzz-"))
     print(f"seed {options.seed}; cases that go wrong are kept in {folder}", flush=True)
-    return int(run_targets(options.names, options.seed, seconds, folder, options.count) > 0)
+    return int(run_targets(seconds, options.seed, folder, options.count) > 0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import importlib.metadata
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote
 
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "false")
@@ -29,6 +31,7 @@ import pyarrow as pa
 import pyarrow.dataset  # its import makes classes by exec
 import pyarrow.parquet
 from mutations import mutate_bytes, mutate_json, mutate_text
+from pydantic import SecretStr
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
@@ -38,12 +41,14 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks.artifacts import decode, encode, find_handler
+from prefect_optuna.blocks.artifacts import decode, encode, find_handler, objects
+from prefect_optuna.blocks.stores import fsspec_store
 from prefect_optuna.flows.spool import Spool, TrialKeeper
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture, decode_result, encode_result
 from prefect_optuna.tasks.archive.carrying.deployed import pack, unpack
 from prefect_optuna.tasks.archive.record.environment import requirements_text
+from prefect_optuna.tasks.archive.series import series_table
 from prefect_optuna.tasks.archive.series.results import decode_series
 from prefect_optuna.tasks.archive.series.writer import EncodedResult
 from prefect_optuna.tasks.persistence.container import Container, write_container
@@ -82,6 +87,7 @@ _RESULTS = [
     pl.DataFrame({"a": ["x" * 20, None], "b": [[1], [2, 3]]}),
 ]
 _KEY = b"prefect_optuna"
+_SIGNING = SecretStr("0123456789abcdef0123456789abcdef")
 
 
 def _arrow_case(seeds: list[bytes], key: bytes, rng: Random) -> bytes:
@@ -201,7 +207,7 @@ def _zipped(content: bytes, rng: Random, documents: dict[str, Callable[[bytes], 
                         entry = mutate_bytes(entry, [entry], rng)
                     case 3:
                         continue
-                    case 4:
+                    case 4 if rng.random() < 0.05:  # which takes as long as fifty others
                         entry += b" " * 10_000_000
                         method = zipfile.ZIP_DEFLATED
                     case _:
@@ -230,8 +236,12 @@ def _study(name: str) -> ArchivedStudy:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage, files = InMemoryStudyStorage(name=name), f"memory://{name}"
     study = storage.create_study("hares")
-    archive = OptunaArchive(study, artifacts=files)
-    archive.save_problem(Problem(suggest=suggest, run=run, evaluate=evaluate), scope={"seed": 3})
+    archive = OptunaArchive(study, artifacts=files, signing_key=_SIGNING)
+    problem = Problem(suggest=suggest, run=run, evaluate=evaluate)
+    # Two hundred distributions take longer than all the rest, and there is one reader for all.
+    few = [importlib.metadata.distribution(one) for one in ("numpy", "optuna", "prefect-optuna")]
+    with patch.object(importlib.metadata, "distributions", lambda: few):
+        archive.save_problem(problem, scope={"seed": 3})
     archive.study_add_axis("t", [1, 2, 3])
     archive.study_add_axis("long", np.arange(100))
     for _ in range(2):
@@ -241,7 +251,28 @@ def _study(name: str) -> ArchivedStudy:
         archive.trial_add_timeseries(trial, "loss", [3.0, 2.0, 1.0], ["t"])
         archive.trial_add_timeseries(trial, "wave", np.ones(100), ["long"])
         study.tell(trial, 1.0)
-    return ArchivedStudy.load("hares", storage=storage, artifacts=files)
+    archive.sign()
+    there: dict[str, Any] = {"storage": storage, "artifacts": files, "signing_key": _SIGNING}
+    archived = ArchivedStudy.load("hares", **there)
+    assert archived.signatures.complete
+    return archived
+
+
+class _InTurn(contextlib.nullcontext[Any]):
+    """In place of threads, whose beginnings take longer than what they read from memory."""
+
+    map = staticmethod(map)
+
+
+@contextlib.contextmanager
+def _at_once() -> Generator[None]:
+    """Files in memory are read without threads, and one that is missing is not looked for twice."""
+    with (
+        patch.object(fsspec_store, "ThreadPoolExecutor", _InTurn),
+        patch.object(series_table, "ThreadPoolExecutor", _InTurn),
+        patch.object(objects.time, "sleep", lambda _: None),
+    ):
+        yield
 
 
 def _looked_at(archived: ArchivedStudy) -> list[Any]:
@@ -289,14 +320,17 @@ def exports(folder: Path) -> Generator[Target]:
         return _zipped(seed, rng, documents)
 
     def check(content: bytes) -> Any:
-        path = folder / "export.zip"
-        path.write_bytes(content)
         number = next(count)
+        path = folder / f"{number}.zip"
+        path.write_bytes(content)
         storage = InMemoryStudyStorage(name=f"fuzz-{number}")
         files = ArtifactFileSystem(url=f"memory://fuzz-in-{number}")
+        there: dict[str, Any] = {"storage": storage, "artifacts": files}
         try:
-            return _looked_at(ArchivedStudy.import_(path, storage=storage, artifacts=files))
+            with _at_once():
+                return _looked_at(ArchivedStudy.import_(path, **there, signing_key=_SIGNING))
         finally:
+            path.unlink()
             with contextlib.suppress(Exception):
                 optuna.delete_study(study_name="hares", storage=storage.get_storage())
             with contextlib.suppress(Exception):
@@ -310,7 +344,8 @@ def exports(folder: Path) -> Generator[Target]:
 def archives(_: Path) -> Generator[Target]:
     original = _study("fuzz-archive")
     study, files = original.study, as_artifact_filesystem("memory://fuzz-archive")
-    block = InMemoryStudyStorage(name="fuzz-archive")
+    there: dict[str, Any] = {"storage": InMemoryStudyStorage(name="fuzz-archive")}
+    there |= {"artifacts": files, "signing_key": _SIGNING}
     storage: Any = study._storage
     study_id = study._study_id
     attributes = dict(study.user_attrs)
@@ -351,7 +386,8 @@ def archives(_: Path) -> Generator[Target]:
         try:
             for path, text in changed["files"].items():
                 files.write_path(path, bytes.fromhex(text))
-            return _looked_at(ArchivedStudy.load("hares", storage=block, artifacts=files))
+            with _at_once():
+                return _looked_at(ArchivedStudy.load("hares", **there))
         finally:
             for path, old in before.items():
                 if old is None:
@@ -602,3 +638,6 @@ TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Target]]] 
     "deployed": deployed,
 }
 """By name."""
+
+SHARES = {"exports": 4, "archives": 4}
+"""Of the time, for those of which a case takes longer; the others have one each."""
