@@ -37,7 +37,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.patience import Patience, PatientStorage, before_waiting
 from prefect_optuna.blocks.settings import OptunaSettings
-from prefect_optuna.blocks.stores.local import is_private
+from prefect_optuna.blocks.stores.local import is_private, shared_part
 from prefect_optuna.flows.session import history_of, is_lost, living_sessions
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.archive import ArchivedStudy, Manifest
@@ -150,8 +150,11 @@ class Spool:
                 f"{len(body):,}"
             )
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_private(self.folder):
-            raise ValueError(f"the spool {self.folder} is not its user's alone: chmod 700 it")
+        if shared := shared_part(self.folder):
+            raise ValueError(
+                f"the spool {self.folder} is not its user's alone, because of {shared}: chmod 700 "
+                "that, or name another folder in PREFECT_INTEGRATIONS_OPTUNA_SPOOL"
+            )
         path = self.folder / f"{kept.id}{_SUFFIX}"
         descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".")  # for its user only
         try:
@@ -167,7 +170,7 @@ class Spool:
 
     def _paths(self) -> list[Path]:
         # What is told is signed: somebody else must not have put it there.
-        if not is_private(self.folder):
+        if shared_part(self.folder):
             return []
         paths = [path for path in self.folder.glob(f"*{_SUFFIX}") if path.name[0] != "."]
         return [path for path in paths if is_private(path)]

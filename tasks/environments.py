@@ -31,7 +31,7 @@ from prefect.logging import get_logger
 from prefect_optuna.blocks._secrets import public_text, without_secrets
 from prefect_optuna.blocks.errors import EnvironmentUnavailableError, StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
-from prefect_optuna.blocks.stores.local import is_private
+from prefect_optuna.blocks.stores.local import shared_part
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
 from prefect_optuna.tasks.archive.record.environment import (
@@ -236,11 +236,11 @@ def prepare_environment(
     place, part = root / key, root / f"{key}.part"
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_private(root.resolve()):
+        if shared := shared_part(root):
             raise EnvironmentUnavailableError(
-                f"Environments are kept in {root}, which is not its user's alone: somebody else "
-                "may have put a Python there. Make it so, chmod 700, or name another folder: "
-                "PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS."
+                f"Environments are kept in {root}, which is not its user's alone, because of "
+                f"{shared}: somebody else may have put a Python there. Make it so, chmod 700, or "
+                "name another folder: PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS."
             )
         with _lock(root, key):
             if (kept := _kept(place)) is not None:
@@ -276,7 +276,7 @@ def collect_environments(
     root = _root()
     found: list[UnusedEnvironment] = []
     before = time.time() - days * 86400
-    for folder in sorted(root.iterdir()) if is_private(root.resolve()) else []:
+    for folder in [] if shared_part(root) else sorted(root.iterdir()):
         is_part = folder.suffix == ".part"
         if not folder.is_dir() or not (is_part or (folder / RECORD_FILE).exists()):
             continue

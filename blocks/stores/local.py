@@ -28,6 +28,7 @@ _PASSING = getattr(os, "O_PATH", os.O_RDONLY) | _FOLDER  # needs no right to lis
 # A FIFO that nobody writes to would keep us waiting.
 _FILE = _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _LINKS = 40  # on the way to a path, as Linux has it
+_STEPS = 1000
 
 
 class _Place(NamedTuple):
@@ -331,12 +332,7 @@ def _unfinished(target: _Place, content: bytes | BinaryIO) -> Generator[_Place]:
 
 
 def is_private(path: Path) -> bool:
-    """Whether a file or folder is this user's, no link, and nobody else may write there.
-
-    Example:
-        >>> is_private(Path("no such file"))
-        False
-    """
+    """Whether a file or folder is this user's, no link, and nobody else may write there."""
     try:
         status = path.lstat()
     except OSError:
@@ -345,3 +341,46 @@ def is_private(path: Path) -> bool:
         return not path.is_symlink()
     is_mine = status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode)
     return is_mine and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def shared_part(path: Path) -> Path | None:
+    """What somebody else may write to, or replace: a folder, or a link or a folder on its way."""
+    names, place, seen = [*reversed(path.absolute().parts)], Path(), 0
+    while names and hasattr(os, "getuid"):
+        inner, seen = place / names.pop(), seen + 1
+        try:
+            status = inner.lstat()
+        except OSError:
+            return inner
+        if not _is_out_of_reach(status) or seen > _STEPS:
+            return inner
+        if stat.S_ISLNK(status.st_mode):
+            names += reversed(inner.readlink().parts)
+        else:
+            place = place.parent if inner.name == ".." else inner
+    place = place if hasattr(os, "getuid") else path
+    return None if is_private(place) else place
+
+
+def _is_out_of_reach(status: os.stat_result) -> bool:
+    """Whether nobody but this user and the system's may change what is in a folder, or a link."""
+    system = Path("/").stat()  # in a container, its user may have any number
+    if status.st_uid not in (os.getuid(), system.st_uid):
+        return False
+    # Of others in a folder such as /tmp, whatever they own is found by its owner.
+    if stat.S_ISLNK(status.st_mode) or status.st_mode & stat.S_ISVTX:
+        return True
+    of_group = status.st_mode & stat.S_IWGRP and status.st_gid != system.st_gid
+    return not status.st_mode & stat.S_IWOTH and not (of_group and _has_others(status.st_gid))
+
+
+def _has_others(group: int) -> bool:
+    """Whether a group is not one that a user has for itself, as most Linux systems make it."""
+    import grp
+    import pwd
+
+    try:
+        me, found = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
+    except KeyError:
+        return True
+    return found.gr_name != me.pw_name or bool({*found.gr_mem} - {me.pw_name})

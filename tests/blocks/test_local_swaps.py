@@ -14,6 +14,7 @@ import pytest
 
 from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.blocks.stores.local import shared_part
 
 SECONDS = 0.7
 
@@ -129,3 +130,64 @@ def test_links_within_the_root_may_lead_through_one_another(tmp_path: Path) -> N
     assert not artifacts.exists("loop/file")
     artifacts.rm("one/two/file")
     assert artifacts.ls("real/deep") == []
+
+
+def test_a_folder_is_a_users_own_where_nobody_else_could_replace_it(tmp_path: Path) -> None:
+    home, inner = tmp_path / "home", tmp_path / "home" / "inner"
+    inner.mkdir(parents=True)
+    for folder in (home, inner):
+        folder.chmod(0o700)
+    assert shared_part(inner) is None
+    assert shared_part(home / "inner" / ".." / "inner") is None
+    home.chmod(0o1777)  # as /tmp
+    assert shared_part(inner) is None
+    assert shared_part(home) == home
+    home.chmod(0o777)
+    assert shared_part(inner) == home
+    (tmp_path / "link").symlink_to(inner)
+    assert shared_part(tmp_path / "link") == home
+    home.chmod(0o700)
+    assert shared_part(tmp_path / "link") is None
+    # A link that somebody else could have put there, though what it names is this user's alone.
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "link").symlink_to(inner)
+    (tmp_path / "open").chmod(0o777)
+    assert shared_part(tmp_path / "open" / "link") == tmp_path / "open"
+    (tmp_path / "round").symlink_to("round")
+    assert shared_part(tmp_path / "round") == tmp_path / "round"
+
+
+def test_a_folder_of_a_group_is_its_users_own_if_that_is_the_only_one_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import grp
+    import pwd
+
+    home, inner = tmp_path / "home", tmp_path / "home" / "inner"
+    inner.mkdir(mode=0o700, parents=True)
+    home.chmod(0o775)
+    found = os.stat_result([*home.stat()[:5], 4321, *home.stat()[6:10]])
+    name = pwd.getpwuid(os.getuid()).pw_name
+    lstat = Path.lstat
+    monkeypatch.setattr(Path, "lstat", lambda path: found if path == home else lstat(path))
+    for group, members, shared in [
+        (name, [], None),
+        (name, [name], None),
+        (name, [name, "eve"], home),
+        ("lab", [], home),
+    ]:
+        entry = grp.struct_group((group, "x", 4321, members))
+        monkeypatch.setattr(grp, "getgrgid", lambda _, entry=entry: entry)
+        assert shared_part(inner) == shared
+
+
+def test_a_folder_of_somebody_else_is_nobodys_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, inner = tmp_path / "home", tmp_path / "home" / "inner"
+    inner.mkdir(mode=0o700, parents=True)
+    home.chmod(0o755)
+    found = os.stat_result([*home.stat()[:4], 4321, *home.stat()[5:10]])
+    lstat = Path.lstat
+    monkeypatch.setattr(Path, "lstat", lambda path: found if path == home else lstat(path))
+    assert shared_part(inner) == home

@@ -315,11 +315,13 @@ def test_a_folder_that_others_may_write_to_has_no_environments(
     os.utime(prepared.folder / "environment.json", (0, 0))
     root = prepared.folder.parent
     (tmp_path / "link").symlink_to(root)  # to a larger disk
-    root.chmod(0o777)
-    with pytest.raises(EnvironmentUnavailableError, match="not its user's alone"):
-        prepare_environment(recorded(tiny="1.0"))
-    assert collect_environments(dry_run=False) == []
-    root.chmod(0o700)
+    for folder in (root, root.parent):
+        mode = folder.stat().st_mode
+        folder.chmod(0o777)
+        with pytest.raises(EnvironmentUnavailableError, match=f"alone, because of {folder}: some"):
+            prepare_environment(recorded(tiny="1.0"))
+        assert collect_environments(dry_run=False) == []
+        folder.chmod(mode)
     monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS", str(tmp_path / "link"))
     assert not prepare_environment(recorded(tiny="1.0")).built
 
