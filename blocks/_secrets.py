@@ -34,6 +34,23 @@ _LOGIN_IN_TEXT = re.compile(r":/{1,3}[^\s/?#'\"`<>@:]{0,256}:(?!%[s(])/?[^\s/'\"
 _OPTION_IN_TEXT = re.compile(r"[?&]([\w.-]{1,64})=(?!%[s(])[^\s&#'\"`<>{}$*]+")
 _USER_IN_TEXT = re.compile(r"https?://[^\s/?#'\"`<>@:{}$*]{20,256}@")  # no name is that long
 
+# Of files that hold credentials: their names, what services begin tokens with, netrc, `name: text`.
+_CREDENTIALS = re.compile(
+    r"(?:^|[._-])(?:credentials?|secrets?|passwords?|kubeconfig|netrc|pgpass|htpasswd"
+    r"|service[_-]?account|id_(?:rsa|dsa|ecdsa|ed25519))(?:[._-]|$)"
+    r"|\.(?:pem|key|p12|pfx|jks|keystore|kdbx|ovpn)$",
+    re.IGNORECASE,
+)
+_TOKEN_IN_TEXT = re.compile(
+    r"\b(?:gh[opsu]_|github_pat_|glpat-|hf_|sk-|xox[abprs]-|AKIA|AIza|eyJhbGciOi)[\w.-]{16}"
+    r"|-key-data: ?\w|\bauth[\"']?: ?[\"']|\blogin\s+\S+\s+password\s+\S"
+)
+_PAIR_IN_TEXT = re.compile(
+    r"\b([A-Za-z][\w.-]{1,63})[\"']?[ \t]{0,9}[:=][ \t]{0,9}[\"']?"
+    r"([^\s\"',;}${<\[(%][^\s\"',;}]{5,})"
+)
+_MOST = 100_000  # bytes of a file of credentials
+
 _ENCODE = (
     "expected at most one @, the one after the user and the password, and found another. Write /, "
     "?, # and @ in a password as %2F, %3F, %23 and %40, as urllib.parse.quote(password, safe='') "
@@ -42,36 +59,18 @@ _ENCODE = (
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a field, an option or an environment variable of this name holds a secret.
-
-    Example:
-        >>> is_secret_name("sslpassword"), is_secret_name("host")
-        (True, False)
-    """
+    """Whether a field, an option or an environment variable of this name holds a secret."""
     return _NAME.search(name) is not None
 
 
 def scheme_of(text: str) -> str | None:
-    """What is before the `:` of a URL, where that can be nothing else: it is safe to quote.
-
-    Example:
-        >>> scheme_of("redis:/me:hunter2@host"), scheme_of("me@host:6379")
-        ('redis', None)
-    """
+    """What is before the `:` of a URL, where that can be nothing else: it is safe to quote."""
     scheme, colon, _ = text.partition(":")
     return scheme.lower() if colon and _SCHEME.fullmatch(scheme) else None
 
 
 def check_login(url: str) -> None:
-    """Refuse a URL of a server of which two parsers would find different passwords.
-
-    Example:
-        >>> check_login("redis://me:%2Fhunter2@host")
-        >>> check_login("redis://me:/hunter2@host")
-        Traceback (most recent call last):
-            ...
-        ValueError: expected at most one @, the one after the user and the password, ...
-    """
+    """Refuse a URL of a server of which two parsers would find different passwords."""
     _, _, rest = url.partition("://")
     authority = _authority(rest)
     if rest.count("@") > 1 or ("@" in rest and "@" not in authority):
@@ -79,12 +78,7 @@ def check_login(url: str) -> None:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether anything in a URL may be a secret: a password, or an option, which may be one.
-
-    Example:
-        >>> has_credentials("redis://me:hunter2@host"), has_credentials("redis://me@host/0")
-        (True, False)
-    """
+    """Whether anything in a URL may be a secret: a password, or an option, which may be one."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return False
@@ -93,14 +87,7 @@ def has_credentials(url: str) -> bool:
 
 
 def has_secret_urls(text: str) -> bool:
-    """Whether a URL with a password or a token is in a text, such as the source of a program.
-
-    Example:
-        >>> has_secret_urls('url = "https://oauth2:hunter2@host/x"')
-        True
-        >>> has_secret_urls('url = f"https://oauth2:{token}@host/x?size=3"')
-        False
-    """
+    """Whether a URL with a password or a token is in a text, such as the source of a program."""
     return bool(
         _LOGIN_IN_TEXT.search(text)
         or _USER_IN_TEXT.search(text)
@@ -108,15 +95,23 @@ def has_secret_urls(text: str) -> bool:
     )
 
 
-def place_text(value: str) -> str:
-    """What a person has typed for a place, as everybody may read it.
+def holds_credentials(name: str, content: bytes) -> bool:
+    """Whether a file is one of credentials, by its name or by what it says."""
+    if _CREDENTIALS.search(name) or b"PRIVATE KEY-----" in content:  # however large
+        return True
+    text = content.decode("utf-8", "replace") if len(content) <= _MOST else ""
+    return (
+        has_secret_urls(text)
+        or _TOKEN_IN_TEXT.search(text) is not None
+        or any(
+            _is_secret_parameter(found[1], found[2]) and not found[2].isnumeric()
+            for found in _PAIR_IN_TEXT.finditer(text)
+        )
+    )
 
-    Example:
-        >>> place_text("postgresql://me:hunter2@host/db?sslpassword=x")
-        'postgresql://me:***@host/db'
-        >>> place_text("postgresql:/me:hunter2@host"), place_text("redis-study-storage/lab")
-        ('postgresql:***', 'redis-study-storage/lab')
-    """
+
+def place_text(value: str) -> str:
+    """What a person has typed for a place, as everybody may read it."""
     scheme, separator, rest = value.partition("://")
     if separator:
         if scheme_of(value) is None or _is_ambiguous(scheme, rest):
@@ -143,16 +138,7 @@ def _is_ambiguous(scheme: str, rest: str) -> bool:
 
 
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
-    """Text in which no URL has a user, a password, a query or a fragment.
-
-    Example:
-        >>> without_secrets("s3://key:secret@bucket/a.json?signature=x")
-        's3://bucket/a.json'
-        >>> without_secrets("C:/data/a.json"), without_secrets("redis:/me:secret@host")
-        ('C:/data/a.json', 'redis:/***@host')
-        >>> without_secrets("no role 'hunter%2'", ["hunter%2"])
-        "no role '***'"
-    """
+    """Text in which no URL has a user, a password, a query or a fragment."""
     for secret in sorted(set(secrets), key=len, reverse=True):
         for spelling in _spellings(secret):
             text = text.replace(spelling, "***")
@@ -191,14 +177,7 @@ def _spellings(secret: str) -> Iterable[str]:
 
 
 def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
-    """The secrets in a URL or in options: passwords, and what is under a name of a secret.
-
-    Example:
-        >>> sorted(secrets_in("redis://me:hunter2@host?ssl_password=hunter3&timeout=3"))
-        ['hunter2', 'hunter3']
-        >>> secrets_in({"connect_args": {"password": "hunter2", "port": 1}})
-        {'hunter2'}
-    """
+    """The secrets in a URL or in options: passwords, and what is under a name of a secret."""
     if isinstance(value, Mapping):
         found = (
             secrets_in(inner, secret=secret or is_secret_name(str(name)))
@@ -227,13 +206,7 @@ def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
 
 
 def secret_paths(value: Any, path: str) -> Iterator[str]:
-    """Where in parameters, or in a context, text is a secret by its name, or a URL with one.
-
-    Example:
-        >>> scope = {"api_key": "x7Kw92", "pad_token": "<|pad|>", "max_tokens": 512}
-        >>> list(secret_paths(scope, "scope"))
-        ["scope['api_key']"]
-    """
+    """Where in parameters, or in a context, text is a secret by its name, or a URL with one."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             inside = f"{path}[{name!r}]"
@@ -263,12 +236,7 @@ def _is_special_token(value: str | bytes) -> bool:
 
 
 def clean_cause(error: BaseException, secrets: Iterable[str] = ()) -> BaseException | None:
-    """An error to raise another one from, or `None` if a traceback of it would show a secret.
-
-    Example:
-        >>> clean_cause(ValueError("no role hunter2"), ["hunter2"]) is None
-        True
-    """
+    """An error to raise another one from, or `None` if a traceback of it would show a secret."""
     secrets = list(secrets)
     texts = map(str, _chain(error))
     return error if all(without_secrets(text, secrets) == text for text in texts) else None
@@ -287,32 +255,17 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def error_words(error: BaseException) -> str:
-    """The type and the message of an error of whatever code, as everybody may read them.
-
-    Example:
-        >>> error_words(OSError("no answer from redis://me:hunter2@host/0"))
-        'OSError: no answer from redis://host/0'
-    """
+    """The type and the message of an error of whatever code, as everybody may read them."""
     return public_text(f"{type(error).__name__}: {error}")
 
 
 def public_text(text: str) -> str:
-    """What code of others has said, without secrets of URLs and values of secret variables.
-
-    Example:
-        >>> public_text("no answer from redis://me:hunter2@host/0")
-        'no answer from redis://host/0'
-    """
+    """What code of others has said, without secrets of URLs and values of secret variables."""
     return SecretVariables.here().without(text)
 
 
 def is_public(error: BaseException) -> bool:
-    """Whether a traceback of an error may be read by everybody.
-
-    Example:
-        >>> is_public(OSError("no answer from redis://me:hunter2@host/0"))
-        False
-    """
+    """Whether a traceback of an error may be read by everybody."""
     variables = SecretVariables.here()
     return all(variables.without(str(one)) == str(one) for one in _chain(error))
 
@@ -322,11 +275,6 @@ class SecretVariables:
 
     So are those that hold a URL with a password. What is a file's path, or shorter than 6
     characters, is no secret. A word of up to 11 letters is found where it is all of a text.
-
-    Example:
-        >>> secrets = SecretVariables({"API_TOKEN": "hunter2", "HOME": "/root"})
-        >>> secrets.name_in("Bearer hunter2"), secrets.name_in("hunter")
-        ('API_TOKEN', None)
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -365,12 +313,7 @@ class SecretVariables:
         return _here[1]
 
     def without(self, text: str) -> str:
-        """A text for people with the values of these variables, and the secrets of URLs, left out.
-
-        Example:
-            >>> SecretVariables({"API_TOKEN": "hunter2"}).without("401 for 'hunter2' at http://a@b")
-            "401 for '***' at http://b"
-        """
+        """A text for people without the values of these variables, and the secrets of URLs."""
         plain = without_secrets("***" if text in self._values else text, self._parts)
         name = self.name_in(plain)  # such as in base64
         return plain if name is None else f"a text with the value of {name}, which is left out"

@@ -24,24 +24,14 @@ if TYPE_CHECKING:
 
 
 def visible(text: str) -> str:
-    r"""Text with its lines, in which what cannot be seen is written as Python writes it.
-
-    Example:
-        >>> print(visible("a\x1b[2Jb\u202ec"))
-        a\x1b[2Jb\u202ec
-    """
+    """Text with its lines, in which what cannot be seen is written as Python writes it."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else _written(c) for c in text)
 
 
 def visible_line(text: str) -> str:
-    r"""The same on one line, for a list in which nothing may look like another entry.
-
-    Example:
-        >>> print(visible_line("safe\nand sound"))
-        safe\nand sound
-    """
+    """The same on one line, for a list in which nothing may look like another entry."""
     return visible(text).replace("\n", "\\n")
 
 
@@ -52,24 +42,12 @@ def _written(character: str) -> str:
 
 
 def markup(text: str) -> str:
-    r"""Text in rich's markup, as text.
-
-    Example:
-        >>> print(markup("[bold]\x1b[2J"))
-        \[bold]\x1b[2J
-    """
+    """Text in rich's markup, as text."""
     return escape(visible(text))
 
 
 def command(*words: str) -> str:
-    r"""A command that somebody may copy into a shell.
-
-    Example:
-        >>> print(command("prefect-optuna", "show", "a; rm -rf ~"))
-        prefect-optuna show 'a; rm -rf ~'
-        >>> print(command("prefect-optuna", "show", "a\x1b[2J"))
-        prefect-optuna show $'a\x1b[2J'
-    """
+    """A command that somebody may copy into a shell."""
     return " ".join(map(_word, words))
 
 
@@ -85,14 +63,7 @@ def _word(word: str) -> str:
 
 
 def json_text(document: Any) -> str:
-    r"""JSON for programs, that is also harmless in a terminal.
-
-    Example:
-        >>> print(json_text({"name": "\x9b2J\u202e"}))
-        {
-          "name": "\u009b2J\u202e"
-        }
-    """
+    """JSON for programs, that is also harmless in a terminal."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     # What is not printable and no line end can only be within a string.
     return text if text.isprintable() else re.sub(r"[^\n -~]", _json_escape, text)

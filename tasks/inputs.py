@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks._secrets import SecretVariables
+from prefect_optuna.blocks._secrets import SecretVariables, holds_credentials
 from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.tasks.archive.series.blobs import read_blob, write_blobs
 
@@ -38,7 +38,6 @@ _MAX_HASHED = 10_000_000_000  # bytes
 _MAX_SEEN = 100_000
 _FLUSH_SECONDS = 60.0
 _POOL_SECONDS = 5.0
-_PRIVATE_KEY = b"PRIVATE KEY-----"
 _DATA_FOLDERS = {".cache", ".keras", ".local"}  # of a home, where libraries put what they fetch
 _LONGEST = 255  # bytes of the name of a file
 _MAX_FILES = 100
@@ -180,7 +179,9 @@ class _Notes:
         secrets = SecretVariables.here()
         if secrets.name_in(path):
             return  # everybody who reads the archive would read it
-        if content is not None and (_PRIVATE_KEY in content or secrets.name_in(content)):
+        if content is not None and (
+            holds_credentials(place.name, content) or secrets.name_in(content)
+        ):
             content = None
         digest = ""
         if content is not None:
@@ -276,7 +277,8 @@ def archived_inputs(artifacts: ArtifactFileSystem, files: Sequence[InputFile]) -
         listed = ", ".join(f"{one.name} ({_size(one.bytes)})" for one in missing.values())
         raise ArchiveError(
             f"The archive does not have {listed}, which trials have read. Run them where the files "
-            "are, with inputs='here'; optimize(..., keep_inputs='200 MB') keeps them."
+            "are, with inputs='here'; optimize(..., keep_inputs='200 MB') keeps them, unless they "
+            "look like credentials."
         )
     content: dict[str, bytes] = {}
     for relative, one in kept.items():

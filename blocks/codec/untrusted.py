@@ -62,13 +62,7 @@ _ReadAt = Callable[[int, int], bytes]
 
 
 def unpacks_to_too_much(unpacked: int, stored: int) -> bool:
-    """Whether so many bytes may not come of so many.
-
-    Example:
-        >>> from prefect_optuna.blocks.codec.untrusted import unpacks_to_too_much
-        >>> unpacks_to_too_much(1 << 20, 100), unpacks_to_too_much(1 << 40, 100)
-        (False, True)
-    """
+    """Whether so many bytes may not come of so many."""
     return unpacked > max(UNPACKED, RATIO * stored)
 
 
@@ -175,15 +169,7 @@ def _check_pandas_notes(schema: Any) -> None:
 
 
 def arrow_types_refused(schema: Any) -> list[str]:
-    """The types in a schema that the functions here do not read, so that nobody writes them.
-
-    Example:
-        >>> import pyarrow as pa
-        >>> from prefect_optuna.blocks.codec.untrusted import arrow_types_refused
-        >>> kind = pa.run_end_encoded(pa.int32(), pa.string())
-        >>> arrow_types_refused(pa.schema({"x": pa.int8(), "y": kind}))
-        ['run_end_encoded<run_ends: int32, values: string>']
-    """
+    """The types in a schema that the functions here do not read, so that nobody writes them."""
     import pyarrow as pa
 
     plain = pa.schema([pa.field(str(i), field.type) for i, field in enumerate(schema)])
@@ -201,11 +187,6 @@ def checked_dtype(text: Any) -> np.dtype[Any]:
 
     Raises:
         ValueError: it is no plain type of numbers, text, times or bytes.
-
-    Example:
-        >>> from prefect_optuna.blocks.codec.untrusted import checked_dtype
-        >>> checked_dtype("<f8")
-        dtype('float64')
     """
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
         raise ValueError("it names no type of plain arrays")
@@ -213,27 +194,14 @@ def checked_dtype(text: Any) -> np.dtype[Any]:
 
 
 def array_size(dtype: np.dtype[Any], shape: Any) -> int:
-    """How many bytes an array takes whose shape a file names.
-
-    Example:
-        >>> import numpy as np
-        >>> from prefect_optuna.blocks.codec.untrusted import array_size
-        >>> array_size(np.dtype("<f8"), [20, 3])
-        480
-    """
+    """How many bytes an array takes whose shape a file names."""
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError("it names no shape of an array")
     return dtype.itemsize * math.prod(shape)
 
 
 def is_padded(size: int, held: int) -> bool:
-    """Whether an array takes far more bytes than there are characters in it.
-
-    Example:
-        >>> from prefect_optuna.blocks.codec.untrusted import is_padded
-        >>> is_padded(4000, 10), is_padded(2_000_000_000, 10)
-        (False, True)
-    """
+    """Whether an array takes far more bytes than there are characters in it."""
     return size > max(1 << 12, RATIO * held)
 
 

@@ -174,6 +174,12 @@ def test_no_credentials_are_noted_or_kept(
         "project/hunter2-4f1d.csv": "1",
         "project/token.txt": "hunter2-4f1d",
         "project/id": key,
+        "project/lab.ini": "[db]\nuser = me\npassword = hunter3x\n",
+        "project/kube.yaml": "users:\n- user:\n    token: eyJhbGciOiJSUzI1NiIsImtpZCI6\n",
+        "project/client_secret_12.json": "{}",
+        "project/hosts": "machine lab.example login me password hunter3",
+        "project/sources.csv": "url\nhttps://oauth2:hunter3x@lab.example/a.csv\n",
+        "project/tokenizer.json": '{"eos_token": "<|end|>", "max_tokens": 512000}',
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +192,12 @@ def test_no_credentials_are_noted_or_kept(
         "home/pelts.csv": True,
         "project/token.txt": False,
         "project/id": False,
+        "project/lab.ini": False,
+        "project/kube.yaml": False,
+        "project/client_secret_12.json": False,
+        "project/hosts": False,
+        "project/sources.csv": False,
+        "project/tokenizer.json": True,
     }
     # A study that lies below a hidden folder has its data there.
     monkeypatch.chdir(tmp_path / "home/.work/study")
