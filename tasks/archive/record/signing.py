@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from contextlib import suppress
 from typing import Any
 
 from pydantic import SecretStr
@@ -27,21 +28,41 @@ KEY_VARIABLES = (
 """The environment variables that hold keys, or say where they are."""
 
 
-_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)
+_LEVELS = 30
+_PLAIN = frozenset({str, float, int, bool, type(None)})
+
+
+def _sorts_as_it_is(content: Any) -> bool:
+    """Whether all keys are ASCII text; of what is nested deeply, nobody looks."""
+    level = [content]
+    for _ in range(_LEVELS):
+        inside: list[Any] = []
+        for one in level:
+            kind = type(one)
+            if kind is dict:
+                if not "".join(one).isascii():  # a TypeError, where one is no text
+                    return False
+                inside += one.values()
+            elif kind is list or kind is tuple:
+                inside += one
+            elif kind not in _PLAIN:
+                return False
+        if not inside:
+            return True
+        level = inside
+    return False
 
 
 def canonical(content: Any) -> bytes:
-    """One form of JSON for one content, whichever storage it has been through.
-
-    Example:
-        >>> from prefect_optuna.tasks.archive.record.signing import canonical
-        >>> canonical({"b": (1, 2), "a": None})
-        b'{"a":null,"b":[1,2]}'
-    """
+    """One form of JSON for one content, whichever storage it has been through."""
     try:
-        # Twice, because JSON makes text of a key that is a number, and sorts before it does.
-        plain = json.loads(json.dumps(content))
-        return _SORTED.encode(plain).encode("ascii")
+        with suppress(TypeError):
+            if _sorts_as_it_is(content):
+                return _SORTED.encode(content).encode("ascii")
+        # JSON makes text of a key that is a number, and sorts before it does.
+        content = json.loads(json.dumps(content))
+        return _SORTED.encode(content).encode("ascii")
     except (TypeError, ValueError) as error:
         raise ArchiveError(
             f"Only what is JSON can be signed: {error}. Keep attributes of studies and trials to "
@@ -127,7 +148,7 @@ def _key_id(key: bytes) -> str:
 
 def _hmac(key: bytes, what: str, uuid: str, content: Any) -> str:
     message = canonical({"signs": f"prefect-optuna/{what}", "uuid": uuid, "content": content})
-    return hmac.new(key, message, hashlib.sha256).hexdigest()
+    return hmac.digest(key, message, "sha256").hex()
 
 
 def _from_block(name: str) -> str:

@@ -13,7 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna import Study
-from optuna.distributions import distribution_to_json
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    distribution_to_json,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
@@ -39,6 +43,7 @@ SIGNATURE = "signature"
 # after the signature.
 _SYSTEM = ("constraints:", "fixed_params", "prefect_optuna:lost", SEED)
 _LINK = ("run", "place", "before")
+_MAX_NAMES = 1000
 
 
 class TrialSigner:
@@ -133,7 +138,7 @@ def trial_content(
             for name, value in trial.params.items()
         },
         "distributions": {
-            name: distribution_to_json(distribution)
+            name: _distribution_json(name, distribution)
             for name, distribution in trial.distributions.items()
         },
         "intermediate_values": {
@@ -180,9 +185,24 @@ def _link(signature: Any) -> dict[str, Any] | None:
     return None
 
 
+_last: dict[str, tuple[BaseDistribution, str]] = {}
+
+
+def _distribution_json(name: str, distribution: BaseDistribution) -> str:
+    """A distribution as JSON; the trials of a study often have one object for all."""
+    known = _last.get(name)
+    if known is None or known[0] is not distribution:
+        if len(_last) > _MAX_NAMES:
+            _last.clear()
+        known = _last[name] = distribution, distribution_to_json(distribution)
+    return known[1]
+
+
 def _is_confused(trial: FrozenTrial, name: str) -> bool:
     """Whether a parameter equals what was suggested, and is another thing: `1` for `True`."""
     value, distribution = trial.params[name], trial.distributions[name]
+    if not isinstance(distribution, CategoricalDistribution):
+        return isinstance(value, bool)  # the others have numbers
     exact = distribution.to_external_repr(distribution.to_internal_repr(value))
     return isinstance(value, bool) != isinstance(exact, bool)
 
@@ -201,18 +221,18 @@ def trial_version(trial: FrozenTrial) -> str | None:
     What is signed says it first, then whoever took the trial, then what a loop of one's own has
     kept with it. What a repetition has of its predecessor comes after that.
     """
-    records: list[Any] = [
-        trial_signature(trial),
-        trial.user_attrs.get(RESULT_KEY),
-        trial.system_attrs.get(MARK),
-        *(value for key, value in trial.user_attrs.items() if key.startswith(KEY_TIMESERIES)),
-        {"version": trial.system_attrs.get(VERSION)},
-    ]
-    for record in records:
-        version = record.get("version") if isinstance(record, Mapping) else None
-        if isinstance(version, str) and version:
+    version = _named(trial_signature(trial)) or _named(trial.user_attrs.get(RESULT_KEY))
+    if version or (version := _named(trial.system_attrs.get(MARK))):
+        return version
+    for key, value in trial.user_attrs.items():
+        if key.startswith(KEY_TIMESERIES) and (version := _named(value)):
             return version
-    return None
+    return _named({"version": trial.system_attrs.get(VERSION)})
+
+
+def _named(record: Any) -> str | None:
+    version = record.get("version") if isinstance(record, Mapping) else None
+    return version if isinstance(version, str) and version else None
 
 
 def _number(value: float) -> float:

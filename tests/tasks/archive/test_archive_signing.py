@@ -10,6 +10,8 @@ from typing import Any
 import cloudpickle
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
@@ -25,7 +27,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.errors import ArchiveSignatureError, UntrustedArchiveError
 from prefect_optuna.flows import optimize
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
-from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.tasks.archive.record.signing import SigningKeys, canonical
 
 KEY = "a key of thirty-two characters.."
 OTHER_KEY = "another key that nobody here has"
@@ -368,3 +370,31 @@ def test_a_trial_that_was_told_otherwise_than_it_was_signed_is_in_no_list(
     assert first.user_attrs["signature"]["place"] == second.user_attrs["signature"]["place"] == 0
     signatures = ArchivedStudy.load("hares", storage=storage, artifacts=artifacts).signatures
     assert signatures.problems == ("Trial 0 has been changed after it was signed.",)
+
+
+_KEYS = st.text() | st.integers() | st.booleans() | st.none() | st.floats()
+_JSON = st.recursive(
+    st.text() | st.integers() | st.booleans() | st.none() | st.floats(),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(), inner)
+        | st.dictionaries(_KEYS, inner)
+    ),
+)
+
+
+@given(_JSON)
+def test_what_is_signed_is_what_a_storage_gives_back(content: Any) -> None:
+    stored = json.dumps(content)
+    assert canonical(content) == canonical(json.loads(stored))
+    text = json.dumps(json.loads(stored), sort_keys=True, separators=(",", ":"))
+    assert canonical(content) == text.encode("ascii")
+
+
+def test_what_is_no_json_is_not_signed() -> None:
+    inside_itself: list[Any] = []
+    inside_itself.append(inside_itself)
+    for content in (inside_itself, {"a": object()}, {(1, 2): 3}):
+        with pytest.raises(ArchiveError, match="Only what is JSON can be signed"):
+            canonical(content)
