@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
+from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.errors import invalid_setting
 
 
@@ -99,6 +100,7 @@ class OptunaSettings(PrefectBaseSettings):
     environments: Path | None = Field(
         default=None, description="The folder for environments in which archived trials run again."
     )
-    dashboard_url: str | None = Field(
+    # Reports go to Prefect's server; a browser asks for the password.
+    dashboard_url: Annotated[str, AfterValidator(without_secrets)] | None = Field(
         default=None, description="Where optuna-dashboard is; the reports of studies link to it."
     )

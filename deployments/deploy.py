@@ -58,7 +58,13 @@ from prefect_optuna.deployments.work_pools import (
 from prefect_optuna.flows.problem_source import ARCHIVE
 from prefect_optuna.tasks import Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.carrying.deployed import MAX_PACKED, pack, sign
+from prefect_optuna.tasks.archive.carrying.deployed import (
+    MAX_PACKED,
+    block_name,
+    digest_of,
+    pack,
+    sign,
+)
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 
 if TYPE_CHECKING:
@@ -209,13 +215,14 @@ def deploy_optimization(
             "`installed` is for what the workers have installed already, and `install` has them "
             "install what is recorded here: give one of the two."
         )
-    capture = None
+    capture = environment = None
     if installed:
         named = {"problem": _installed_problem(problem)}
     elif problem == ARCHIVE:
         named = {"problem": ARCHIVE, "trusted": trusted}
     else:
         capture = Capture.of(Problem.of(problem, directions=options.get("directions")))
+        environment = Environment.capture(capture.folder)
         named = {"problem": ARCHIVE, "version": capture.code_version, "trusted": True}
     with prefect_server() as client:
         work_pool = find_work_pool(client, pool)
@@ -226,7 +233,7 @@ def deploy_optimization(
             "timeout": timeout,
             "storage": storage_reference(storage),
             "artifacts": artifacts_reference(artifacts),
-            **({"install": True} if install else {}),
+            **({"install": digest_of(environment) if environment else True} if install else {}),
         }
         if workers == 1:
             from prefect_optuna.flows.optimize_flow import optimize as flow
@@ -242,8 +249,9 @@ def deploy_optimization(
         _refuse_another(client, full_name, {key: parameters[key] for key in same})
         if problem == ARCHIVE and not trusted:
             _refuse_to_distrust(client, full_name)
-        if capture is not None:
-            _bring(capture, study_name, storage, artifacts)
+        if capture is not None and environment is not None:
+            block = block_name(capture.code_version, parameters.get("install", False))
+            _bring(capture, environment, block, study_name, storage, artifacts)
         return _deploy(
             client,
             flow,
@@ -633,14 +641,21 @@ def _installed_problem(problem: Any) -> str:
     return problem
 
 
-def _bring(capture: Capture, study_name: str, storage: Storage, artifacts: Artifacts) -> None:
+def _bring(
+    capture: Capture,
+    environment: Environment,
+    name: str,
+    study_name: str,
+    storage: Storage,
+    artifacts: Artifacts,
+) -> None:
     """Put a captured problem where the first run finds it: to Prefect, or into the archive."""
-    text = pack(capture, Environment.capture(capture.folder))
+    text = pack(capture, environment)
     if (size := len(text) * 3 // 4) > MAX_PACKED:
         _archive(capture, size, study_name, storage, artifacts)
         return
     block = DeployedProblem(content=SecretStr(text), signature=sign(text, SigningKeys.configured()))
-    block.save(capture.code_version, overwrite=True, _sync=True)  # pyright: ignore[reportCallIssue]
+    block.save(name, overwrite=True, _sync=True)  # pyright: ignore[reportCallIssue]
 
 
 def _archive(

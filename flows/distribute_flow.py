@@ -89,7 +89,7 @@ def distribute(
     keep_inputs: str | int | None = None,
     version: str | None = None,
     trusted: bool = False,
-    install: bool = False,
+    install: bool | str = False,
 ) -> StudyResult:
     """Optimize a problem on several workers: one study, shared through its storage.
 

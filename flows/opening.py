@@ -200,7 +200,7 @@ def begin(
     scope: Mapping[str, Any] | None,
     version: str | None,
     trusted: bool,
-    install: bool,
+    install: bool | str,
     where: str = "",
 ) -> OpenStudy:
     """Check the problem, open its study and archive it: what `optimize` and `distribute` share.

@@ -129,7 +129,7 @@ def optimize(
     keep_inputs: str | int | None = None,
     version: str | None = None,
     trusted: bool = False,
-    install: bool = False,
+    install: bool | str = False,
 ) -> StudyResult:
     """Optimize a problem: an Optuna study as a Prefect flow, archived and reported.
 
@@ -175,7 +175,8 @@ def optimize(
             for archives and the signature holds.
         install: Of a run that a worker starts: whether it goes on in the environment that was
             recorded with the code of `problem="archive"`, where its own lacks a package of that,
-            or has another version of it.
+            or has another version of it. A deployment gives the digest of that environment, and
+            no other is installed then.
 
     Returns:
         What the study came to.

@@ -20,7 +20,11 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.errors import UntrustedArchiveError
 from prefect_optuna.flows.installing import require_installed
 from prefect_optuna.tasks.archive import ArchivedStudy, Capture, Environment, OptunaArchive
-from prefect_optuna.tasks.archive.carrying.deployed import require_signature, unpack
+from prefect_optuna.tasks.archive.carrying.deployed import (
+    block_name,
+    require_signature,
+    unpack,
+)
 from prefect_optuna.tasks.archive.code.packages import other_versions
 from prefect_optuna.tasks.archive.code.restore import restore_problem
 from prefect_optuna.tasks.archive.record.manifest import Version, read_manifest
@@ -62,7 +66,7 @@ def find_problem(
     trusted: bool,
     storage: StudyStorage | str | Path | None,
     artifacts: ArtifactFileSystem | str | Path | None,
-    install: bool = False,
+    install: bool | str = False,
 ) -> ProblemSource:
     """The problem of a flow. One that is called `"archive"` is restored, which runs its code."""
     if problem != ARCHIVE:
@@ -73,7 +77,7 @@ def find_problem(
                 "it is."
             )
         return ProblemSource(Problem.of(problem, directions=directions))
-    found = _find_code(study_name, version, trusted, storage, artifacts)
+    found = _find_code(study_name, version, trusted, install, storage, artifacts)
     if install:
         require_installed(found.capture, found.environment)
     made = restore_problem(found.capture, found.environment)
@@ -92,7 +96,7 @@ def deployed_code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment] 
     """
     if parameters["problem"] != ARCHIVE:
         return None
-    names = ("study_name", "version", "trusted", "storage", "artifacts")
+    names = ("study_name", "version", "trusted", "install", "storage", "artifacts")
     found = _find_code(*(parameters[name] for name in names))
     return found.capture, found.environment
 
@@ -126,6 +130,7 @@ def _find_code(
     study_name: str | None,
     version: str | None,
     trusted: bool,
+    install: bool | str,
     storage: StudyStorage | str | Path | None,
     artifacts: ArtifactFileSystem | str | Path | None,
 ) -> _Code:
@@ -140,7 +145,7 @@ def _find_code(
             f"code; found {version!r}. `prefect-optuna show STUDY` lists them."
         )
     found = _archived(study_name, version, trusted, storage, artifacts)
-    return found or _brought(study_name, str(version), trusted)
+    return found or _brought(study_name, str(version), trusted, install)
 
 
 def _archived(
@@ -179,12 +184,13 @@ def _place(version: str, versions: Sequence[Version]) -> int | None:
     return None
 
 
-def _brought(study_name: str, version: str, trusted: bool) -> _Code:
+def _brought(study_name: str, version: str, trusted: bool, install: bool | str) -> _Code:
     """The code that a deployment has brought to Prefect's server."""
     from prefect_optuna.blocks.deployed_problem import DeployedProblem
 
     try:
-        block: Any = DeployedProblem.load(version, _sync=True)  # pyright: ignore[reportCallIssue]
+        name = block_name(version, install)
+        block: Any = DeployedProblem.load(name, _sync=True)  # pyright: ignore[reportCallIssue]
     except ValueError as error:
         raise ArchiveError(
             f"The archive of the study {study_name!r} has no version {version!r}, and no "
@@ -198,6 +204,6 @@ def _brought(study_name: str, version: str, trusted: bool) -> _Code:
             "that it may run here. `prefect-optuna deploy` says so of what it takes along; where "
             "you write the parameters yourself, and trust those who deployed it: trusted: true."
         )
-    captured = unpack(text, version)
+    captured = unpack(text, version, install)
     assert captured.origin is not None  # noqa: S101 - `unpack` has read it
     return _Code(captured, captured.origin, "brought by the deployment")

@@ -105,16 +105,7 @@ class InputNow:
 
 
 def as_bytes(size: str | int | None) -> int:
-    """A size as a number of bytes.
-
-    Args:
-        size: such as `"200 MB"`; `None` is nothing.
-
-    Example:
-        >>> from prefect_optuna.tasks.inputs import as_bytes
-        >>> as_bytes("200 MB")
-        200000000
-    """
+    """A size, such as `"200 MB"`, as a number of bytes; `None` is nothing."""
     try:
         return 0 if size is None else int(TypeAdapter(ByteSize).validate_python(size))
     except ValidationError:

@@ -242,6 +242,29 @@ def default_storage(house: House, secret: str) -> None:
 
 
 @kept
+def profile(house: House, secret: str) -> None:
+    """Settings in a file of Prefect's profiles, and in one of the working directory."""
+    folder = Path(house.inputs, "profile")
+    folder.mkdir()
+    study, names = house.study("profile"), ("STORAGE", "ARCHIVE_KEY", "DASHBOARD_URL")
+    values = dict(
+        zip(names, (house.sql(secret), secret, f"http://me:{quoted(secret)}@h"), strict=True)
+    )
+    lines = [f'PREFECT_INTEGRATIONS_OPTUNA_{name} = "{value}"' for name, value in values.items()]
+    (folder / "profiles.toml").write_text(
+        "\n".join(['active = "canary"', "[profiles.canary]", *lines, ""]), encoding="utf-8"
+    )
+    there = variables(PREFECT_PROFILES_PATH=str(folder / "profiles.toml"))
+    with there, temporary_settings():
+        attempt(lambda: show(OptunaSettings(), OptunaSettings().model_dump(mode="json")))
+        attempt(lambda: show(go(PROBLEM, study)))
+        call("show", study, "--json")
+        call("report", study)
+        call("reevaluate", study)
+        call("deploy-report", study, "--pool", "canary")
+
+
+@kept
 def command_line(house: House, secret: str) -> None:
     """The storage among the words of a command."""
     url, study = house.sql(secret), house.study("command_line")
@@ -259,8 +282,17 @@ def command_line(house: House, secret: str) -> None:
     call("watch", study, *there)
     call("watch", study, "--json", *there)
     call("retry-failed", study, "--json", *there)
+    call("pause", study, "--json", *there)
+    call("resume", study, *there)
+    call("scale", study, "--workers", "2", *there)
+    call("scale", study, "--workers", "0", "--json", *there)
     call("stop", study, *there)
     call("spool", "send", *there)
+    call("import", "command_line.zip", "--name", f"{study}-again", *there)
+    call("import", "command_line.zip", "--json", *there)  # there is one of that name
+    call("rerun", "command_line.zip", "--environment", "here", "--trusted", *there)
+    call("delete", f"{study}-again", "--yes", "--json", *there)
+    call("delete", "no-such-study", "--yes", *there)
     call("show", "no-such-study", *there)
     call("studies", "--storge", url)
     call("studies", url)
@@ -757,6 +789,14 @@ def deployments(house: House, secret: str) -> None:
     ]
     for number, refusal in enumerate(refusals):
         assert attempt(refusal), f"refusal {number}"
+    # Workers install what they lack from where their settings say, and those who deploy have some.
+    index = f"http://lab:{quoted(secret)}@127.0.0.1:9/simple"
+    with variables(UV_INDEX_URL=index, UV_INDEX_LAB_PASSWORD=secret):
+        words = ("--pool", "canary", "--study", study, "--install", "--workers", "2", "--json")
+        call("deploy", problem, *words, "--storage", there["storage"])
+        call("deploy", problem, *words, "--storage", url)
+        call("deploy-worker", "--pool", "canary", "--json")
+        call("scale", study, "--workers", "3", "--storage", there["storage"])
 
 
 NO_BLOCK = {"block_document_id": "00000000-0000-0000-0000-000000000000"}
@@ -834,6 +874,8 @@ def kept_inputs(house: House, _: str) -> None:
         home / "data" / f"{token}.csv": "1\n",
         home / "data" / "token.txt": f"token {token}",
         home / "data" / ".env": f"TOKEN={token}",
+        # No variable has this one: it is known by what stands before it.
+        home / "data" / "lab.ini": f"[db]\npassword = {house.canary.secret('kept_inputs')}\n",
         home / "data" / "pelts.csv": f"1\n{house.mark}\n",
     }
     for path, text in files.items():

@@ -165,3 +165,8 @@ def test_a_setting_of_the_environment_that_cannot_work_is_told_without_its_value
     with pytest.raises(InvalidSettingError, match=r"patience: .*valid number") as refused:
         OptunaSettings()
     assert "hunter2" not in str(refused.value)
+
+
+def test_the_password_of_a_dashboard_is_in_no_link() -> None:
+    settings = OptunaSettings(dashboard_url="http://me:hunter2@lab:8080/optuna")
+    assert settings.dashboard_url == "http://lab:8080/optuna"

@@ -76,8 +76,22 @@ def require_signature(
     return True
 
 
-def unpack(text: str, code_version: str) -> Capture:
-    """Read a packed problem, and verify that it is the one that was deployed."""
+def digest_of(environment: Environment) -> str:
+    """What a deployment calls the environment that its workers are to install."""
+    content = json.dumps(_without_files(environment).to_json(), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def block_name(code_version: str, install: bool | str) -> str:
+    """What the block of a deployed problem is called on Prefect's server."""
+    return f"{code_version}-{install[:16]}" if isinstance(install, str) else code_version
+
+
+def unpack(text: str, code_version: str, install: bool | str = False) -> Capture:
+    """Read a packed problem, and verify that it is the one that was deployed.
+
+    With the digest of an environment, that is verified, too.
+    """
     try:
         content = json.loads(_inflated(text))
         assert content["kind"] == _KIND  # noqa: S101 - caught below
@@ -101,6 +115,8 @@ def unpack(text: str, code_version: str) -> Capture:
             raise _changed(code_version)
         # A file that nobody has would make the archive of the study one that misses it.
         origin = _without_files(Environment.from_json(content["environment"]))
+        if isinstance(install, str) and digest_of(origin) != install:
+            raise _changed(code_version)
     except ArchiveError:
         raise
     except (*_MALFORMED, RecursionError) as error:
@@ -140,6 +156,6 @@ def _inflated(text: str) -> bytes:
 def _changed(code_version: str) -> ArchiveError:
     return ArchiveError(
         "The problem that came with the deployment is damaged, or somebody has changed it: it is "
-        f"not the code {code_version[:12]} that the deployment names. Nothing of it has run. "
-        "Deploy it again."
+        f"not the code {code_version[:12]} that the deployment names, or not with the packages "
+        "that it names. Nothing of it has run. Deploy it again."
     )

@@ -16,7 +16,14 @@ from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.errors import ArchiveSignatureError, CaptureError
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.carrying.deployed import pack, require_signature, sign, unpack
+from prefect_optuna.tasks.archive.carrying.deployed import (
+    block_name,
+    digest_of,
+    pack,
+    require_signature,
+    sign,
+    unpack,
+)
 from prefect_optuna.tasks.archive.code.restore import restore_problem
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 
@@ -190,3 +197,31 @@ def test_a_url_with_a_password_does_not_travel(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match=r"os\.environ") as refused:
         pack(capture, Environment.capture())
     assert "hunter2" not in str(refused.value)
+
+
+def with_another_package(content: Any) -> None:
+    content["environment"]["distributions"]["evil"] = "1.0"
+
+
+def from_another_place(content: Any) -> None:
+    content["environment"]["sources"] = {"numpy": "https://elsewhere.example/numpy-1-py3-none.whl"}
+
+
+def with_another_python(content: Any) -> None:
+    content["environment"]["python"] = "3.1.4"
+
+
+@pytest.mark.parametrize("change", [with_another_package, from_another_place, with_another_python])
+def test_workers_install_the_environment_that_the_deployment_names_and_no_other(
+    capture: Capture, text: str, change: Any
+) -> None:
+    content = content_of(text)
+    origin = unpack(text, capture.code_version).origin
+    assert origin is not None
+    install = digest_of(origin)
+    assert unpack(text, capture.code_version, install).origin == origin
+    assert block_name(capture.code_version, install) != block_name(capture.code_version, True)
+    change(content)
+    unpack(packed(content), capture.code_version)  # nothing is installed of it
+    with pytest.raises(ArchiveError, match=r"somebody has changed it.*with the packages that it"):
+        unpack(packed(content), capture.code_version, install)
