@@ -147,11 +147,6 @@ def ask_sessions(study: optuna.Study, what: Literal["stop", "pause", "resume"]) 
     """Ask whoever runs a study, wherever that is, to stop or to pause, or to go on.
 
     They finish the trials that run. They hear of it within seconds, and a later run does not.
-
-    Example:
-        >>> import optuna
-        >>> ask_sessions(optuna.create_study(), "stop")
-        0
     """
     alive = [key for key, record in living_sessions(study).items() if "parent" not in record]
     for key in alive:
@@ -164,11 +159,6 @@ def living_sessions(study: optuna.Study) -> dict[str, dict[str, Any]]:
 
     A session of another machine whose record is older than two leases, by the clocks of both, is
     taken for dead: nobody looks for long enough to see whether it is renewed.
-
-    Example:
-        >>> import optuna
-        >>> living_sessions(optuna.create_study())
-        {}
     """
     return {key: record for key, record in session_records(study).items() if record["alive"]}
 
@@ -177,11 +167,6 @@ def session_records(study: optuna.Study) -> dict[str, dict[str, Any]]:
     """What all sessions of a study say of themselves, and whether they are `"alive"`.
 
     Whether one of another machine lives is told as by `living_sessions`.
-
-    Example:
-        >>> import optuna
-        >>> session_records(optuna.create_study())
-        {}
     """
     records = Session(study, study._storage).records()  # pyright: ignore[reportPrivateUsage]
     return {key: {**record, "alive": _seems_alive(record)} for key, record in records.items()}
@@ -474,7 +459,11 @@ class Session:
     def _records(self) -> dict[str, dict[str, Any]]:
         attributes = self._storage.get_study_system_attrs(self._study_id)
         prefix = f"{MARK}:"
-        records = {k.removeprefix(prefix): v for k, v in attributes.items() if k.startswith(prefix)}
+        records = {
+            key.removeprefix(prefix): record
+            for key, record in attributes.items()
+            if key.startswith(prefix) and _is_record(record)
+        }
         now = time.monotonic()
         self._watched += min(now - self._looked, _MOST_BETWEEN_LOOKS)
         self._looked = now
@@ -526,6 +515,21 @@ class Session:
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a session has written it, and not somebody who would have all others fail of it."""
+    if not isinstance(value, dict):
+        return False
+    numbers = [value.get(name) for name in ("process_started", "opened", "renewed")]
+    numbers.append(value.get("lease", LEASE_SECONDS))
+    return (
+        all(type(number) in (int, float) and abs(number) < 1e11 for number in numbers)
+        and all(isinstance(value.get(name), str) for name in ("place", "host"))
+        and all(isinstance(value.get(name), bool) for name in ("closed", "clean"))
+        and type(value.get("pid")) is int
+        and 0 < value["pid"] < 1 << 31
+    )
 
 
 def _is_released(trial: FrozenTrial, session: str) -> bool:

@@ -356,7 +356,7 @@ def signatures(folder: Path, table: Table) -> None:
     with LocalServer(folder / "prefect"):
         for what, way, rounds, aim in (
             (f"optimize, {SIGNED} trials: with a key", made, SHORT, "1.1"),
-            ("reevaluate of the best 5", again, SHORT, "1.1"),
+            ("reevaluate of the best 5", again, ROUNDS, "1.1"),
             (f"load and read {SIGNED} trials, each checked", loaded, 10 * SHORT, ""),
         ):
             wall, processor = alternating(way, key, rounds)

@@ -27,6 +27,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import (
+    MARK,
     MAX_REPETITIONS,
     Session,
     ask_sessions,
@@ -34,6 +35,7 @@ from prefect_optuna.flows.session import (
     is_lost,
     living_sessions,
     lost_trials,
+    session_records,
     state_of,
 )
 from prefect_optuna.flows.study import FlowStudy
@@ -480,3 +482,20 @@ def test_a_session_says_how_long_its_lease_is(
     session.open()
     assert session.records()[session.id]["lease"] == 6
     session.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"renewed": "x"}, {"opened": float("nan")}, {"pid": -1}, {"pid": 1 << 70}, {"place": None}],
+)
+def test_a_record_that_no_session_has_written_stops_nobody(
+    study: optuna.Study, storage: BaseStorage, change: dict[str, Any]
+) -> None:
+    study.ask()
+    whole = dead_session(study, storage).id
+    record = storage.get_study_system_attrs(study._study_id)[f"{MARK}:{whole}"]
+    for key, damaged in {"damaged": record | change, "list": [1], "empty": {}}.items():
+        storage.set_study_system_attr(study._study_id, f"{MARK}:{key}", damaged)
+    assert list(session_records(study)) == [whole]
+    assert state_of(study, study.get_trials()) == "running"  # the trial is of Optuna alone
+    assert ask_sessions(study, "stop") == 0
