@@ -237,10 +237,8 @@ def _study(name: str) -> ArchivedStudy:
     storage, files = InMemoryStudyStorage(name=name), f"memory://{name}"
     study = storage.create_study("hares")
     archive = OptunaArchive(study, artifacts=files, signing_key=_SIGNING)
-    problem = Problem(suggest=suggest, run=run, evaluate=evaluate)
-    # Two hundred distributions take longer than all the rest, and there is one reader for all.
-    few = [importlib.metadata.distribution(one) for one in ("numpy", "optuna", "prefect-optuna")]
-    with patch.object(importlib.metadata, "distributions", lambda: few):
+    with _few_distributions():
+        problem = Problem(suggest=suggest, run=run, evaluate=evaluate)
         archive.save_problem(problem, scope={"seed": 3})
     archive.study_add_axis("t", [1, 2, 3])
     archive.study_add_axis("long", np.arange(100))
@@ -256,6 +254,14 @@ def _study(name: str) -> ArchivedStudy:
     archived = ArchivedStudy.load("hares", **there)
     assert archived.signatures.complete
     return archived
+
+
+@contextlib.contextmanager
+def _few_distributions() -> Generator[None]:
+    """Two hundred take longer to be read than all the rest, and there is one reader for all."""
+    few = [importlib.metadata.distribution(one) for one in ("numpy", "optuna", "prefect-optuna")]
+    with patch.object(importlib.metadata, "distributions", lambda: few):
+        yield
 
 
 class _InTurn(contextlib.nullcontext[Any]):
@@ -606,7 +612,8 @@ def spools(folder: Path) -> Generator[Target]:
 @contextlib.contextmanager
 def deployed(_: Path) -> Generator[Target]:
     capture = Capture.of(Problem(suggest=suggest, run=run, evaluate=evaluate))
-    text = pack(capture, Environment.capture())
+    with _few_distributions():
+        text = pack(capture, Environment.capture())
     content = json.loads(zlib.decompress(base64.b64decode(text)))
 
     def case(rng: Random) -> str:
