@@ -521,7 +521,7 @@ def _is_record(value: Any) -> bool:
     """Whether a session has written it, and not somebody who would have all others fail of it."""
     if not isinstance(value, dict):
         return False
-    numbers = [value.get(name) for name in ("process_started", "opened", "renewed")]
+    numbers: list[Any] = [value.get(name) for name in ("process_started", "opened", "renewed")]
     numbers.append(value.get("lease", LEASE_SECONDS))
     return (
         all(type(number) in (int, float) and abs(number) < 1e11 for number in numbers)
