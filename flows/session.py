@@ -115,13 +115,6 @@ def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
     It is running while a session of it lives, or somebody without this package may run a trial.
     Otherwise the session that was opened last says how it ended; a dead one, and trials that wait
     for nobody, mean that the study was interrupted, unless somebody has stopped it.
-
-    Example:
-        >>> import optuna
-        >>> study = optuna.create_study()
-        >>> study.enqueue_trial({})
-        >>> state_of(study, study.trials)
-        'interrupted'
     """
     session = Session(study, study._storage)  # pyright: ignore[reportPrivateUsage]
     records = session.records()

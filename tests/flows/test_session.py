@@ -499,3 +499,9 @@ def test_a_record_that_no_session_has_written_stops_nobody(
     assert list(session_records(study)) == [whole]
     assert state_of(study, study.get_trials()) == "running"  # the trial is of Optuna alone
     assert ask_sessions(study, "stop") == 0
+
+
+def test_a_study_whose_trials_wait_for_nobody_is_interrupted(study: optuna.Study) -> None:
+    assert state_of(study, study.get_trials()) == "completed"
+    study.enqueue_trial({})
+    assert state_of(study, study.get_trials()) == "interrupted"
