@@ -164,3 +164,9 @@ def page(chromium: str, tmp_path: Path) -> Generator[Page]:
         ) as context,
     ):
         yield context.new_page()
+
+
+@pytest.fixture
+def in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small results and series are files, too, as those of 0.1.0 are."""
+    monkeypatch.setattr("prefect_optuna.tasks.archive.series.results.INLINE", -1)

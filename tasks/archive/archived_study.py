@@ -470,9 +470,10 @@ class ArchivedStudy:
                 "returned numbers only, which are the trial's values, or did not end."
             )
         folder = f"studies/{self.manifest.uuid}/"
-        if isinstance(reference, dict) and not str(reference.get("path")).startswith(folder):
+        path = reference.get("path", folder) if isinstance(reference, dict) else folder
+        if not str(path).startswith(folder):
             raise ArchiveError(
-                f"Trial {trial_number} refers to the result {reference.get('path')!r}, which is "
+                f"Trial {trial_number} refers to the result {path!r}, which is "
                 f"not of this study: expected a path below {folder}. Bring the study back from a "
                 "copy."
             )

@@ -1,4 +1,4 @@
-"""What `run` returns, as one Arrow file for each trial.
+"""What `run` returns: in the trial itself where it is small, else as one Arrow file for each trial.
 
 The file is an Arrow IPC file ("Feather"), which `pyarrow.feather.read_table`, pandas, polars
 and DuckDB open. It has one of these layouts:
@@ -13,12 +13,16 @@ table     the result was a table, and is written as it is
 
 What is no series (numbers, text, flags) is JSON in the metadata of the schema, under the key
 `prefect_optuna`, with the structure that `decode_result` puts all of it back into.
+
+What is small has no file. The reference in the trial's attribute then holds the same structure, and
+the bytes of each series as Base64, under `inline`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -29,6 +33,8 @@ import numpy as np
 
 from prefect_optuna.blocks import ArchiveError, PrefectOptunaError
 from prefect_optuna.blocks.codec.arrays import (
+    array_of,
+    base64_of,
     is_arrow_time,
     not_plain,
     number_array,
@@ -45,15 +51,20 @@ from prefect_optuna.blocks.codec.untrusted import (
 )
 from prefect_optuna.blocks.codec.values import decode_value, encode_value
 from prefect_optuna.blocks.errors import ResultEncodingError
+from prefect_optuna.tasks.archive.record.signing import canonical
 from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.info import INFO
 
 RESULT_FORMAT = 1
 
+INLINE = 4096
+"""How many bytes of JSON a result may take in the attribute of its trial, instead of a file."""
+
 _KEY = b"prefect_optuna"
 _COMPRESS_FROM = 1 << 15  # bytes; below, a file takes about as much of the disk either way
 _SAMPLES, _SAMPLE = 4, 2048  # number and bytes
 _WORTHWHILE = 0.8
+_MAX_DEPTH = 64  # of what is in an attribute, which readers of a storage have to take apart
 _MAX_JSON_ITEMS = 16  # a shorter list of numbers may stand beside longer series
 
 
@@ -84,8 +95,6 @@ def encode_with_spec(
     result: Any, axes: Mapping[str, Sequence[Any]] | None = None
 ) -> tuple[bytes, dict[str, Any]]:
     """Encode as `encode_result` does, and say what is in the file: its layout and its series."""
-    import pyarrow as pa
-
     if (kind := table_kind(result)) is not None:
         table = _arrow_table(result, "").unify_dictionaries()
         spec = {
@@ -94,6 +103,120 @@ def encode_with_spec(
         content = write_arrow(table, {"layout": "table", "kind": kind})
         return content, {"layout": "table", "series": spec}
 
+    taken = _take_apart(result)
+    content = _as_file(taken, axes or {})
+    return content, {"layout": taken.layout, "series": taken.shapes()}
+
+
+def encode_inline(result: Any) -> dict[str, Any] | None:
+    """Encode a result that is small enough to be in its trial's attribute.
+
+    Args:
+        result: as for `encode_result`.
+
+    Returns:
+        The reference, as JSON; `None` for a result that needs a file.
+
+    Raises:
+        ResultEncodingError: the result holds something that cannot be archived.
+    """
+    if table_kind(result) is not None:
+        return None
+    taken = _take_apart(result)
+    series = taken.series
+    if not fits_inline(sum(one.array.nbytes for one in series)):
+        return None
+    if any(one.table is not None or one.array.dtype.kind not in "biufcmM" for one in series):
+        return None
+    for number, one in enumerate(series):
+        one.node["$series"] = number
+    reference = {
+        "inline": [taken.structure, *(base64_of(one.array) for one in series)],
+        "series": {name: one.spec() for name, one in zip(taken.names, series, strict=True)},
+    }
+    if len(canonical(reference)) > INLINE or _depth(taken.structure) > _MAX_DEPTH:
+        return None
+    return {"sha256": inline_digest(reference), **reference}
+
+
+def decode_inline(reference: Mapping[str, Any]) -> Any:
+    """Decode what `encode_inline` returned, or raise `ArchiveError`.
+
+    Args:
+        reference: from the trial's attribute.
+    """
+    with _explained():
+        specs, arrays = _inline_arrays(reference)
+        series = [
+            _in_container(array, spec.get("as", "array"))
+            for array, spec in zip(arrays, specs.values(), strict=True)
+        ]
+        return _put_together(reference["inline"][0], series)
+
+
+def decode_inline_series(reference: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Decode the series of one name, as `decode_series` does, from the trial's attribute."""
+    with _explained():
+        specs, arrays = _inline_arrays(reference)
+        return {name: array for name, array in zip(specs, arrays, strict=True) if is_of(key, name)}
+
+
+def is_of(key: str, name: str) -> bool:
+    """Whether a series is what a key names: itself, or one of several below it."""
+    return name == key or name.startswith(f"{key}.")
+
+
+def _inline_arrays(reference: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Any]]:
+    found = inline_digest({"inline": reference["inline"], "series": reference["series"]})
+    if found != reference["sha256"]:
+        raise ArchiveError(
+            "The archive is damaged: a result in the attribute of its trial is not what was "
+            f"archived. Expected the digest {reference['sha256']!r}, found {found!r}. Bring the "
+            "study back from a copy; nothing of it has been used."
+        )
+    specs, values = reference["series"], reference["inline"][1:]
+    arrays = [
+        array_of(text, spec["dtype"], spec["shape"])
+        for text, spec in zip(values, specs.values(), strict=True)
+    ]
+    return specs, arrays
+
+
+def fits_inline(size: int) -> bool:
+    """Whether so many bytes are few enough for an attribute; Base64 makes four of three."""
+    return size * 4 // 3 <= INLINE
+
+
+def inline_digest(content: Any) -> str:
+    """The first 32 digits of the SHA-256 of what is in an attribute, as canonical JSON."""
+    return hashlib.sha256(canonical(content)).hexdigest()[:32]
+
+
+def _depth(data: Any) -> int:
+    inside = data.values() if isinstance(data, dict) else data if isinstance(data, list) else None
+    return 0 if inside is None else 1 + max(map(_depth, inside), default=0)
+
+
+@dataclass
+class _Taken:
+    """A result taken apart: its series, and the JSON of the rest."""
+
+    structure: Any
+    series: list[_Series]
+
+    def __post_init__(self) -> None:
+        self.names = _unique([one.name for one in self.series])
+        aligned = bool(self.series) and all(one.is_column for one in self.series)
+        self.layout = "aligned" if aligned and _one_length(self.series) else "packed"
+
+    def shapes(self) -> dict[str, Any]:
+        return {
+            name: {"dtype": one.dtype, "shape": list(one.shape)}
+            for name, one in zip(self.names, self.series, strict=True)
+        }
+
+
+def _take_apart(result: Any) -> _Taken:
     series: list[_Series] = []
     try:
         structure = _structure(result, "", "", series)
@@ -101,15 +224,20 @@ def encode_with_spec(
         raise ResultEncodingError(
             "The result is nested too deeply to be archived, or contains itself."
         ) from None
-    series = _without_short_lists(series)
-    names = _unique([one.name for one in series])
-    aligned = bool(series) and all(one.is_column for one in series) and _one_length(series)
+    return _Taken(structure, _without_short_lists(series))
+
+
+def _as_file(taken: _Taken, axes: Mapping[str, Sequence[Any]]) -> bytes:
+    import pyarrow as pa
+
+    series, names = taken.series, taken.names
+    aligned = taken.layout == "aligned"
     columns: dict[str, Any] = {}
     if aligned:
         length = series[0].array.size
         columns = {
             name: column
-            for name, values in (axes or {}).items()
+            for name, values in axes.items()
             if name not in names and (column := _axis_column(values, length)) is not None
         }
     axis_names = list(columns)
@@ -118,23 +246,19 @@ def encode_with_spec(
         columns[name] = one.values() if aligned else one_row(one.values())
 
     metadata: dict[str, Any] = {
-        "layout": "aligned" if aligned else "packed",
+        "layout": taken.layout,
         "axes": axis_names,
         "series": [one.spec() for one in series],
-        "structure": structure,
+        "structure": taken.structure,
     }
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    spec = {
-        name: {"dtype": one.dtype, "shape": list(one.shape)}
-        for name, one in zip(names, series, strict=True)
-    }
     needed = sum(one.array.nbytes for one in series)
     if unpacks_to_too_much(needed, batch.get_total_buffer_size()):
         raise ResultEncodingError(
             f"The result's arrays of text take {needed:,} bytes, nearly all of them for padding, "
             "and would not be read again. Give them a shorter type: array.astype('U100')."
         )
-    return write_arrow(batch, metadata), {"layout": metadata["layout"], "series": spec}
+    return write_arrow(batch, metadata)
 
 
 def decode_result(content: Any) -> Any:
@@ -170,6 +294,12 @@ def _decode(table: Any, metadata: dict[str, Any]) -> Any:
         for column, spec in zip(columns, metadata["series"], strict=True)
     ]
 
+    return _put_together(metadata["structure"], series)
+
+
+def _put_together(structure: Any, series: Sequence[Any]) -> Any:
+    """The result, from its JSON and its series."""
+
     def other(tag: str, held: Any) -> Any:
         match tag:
             case "$series":
@@ -188,7 +318,7 @@ def _decode(table: Any, metadata: dict[str, Any]) -> Any:
             case _:
                 return _unknown(tag, held)
 
-    return decode_value(metadata["structure"], other)
+    return decode_value(structure, other)
 
 
 def decode_series(
@@ -211,7 +341,7 @@ def _series(
     is_table = metadata["layout"] == "table"
     inside = [n for n in axes if n in table.column_names] if is_table else metadata["axes"]
     names = [name for name in table.column_names if name not in inside]
-    chosen = [name for name in names if name == key or name.startswith(f"{key}.")]
+    chosen = [name for name in names if is_of(key, name)]
     if metadata["layout"] != "packed":
         coordinates = {n: _copied(table.column(n)) for n in inside if chosen}
         return coordinates, {n: _copied(table.column(n)) for n in chosen}
@@ -520,7 +650,10 @@ def _read(column: Any, spec: dict[str, Any], *, packed: bool) -> Any:
     array = values.to_numpy(zero_copy_only=False)
     if dtype.kind == "c" or (dtype.kind in "mM" and array.dtype.kind == "i"):
         array = array.view(dtype.newbyteorder("="))
-    array = np.array(array, dtype).reshape(spec["shape"])
+    return _in_container(np.array(array, dtype).reshape(spec["shape"]), container)
+
+
+def _in_container(array: np.ndarray[Any, Any], container: str) -> Any:
     match container:
         case "list":
             return array.tolist()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +22,17 @@ from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, InvalidSetti
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 from prefect_optuna.tasks.archive.series.axes import Axis
 from prefect_optuna.tasks.archive.series.blobs import read_verified
-from prefect_optuna.tasks.archive.series.results import decode_series, open_arrow
+from prefect_optuna.tasks.archive.series.results import (
+    decode_inline_series,
+    decode_series,
+    is_of,
+    open_arrow,
+)
 from prefect_optuna.tasks.archive.series.timeseries import (
     KEY_TIMESERIES,
     SeriesSpec,
     axis_columns,
+    inline_columns,
     unit_of,
 )
 from prefect_optuna.tasks.selection import Selection, select_trials
@@ -73,7 +80,7 @@ class SeriesReader:
         )
         if not having or (named and len(having) < len(chosen)):
             raise ArchiveError(self._missing(chosen, having))
-        read = self._from_result if spec is None else self._from_file
+        read = self._from_result if spec is None else partial(self._from_series, spec)
         if len(having) == 1:
             parts = [read(having[0])]
         else:
@@ -103,7 +110,7 @@ class SeriesReader:
             return trial.user_attrs.get(f"{KEY_TIMESERIES}{self.key}")
         reference: Any = trial.user_attrs.get(RESULT_KEY)
         names = _result_series(trial)
-        listed = any(_is_of(self.key, name) for name in names)
+        listed = any(is_of(self.key, name) for name in names)
         return reference if listed or (names and "more_series" in reference) else None
 
     def _read(self, trial: FrozenTrial, reference: Any) -> bytes:
@@ -117,8 +124,12 @@ class SeriesReader:
         what = f"the series {self.key!r} of trial {trial.number}"
         return read_verified(self.artifacts, path, digest, what)
 
-    def _from_file(self, trial: FrozenTrial) -> Any:
+    def _from_series(self, spec: SeriesSpec, trial: FrozenTrial) -> Any:
+        import pyarrow as pa
+
         reference = trial.user_attrs[f"{KEY_TIMESERIES}{self.key}"]
+        if "inline" in reference:
+            return pa.table(inline_columns(self.key, reference, spec))
         table, metadata = open_arrow(self._read(trial, reference))
         if metadata.get("key") != self.key:
             raise ArchiveError(
@@ -169,9 +180,12 @@ class SeriesReader:
         """What of a trial's result is called like the series, along the axes of its problem."""
         import pyarrow as pa
 
-        axes = self.axes_of(trial)
-        content = self._read(trial, trial.user_attrs[RESULT_KEY])
-        coordinates, series = decode_series(content, self.key, axes)
+        axes, reference = self.axes_of(trial), trial.user_attrs[RESULT_KEY]
+        if "inline" in reference:
+            coordinates, series = {}, decode_inline_series(reference, self.key)
+        else:
+            content = self._read(trial, reference)
+            coordinates, series = decode_series(content, self.key, axes)
         if not series:
             return pa.table({})
         arrays = [values for values in series.values() if isinstance(values, np.ndarray)]
@@ -222,7 +236,7 @@ def as_kind(table: Any, spec: SeriesSpec | None, kind: SeriesKind, key: str) -> 
             f"Expected to give a series back for {kind}, and {error.name} is not installed: "
             f"pip install {error.name}. Without it, there is kind='arrow'."
         ) from error
-    values = set(spec.columns) if spec else {n for n in table.column_names if _is_of(key, n)}
+    values = set(spec.columns) if spec else {n for n in table.column_names if is_of(key, n)}
     axes = [name for name in table.column_names if name != "trial" and name not in values]
     index = axes if spec is None or spec.layout == "product" else axes[:1]
     try:
@@ -237,10 +251,6 @@ def as_kind(table: Any, spec: SeriesSpec | None, kind: SeriesKind, key: str) -> 
         if field.metadata and b"unit" in field.metadata and field.name in data:
             data[field.name].attrs["units"] = field.metadata[b"unit"].decode()
     return data
-
-
-def _is_of(key: str, name: str) -> bool:
-    return name == key or name.startswith(f"{key}.")
 
 
 def _result_series(trial: FrozenTrial) -> Mapping[str, Any]:

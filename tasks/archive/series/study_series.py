@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from prefect_optuna.tasks.archive.series.blobs import beside_path, write_blobs
 from prefect_optuna.tasks.archive.series.timeseries import (
     KEY_TIMESERIES,
     SeriesSpec,
+    TrialSeries,
     make_series,
     series_path,
 )
@@ -70,7 +72,7 @@ class StudySeries:
         axis_values: Mapping[str, Any],
         **rest: Any,
     ) -> None:
-        """Write a series of a trial: a file, and a reference to it."""
+        """Write a series of a trial: its attribute, and a file where it is large."""
         self._check_trial(trial)
         if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidSettingError(f"The key of a series is a word; found {key!r}.")
@@ -84,14 +86,9 @@ class StudySeries:
         series = make_series(key, values, along, own=frozenset(own), **rest)
         spec = self._spec(key) or series.spec
         spec.check(key, series.spec)
-        content = series.content(key, spec.dtype)
-        path = series_path(self._claimed().rpartition("/")[2], key, trial.number)
-        reference = series.reference(path, content)
-        created = self._artifacts.create(path, content)
-        if not created and self._artifacts.sha256(path) != reference["sha256"]:
-            # Another attempt of this trial, or a copy of the study that went its own way.
-            path = reference["path"] = beside_path(path, reference["sha256"])
-            created = self._artifacts.create(path, content)
+        reference, created = series.inline(key, spec.dtype), ""
+        if reference is None:
+            reference, created = self._write_file(key, trial.number, series, spec.dtype)
         try:
             self._write_spec(key, spec)
             if self._version:
@@ -99,8 +96,23 @@ class StudySeries:
             trial.set_user_attr(f"{KEY_TIMESERIES}{key}", reference)
         except BaseException:
             if created:  # the trial has ended, perhaps: nothing refers to the file
-                self._artifacts.rm(path)
+                self._artifacts.rm(created)
             raise
+
+    def _write_file(
+        self, key: str, number: int, series: TrialSeries, dtype: str
+    ) -> tuple[dict[str, Any], str]:
+        """Write the file of a series: a reference to it, and its path if it is new."""
+        content = series.content(key, dtype)
+        digest = hashlib.sha256(content).hexdigest()
+        path = series_path(self._claimed().rpartition("/")[2], key, number)
+        created = self._artifacts.create(path, content)
+        if not created and self._artifacts.sha256(path) != digest:
+            # Another attempt of this trial, or a copy of the study that went its own way.
+            path = beside_path(path, digest)
+            created = self._artifacts.create(path, content)
+        place = {"path": path, "sha256": digest, "bytes": len(content)}
+        return series.reference(place), path if created else ""
 
     def _check_trial(self, trial: Trial) -> None:
         if not isinstance(trial, Trial):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -1,7 +1,8 @@
-"""Time series of trials: what they have in common, and one Arrow file for each trial and key.
+"""Time series of trials: what they have in common, and what each trial has of them.
 
 What the trials of a study have in common is its attribute `timeseries:<key>`: the axes, the
-columns, the layout, the type. A trial's attribute of the same name refers to its file.
+columns, the layout, the type. A trial's attribute of the same name holds its values (their bytes
+row by row, as Base64), or refers to an Arrow file where they are many.
 
 ======== =================================================================================
 layout   one row of values for
@@ -25,11 +26,12 @@ from urllib.parse import quote
 
 import numpy as np
 
+from prefect_optuna.blocks.codec.arrays import array_of, base64_of
 from prefect_optuna.blocks.codec.untrusted import checked_dtype
-from prefect_optuna.blocks.errors import SeriesError
+from prefect_optuna.blocks.errors import ArchiveError, SeriesError
 from prefect_optuna.tasks.archive.code.refusals import described, too_large
 from prefect_optuna.tasks.archive.series.axes import MAX_BYTES, Axis, grid_size, storable
-from prefect_optuna.tasks.archive.series.results import write_arrow
+from prefect_optuna.tasks.archive.series.results import fits_inline, inline_digest, write_arrow
 
 KEY_TIMESERIES = "timeseries:"
 """What the attributes that are about a series start with, of studies and of trials."""
@@ -141,18 +143,39 @@ class TrialSeries:
         batch = pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema)
         return write_arrow(batch, {"layout": "series", "key": key})
 
-    def reference(self, path: str, content: bytes) -> dict[str, Any]:
-        """What the trial's attribute says of its file, as JSON."""
-        reference: dict[str, Any] = {
-            "path": path,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-            "rows": len(self.values),
-        }
+    def inline(self, key: str, dtype: str) -> dict[str, Any] | None:
+        """What the trial's attribute says of values that are in it; `None` if they need a file."""
+        values = self.values.astype(np.dtype(dtype), copy=False)
+        if self.own or not fits_inline(values.nbytes):
+            return None
+        inline = base64_of(values)
+        return self.reference({"inline": inline, "sha256": inline_digest([key, inline])})
+
+    def reference(self, place: Mapping[str, Any]) -> dict[str, Any]:
+        """What the trial's attribute says of it beside where it is, as JSON."""
+        reference: dict[str, Any] = {**place, "rows": len(self.values)}
         shared = {n: a.digest[:32] for n, a in self.axes.items() if n not in self.own}
         if shared:
             reference["axes"] = shared
         return {**reference, **({"partial": True} if self.partial else {})}
+
+
+def inline_columns(key: str, reference: Any, spec: SeriesSpec) -> dict[str, Any]:
+    """The values that are in a trial's attribute, by column."""
+    try:
+        inline = reference["inline"]
+        if inline_digest([key, inline]) != reference["sha256"]:
+            raise ValueError("it is not what was archived")
+        rows = array_of(inline, spec.dtype, (reference["rows"], len(spec.columns)))
+    except (LookupError, TypeError, ValueError) as error:
+        raise ArchiveError(
+            f"The archive is damaged: the series {key!r} of a trial is in its attribute, and "
+            f"{error}. Bring the study back from a copy."
+        ) from None
+    return {
+        name: np.ascontiguousarray(column)
+        for name, column in zip(spec.columns, rows.T, strict=True)
+    }
 
 
 def unit_of(unit: str) -> dict[str, str] | None:

@@ -12,7 +12,12 @@ import numpy as np
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.tasks.archive.series.blobs import beside_path, read_verified
-from prefect_optuna.tasks.archive.series.results import decode_result, encode_with_spec
+from prefect_optuna.tasks.archive.series.results import (
+    decode_inline,
+    decode_result,
+    encode_inline,
+    encode_with_spec,
+)
 
 _MAX_LISTED = 32  # series in a reference: it is an attribute of the trial, and stays small
 
@@ -22,7 +27,7 @@ class EncodedResult:
     """A result as it is archived.
 
     Attributes:
-        content: of its file.
+        content: of its file; empty if the reference holds the result itself.
         reference: to it, without the path.
     """
 
@@ -32,7 +37,10 @@ class EncodedResult:
 
 @dataclass(frozen=True)
 class ResultWriter:
-    """Writes what `run` returned to the artifact filesystem: no database, and picklable.
+    """Archives what `run` returned without the database, and picklable.
+
+    A result that takes up to 4,096 bytes is in the reference itself, which becomes an attribute of
+    the trial; a larger one, a table, and text in arrays are a file.
 
     Attributes:
         artifacts: where results are written.
@@ -45,11 +53,11 @@ class ResultWriter:
         >>> from prefect_optuna.blocks import ArtifactFileSystem
         >>> from prefect_optuna.tasks.archive import ResultWriter, read_result
         >>> artifacts = ArtifactFileSystem(url="memory://docs-writer")
-        >>> reference = ResultWriter(artifacts, uuid="0b8f").write(3, {"loss": [0.5, 0.25]})
-        >>> reference["path"]
-        'studies/0b8f/trials/000003.arrow'
-        >>> read_result(artifacts, reference)
+        >>> writer = ResultWriter(artifacts, uuid="0b8f")
+        >>> read_result(artifacts, writer.write(3, {"loss": [0.5, 0.25]}))
         {'loss': [0.5, 0.25]}
+        >>> writer.write(4, {"loss": [0.5] * 1000})["path"]
+        'studies/0b8f/trials/000004.arrow'
     """
 
     artifacts: ArtifactFileSystem
@@ -71,9 +79,10 @@ class ResultWriter:
             numbers: whether to archive plain numbers, too.
 
         Returns:
-            A reference for the trial's user attribute `"result"`, as JSON: the `path`, its
-            `sha256`, the number of `bytes`, the `layout`, and dtype and shape of each of the
-            `series`. `None` for nothing, a number or a tuple of numbers: the study has those.
+            A reference for the trial's user attribute `"result"`, as JSON: the `sha256`, dtype
+            and shape of each of the `series`, and either the result as `inline`, or the `path` of
+            its file, the number of its `bytes` and its `layout`. `None` for nothing, a number or
+            a tuple of numbers: the study has those.
 
         Raises:
             ResultEncodingError: the result cannot be archived; names the key and the type.
@@ -94,18 +103,20 @@ class ResultWriter:
         """
         if result is None or (not numbers and _is_value(result)):
             return None
-        content, spec = encode_with_spec(result, self.axes)
-        series = spec["series"]
-        reference = {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-            "layout": spec["layout"],
-            "series": dict(list(series.items())[:_MAX_LISTED]),
-        }
+        content, reference = b"", encode_inline(result)
+        if reference is None:
+            content, spec = encode_with_spec(result, self.axes)
+            series = spec["series"]
+            reference = {
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "bytes": len(content),
+                "layout": spec["layout"],
+                "series": dict(list(series.items())[:_MAX_LISTED]),
+            }
+            if len(series) > _MAX_LISTED:
+                reference["more_series"] = len(series) - _MAX_LISTED
         if self.version:
             reference["version"] = self.version
-        if len(series) > _MAX_LISTED:
-            reference["more_series"] = len(series) - _MAX_LISTED
         return EncodedResult(content, reference)
 
     def put(self, trial_number: int, encoded: EncodedResult) -> dict[str, Any]:
@@ -118,6 +129,8 @@ class ResultWriter:
         Raises:
             StorageUnavailableError: the filesystem failed.
         """
+        if "inline" in encoded.reference:
+            return dict(encoded.reference)
         content, digest = encoded.content, encoded.reference["sha256"]
         path = f"studies/{self.uuid}/trials/{trial_number:06d}.arrow"
         if not self.artifacts.create(path, content) and self.artifacts.sha256(path) != digest:
@@ -141,11 +154,13 @@ def read_result(artifacts: ArtifactFileSystem, reference: Mapping[str, Any]) -> 
         ArchiveError: the file is gone, or is not what was archived.
     """
     try:
+        if "inline" in reference:
+            return decode_inline(reference)
         path, digest = reference["path"], reference["sha256"]
     except (KeyError, TypeError):
         raise ArchiveError(
-            "Expected the reference to an archived result, with `path` and `sha256`, found "
-            f"{reference!r}."
+            "Expected the reference to an archived result, with `inline` or `path`, and `sha256`; "
+            f"found {reference!r}."
         ) from None
     return decode_result(read_verified(artifacts, path, digest, "the result of a trial"))
 

@@ -49,7 +49,7 @@ from prefect_optuna.tasks.archive.record.manifest import Version
 from prefect_optuna.tasks.archive.series.blobs import blob_path
 
 KEY = "a key of thirty-two characters.."
-SCALE = np.linspace(0.0, 1.0, 300)
+SCALE = np.linspace(0.0, 1.0, 600)  # too many for an attribute
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:

@@ -190,6 +190,7 @@ def test_what_digests_cover_is_refused_with_a_key_and_without(
         archived.load().problem(trusted=True)
 
 
+@pytest.mark.usefixtures("in_files")
 @pytest.mark.parametrize("with_key", [True, False])
 def test_a_forged_result_is_refused_when_it_is_read(
     with_key: bool, archived: Archived, monkeypatch: pytest.MonkeyPatch
@@ -466,6 +467,7 @@ def test_what_was_signed_afterwards_is_covered_as_well(
         archived.load().problem()
 
 
+@pytest.mark.usefixtures("in_files")
 def test_a_result_of_another_study_is_refused_without_a_key(
     archived: Archived, monkeypatch: pytest.MonkeyPatch
 ) -> None:

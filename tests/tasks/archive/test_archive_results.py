@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import math
 import threading
 from collections import namedtuple
 from typing import Any
@@ -21,7 +22,11 @@ from pydantic import BaseModel
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.errors import ResultEncodingError
 from prefect_optuna.tasks.archive import decode_result, encode_result
-from prefect_optuna.tasks.archive.series.results import encode_with_spec
+from prefect_optuna.tasks.archive.series.results import (
+    decode_inline,
+    encode_inline,
+    encode_with_spec,
+)
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -101,6 +106,32 @@ _results = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+@given(_results)
+def test_small_results_come_back_from_their_trial_s_attribute(result: Any) -> None:
+    reference = encode_inline(result)
+    if reference is not None:
+        assert_same(decode_inline(json.loads(json.dumps(reference))), result)
+
+
+SMALL = [
+    {"curve": np.linspace(0, 1, 20), "note": "ok"},
+    {"deep": {"er": [np.ones((2, 3), np.float32), (1, 2.5, "a", None)], "n": math.nan}},
+    {"list": [1.5, 2.5], "tuple": (1, 2), "flags": np.array([True, False]), "c": np.ones(1) * 1j},
+    [np.float32(1), np.float32(2)],
+    {"times": np.array(["2026-01-02"], "M8[D]"), "big": np.arange(3, dtype=">i4"), "empty": []},
+    {3: np.zeros(0), "$odd": b"bytes"},
+    "text",
+    {},
+]
+
+
+@pytest.mark.parametrize("result", SMALL, ids=map(str, range(len(SMALL))))
+def test_what_people_return_needs_no_file_where_it_is_small(result: Any) -> None:
+    reference = encode_inline(result)
+    assert reference is not None
+    assert_same(decode_inline(json.loads(json.dumps(reference))), result)
 
 
 @given(_results)

@@ -27,6 +27,7 @@ from prefect_optuna.errors import SeriesError, StudyMismatchError, UnknownNameEr
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.series.axes import Axis
+from prefect_optuna.tasks.archive.series.results import inline_digest
 from prefect_optuna.tasks.archive.series.series_table import SeriesReader
 
 YEARS = np.arange(1900, 1905)
@@ -202,6 +203,7 @@ def test_an_axis_needs_a_name_of_its_own(archive: OptunaArchive, name: Any) -> N
 # -- OA21 to OA24: series -------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("in_files")
 def test_OA21_a_series_is_a_file_a_reference_and_what_all_trials_have_in_common(
     archive: OptunaArchive, study: optuna.Study, artifacts: ArtifactFileSystem
 ) -> None:
@@ -219,6 +221,53 @@ def test_OA21_a_series_is_a_file_a_reference_and_what_all_trials_have_in_common(
     with artifacts.open(reference["path"]) as file:  # any reader of Arrow opens it
         table = pa.ipc.open_file(file.read()).read_all()
     assert table.column_names == ["value"]
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("rows", [5, 40])
+def test_a_short_series_needs_no_file(
+    archive: OptunaArchive, study: optuna.Study, load: Any, columns: int, rows: int
+) -> None:
+    names = [f"c{number}" for number in range(columns)]
+    values = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns) / 7
+    values[-1, -1] = np.nan
+    trial = study.ask()
+    archive.study_add_axis("step", np.arange(rows))
+    archive.trial_add_timeseries(trial, "loss", values, ["step"], columns=names)
+    study.tell(trial, 0.0)
+    assert not archive.artifacts.glob("studies/*/series/**")
+    table = load().timeseries("loss")
+    assert table.column_names == ["trial", "step", *names]
+    found = np.column_stack([table[name].to_numpy() for name in names])
+    assert found.dtype == values.dtype
+    np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inline": "AAAA"},
+        {"inline": "not base 64"},
+        {"inline": None},
+        {"sha256": "0" * 32},
+        {"rows": 4},
+        {"rows": "5"},
+        {"rows": 1 << 60},
+    ],
+)
+def test_a_short_series_that_was_changed_is_refused(
+    archive: OptunaArchive, study: optuna.Study, load: Any, change: dict[str, Any]
+) -> None:
+    trial = study.ask()
+    archive.trial_add_timeseries(trial, "loss", TIMES, ["t"])
+    reference = trial.user_attrs["timeseries:loss"]
+    changed = {**reference, **change}
+    if isinstance(changed["inline"], str) and "sha256" not in change:
+        changed["sha256"] = inline_digest(["loss", changed["inline"]])
+    trial.set_user_attr("timeseries:loss", changed)
+    study.tell(trial, 0.0)
+    with pytest.raises(ArchiveError, match="The archive is damaged: the series 'loss'"):
+        load().timeseries("loss")
 
 
 @pytest.mark.parametrize(
@@ -393,6 +442,7 @@ def test_only_a_running_trial_of_this_study_takes_a_series(
         OptunaArchive(artifacts=archive.artifacts).trial_add_timeseries(trial, "x", TIMES, ["t"])
 
 
+@pytest.mark.usefixtures("in_files")
 @pytest.mark.parametrize("key", ["../up", "a/b", "Ä ö", "x" * 300, ".", "%2E", "Hare"])
 def test_any_word_can_be_the_key_of_a_series(archive: OptunaArchive, load: Any, key: str) -> None:
     study = archive.study
@@ -484,6 +534,7 @@ def test_one_table_of_the_best_trials(archive: OptunaArchive, load: Any) -> None
         load().timeseries("loss", trials="worst")
 
 
+@pytest.mark.usefixtures("in_files")
 def test_files_of_other_trials_are_not_read(
     archive: OptunaArchive, study: optuna.Study, load: Any
 ) -> None:
@@ -496,6 +547,7 @@ def test_files_of_other_trials_are_not_read(
         archived.timeseries("loss")
 
 
+@pytest.mark.usefixtures("in_files")
 @pytest.mark.parametrize("damage", [b"", b"x" * 2000], ids=["emptied", "replaced"])
 def test_a_damaged_file_is_refused(
     archive: OptunaArchive, study: optuna.Study, load: Any, damage: bytes
@@ -506,15 +558,23 @@ def test_a_damaged_file_is_refused(
         load().timeseries("loss")
 
 
-def test_the_file_of_another_series_is_refused(
-    archive: OptunaArchive, study: optuna.Study, load: Any
+@pytest.mark.parametrize("small", [True, False])
+def test_the_values_of_another_series_are_refused(
+    archive: OptunaArchive,
+    study: optuna.Study,
+    load: Any,
+    small: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if not small:
+        request.getfixturevalue("in_files")
     trial = study.ask()
     archive.trial_add_timeseries(trial, "loss", TIMES, ["t"])
     archive.trial_add_timeseries(trial, "gain", TIMES, ["t"])
     trial.set_user_attr("timeseries:loss", trial.user_attrs["timeseries:gain"])
     study.tell(trial, 0.0)
-    with pytest.raises(ArchiveError, match="holds another one: 'gain'"):
+    words = "is not what was archived" if small else "holds another one: 'gain'"
+    with pytest.raises(ArchiveError, match=words):
         load().timeseries("loss")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -19,6 +20,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import optuna
+import pyarrow as pa
 import pytest
 
 from prefect_optuna.blocks import (
@@ -34,6 +36,7 @@ from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Prob
 from prefect_optuna.tasks.archive import BACKUP_CONTEXT, ResultWriter, read_result
 from prefect_optuna.tasks.archive.record.manifest import Version, write_version
 from prefect_optuna.tasks.archive.series.blobs import blob_path
+from prefect_optuna.tasks.archive.series.results import inline_digest
 
 SCALE = np.linspace(0.0, 1.0, 500)
 DAYS = [1, 2, 3]
@@ -459,6 +462,7 @@ def test_code_that_fails_to_restore_is_named(
 # -- results ------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("in_files")
 def test_a_result_is_one_file_and_a_reference(artifacts: ArtifactFileSystem) -> None:
     writer = ResultWriter(artifacts, "0b8f", {"day": DAYS})
     reference = writer.write(12, {"curve": np.ones(3), "note": "ok"})
@@ -469,6 +473,64 @@ def test_a_result_is_one_file_and_a_reference(artifacts: ArtifactFileSystem) -> 
     assert reference["series"] == {"curve": {"dtype": "<f8", "shape": [3]}}
     assert json.loads(json.dumps(reference)) == reference
     assert read_result(artifacts, reference)["note"] == "ok"
+
+
+def test_twenty_numbers_take_less_than_400_bytes(artifacts: ArtifactFileSystem) -> None:
+    writer = ResultWriter(artifacts, "0b8f", version="a" * 12)
+    reference = writer.write(7, {"loss": np.random.default_rng(0).normal(size=20)})
+    assert len(json.dumps(reference, separators=(",", ":"))) <= 400
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"curve": np.zeros(400)},
+        {"text": "x" * 4096},
+        {"words": np.array(["text in an array"])},
+        {"table": pa.table({"x": [1]})},
+        pa.table({"x": [1]}),
+        functools.reduce(lambda inner, _: [inner], range(70), [0]),
+    ],
+    ids=["long", "text", "words", "inner table", "table", "nested"],
+)
+def test_a_result_that_is_not_small_is_a_file(artifacts: ArtifactFileSystem, result: Any) -> None:
+    reference = ResultWriter(artifacts, "0b8f").write(0, result)
+    assert reference is not None
+    assert artifacts.glob("**") == [reference["path"]]
+    assert repr(read_result(artifacts, reference)) == repr(result)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: {**r, "sha256": "0" * 32},
+        lambda r: {**r, "inline": [{"curve": {"$series": 0}}, "AAAAAAAA8D8="]},
+        lambda r: {**r, "inline": r["inline"][:1]},
+        lambda r: {**r, "inline": []},
+        lambda r: {**r, "inline": None},
+        lambda r: {**r, "inline": [{"$series": 9}, *r["inline"][1:]]},
+        lambda r: {**r, "inline": [{"$unknown": 9}, *r["inline"][1:]]},
+        lambda r: {**r, "series": {"curve": {"dtype": "<f8", "shape": [1 << 40]}}},
+        lambda r: {**r, "series": {"curve": {"dtype": "O", "shape": [3]}}},
+        lambda r: {**r, "series": {"curve": {"dtype": "|V8", "shape": [3]}}},
+        lambda r: {**r, "series": {}},
+        lambda r: {**r, "series": None},
+        lambda r: {k: v for k, v in r.items() if k != "series"},
+    ],
+)
+@pytest.mark.parametrize("redo", [True, False], ids=["with its digest", "without"])
+def test_a_small_result_that_was_changed_is_refused(
+    artifacts: ArtifactFileSystem, change: Any, redo: bool
+) -> None:
+    reference = ResultWriter(artifacts, "0b8f").write(0, {"curve": np.ones(3)})
+    changed = change(reference)
+    if redo and changed["sha256"] != "0" * 32 and changed.get("series"):
+        if changed["inline"] == [{"curve": {"$series": 0}}, "AAAAAAAA8D8="]:
+            changed["inline"][1] = "AAAA"  # whole for its digest, and too short
+        content = {"inline": changed["inline"], "series": changed["series"]}
+        changed["sha256"] = inline_digest(content)
+    with pytest.raises(ArchiveError):
+        read_result(artifacts, changed)
 
 
 @pytest.mark.parametrize("result", [None, 1, 2.5, True, np.float32(1), (1.0, 2), (np.int64(3),)])
@@ -484,6 +546,7 @@ def test_everything_else_is_archived(artifacts: ArtifactFileSystem, result: Any)
     assert ResultWriter(artifacts, "0b8f").write(0, result) is not None
 
 
+@pytest.mark.usefixtures("in_files")
 def test_another_result_of_a_trial_goes_beside_the_first(artifacts: ArtifactFileSystem) -> None:
     writer = ResultWriter(artifacts, "0b8f")
     first = writer.write(0, [1.0])
@@ -495,6 +558,7 @@ def test_another_result_of_a_trial_goes_beside_the_first(artifacts: ArtifactFile
     assert read_result(artifacts, second) == [2.0]
 
 
+@pytest.mark.usefixtures("in_files")
 def test_the_same_result_again_is_the_same_file(artifacts: ArtifactFileSystem) -> None:
     writer = ResultWriter(artifacts, "0b8f")
     assert writer.write(0, [1.0]) == writer.write(0, [1.0])
@@ -537,6 +601,7 @@ def test_a_writer_needs_a_saved_problem(study: optuna.Study, artifacts: Artifact
         OptunaArchive(study, artifacts=artifacts).writer()
 
 
+@pytest.mark.usefixtures("in_files")
 def test_results_that_are_not_there_are_told_apart(
     study: optuna.Study, storage: StudyStorage, artifacts: ArtifactFileSystem
 ) -> None:
