@@ -50,6 +50,7 @@ from prefect_optuna.flows.study import (
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.work import type_names
+from prefect_optuna.tasks.archive.series.packs import Packer
 from prefect_optuna.tasks.inputs import as_bytes
 from prefect_optuna.tasks.problem import Direction, Problem
 
@@ -236,7 +237,11 @@ def distribute(
             n_jobs=n_jobs,
             n_trials=n_trials,
             timeout=timeout,
-            callbacks=[lambda _, trial: bar.update(trial), *callbacks],
+            callbacks=[
+                lambda _, trial: bar.update(trial),
+                Packer(opened.archive.artifacts),
+                *callbacks,
+            ],
             logger=logger,
         )
         try:

@@ -55,6 +55,7 @@ from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
+from prefect_optuna.tasks.archive.series.packs import Packer
 from prefect_optuna.tasks.inputs import as_bytes, flush_inputs
 from prefect_optuna.tasks.problem import Direction, Problem
 from prefect_optuna.tasks.stopping import Stopping
@@ -276,7 +277,7 @@ def optimize(
             timeout=timeout,
             scope=opened.scope,
             catch=(catch,) if isinstance(catch, type) else tuple(catch),
-            callbacks=[lambda _, trial: bar.update(trial), *callbacks],
+            callbacks=[lambda _, trial: bar.update(trial), Packer(archive.artifacts), *callbacks],
             live_trials=live_trials,
             signer=archive.signer(),
             keeper=keeper,

@@ -19,6 +19,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import IO, Any
 
 import numpy as np
@@ -188,7 +189,14 @@ def checked_dtype(text: Any) -> np.dtype[Any]:
     Raises:
         ValueError: it is no plain type of numbers, text, times or bytes.
     """
-    if not isinstance(text, str) or not _DTYPE.fullmatch(text):
+    if not isinstance(text, str):
+        raise ValueError("it names no type of plain arrays")
+    return _dtype(text)
+
+
+@lru_cache
+def _dtype(text: str) -> np.dtype[Any]:
+    if not _DTYPE.fullmatch(text):
         raise ValueError("it names no type of plain arrays")
     return np.dtype(text)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, wraps
 from pathlib import Path
 from tokenize import TokenError
@@ -21,7 +21,11 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks.errors import ArchiveSignatureError, UntrustedArchiveError
+from prefect_optuna.blocks.errors import (
+    ArchiveSignatureError,
+    ArtifactExistsError,
+    UntrustedArchiveError,
+)
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.carrying.parcel import pack, refuse_claimed, unpacked
 from prefect_optuna.tasks.archive.carrying.portable import read_parcel, write_parcel
@@ -47,16 +51,19 @@ from prefect_optuna.tasks.archive.record.verification import (
 )
 from prefect_optuna.tasks.archive.series.axes import Axis, axis_names, problem_axes, read_axis
 from prefect_optuna.tasks.archive.series.blobs import read_blob
+from prefect_optuna.tasks.archive.series.packs import compact, file_references
+from prefect_optuna.tasks.archive.series.results import encode_result, write_arrow
 from prefect_optuna.tasks.archive.series.series_table import (
     SeriesKind,
     SeriesReader,
     as_kind,
     series_keys,
 )
+from prefect_optuna.tasks.archive.series.timeseries import KEY_TIMESERIES, series_path
 from prefect_optuna.tasks.archive.series.writer import read_result
 from prefect_optuna.tasks.persistence.conversion import from_dict
 from prefect_optuna.tasks.problem import Problem
-from prefect_optuna.tasks.selection import Selection
+from prefect_optuna.tasks.selection import Selection, select_trials
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.inputs import InputFile
@@ -140,6 +147,7 @@ class ArchivedStudy:
         self._artifacts = artifacts
         self._captures = captures
         self._axes: dict[str, dict[str, Axis]] = {}
+        self._axes_of_versions: dict[int, dict[str, Axis]] = {}
         self._environments = environments
 
     @classmethod
@@ -602,9 +610,16 @@ class ArchivedStudy:
         )
         return {axis.name: axis for axis in found if axis is not None}
 
-    def _axes_of(self, trial: FrozenTrial) -> dict[str, Axis]:
-        version = self._version(version_of(self.manifest, trial))
-        return {**self._problem_axes(version), **self._study_axes}
+    @cached_property
+    def _version_ids(self) -> list[str]:
+        return [version.id for version in self.manifest.versions]
+
+    def _axes_of(self, trial: FrozenTrial) -> Mapping[str, Axis]:
+        number = version_of(self.manifest, trial, self._version_ids)
+        if number not in self._axes_of_versions:
+            axes = {**self._problem_axes(self._version(number)), **self._study_axes}
+            self._axes_of_versions[number] = axes
+        return self._axes_of_versions[number]
 
     def _problem_axes(self, version: Version) -> dict[str, Axis]:
         if version.code_version not in self._axes:
@@ -612,6 +627,67 @@ class ArchivedStudy:
             found = problem_axes(capture.document, capture.blobs.__getitem__)
             self._axes[version.code_version] = found
         return self._axes[version.code_version]
+
+    @_explained
+    def compact(self) -> int:
+        """Put the files of trials that have ended into a few ZIP files, beside whoever reads them.
+
+        A run does so by itself, some hundred files at a time. Files of more than 1 MiB stay as they
+        are. Everything is read as before.
+
+        Returns:
+            How many files are in packs now that were not.
+
+        Raises:
+            StorageUnavailableError: the filesystem failed; no file is lost.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        ended = [trial for trial in trials if trial.state.is_finished()]
+        return compact(self._artifacts, file_references(ended))
+
+    @_explained
+    def extract(self, folder: str | Path, trials: Selection | None = None) -> list[Path]:
+        """Write results and series as Arrow files that any reader of Arrow opens, verified.
+
+        Args:
+            folder: where: `trials/<number>.arrow` and `series/<key>/<number>.arrow` below it.
+            trials: which trials, as `timeseries` takes them; by default all.
+
+        Returns:
+            The paths of the files. One that is there already is left as it is.
+
+        Raises:
+            ArchiveError: a file of the archive is gone or damaged.
+            ArtifactExistsError: another file of that name is there.
+            InvalidSettingError: there is no such selection.
+        """
+        chosen = self.study.get_trials(deepcopy=False)
+        if trials is not None:
+            chosen = select_trials(self.study, trials)
+        target = ArtifactFileSystem(url=str(Path(folder).absolute()))
+        paths: list[Path] = []
+        for trial in chosen:
+            for path, content in self._arrow_files(trial):
+                place = Path(folder) / path
+                if not target.create(path, content) and target.read_path(path) != content:
+                    raise ArtifactExistsError(
+                        f"{place} is another file already. Extract to an empty folder."
+                    )
+                paths.append(place)
+        return paths
+
+    def _arrow_files(self, trial: FrozenTrial) -> Iterator[tuple[str, bytes]]:
+        prefix = len(f"studies/{self.manifest.uuid}/")
+        for name in trial.user_attrs:
+            if name == RESULT_KEY:
+                axes: dict[str, Any] = {n: axis.values for n, axis in self._axes_of(trial).items()}
+                content = encode_result(self.result(trial.number), axes)
+                yield f"trials/{trial.number:06d}.arrow", content
+            elif name.startswith(KEY_TIMESERIES):
+                key = name.removeprefix(KEY_TIMESERIES)
+                path = series_path(self.manifest.uuid, key, trial.number)[prefix:]
+                table = self.timeseries(key, [trial.number]).remove_column(0)
+                yield path, write_arrow(table, {"layout": "series", "key": key})
 
     def late_trials(self) -> list[FrozenTrial]:
         """What trials came to whose places others had taken, since they were taken for dead.

@@ -75,7 +75,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     Path(f"pid-{params['number']}").write_text(str(os.getpid()), encoding="utf-8")
     while Path(f"hold-{params['number']}").exists():
         time.sleep(0.02)
-    return {"series": [params["x"]] * 10}
+    return {"series": [params["x"]] * 600}  # too many for an attribute
 
 
 PROBLEM = Problem(suggest=suggest, run=run, evaluate=evaluate)
@@ -125,7 +125,7 @@ PROGRAM = """
         if params["number"] == 2 and Path("cut").exists():
             while Path("cut").read_text() != "cut":
                 time.sleep(0.02)
-        return {"series": [params["x"]] * 10}
+        return {"series": [params["x"]] * 600}  # too many for an attribute
 
     def evaluate(result):
         return float(result["series"][0])
@@ -200,7 +200,7 @@ def test_a_result_that_could_not_be_archived_is_archived_by_the_next_run(
         trials = archived.study.trials
         assert sum(t.state == TrialState.COMPLETE for t in trials) == 3
         told = next(t for t in trials if t.values == kept.trial.values)
-        assert archived.result(told.number) == {"series": [told.params["x"]] * 10}
+        assert archived.result(told.number) == {"series": [told.params["x"]] * 600}
         assert archived.late_trials() == []
 
 

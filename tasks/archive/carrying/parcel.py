@@ -46,6 +46,7 @@ from prefect_optuna.tasks.archive.series.blobs import (
     read_blob,
     read_verified,
 )
+from prefect_optuna.tasks.archive.series.packs import file_references, packed
 
 _UNFINISHED = "prefect_optuna:unfinished_copy"  # a system attribute of a study that is being made
 _UPLOADS = "optuna"  # where the block puts what Optuna's own upload_artifact stores
@@ -86,17 +87,18 @@ def pack(study: optuna.Study, artifacts: ArtifactFileSystem) -> Parcel:
     trials = study.get_trials(deepcopy=False)
     system_attrs = storage.get_study_system_attrs(study_id)
     uuid = uuid_of(storage, study_id)
-    digests = dict(_references(trials))
+    digests = file_references(trials)
     files: set[str] = set()
     if uuid is not None:
         folder = f"studies/{uuid}"
-        owners = f"{folder}/{OWNERS}/"
-        files = {path for path in artifacts.glob(f"{folder}/**") if not path.startswith(owners)}
+        left = (f"{folder}/{OWNERS}/", f"{folder}/packs/")
+        files = {path for path in artifacts.glob(f"{folder}/**") if not path.startswith(left)}
         blobs = {blob_path(digest): digest for digest in needed_blobs(artifacts, folder)}
         files |= blobs.keys()
         for path, digest in digests.items():
             if path not in files:
                 read_verified(artifacts, path, digest, f"the file {path} of a trial")
+                files.add(path)  # it is in a pack
     else:
         blobs = {}
     files |= {path for path in _uploads(system_attrs, trials) if artifacts.exists(path)}
@@ -148,7 +150,7 @@ def verify(parcel: Parcel) -> None:
             f"The study {parcel.name!r} is incomplete: no list of what it needs, in needs/, names "
             f"the file {unlisted[0]}. Bring it back from a copy."
         )
-    for path, digest in _references(parcel.trials):
+    for path, digest in file_references(parcel.trials).items():
         places = (path, beside_path(path, digest))
         own = path.startswith(f"studies/{parcel.uuid}/")  # another study's may be named as well
         if own and digest not in [digests.get(place) for place in places]:
@@ -266,10 +268,11 @@ def refuse_claimed(
 def _added(parcel: Parcel, artifacts: ArtifactFileSystem) -> str | None:
     """A file that is not there yet, or is another one; `None` for a copy of what is here."""
     for path in parcel.files:
-        # The name of a blob is the digest of its content.
-        if not artifacts.exists(path) or (
-            not path.startswith("blobs/") and artifacts.read_path(path) != parcel.read(path)
-        ):
+        if not artifacts.exists(path):
+            same = packed(artifacts, path, sha256(parcel.read(path)).hexdigest()) is not None
+        else:  # the name of a blob is the digest of its content
+            same = path.startswith("blobs/") or artifacts.read_path(path) == parcel.read(path)
+        if not same:
             return path
     return None
 
@@ -285,7 +288,7 @@ def _fill(
         storage.set_study_system_attr(study_id, UUID_ATTRIBUTE, parcel.uuid)
         _create(*owner_file(study), artifacts, made)
     if parcel.home != artifacts.location():
-        references = dict(_references(parcel.trials))
+        references = file_references(parcel.trials)
         for path in sorted(parcel.files, key=lambda path: "/needs/" not in path):
             _place(path, parcel.read(path), path in references, artifacts, made)
     for trial in parcel.trials:
@@ -349,16 +352,6 @@ def _is_there(storage: StudyStorage, study_name: str) -> str:
         f"There is a study {study_name!r} in {storage.location} already. Take another name: "
         "study_name=..., or to_study_name=..."
     )
-
-
-def _references(trials: Sequence[FrozenTrial]) -> Iterator[tuple[str, str]]:
-    """The path and the digest of each file that an attribute of a trial refers to."""
-    for trial in trials:
-        for value in trial.user_attrs.values():
-            if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
-                path = value.get("path")
-                if isinstance(path, str):
-                    yield path, value["sha256"]
 
 
 def _uploads(study_attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.objects import ContentStore
 from prefect_optuna.blocks.errors import ArtifactNotFoundError
+from prefect_optuna.tasks.archive.series.packs import packed
 
 
 def blob_path(digest: str) -> str:
@@ -75,6 +76,8 @@ def read_verified(artifacts: ArtifactFileSystem, path: str, digest: str, what: s
     try:
         return _verified(artifacts, path, digest, what, artifacts.read_path)
     except ArchiveError:
+        if (content := packed(artifacts, path, digest)) is not None:
+            return content
         # Two copies of one study share a folder; what the second one has goes beside the first.
         beside = beside_path(path, digest)
         if not artifacts.exists(beside):

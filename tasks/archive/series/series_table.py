@@ -7,11 +7,11 @@ only the columns that are asked for are decoded. Several are read and verified a
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -80,19 +80,9 @@ class SeriesReader:
         )
         if not having or (named and len(having) < len(chosen)):
             raise ArchiveError(self._missing(chosen, having))
-        read = self._from_result if spec is None else partial(self._from_series, spec)
-        if len(having) == 1:
-            parts = [read(having[0])]
-        else:
-            with ThreadPoolExecutor(min(_AT_ONCE, len(having))) as threads:
-                parts = list(threads.map(read, having))
-        if spec is not None:
-            parts = self._with_axes(having, parts, spec)
-        tables = [
-            part.add_column(0, "trial", pa.array(np.full(len(part), trial.number)))
-            for trial, part in zip(having, parts, strict=True)
-            if part.num_columns
-        ]
+        tables: list[Any] = []
+        for small, some in groupby(having, lambda t: "inline" in self._reference(t, spec)):
+            tables += (self._small if small else self._large)(list(some), spec)
         if not tables:
             raise ArchiveError(self._missing(chosen, []))
         same = all(table.schema.equals(tables[0].schema) for table in tables)
@@ -104,6 +94,69 @@ class SeriesReader:
                 "the trials by themselves: trials=[number]."
             ) from error
         return table, spec
+
+    def _large(self, trials: list[FrozenTrial], spec: SeriesSpec | None) -> list[Any]:
+        """A table for each trial that has a file."""
+        import pyarrow as pa
+
+        read = self._from_result if spec is None else self._from_file
+        if len(trials) == 1:
+            parts = [read(trials[0])]
+        else:
+            with ThreadPoolExecutor(min(_AT_ONCE, len(trials))) as threads:
+                parts = list(threads.map(read, trials))
+        if spec is not None:
+            parts = self._with_axes(trials, parts, spec)
+        return [
+            part.add_column(0, "trial", pa.array(np.full(len(part), trial.number)))
+            for trial, part in zip(trials, parts, strict=True)
+            if part.num_columns
+        ]
+
+    def _small(self, trials: list[FrozenTrial], spec: SeriesSpec | None) -> Iterator[Any]:
+        """A table for all trials in a row whose attributes hold series of one kind."""
+        import pyarrow as pa
+
+        def kind(held: tuple[FrozenTrial, Any, Mapping[str, Any]]) -> Any:
+            _, along, series = held
+            return along, [(name, array.dtype, array.shape) for name, array in series.items()]
+
+        for _, some in groupby(map(self._held(spec), trials), kind):
+            held = [one for one in some if one[2]]
+            if not held:
+                continue
+            trial, _, series = held[0]
+            if spec is None:
+                first = self._along(trial, self.axes_of(trial), {}, series)
+            else:
+                [first] = self._with_axes([trial], [pa.table(dict(series))], spec)
+            columns = [
+                pa.array(np.concatenate([one[2][name].reshape(-1) for one in held]))
+                if name in series
+                else pa.chunked_array(first.column(name).chunks * len(held))
+                for name in first.column_names
+            ]
+            numbers = np.repeat([one[0].number for one in held], len(first))
+            table = pa.table(columns, schema=first.schema)
+            yield table.add_column(0, "trial", pa.array(numbers))
+
+    def _held(
+        self, spec: SeriesSpec | None
+    ) -> Callable[[FrozenTrial], tuple[FrozenTrial, Any, Mapping[str, Any]]]:
+        """What reads a trial's attribute: the trial, what its series lie along, and the series."""
+
+        def of_result(trial: FrozenTrial) -> tuple[FrozenTrial, Any, Mapping[str, Any]]:
+            axes = id(self.axes_of(trial))  # one object for each version
+            return trial, axes, decode_inline_series(trial.user_attrs[RESULT_KEY], self.key)
+
+        if spec is None:
+            return of_result
+
+        def of_series(trial: FrozenTrial) -> tuple[FrozenTrial, Any, Mapping[str, Any]]:
+            reference = self._reference(trial, spec)
+            return trial, reference.get("axes"), inline_columns(self.key, reference, spec)
+
+        return of_series
 
     def _reference(self, trial: FrozenTrial, spec: SeriesSpec | None) -> Any:
         if spec is not None:
@@ -124,12 +177,8 @@ class SeriesReader:
         what = f"the series {self.key!r} of trial {trial.number}"
         return read_verified(self.artifacts, path, digest, what)
 
-    def _from_series(self, spec: SeriesSpec, trial: FrozenTrial) -> Any:
-        import pyarrow as pa
-
+    def _from_file(self, trial: FrozenTrial) -> Any:
         reference = trial.user_attrs[f"{KEY_TIMESERIES}{self.key}"]
-        if "inline" in reference:
-            return pa.table(inline_columns(self.key, reference, spec))
         table, metadata = open_arrow(self._read(trial, reference))
         if metadata.get("key") != self.key:
             raise ArchiveError(
@@ -178,14 +227,20 @@ class SeriesReader:
 
     def _from_result(self, trial: FrozenTrial) -> Any:
         """What of a trial's result is called like the series, along the axes of its problem."""
+        axes = self.axes_of(trial)
+        content = self._read(trial, trial.user_attrs[RESULT_KEY])
+        return self._along(trial, axes, *decode_series(content, self.key, axes))
+
+    def _along(
+        self,
+        trial: FrozenTrial,
+        axes: Mapping[str, Axis],
+        coordinates: Mapping[str, Any],
+        series: Mapping[str, Any],
+    ) -> Any:
+        """Series of a result, along the axes of their length."""
         import pyarrow as pa
 
-        axes, reference = self.axes_of(trial), trial.user_attrs[RESULT_KEY]
-        if "inline" in reference:
-            coordinates, series = {}, decode_inline_series(reference, self.key)
-        else:
-            content = self._read(trial, reference)
-            coordinates, series = decode_series(content, self.key, axes)
         if not series:
             return pa.table({})
         arrays = [values for values in series.values() if isinstance(values, np.ndarray)]

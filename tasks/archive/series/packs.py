@@ -1,0 +1,177 @@
+"""Packs: the files of many trials in one ZIP file each.
+
+A pack lies in `studies/<uuid>/packs/`. Its entries are not compressed, and are called as the files
+were below the study's folder: any unzip takes them out. A pack never changes. A file is looked for
+in its own place first, then in the packs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
+
+from optuna import Study
+from optuna.trial import FrozenTrial
+from prefect.logging import get_logger
+
+from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
+from prefect_optuna.blocks._secrets import error_words
+from prefect_optuna.blocks.errors import ArtifactNotFoundError
+
+_LARGE = 1 << 20  # bytes; of a larger file, having its own place is the least of its costs
+_FILES = 256  # of a pack
+_KEPT = 1024  # packs whose contents are remembered
+_LOCAL_HEADER = 30  # bytes, before the entry's name and its extra field
+
+_Entries = Mapping[str, tuple[int, int]]
+_entries: dict[str, _Entries] = {}
+
+
+def file_references(trials: Iterable[FrozenTrial]) -> dict[str, str]:
+    """The paths of the files that attributes of trials refer to, with their SHA-256."""
+    found: dict[str, str] = {}
+    for trial in trials:
+        for value in trial.user_attrs.values():
+            if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
+                path = value.get("path")
+                if isinstance(path, str):
+                    found[path] = value["sha256"]
+    return found
+
+
+def packed(artifacts: ArtifactFileSystem, path: str, digest: str) -> bytes | None:
+    """The content of a file from the packs of its study; `None` if none of them has it."""
+    folder, name = _parts(path)
+    for pack in artifacts.ls(f"{folder}/packs"):
+        place = _entries_of(artifacts, pack).get(name)
+        if place is not None:
+            content = _read(artifacts, pack, *place)
+            if hashlib.sha256(content).hexdigest() == digest:
+                return content
+    return None
+
+
+def compact(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
+    """Put files of trials that have ended into packs, and remove them from their own places.
+
+    Whatever it is interrupted by, each file is in its place or in a pack, or in both.
+
+    Args:
+        artifacts: where they are.
+        files: the SHA-256 of each, by path; what is not there, damaged or large stays as it is.
+
+    Returns:
+        How many files are in packs now that were not.
+    """
+    count = 0
+    for folder in {_parts(path)[0] for path in files}:
+        there = [*artifacts.glob(f"{folder}/trials/*"), *artifacts.glob(f"{folder}/series/**")]
+        known = sorted(path for path in there if path in files)
+        for first in range(0, len(known), _FILES):
+            some = known[first : first + _FILES]
+            contents = artifacts.read_many(p for p in some if artifacts.info(p).size <= _LARGE)
+            whole = {
+                path: content
+                for path, content in contents.items()
+                if hashlib.sha256(content).hexdigest() == files[path]
+            }
+            count += _pack(artifacts, folder, whole)
+    return count
+
+
+def _pack(artifacts: ArtifactFileSystem, folder: str, files: Mapping[str, bytes]) -> int:
+    new = {
+        path: content
+        for path, content in files.items()
+        if packed(artifacts, path, hashlib.sha256(content).hexdigest()) is None
+    }
+    if new:
+        target = BytesIO()
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            for path, content in new.items():
+                archive.writestr(zipfile.ZipInfo(_parts(path)[1]), content)
+        digest = hashlib.sha256(target.getvalue()).hexdigest()
+        pack = f"{folder}/packs/{digest[:32]}.zip"
+        artifacts.create(pack, target.getvalue())
+        if artifacts.sha256(pack) != digest:
+            raise ArchiveError(
+                f"{artifacts.location(pack)} is not what was written to it. The files that were to "
+                "be in it are in their places. Look at the disk, remove the pack, and try again."
+            )
+    for path in files:
+        try:
+            artifacts.rm(path)
+        except ArtifactNotFoundError:  # somebody else has packed it, too
+            continue
+    return len(new)
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """The study's folder, and the rest of a path."""
+    studies, _, rest = path.partition("/")
+    uuid, _, name = rest.partition("/")
+    return f"{studies}/{uuid}", name
+
+
+def _entries_of(artifacts: ArtifactFileSystem, pack: str) -> _Entries:
+    """Where each entry of a pack begins, and its size."""
+    place = artifacts.location(pack)
+    if place not in _entries:
+        try:
+            with artifacts.open(pack) as file, zipfile.ZipFile(file) as archive:
+                stored = [
+                    entry
+                    for entry in archive.infolist()
+                    if entry.compress_type == zipfile.ZIP_STORED
+                ]
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise ArchiveError(
+                f"The archive is damaged: {place} is no pack of results: {error_words(error)}. "
+                "Bring it back from a copy."
+            ) from None
+        while len(_entries) >= _KEPT:
+            _entries.pop(next(iter(_entries)), None)
+        _entries[place] = {one.filename: (one.header_offset, one.file_size) for one in stored}
+    return _entries[place]
+
+
+def _read(artifacts: ArtifactFileSystem, pack: str, start: int, size: int) -> bytes:
+    with artifacts.open(pack) as file:
+        file.seek(start)
+        header = file.read(_LOCAL_HEADER)
+        skipped = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        file.seek(start + _LOCAL_HEADER + skipped)
+        return file.read(size)
+
+
+class Packer:
+    """Packs the files of a run's trials, some hundred at a time, beside the trials that follow.
+
+    Called with the study and each trial that has ended, as Optuna's callbacks are.
+    """
+
+    def __init__(self, artifacts: ArtifactFileSystem) -> None:
+        self._artifacts = artifacts
+        self._files: dict[str, str] = {}
+        self._thread = ThreadPoolExecutor(1, "packing")
+        self._last: Future[None] | None = None
+
+    def __call__(self, study: Study, trial: FrozenTrial) -> None:
+        """Take a trial that has ended."""
+        self._files.update(file_references([trial]))
+        if len(self._files) >= _FILES and (self._last is None or self._last.done()):
+            files, self._files = self._files, {}
+            self._last = self._thread.submit(self._compact, files)
+
+    def _compact(self, files: Mapping[str, str]) -> None:
+        try:
+            compact(self._artifacts, files)
+        except Exception as error:  # noqa: BLE001 - the files are whole where they are
+            get_logger(__name__).warning(
+                "The results of %d trials stay in files of their own: %s",
+                len(files),
+                error_words(error),
+            )

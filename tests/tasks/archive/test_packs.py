@@ -1,0 +1,266 @@
+"""The files of many trials in a few: packed, read one by one, exported, and extracted again."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.feather
+import pytest
+from filesystems import s3_filesystem
+
+from prefect_optuna.blocks import (
+    ArchiveError,
+    ArtifactFileSystem,
+    InMemoryStudyStorage,
+    StorageUnavailableError,
+)
+from prefect_optuna.errors import ArtifactExistsError
+from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
+from prefect_optuna.tasks.archive.series import packs
+
+TIMES = np.arange(600.0)
+
+
+def suggest(trial: optuna.Trial) -> dict[str, float]:
+    return {"x": trial.suggest_float("x", -1, 1)}
+
+
+def run(params: dict[str, float]) -> dict[str, Any]:
+    return {"curve": params["x"] * TIMES}
+
+
+def evaluate(result: dict[str, Any]) -> float:
+    return float(result["curve"].sum())
+
+
+PROBLEM = Problem(suggest=suggest, run=run, evaluate=evaluate, axes={"t": TIMES})
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> InMemoryStudyStorage:
+    return InMemoryStudyStorage(name=f"packs-{tmp_path.name}")
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> ArtifactFileSystem:
+    return ArtifactFileSystem(url=str(tmp_path / "artifacts"))
+
+
+def filled(storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, n: int) -> ArchivedStudy:
+    """A study with a large result and a large series in each trial."""
+    study = storage.create_study("s")
+    archive = OptunaArchive(study, artifacts=artifacts)
+    archive.save_problem(PROBLEM)
+    archive.study_add_axis("step", TIMES)
+    for _ in range(n):
+        trial = study.ask()
+        result = run(suggest(trial))
+        archive.trial_add_timeseries(trial, "loss", result["curve"] / 2, ["step"])
+        trial.set_user_attr("result", archive.writer().write(trial.number, result))
+        study.tell(trial, 0.0)
+    return ArchivedStudy.load("s", storage=storage, artifacts=artifacts)
+
+
+def files(artifacts: ArtifactFileSystem) -> list[str]:
+    """The files of trials."""
+    found = artifacts.glob("studies/*/trials/*") + artifacts.glob("studies/*/series/**")
+    return sorted(path.split("/", 2)[2] for path in found)
+
+
+def as_read(archived: ArchivedStudy) -> tuple[list[Any], Any, Any]:
+    numbers = range(len(archived.study.trials))
+    results = [archived.result(number)["curve"].tolist() for number in numbers]
+    return results, archived.timeseries("loss"), archived.timeseries("curve")
+
+
+def assert_as_before(archived: ArchivedStudy, before: tuple[list[Any], Any, Any]) -> None:
+    now = as_read(archived)
+    assert now[0] == before[0]
+    assert now[1].equals(before[1])
+    assert now[2].equals(before[2])
+
+
+def test_everything_is_read_from_packs_as_before(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem
+) -> None:
+    archived = filled(storage, artifacts, 5)
+    before = as_read(archived)
+    assert len(files(artifacts)) == 10
+    assert archived.compact() == 10
+    assert files(artifacts) == []
+    [pack] = artifacts.glob("studies/*/packs/*")
+    assert_as_before(archived, before)
+    assert archived.compact() == 0
+    with zipfile.ZipFile(BytesIO(artifacts.read_path(pack))) as archive:  # as unzip does
+        assert archive.testzip() is None
+        names = archive.namelist()
+        table = pa.ipc.open_file(archive.read("trials/000003.arrow")).read_all()
+    assert len(names) == 10
+    assert table.column_names == ["t", "step", "curve"]
+
+
+def test_a_study_of_many_has_several_packs(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs, "_FILES", 4)
+    archived = filled(storage, artifacts, 5)
+    before = as_read(archived)
+    assert archived.compact() == 10
+    assert len(artifacts.glob("studies/*/packs/*")) == 3
+    monkeypatch.setattr(packs, "_KEPT", 1)
+    assert_as_before(archived, before)
+
+
+def test_an_object_store_has_packs_too(
+    storage: InMemoryStudyStorage, s3_server: str, tmp_path: Path
+) -> None:
+    artifacts = s3_filesystem(s3_server, f"packs-{tmp_path.name}")
+    archived = filled(storage, artifacts, 3)
+    before = as_read(archived)
+    assert archived.compact() == 6
+    assert files(artifacts) == []
+    assert_as_before(archived, before)
+
+
+@pytest.mark.parametrize("fails", ["create", "sha256", "rm"])
+def test_compacting_that_is_interrupted_loses_nothing_and_goes_on(
+    storage: InMemoryStudyStorage,
+    artifacts: ArtifactFileSystem,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+) -> None:
+    archived = filled(storage, artifacts, 3)
+    before = as_read(archived)
+    calls = 0
+    original: Callable[..., Any] = getattr(ArtifactFileSystem, fails)
+
+    def failing(self: ArtifactFileSystem, path: str, *rest: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == (3 if fails == "rm" else 1):
+            raise StorageUnavailableError("The disk is away.")
+        return original(self, path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactFileSystem, fails, failing)
+        with pytest.raises(StorageUnavailableError):
+            archived.compact()
+    assert_as_before(archived, before)
+    archived.compact()
+    assert files(artifacts) == []
+    assert_as_before(archived, before)
+    assert len(artifacts.glob("studies/*/packs/*")) == 1
+
+
+def test_a_pack_that_was_not_written_as_it_is_costs_no_file(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived = filled(storage, artifacts, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactFileSystem, "sha256", lambda self, path: "0" * 64)
+        with pytest.raises(ArchiveError, match="is not what was written to it"):
+            archived.compact()
+    assert len(files(artifacts)) == 4
+
+
+def test_what_is_damaged_running_or_large_stays_where_it_is(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived = filled(storage, artifacts, 3)
+    archive = OptunaArchive(archived.study, artifacts=artifacts)
+    running = archived.study.ask()
+    archive.trial_add_timeseries(running, "loss", TIMES, ["step"])
+    path = archived.study.trials[1].user_attrs["result"]["path"]
+    artifacts.write_path(path, b"damaged")
+    assert archived.compact() == 5
+    assert files(artifacts) == ["series/loss/000003.arrow", "trials/000001.arrow"]
+    with pytest.raises(ArchiveError, match="is not what was archived"):
+        archived.result(1)
+    monkeypatch.setattr(packs, "_LARGE", 100)
+    archived.study.tell(running, 0.0)
+    assert archived.compact() == 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"no pack", b"PK\x05\x06" + bytes(18)])
+def test_a_damaged_pack_is_named(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, damage: bytes
+) -> None:
+    archived = filled(storage, artifacts, 1)
+    archived.compact()
+    [pack] = artifacts.glob("studies/*/packs/*")
+    artifacts.write_path(pack, damage)
+    packs._entries.clear()
+    with pytest.raises(ArchiveError, match=r"is no pack|is missing"):
+        archived.result(0)
+
+
+def test_a_pack_of_somebody_with_bad_intentions_gives_nothing_else(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem
+) -> None:
+    archived = filled(storage, artifacts, 1)
+    archived.compact()
+    [pack] = artifacts.glob("studies/*/packs/*")
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("trials/000000.arrow", b"another result")
+        archive.writestr("series/loss/000000.arrow", bytes(1 << 20), zipfile.ZIP_DEFLATED)
+    artifacts.write_path(pack, target.getvalue())
+    packs._entries.clear()
+    with pytest.raises(ArchiveError, match="is missing"):
+        archived.result(0)
+    with pytest.raises(ArchiveError, match="is missing"):
+        archived.timeseries("loss")
+
+
+def test_an_export_of_packs_is_one_of_files(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, tmp_path: Path
+) -> None:
+    archived = filled(storage, artifacts, 3)
+    before = as_read(archived)
+    archived.compact()
+    archived.export(tmp_path / "s.zip")
+    elsewhere = ArtifactFileSystem(url=str(tmp_path / "elsewhere"))
+    there = InMemoryStudyStorage(name=f"there-{tmp_path.name}")
+    imported = ArchivedStudy.import_(tmp_path / "s.zip", storage=there, artifacts=elsewhere)
+    assert_as_before(imported, before)
+    assert len(files(elsewhere)) == 6
+    assert imported.compact() == 6
+
+
+def test_extracted_files_are_opened_by_any_reader(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, tmp_path: Path
+) -> None:
+    study = filled(storage, artifacts, 2).study
+    archive = OptunaArchive(study, artifacts=artifacts)
+    archive.study_add_axis("epoch", [1, 2])
+    trial = study.ask()
+    archive.trial_add_timeseries(trial, "a/b", [0.5, 0.25], ["epoch"])
+    trial.set_user_attr("result", archive.writer().write(2, {"small": np.arange(3.0)}))
+    study.tell(trial, 0.0)
+    archived = ArchivedStudy.load("s", storage=storage, artifacts=artifacts)
+    archived.compact()
+    paths = archived.extract(tmp_path / "out")
+    assert [str(path.relative_to(tmp_path / "out")) for path in paths] == [
+        "series/loss/000000.arrow",
+        "trials/000000.arrow",
+        "series/loss/000001.arrow",
+        "trials/000001.arrow",
+        "series/%a%2Fb/000002.arrow",
+        "trials/000002.arrow",
+    ]
+    result, series, small = (pa.feather.read_table(paths[i]) for i in (1, 4, 5))
+    assert result.column_names == ["t", "step", "curve"]
+    assert series.to_pydict() == {"epoch": [1, 2], "value": [0.5, 0.25]}
+    assert small.to_pydict() == {"small": [0.0, 1.0, 2.0]}
+    assert archived.extract(tmp_path / "out", trials=[2]) == paths[4:]
+    paths[5].write_bytes(b"mine")
+    with pytest.raises(ArtifactExistsError, match="empty folder"):
+        archived.extract(tmp_path / "out")
+    assert paths[5].read_bytes() == b"mine"
