@@ -43,7 +43,7 @@ from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.archive import ArchivedStudy, Manifest
 from prefect_optuna.tasks.archive.carrying.portable import trial_from_json, trial_to_json
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY, SCOPE_KEY
-from prefect_optuna.tasks.archive.record.late import late_attribute
+from prefect_optuna.tasks.archive.record.history import late_attribute
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.archive.record.trial_records import MARK, TrialSigner
 from prefect_optuna.tasks.archive.series.writer import EncodedResult, ResultWriter

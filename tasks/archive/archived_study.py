@@ -39,8 +39,7 @@ from prefect_optuna.tasks.archive.code.review import (
 )
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 from prefect_optuna.tasks.archive.record.environment import Environment, requirements_text
-from prefect_optuna.tasks.archive.record.history import read_history, record
-from prefect_optuna.tasks.archive.record.late import late_trials
+from prefect_optuna.tasks.archive.record.history import late_trials, read_history, record
 from prefect_optuna.tasks.archive.record.manifest import Manifest, Version, read_manifest
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.archive.record.trial_table import TableKind, trial_table

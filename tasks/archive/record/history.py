@@ -1,17 +1,28 @@
-"""The re-evaluations of a study, kept beside its archive: one file each, never changed."""
+"""What comes of trials afterwards: re-evaluations, and late trials.
+
+A re-evaluation is a file beside the archive, never changed. A late trial is what one came to whose
+place another one had taken meanwhile.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import secrets
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
+from prefect_optuna.tasks.archive.carrying.portable import trial_from_json, trial_to_json
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
+
+_PREFIX = "prefect_optuna:late:"  # of system attributes of the study: an ended trial takes no more
 
 
 def record(artifacts: ArtifactFileSystem, uuid: str, reevaluation: Reevaluation) -> str:
@@ -41,3 +52,23 @@ def read_history(
                 f"{error.errors()[0]['msg']}. Remove it, or bring it back from a copy."
             ) from None
     return found
+
+
+def late_attribute(trial: FrozenTrial, *, told_as: int, at: float) -> tuple[str, dict[str, Any]]:
+    """The system attribute of a study that keeps a late trial: its name, and its value as JSON.
+
+    Args:
+        trial: the trial as it ended.
+        told_as: the number of the trial that had ended in its place.
+        at: when it ended, in seconds since 1970.
+    """
+    value = trial_to_json(trial)
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return f"{_PREFIX}{trial.number}:{digest[:8]}", {"trial": value, "instead": told_as, "at": at}
+
+
+def late_trials(system_attrs: Mapping[str, Any]) -> list[FrozenTrial]:
+    """The late trials among the system attributes of a study, by their numbers."""
+    found = [value for name, value in system_attrs.items() if name.startswith(_PREFIX)]
+    trials = [trial_from_json(value["trial"]) for value in found]
+    return sorted(trials, key=lambda trial: trial.number)
