@@ -9,7 +9,7 @@ import optuna
 import pytest
 from servers import wait_until
 
-from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.blocks import ArtifactFileSystem, JournalStudyStorage
 from prefect_optuna.flows import optimize
 from prefect_optuna.tasks import ArchivedStudy, Problem
 from prefect_optuna.tasks.archive.series import packs
@@ -40,7 +40,7 @@ def test_many_trials_are_few_files(
         return {"curve": params["x"] * np.arange(20.0)}
 
     problem = Problem(suggest=suggest, run=run if size == 600 else short, evaluate=evaluate)
-    storage = f"journal://{tmp_path}/s.journal"
+    storage = JournalStudyStorage(path=tmp_path / "s.journal")
     optimize(problem, study_name="s", n_trials=35, storage=storage, artifacts=artifacts)
     archived = ArchivedStudy.load("s", storage=storage, artifacts=artifacts)
     if size == 600:
