@@ -80,7 +80,7 @@ def as_study_storage(value: StudyStorage | str | Path | None = None) -> StudySto
         'postgresql+psycopg://me:***@db.example.org/studies'
     """
     if value is None:
-        setting = OptunaSettings().storage
+        setting = OptunaSettings.here().storage
         value = setting.get_secret_value() if setting else _DEFAULT_JOURNAL
     if isinstance(value, StudyStorage):
         return value
@@ -163,7 +163,7 @@ def as_artifact_filesystem(
         'memory://demo'
     """
     if value is None:
-        value = OptunaSettings().artifacts
+        value = OptunaSettings.here().artifacts
     if isinstance(value, ArtifactFileSystem):
         return value
     if not isinstance(value, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -137,7 +137,7 @@ class Patience:
         if (keep := _keep.get()) is not None:
             _keep.set(None)
             keep()
-        limit = OptunaSettings().patience if self._limit is None else self._limit
+        limit = OptunaSettings.here().patience if self._limit is None else self._limit
         logger = self._logger or get_logger(__name__)
         # Whoever cleans up when the limit is over does not wait for it once more.
         began = self._since = self._since or time.monotonic()

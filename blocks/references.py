@@ -50,7 +50,7 @@ def storage_reference(storage: Storage) -> str:
         >>> storage_reference("postgresql://db.example.org/studies")
         'postgresql://db.example.org/studies'
     """
-    if storage is None and (setting := OptunaSettings().storage):
+    if storage is None and (setting := OptunaSettings.here().storage):
         storage = setting.get_secret_value()
     block = as_study_storage(storage)
     if isinstance(block, InMemoryStudyStorage):

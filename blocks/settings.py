@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -104,3 +107,21 @@ class OptunaSettings(PrefectBaseSettings):
     dashboard_url: Annotated[str, AfterValidator(without_secrets)] | None = Field(
         default=None, description="Where optuna-dashboard is; the reports of studies link to it."
     )
+
+    @classmethod
+    def here(cls) -> OptunaSettings:
+        """As the flow that runs here has read them: reading takes as long as a request."""
+        return _read.get() or cls()
+
+
+_read: ContextVar[OptunaSettings | None] = ContextVar("prefect_optuna_settings", default=None)
+
+
+@contextmanager
+def settings_read_once() -> Generator[None]:
+    """Have one run see the same settings from its begin to its end."""
+    token = _read.set(OptunaSettings())
+    try:
+        yield
+    finally:
+        _read.reset(token)

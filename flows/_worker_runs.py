@@ -16,13 +16,13 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.errors import InvalidSettingError, WorkersLostError
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows.session import MAX_REPETITIONS
+from prefect_optuna.flows.temporary_server import other_settings
 
 if TYPE_CHECKING:
     from typing import Self
@@ -119,7 +119,7 @@ class WorkerRuns:
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with other_settings(client={"max_retries": 0}):
             self._attempt(lambda client: self._cancel(client, running=exc_type is not None))
 
     @property
@@ -137,7 +137,7 @@ class WorkerRuns:
 
     def _keep_looking(self) -> None:
         # The next look is the better retry.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with other_settings(client={"max_retries": 0}):
             while True:
                 self._attempt(self._look)
                 if self._closing.wait(_LOOK_SECONDS):

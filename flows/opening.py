@@ -48,13 +48,7 @@ _OF_PREFECT = {"return_state", "wait_for"}
 
 
 def checked_arguments(known: Set[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `optimize` or `distribute`, checked before a server is asked or started.
-
-    Example:
-        >>> from prefect_optuna.flows.opening import checked_arguments
-        >>> checked_arguments({"directions", "direction"}, {"direction": "maximize"})
-        {'directions': ('maximize',)}
-    """
+    """Arguments of `optimize` or `distribute`, checked before a server is asked or started."""
     for name in arguments.keys() - known - _OF_PREFECT:
         near = difflib.get_close_matches(name, known, n=1)
         hint = (
@@ -79,13 +73,7 @@ def checked_arguments(known: Set[str], arguments: Mapping[str, Any]) -> dict[str
 
 
 def checked_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with samplers, pruners and directions as `optimize` calls them.
-
-    Example:
-        >>> from prefect_optuna.flows.opening import checked_names
-        >>> checked_names({"sampler": "TPE", "pruner": "MedianPruner"})
-        {'sampler': 'tpe', 'pruner': 'median'}
-    """
+    """Arguments with samplers, pruners and directions as `optimize` calls them."""
     checked = dict(arguments)
     for key, of_it, kind, make in (
         ("sampler", sampler_name, Sampler, make_sampler),

@@ -237,7 +237,7 @@ def optimize(
         file = Path(tempfile.gettempdir(), f"prefect-optuna-{uuid4().hex}.stop")
         stopping = Stopping(
             file if live_trials else None,
-            OptunaSettings().grace,
+            OptunaSettings.here().grace,
             is_asked=the_problem.names_stopping,
         )
         stack.enter_context(contextlib.closing(stopping))
@@ -295,14 +295,7 @@ def optimize(
 def kept_words(
     name: str, given: str | None, block: StudyStorage, finished: int, flow: str = "optimize"
 ) -> str:
-    """What somebody is told who has interrupted a study.
-
-    Example:
-        >>> from prefect_optuna.blocks import as_study_storage
-        >>> from prefect_optuna.flows.optimize_flow import kept_words
-        >>> kept_words("mine", "mine", as_study_storage(None), 3)
-        "Study 'mine' keeps its 3 finished trials; the same call goes on with it."
-    """
+    """What somebody is told who has interrupted a study."""
     count = "1 finished trial" if finished == 1 else f"{finished} finished trials"
     if isinstance(block, InMemoryStudyStorage):
         return f"Study {name!r} had {count}; it was in memory, and ends with this program."

@@ -27,7 +27,6 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import FlowRunContext
 from prefect.logging import get_logger
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
@@ -36,6 +35,7 @@ from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plot_style
 from prefect_optuna.flows.gallery import PICTURES, draw_gallery
 from prefect_optuna.flows.study_status import Gallery, StudyStatus
+from prefect_optuna.flows.temporary_server import other_settings
 from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.wording import (
     MAX_CELL,
@@ -286,7 +286,7 @@ class ReportThread:
 
     def _run(self) -> None:
         # The next report is the better retry of one that a server did not take.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with other_settings(client={"max_retries": 0}):
             self._update(draw=False)
             while not self._closing.wait(self._interval):
                 self._update(draw=self._drawing.affords())
@@ -408,7 +408,7 @@ def _section(heading: str, *parts: str) -> str:
 
 def _dashboard(status: StudyStatus) -> str:
     """A link to optuna-dashboard, where the settings say that there is one."""
-    url = OptunaSettings().dashboard_url
+    url = OptunaSettings.here().dashboard_url
     if url is None:
         return ""
     page = "" if status.study_id is None else f"/studies/{status.study_id}"

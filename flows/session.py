@@ -67,15 +67,7 @@ _alive_here: set[str] = set()
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial was lost to a crash or an interruption, and so does not count.
-
-    Example:
-        >>> import optuna
-        >>> study = optuna.create_study()
-        >>> trial = study.tell(study.ask(), 1.0)
-        >>> is_lost(trial)
-        False
-    """
+    """Whether a trial was lost to a crash or an interruption, and so does not count."""
     return trial.state == TrialState.FAIL and _LOST in trial.system_attrs
 
 
@@ -85,13 +77,7 @@ def lost_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def owner_of(trial: FrozenTrial) -> str | None:
-    """The id of the session that has marked a trial; `None` if none has.
-
-    Example:
-        >>> import optuna
-        >>> owner_of(optuna.trial.create_trial(value=1.0)) is None
-        True
-    """
+    """The id of the session that has marked a trial; `None` if none has."""
     mark = trial.system_attrs.get(MARK)
     return mark.get("id") if isinstance(mark, Mapping) else mark
 
@@ -210,7 +196,7 @@ class Session:
         """Write the record, and keep renewing it. Idempotent."""
         if self.id in _alive_here:
             return
-        self._lease = OptunaSettings().lease
+        self._lease = OptunaSettings.here().lease
         _alive_here.add(self.id)
         self._write(closed=False)
         self._renewer.start()

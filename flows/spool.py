@@ -102,7 +102,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        given = folder or OptunaSettings().spool
+        given = folder or OptunaSettings.here().spool
         self.folder: Path = given or get_current_settings().home / "optuna-spool"
 
     def __iter__(self) -> Iterator[SpooledTrial]:
@@ -142,7 +142,7 @@ class Spool:
         }
         body = json.dumps(head).encode() + b"\n"
         body += b"" if kept.encoded is None else kept.encoded.content
-        held, limit = sum(map(_size, self._paths())), OptunaSettings().spool_limit
+        held, limit = sum(map(_size, self._paths())), OptunaSettings.here().spool_limit
         if held + len(body) > limit:
             raise ValueError(
                 f"the spool {self.folder} holds {held:,} bytes of at most {limit:,} "

@@ -22,7 +22,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.flows import Flow
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
-from prefect.settings import get_current_settings, temporary_settings
+from prefect.settings import get_current_settings
 from prefect.states import Cancelled
 from prefect.utilities.callables import ParameterSchema, parameter_schema
 from pydantic import BaseModel
@@ -34,11 +34,12 @@ from prefect_optuna.blocks._secrets import (
     place_text,
     without_secrets,
 )
+from prefect_optuna.blocks.settings import settings_read_once
 from prefect_optuna.flows.found_server import running_server_url
 from prefect_optuna.flows.installing import Code, enter_environment
 from prefect_optuna.flows.interruption import interruptible
 from prefect_optuna.flows.public_errors import PublicError, public_errors
-from prefect_optuna.flows.temporary_server import end_temporary_server
+from prefect_optuna.flows.temporary_server import end_temporary_server, other_settings
 from prefect_optuna.tasks.problem import Problem
 
 _results: ContextVar[list[Any]] = ContextVar("prefect_optuna_results")
@@ -105,8 +106,7 @@ class StudyFlow(Flow[P, R]):
             kwargs = self.check(known, _named(self, args, kwargs))
             args = ()
         found = None if get_current_settings().api.url else running_server_url()
-        # Once: Prefect reads all of its settings again for each change.
-        with temporary_settings(_settings(found)), interruptible():
+        with other_settings(**_settings(found)), interruptible():
             return self._call(args, kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -172,15 +172,15 @@ def _named(
     return {**inspect.signature(flow.fn).bind_partial(*args).arguments, **kwargs}
 
 
-def _settings(found: str | None) -> dict[Any, Any]:
+def _settings(found: str | None) -> dict[str, Any]:
     """Prefect's settings that are others while a flow runs here, on a server that was found."""
-    page = get_current_settings().ui_url or ""
+    page = get_current_settings().ui_url or found or ""
     # Prefect makes it of the server's URL, login and all, and prints it.
     public = without_secrets(page)
     return {
-        "flows.heartbeat_frequency": None,
-        **({"ui_url": public} if public != page else {}),
-        **({"api.url": f"{found}/api"} if found else {}),
+        "flows": {"heartbeat_frequency": None},
+        **({"ui_url": public} if public != page or found else {}),
+        **({"api": {"url": f"{found}/api"}} if found else {}),
     }
 
 
@@ -251,7 +251,7 @@ def _with_public_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 def _call_publicly(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     try:
-        with public_errors():
+        with public_errors(), settings_read_once():
             return function(*args, **kwargs)
     except TerminationSignal:
         if not _is_cancelled():

@@ -18,11 +18,10 @@ from typing import Any, Literal
 
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture
-from prefect.settings import temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from prefect_optuna.blocks.errors import InvalidSettingError
-from prefect_optuna.flows.temporary_server import share_temporary_server
+from prefect_optuna.flows.temporary_server import other_settings, share_temporary_server
 
 RunnerName = Literal["threads", "processes"]
 
@@ -49,7 +48,7 @@ def open_task_runner(
     with contextlib.ExitStack() as stack:
         # The flow has asked the server for its version. A task run that begins later would fail if
         # the server were away at that moment.
-        stack.enter_context(temporary_settings({"client.server_version_check_enabled": False}))
+        stack.enter_context(other_settings(client={"server_version_check_enabled": False}))
         # A cluster with an address is elsewhere, and would not reach a server of this program.
         if not isinstance(given, ThreadPoolTaskRunner) and getattr(given, "address", None) is None:
             stack.enter_context(share_temporary_server())

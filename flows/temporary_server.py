@@ -13,9 +13,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
-from typing import IO
+from collections.abc import Generator, Mapping
+from typing import IO, Any
 
+from prefect.context import SettingsContext, get_settings_context
 from prefect.logging import get_logger
 from prefect.settings import (
     PREFECT_API_DATABASE_CONNECTION_URL,
@@ -131,6 +132,21 @@ def _stand_down(guard: subprocess.Popen[bytes], line: IO[bytes], program: int) -
         line.write(b".")
         line.close()
     guard.wait()
+
+
+@contextlib.contextmanager
+def other_settings(**changes: Any) -> Generator[None]:
+    """Have some of Prefect's settings be others, on which no more of them depend.
+
+    `temporary_settings` reads all of them anew, and takes as long as ten requests to a server.
+    """
+    context = get_settings_context()
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            changes[name] = getattr(context.settings, name).model_copy(update=value)
+    settings = context.settings.model_copy(update=changes)
+    with SettingsContext(profile=context.profile, settings=settings):
+        yield
 
 
 @contextlib.contextmanager

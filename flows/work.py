@@ -144,7 +144,9 @@ def work(
                 require_installed(archived.capture(place), recorded)
             # Whoever started this flow run has archived that very code, and says so by its digest.
             problem = archived.problem(trusted=True, version=place)
-        session.stopping = Stopping(grace=OptunaSettings().grace, is_asked=problem.names_stopping)
+        session.stopping = Stopping(
+            grace=OptunaSettings.here().grace, is_asked=problem.names_stopping
+        )
         scope = TrialScope(archived.scope(place), handed_out=problem.names_scope)
         study = FlowStudy.open(study_name, kept, sampler, pruner, seed=seed)
         uuid = archived.manifest.uuid

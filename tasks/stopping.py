@@ -7,9 +7,10 @@ whoever is free, with the attributes that it has set.
 
 from __future__ import annotations
 
+import difflib
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 
@@ -99,6 +100,12 @@ class FlowTrial(optuna.Trial):
     ) -> None:
         super().__init__(study, trial_id)
         self._stopping = Stopping() if stopping is None else stopping
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say what a trial lacks as Optuna's own would, and what may have been meant."""
+        near = difflib.get_close_matches(name, dir(self), n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"'Trial' object has no attribute {name!r}{hint}")
 
     def should_stop(self) -> bool:
         """Whether the program was asked to end: save what there is, and raise `TrialStopped`.

@@ -291,11 +291,6 @@ def handle(layer: Layer) -> ParamScope:
     return ParamScope._on(layer)  # pyright: ignore[reportPrivateUsage]
 
 
-def layer_of(scope: ParamScope) -> Layer:
-    """What a scope is a handle on."""
-    return scope._layer  # pyright: ignore[reportPrivateUsage]
-
-
 def _unpickled(packed: bytes, inherits: bool) -> ParamScope:
     return make_scope(unpack(packed), origin="a pickled scope", inherits=inherits)
 

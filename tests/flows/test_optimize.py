@@ -18,7 +18,7 @@ import pytest
 from optuna.trial import TrialState
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.settings import temporary_settings
+from prefect.settings import Settings, get_current_settings, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage, as_study_storage
@@ -30,10 +30,12 @@ from prefect_optuna.blocks.errors import (
     StorageUnavailableError,
     StudyMismatchError,
 )
+from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.errors import NoCompleteTrialError
 from prefect_optuna.flows import Problem, StudyResult, optimize
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.study import Sampler
+from prefect_optuna.flows.temporary_server import other_settings
 from prefect_optuna.tasks import ArchivedStudy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -524,3 +526,40 @@ def test_blocks_may_be_given_as_they_are(tmp_path: Path) -> None:
     assert block.study_names() == ["own"]
     memory = InMemoryStudyStorage(name="own")
     assert optimize(objective, n_trials=2, storage=memory).load_study().trials[1].value is not None
+
+
+def test_no_settings_are_read_twice_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading takes as long as ten requests to the server, and there were nine."""
+    read: list[str] = []
+
+    def noted(kind: type, method: str) -> None:
+        original = getattr(kind, method)
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                read.append(kind.__name__)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, method, call)
+
+    noted(Settings, "copy_with_update")
+    noted(OptunaSettings, "__init__")
+    before: list[str] = []
+    monkeypatch.chdir(tmp_path)
+
+    optimize(PROBLEM, n_trials=1, callbacks=[lambda *_: before.extend(read)])
+
+    assert before == ["OptunaSettings"]
+
+
+def test_other_settings_reach_processes_and_end_with_their_block() -> None:
+    address = get_current_settings().api.url
+    with other_settings(client={"max_retries": 0}, api={"url": "http://there/api"}, ui_url="u"):
+        here = get_current_settings()
+        variables = here.to_environment_variables(exclude_unset=True)
+        assert (here.client.max_retries, here.api.url, here.ui_url) == (0, "http://there/api", "u")
+    assert variables["PREFECT_CLIENT_MAX_RETRIES"] == "0"
+    assert variables["PREFECT_API_URL"] == "http://there/api"
+    assert get_current_settings().api.url == address

@@ -61,10 +61,10 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a lambda with a misspelt method": (
         of(problem=lambda trial: trial.suggest_flaot("x", 0, 1), study_name="lambda"),
-        "suggest_flaot",
+        "'Trial' object has no attribute 'suggest_flaot'. Did you mean 'suggest_float'?",
     ),
     "other directions": (of(directions="maximize"), "maximize"),
-    "a storage in a missing folder": (of(storage="sqlite:///no/such/folder/x.db"), "it is made"),
+    "a storage in a missing folder": (of(storage="sqlite:///no/such/folder/x.db"), "is made"),
     "a misspelt sampler": (of(sampler="tpee"), "did you mean 'tpe'"),
     "a password in a URL": (
         of(storage="postgresql://lab:hunter2@127.0.0.1:1/x"),
@@ -89,7 +89,7 @@ def test_each_mistake_has_a_sentence(
             said = str(error)
             kind: type[BaseException] | None = type(error)
         else:
-            said, kind = "nothing is wrong: it is made", None
+            said, kind = "nothing is wrong: the folder is made", None
         table.add_row(name, kind.__name__ if kind else "", said)
         if words not in said or "hunter2" in said or len(said) > 600:
             wrong.append(f"{name}: {said}")

@@ -182,7 +182,7 @@ class Environment:
                 return ""
             return _keep(content, files)
 
-        keeps_sources = OptunaSettings().archive_sources
+        keeps_sources = OptunaSettings.here().archive_sources
         git = _git_state(folder) if folder else None
         if git is not None and git.dirty and folder and keeps_sources:
             diff = (

@@ -101,7 +101,7 @@ class SigningKeys:
         """The keys that were given, or else those of the settings; `None` without any."""
         if key is not None:
             return cls(key)
-        settings = OptunaSettings()
+        settings = OptunaSettings.here()
         if settings.archive_key is not None:
             return cls(settings.archive_key)
         if settings.archive_key_block is not None:
