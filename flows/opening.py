@@ -41,6 +41,7 @@ from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.tasks.archive import OptunaArchive
 from prefect_optuna.tasks.archive.code.capture import encode_scope
 from prefect_optuna.tasks.problem import Problem, as_directions
+from prefect_optuna.tasks.scope.checking import check_types
 from prefect_optuna.tasks.seeding import study_seed
 from prefect_optuna.tasks.trial_scope import TrialScope
 
@@ -69,6 +70,8 @@ def checked_arguments(known: Set[str], arguments: Mapping[str, Any]) -> dict[str
         check_settings(**numbers)
     if checked.get("problem", ARCHIVE) != ARCHIVE:
         Problem.of(checked["problem"], directions=checked.get("directions"))
+    if isinstance(scope := checked.get("scope"), Mapping):
+        check_types(scope)  # pyright: ignore[reportUnknownArgumentType]
     return checked
 
 

@@ -13,12 +13,18 @@ from prefect_optuna.blocks.errors import InvalidProblemError
 from prefect_optuna.flows import distribute, optimize
 from prefect_optuna.flows.opening import checked_names, rehearse
 from prefect_optuna.flows.study import Pruner, Sampler
-from prefect_optuna.tasks import Problem
+from prefect_optuna.tasks import Problem, auto_param
+from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 
 def objective(trial: optuna.Trial) -> float:
     return trial.suggest_float("x", 0, 1)
+
+
+@auto_param
+def relax(steps: int = 10) -> int:
+    return steps
 
 
 WRONG = {
@@ -32,6 +38,11 @@ WRONG = {
     "an argument": ({"n_trial": 3}, InvalidSettingError, "did you mean `n_trials`"),
     "both": ({"direction": "minimize", "directions": "maximize"}, InvalidSettingError, "one of"),
     "a direction": ({"direction": "max"}, InvalidProblemError, "found 'max'"),
+    "a scope": (
+        {"scope": {"relax.steps": 2.7}},
+        InvalidParameterError,
+        "'relax.steps' is an int, such as 10; found 2.7",
+    ),
     "no trials": ({"n_trials": 0}, InvalidSettingError, "1 or more; found 0"),
 }
 
