@@ -88,6 +88,7 @@ class InputNow:
         then: the sizes that it had.
         now: its size; `None` where there is none.
         same: whether its content is one that it had.
+        was: where it was read when it was archived; empty where that is its name.
     """
 
     name: str
@@ -95,11 +96,13 @@ class InputNow:
     then: Sequence[int]
     now: int | None
     same: bool
+    was: str = ""
 
     def __str__(self) -> str:
         then = " or ".join(map(_size, self.then))
         if self.now is None:
-            return f"{self.name} is not there: {then} then"
+            place = f", read from {self.was}" if self.was else ""
+            return f"{self.name} is not there: {then} then{place}"
         now = "the same size now" if list(self.then) == [self.now] else f"{_size(self.now)} now"
         return f"{self.name} is another one: {then} then, {now}"
 
@@ -314,7 +317,8 @@ def inputs_now(files: Sequence[Mapping[str, Any]], folder: str) -> list[InputNow
                     same = hashlib.file_digest(file, "sha256").hexdigest() in digests
         except OSError:
             now, same = None, False
-        found.append(InputNow(name, os.path.abspath(path), then, now, same))  # noqa: PTH100
+        was = ones[0].path if ones[0].relative else ""
+        found.append(InputNow(name, os.path.abspath(path), then, now, same, was))  # noqa: PTH100
     return found
 
 

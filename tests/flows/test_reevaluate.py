@@ -240,7 +240,8 @@ def test_a_data_file_that_has_changed_is_found() -> None:
     assert trial.cause.split("; ")[0] == "data: gain.csv is another one: 3 B then, 4 B now"
     path.unlink()
     [trial] = reevaluate("data", trusted=True).trials
-    assert (trial.verdict, trial.message) == ("failed", "gain.csv is not there: 3 B then")
+    there = f"gain.csv is not there: 3 B then, read from {path.absolute()}"
+    assert (trial.verdict, trial.message) == ("failed", there)
     assert reevaluate("data", trusted=True, inputs="archived").reproduced
 
 
