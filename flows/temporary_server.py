@@ -71,8 +71,14 @@ def end_temporary_server() -> None:
     log = get_logger()
     log.addFilter(_is_not_its_start)
     try:
-        # As Prefect's client would at once, and with more patience.
-        with temporary_settings({"server.ephemeral.startup_timeout_seconds": seconds}):
+        # As Prefect's client would at once, with more patience, and nothing sent elsewhere: what
+        # goes wrong with that on a busy machine is a traceback among the program's own words.
+        with temporary_settings(
+            {
+                "server.ephemeral.startup_timeout_seconds": seconds,
+                "server.analytics_enabled": False,
+            }
+        ):
             server.start()
     except RuntimeError as error:
         raise ServerUnavailableError(

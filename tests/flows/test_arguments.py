@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import get_current_settings, temporary_settings
 
 from prefect_optuna.blocks import InvalidSettingError, PrefectOptunaError
-from prefect_optuna.blocks.errors import InvalidProblemError
+from prefect_optuna.blocks.errors import InvalidProblemError, ServerUnavailableError
 from prefect_optuna.flows import distribute, optimize
 from prefect_optuna.flows.opening import checked_names, rehearse
 from prefect_optuna.flows.study import Pruner, Sampler
+from prefect_optuna.flows.temporary_server import end_temporary_server
 from prefect_optuna.tasks import Problem, auto_param
 from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.trial_scope import TrialScope
@@ -92,3 +96,22 @@ def test_nobody_hears_of_the_rehearsal(caplog: pytest.LogCaptureFixture) -> None
     finally:
         log.removeHandler(caplog.handler)
     assert [record.getMessage()[-5:] for record in caplog.records] == ["heard"]
+
+
+def test_a_temporary_server_sends_nothing_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends: list[bool] = []
+
+    def start(_: SubprocessASGIServer) -> None:
+        sends.append(get_current_settings().server.analytics_enabled)
+        raise RuntimeError("It has seen enough.")
+
+    monkeypatch.setattr(SubprocessASGIServer, "start", start)
+    program = {"home": tmp_path, "api.url": None, "server.ephemeral.enabled": True}
+    with (
+        temporary_settings({**program, "server.analytics_enabled": True}),
+        pytest.raises(ServerUnavailableError, match="prefect-optuna up"),
+    ):
+        end_temporary_server()
+    assert sends == [False]
