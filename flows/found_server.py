@@ -16,13 +16,7 @@ BACKGROUND_HOME = ".prefect-optuna/prefect"
 
 
 def running_server_url(home: str | os.PathLike[str] | None = None) -> str | None:
-    """Address of the UI of the server that runs on a home, or None.
-
-    Example:
-        >>> from prefect_optuna.flows.found_server import running_server_url
-        >>> print(running_server_url("no-such-home"))
-        None
-    """
+    """Address of the UI of the server that runs on a home, or None."""
     for place in (HOME, BACKGROUND_HOME) if home is None else (home,):
         url = str(read_server_file(Path(place).absolute()).get("url", ""))
         if url and is_healthy(url):

@@ -26,12 +26,7 @@ _STATE_NAMES = {
 
 
 def format_value(value: Any, digits: int = 5) -> str:
-    """A value or parameter with so many significant digits.
-
-    Example:
-        >>> format_value(0.123456789), format_value(12), format_value(float("inf"))
-        ('0.12346', '12', '∞')
-    """
+    """A value or parameter with so many significant digits."""
     if isinstance(value, float):
         if math.isinf(value):
             return "∞" if value > 0 else "-∞"

@@ -18,16 +18,7 @@ from prefect_optuna.tasks.scope.values import CONVERTERS, MISSING, coerce, flatt
 
 
 def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
-    """Refuse values that do not become of the type that the code takes.
-
-    Example:
-        >>> from prefect_optuna.tasks.scope.checking import check_types
-        >>> check_types({"dt": "0.01"}, {"dt": 0.1})
-        >>> check_types({"dt": "abc"}, {"dt": 0.1})
-        Traceback (most recent call last):
-            ...
-        prefect_optuna.tasks.scope.errors.InvalidParameterError: 'dt' is a float, such as 0.1; ...
-    """
+    """Refuse values that do not become of the type that the code takes."""
     if not values:
         return
     wanted: Mapping[str, Any] = (
