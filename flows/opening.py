@@ -252,8 +252,10 @@ def open_study(
     make_sampler(sampler, seed)  # before anything is created: an option may be wrong
     made_pruner = make_pruner(pruner)
     plain = block.create_study(name, directions=list(problem.directions), load_if_exists=True)
-    seed = continued_seed(seed, len(plain.get_trials(deepcopy=False)))
-    return FlowStudy.open(name, block.get_storage(), sampler, made_pruner, seed=seed)
+    study = FlowStudy.open(name, block.get_storage(), sampler, made_pruner, seed=seed)
+    if not isinstance(sampler, BaseSampler) and (n := len(plain.get_trials(deepcopy=False))):
+        study.later_seed = continued_seed(seed, n)
+    return study
 
 
 def seed_of_trials(study: optuna.Study, seed: int | None) -> int:

@@ -27,7 +27,14 @@ from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 from prefect_optuna.tasks.archive.record.trial_records import MARK
-from prefect_optuna.tasks.seeding import SEED_KEY, first_number, trial_seed
+from prefect_optuna.tasks.sampling import LOST, Asks, is_lost
+from prefect_optuna.tasks.seeding import (
+    SEED,
+    SEED_KEY,
+    first_number,
+    recorded_seed,
+    trial_seed,
+)
 from prefect_optuna.tasks.stopping import FlowTrial, Stopping
 
 if TYPE_CHECKING:
@@ -54,7 +61,6 @@ MAX_REPETITIONS = 3
 """A trial that took its process down so often, counting its repetitions, counts as failed."""
 
 _ORDER = "prefect_optuna:order"  # on a study: what somebody asks a session for
-_LOST = "prefect_optuna:lost"  # on a trial: who gave it up, and why
 _INNOCENT = "prefect_optuna:innocent"  # on a trial: how many of its losses were not its doing
 _RELEASED = "prefect_optuna:released"  # on a trial: whose workers may take it from the queue
 
@@ -64,11 +70,6 @@ _REPEATS = "failed_trial"
 _HISTORY = "retry_history"
 
 _alive_here: set[str] = set()
-
-
-def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial was lost to a crash or an interruption, and so does not count."""
-    return trial.state == TrialState.FAIL and _LOST in trial.system_attrs
 
 
 def lost_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
@@ -175,7 +176,10 @@ class Session:
         self.repeats: set[int] = set()
         """The trials of this session that are lost ones, asked again."""
         self.seed = seed
-        self._next: int | None = None  # the number of the next trial, if nobody else makes any
+        self._next = 0  # the number of the next trial, if nobody else makes any
+        self._n_repeats = 0  # of lost trials, before that
+        self.asks: Asks | None = None
+        """How the sampler is asked; by default as several ask at once."""
         self._details = dict(details or {})
         self._study = study
         self._storage = storage
@@ -218,22 +222,45 @@ class Session:
 
     def ask(self, study: FlowStudy) -> optuna.Trial:
         """Ask for a trial that is this session's: from the queue, or a new one."""
-        if (trial := self.take(study)) is not None:
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        if (trial := self.take(study, trials=trials)) is not None:
             return trial
-        trial_id = self._create(state=TrialState.RUNNING, system_attrs={MARK: self._mark})
-        trial = FlowTrial(study.for_one_trial(), trial_id, self.stopping)
-        if (seed := self._corrected(trial.number)) is not None:
-            trial.set_user_attr(SEED_KEY, seed)
+        one = study.for_one_trial()
+        asks = self._asks(study)
+        mark = {**self._mark, "asked": asks.ask(one, trials)}
+        self._next, self._n_repeats = len(trials), len(trials) - asks.next_place
+        trial_id = self._create(state=TrialState.RUNNING, system_attrs={MARK: mark})
+        trial = FlowTrial(one, trial_id, self.stopping)
+        if self._correct(trial_id, trial.number):
+            trial._cached_frozen_trial = self._storage.get_trial(trial_id)  # pyright: ignore[reportPrivateUsage]
         return trial
 
-    def take(self, study: FlowStudy, *, released_by: str | None = None) -> optuna.Trial | None:
+    def _asks(self, study: FlowStudy) -> Asks:
+        if self.asks is None:
+            self.asks = Asks(study.sampler)
+        return self.asks
+
+    def sampler_state(self) -> list[Any] | None:
+        """How far the sampler has come, if trials are asked one after the other."""
+        return None if self.asks is None else self.asks.told()
+
+    def take(
+        self,
+        study: FlowStudy,
+        *,
+        released_by: str | None = None,
+        trials: Sequence[FrozenTrial] | None = None,
+    ) -> optuna.Trial | None:
         """Take a trial from the queue; `None` where nothing waits there.
 
         It can be marked only when it is taken. `Study.ask` would make a new one without any mark
         where another process is quicker.
         """
         self._settle_doubts()
-        for trial in self._waiting():
+        if trials is None:
+            trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        for trial in sorted(waiting, key=first_number):
             if released_by is not None and not _is_released(trial, released_by):
                 continue
             trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
@@ -241,16 +268,27 @@ class Session:
             # Somebody else was quicker, or took this process for dead before the mark was there.
             with contextlib.suppress(UpdateFinishedTrialError):
                 if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                    self._storage.set_trial_system_attr(trial_id, MARK, self._mark)
-                    if _HISTORY in trial.system_attrs:
-                        self.repeats.add(trial.number)
-                    if self.seed is not None and SEED_KEY not in trial.user_attrs:
-                        self._storage.set_trial_user_attr(trial_id, SEED_KEY, self.seed_of(trial))
-                    return FlowTrial(study.for_one_trial(), trial_id, self.stopping)
+                    return self._taken(study, trials, trial)
             if self._outages() > outages:
                 # It may be ours, and the answer got lost in the outage.
                 self._doubtful[trial.number] = time.monotonic()
         return None
+
+    def _taken(
+        self, study: FlowStudy, trials: Sequence[FrozenTrial], trial: FrozenTrial
+    ) -> optuna.Trial:
+        one, asks = study.for_one_trial(), self._asks(study)
+        asked = asks.ask(one, trials, trial)
+        trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
+        self._storage.set_trial_system_attr(trial_id, MARK, {**self._mark, "asked": asked})
+        place = asks.place(trial)
+        if SEED_KEY not in trial.user_attrs or place != first_number(trial):
+            self._seed_trial(trial_id, trial, place)
+        taken = FlowTrial(one, trial_id, self.stopping)
+        if _HISTORY in trial.system_attrs:
+            self.repeats.add(trial.number)
+            asks.again(taken, trials[first_number(trial)])
+        return taken
 
     def _settle_doubts(self) -> None:
         """Ask those trials again that this session may have taken, and that nobody has marked."""
@@ -277,34 +315,48 @@ class Session:
                 with contextlib.suppress(UpdateFinishedTrialError):
                     self._storage.set_trial_system_attr(trial_id, _RELEASED, self.id)
                     count -= 1
+        if count > 0:
+            trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+            self._next = len(trials)
+            self._n_repeats = sum(_HISTORY in trial.system_attrs for trial in trials)
         for _ in range(count):
             trial_id = self._create(state=TrialState.WAITING, system_attrs={_RELEASED: self.id})
-            if self.seed is None:
-                continue
-            number = self._storage.get_trial_number_from_id(trial_id)
-            if (seed := self._corrected(number)) is not None:
-                with contextlib.suppress(UpdateFinishedTrialError):
-                    self._storage.set_trial_user_attr(trial_id, SEED_KEY, seed)
+            if self.seed is not None:
+                self._correct(trial_id, self._storage.get_trial_number_from_id(trial_id))
 
     def seed_of(self, trial: FrozenTrial) -> int | None:
         """The seed of a trial of this session; `None` where its trials have none."""
-        return None if self.seed is None else trial_seed(self.seed, first_number(trial))
+        return None if self.seed is None else recorded_seed(trial, self.seed)
 
-    def _create(self, **fields: Any) -> int:
+    def _create(self, *, system_attrs: dict[str, Any], **fields: Any) -> int:
         """Make a trial that says its seed; the id of the trial."""
         if self.seed is not None:
             # That takes no write of its own, but the number of the trial is not known before it is
             # there: it is as expected where nobody else makes trials.
-            if self._next is None:
-                self._next = self._storage.get_n_trials(self._study_id)
-            fields["user_attrs"] = {SEED_KEY: trial_seed(self.seed, self._next)}
-        template = optuna.trial.create_trial(**fields)
+            seed = trial_seed(self.seed, self._next - self._n_repeats)
+            fields["user_attrs"] = {SEED_KEY: seed}
+            if self._n_repeats:
+                system_attrs = {**system_attrs, SEED: seed}
+        template = optuna.trial.create_trial(system_attrs=system_attrs, **fields)
         return self._storage.create_new_trial(self._study_id, template_trial=template)
 
-    def _corrected(self, number: int) -> int | None:
-        """The seed of a trial that was just made, where it has that of another number."""
+    def _correct(self, trial_id: int, number: int) -> bool:
+        """Give a trial its own seed that was just made with that of another number."""
         expected, self._next = self._next, number + 1
-        return None if self.seed is None or number == expected else trial_seed(self.seed, number)
+        if number == expected or self.seed is None:
+            return False
+        self._seed_trial(trial_id, None, number - self._n_repeats)
+        return True
+
+    def _seed_trial(self, trial_id: int, trial: FrozenTrial | None, place: int) -> None:
+        if self.seed is None:
+            return
+        seed = trial_seed(self.seed, place)
+        with contextlib.suppress(UpdateFinishedTrialError):
+            if self._n_repeats or (trial and place != first_number(trial)):
+                self._storage.set_trial_system_attr(trial_id, SEED, seed)
+            if trial is None or SEED_KEY not in trial.user_attrs:
+                self._storage.set_trial_user_attr(trial_id, SEED_KEY, seed)
 
     def under_way(self, trials: Iterable[FrozenTrial]) -> tuple[int, int]:
         """How many of these trials somebody runs, and how many wait for this session's workers."""
@@ -336,7 +388,7 @@ class Session:
             # has won, also against another process that saw the same dead session.
             if repeat:
                 self._storage.set_trial_system_attr(
-                    trial_id, _LOST, {"session": self.id, "why": why}
+                    trial_id, LOST, {"session": self.id, "why": why}
                 )
             else:
                 self._storage.set_trial_user_attr(trial_id, "error", f"{why}, as often before")
@@ -354,7 +406,7 @@ class Session:
             self.give_up(number, "the study has enough trials", innocent=True)
             return
         mark = {"session": self.id, "why": "the study has enough trials", "for good": True}
-        self._storage.set_trial_system_attr(trial_id, _LOST, mark)
+        self._storage.set_trial_system_attr(trial_id, LOST, mark)
         with contextlib.suppress(UpdateFinishedTrialError):
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
@@ -375,7 +427,7 @@ class Session:
         # Somebody gave a trial up and died before asking it again.
         repeated = {number for trial in trials for number in trial.system_attrs.get(_HISTORY, ())}
         for trial in lost_trials(trials):
-            mark = trial.system_attrs[_LOST]
+            mark = trial.system_attrs[LOST]
             if not (trial.number in repeated or mark["session"] in alive or mark.get("for good")):
                 self._repeat(trial)
         return given_up

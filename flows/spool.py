@@ -8,6 +8,7 @@ tells it, or `prefect-optuna spool send` does.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
@@ -367,8 +368,9 @@ class Delivery:
             attributes = signer.signed(stored, attributes, state, values)
         for name, value in attributes.items():
             storage.set_trial_user_attr(of, name, value)
-        open_trial = optuna.Trial(self._study.for_one_trial(), of)
-        frozen = self._study.tell(open_trial, values=values, state=state)
+        study = self._study.for_one_trial()
+        study.sampler = copy.deepcopy(study.sampler)  # it is asked, and must not draw for that
+        frozen = study.tell(optuna.Trial(study, of), values=values, state=state)
         if signer is not None:
             signer.told(frozen)
             signer.close()

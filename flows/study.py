@@ -110,6 +110,8 @@ class FlowStudy(optuna.Study):
     """A study whose loop is a flow: `study.stop()` works in callbacks and objectives."""
 
     _stop = threading.Event()  # replaced by each study's own
+    later_seed: int | None = None
+    """What seeds the sampler if it does not go on where it was when the last trial was told."""
 
     @classmethod
     def open(

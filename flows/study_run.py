@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -36,6 +36,7 @@ from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_status import StudyState
 from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.sampling import STATE, AskedSampler, Asks
 from prefect_optuna.tasks.seeding import (
     SEED,
     SEED_KEY,
@@ -116,6 +117,7 @@ class StudyRun:
         clean = False
         try:
             self._recover()
+            self._open_asks()
             if isinstance(self.dispatcher, InlineDispatcher):
                 self._run_here(self.dispatcher)
             else:
@@ -134,6 +136,20 @@ class StudyRun:
             if not isinstance(self.dispatcher, InlineDispatcher):
                 self.dispatcher.close()
             self._close(clean)
+
+    def _open_asks(self) -> None:
+        study = self.study
+        asks = Asks(study.sampler, alone=self._is_alone())
+        others = any(
+            r["alive"] for key, r in self.session.records().items() if key != self.session.id
+        )
+        study_id = study._study_id  # pyright: ignore[reportPrivateUsage]
+        asks.open(study.storage, study_id, self.session.id, study.later_seed, others=others)
+        self.session.asks = asks
+
+    def _is_alone(self) -> bool:
+        """Whether each trial of this run is asked when the one before has been told."""
+        return isinstance(self.dispatcher, InlineDispatcher)
 
     def _close(self, clean: bool) -> None:
         try:
@@ -224,7 +240,7 @@ class StudyRun:
             self.storage_block,
             self.study.study_name,
             trial.number,
-            self.study.sampler,
+            trial.study.sampler,
             self.study.pruner,
             self.session.stopping,
         )
@@ -333,8 +349,12 @@ class StudyRun:
             self._note_seed(trial, outcome)
             for name, value in self._attributes(trial, outcome).items():
                 trial.set_user_attr(name, value)
-            frozen = self.study.tell(trial, values=outcome.values, state=STATES[outcome.state])
+            if (state := self.session.sampler_state()) is not None:
+                storage.set_trial_system_attr(of, STATE, state)
+            frozen = trial.study.tell(trial, values=outcome.values, state=STATES[outcome.state])
             self._signed(frozen)
+            if state is not None:
+                cast("AskedSampler", trial.study.sampler).publish()
         except (UpdateFinishedTrialError, ValueError):
             stored = self.study.get_trials(deepcopy=False)[outcome.number]
             if not stored.state.is_finished():

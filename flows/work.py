@@ -233,6 +233,9 @@ class _WorkerRun(StudyRun):
             self._dry_until = time.monotonic() + _IDLE_SECONDS
         return trial
 
+    def _is_alone(self) -> bool:
+        return False
+
     def _missing(self) -> int:
         if self._is_over() or not self._parent_goes_on():
             return 0

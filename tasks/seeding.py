@@ -235,7 +235,7 @@ def _suggest_outside(trial: optuna.Trial, *arguments: Any) -> Any:
         return suggest(trial, *arguments)
     token = _current.set(None)
     try:
-        if type(trial.study.sampler).__module__.partition(".")[0] == "optuna":
+        if trial.study.sampler.__class__.__module__.partition(".")[0] == "optuna":
             return suggest(trial, *arguments)  # none of Optuna's draws from what is shared
         with seeding.suspended():
             return suggest(trial, *arguments)

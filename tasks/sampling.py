@@ -1,0 +1,666 @@
+"""A sampler that can be asked again: from what it knew then, and with the same random numbers.
+
+Whoever asks for a trial notes which trials it had seen (`Seen`), and the sampler learns from those
+alone, by the places that they would have in a study that nobody has interrupted: of a trial that
+was lost and asked again there is the repetition. What a sampler writes to the study while it is
+asked for a trial is kept in that trial, for a lost one may have to be asked again.
+
+One after the other, trials draw from one sequence of random numbers, as Optuna has it; how far it
+has come is kept in each trial that is told. Trials that may be asked side by side have a sampler
+each, whose random numbers follow from a seed of their own.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import ctypes
+import hashlib
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import optuna
+from optuna.pruners import _filter_study  # pyright: ignore[reportPrivateUsage]
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler
+from optuna.samplers._lazy_random_state import LazyRandomState
+from optuna.trial import FrozenTrial, TrialState
+
+from prefect_optuna.tasks.archive.record.trial_records import MARK
+from prefect_optuna.tasks.seeding import first_number, trial_seed
+
+STATE = "prefect_optuna:sampler"
+"""The system attribute of a trial that says how far its sampler had come when it was told: the id
+of a sequence, and the place in it. That of a study, with the id added, says where it begins."""
+
+LOST = "prefect_optuna:lost"
+"""The system attribute of a trial that says who gave it up, and why."""
+
+_KEPT = "prefect_optuna:kept:"  # before the name of what a sampler has written to the study
+_GP = ("_gprs_cache_list", "_constraints_gprs_cache_list")
+_KERNEL = ("inverse_squared_lengthscales", "kernel_scale", "noise_var")
+_WORDS = 624  # in the state of a Mersenne Twister, which makes so many anew at once
+_MOST_BLOCKS = 20_000
+"""A sampler that draws more at once has been seeded anew, and begins another sequence."""
+
+Seen = tuple[int, Mapping[str, Sequence[int]]]
+"""What was there when a trial was asked: how many trials, but for those that waited after them;
+and of each that was not finished, how many parameters it had, and whether it had told others what
+it would take."""
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial was lost to a crash or an interruption, and so does not count.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> trial = study.tell(study.ask(), 1.0)
+        >>> is_lost(trial)
+        False
+    """
+    return trial.state == TrialState.FAIL and LOST in trial.system_attrs
+
+
+class Places:
+    """The trials of a study as a sampler sees them, and their places: lost ones have none.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> study.optimize(lambda trial: 0.0, n_trials=2)
+        >>> [trial.number for trial in Places().seen(study.trials)[0]]
+        [0, 1]
+    """
+
+    def __init__(self) -> None:
+        self._known = self._settled = 0
+        self._repeats: list[int] = []
+        self._trials: list[FrozenTrial] = []  # finished, and all before them as well
+        self._kept: dict[str, tuple[int, Any]] = {}
+
+    def of(self, trial: FrozenTrial) -> int:
+        """The place of a trial, which is that of the lost one that it repeats."""
+        first = first_number(trial)
+        return first - bisect_left(self._repeats, first)
+
+    @property
+    def next(self) -> int:
+        """The place of the next trial, if nobody else makes one."""
+        return self._known - len(self._repeats)
+
+    def seen(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], dict[str, Any], Seen]:
+        """What there is now, in place, what samplers have kept with it, and a note of it."""
+        for trial in trials[self._known :]:
+            if "retry_history" in trial.system_attrs:
+                self._repeats.append(trial.number)
+        self._known = len(trials)
+        while self._settled < len(trials) and trials[self._settled].state.is_finished():
+            self._add(trials[self._settled], self._trials, self._kept)
+            self._settled += 1
+        there, kept = self._trials.copy(), self._kept.copy()
+        end, unfinished = self._settled, dict[str, Sequence[int]]()
+        for trial in trials[self._settled :]:
+            if trial.state == TrialState.WAITING:
+                continue
+            end = trial.number + 1
+            if not trial.state.is_finished():
+                shared = any("relative_params" in name for name in trial.system_attrs)
+                unfinished[str(trial.number)] = (len(trial.params), int(shared))
+                trial = _begun(trial, len(trial.params), shared=shared)
+            self._add(trial, there, kept)
+        waiting = {
+            str(trial.number): (-1, 0)
+            for trial in trials[self._settled : end]
+            if trial.state == TrialState.WAITING
+        }
+        attributes = {name: value for name, (_, value) in kept.items()}
+        return there, attributes, (end, {**unfinished, **waiting})
+
+    def _add(
+        self, trial: FrozenTrial, to: list[FrozenTrial], kept: dict[str, tuple[int, Any]]
+    ) -> None:
+        if is_lost(trial):
+            return
+        if self._repeats and (place := self.of(trial)) != trial.number:
+            trial = _numbered(trial, place)
+        if not to or to[-1].number < trial.number:
+            to.append(trial)
+        else:
+            insort(to, trial, key=lambda one: one.number)
+        for name, value in trial.system_attrs.items() if trial.state.is_finished() else ():
+            if name.startswith(_KEPT):
+                name = name.removeprefix(_KEPT)
+                kept[name] = max(
+                    kept.get(name, (-1, None)), (trial.number, value), key=lambda one: one[0]
+                )
+
+
+def as_of(trials: Sequence[FrozenTrial], seen: Seen) -> list[FrozenTrial]:
+    """The trials of a study as they were when this was noted.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+        >>> [len(trial.params) for trial in as_of(study.trials, (2, {"1": (0, 0)}))]
+        [1, 0]
+    """
+    count, unfinished = seen
+    then: list[FrozenTrial] = []
+    for trial in trials[:count]:
+        if (was := unfinished.get(str(trial.number))) is not None:
+            n_params, shared = was
+            trial = _begun(trial, n_params, shared=bool(shared))
+        then.append(trial)
+    return then
+
+
+def _begun(trial: FrozenTrial, n_params: int, *, shared: bool) -> FrozenTrial:
+    """A trial as it was with so many of its parameters; fewer than none while it waited."""
+    names = list(trial.params)[: max(n_params, 0)]
+    begun = copy.copy(trial)
+    begun.state = TrialState.WAITING if n_params < 0 else TrialState.RUNNING
+    begun.values = None
+    begun.datetime_complete = None
+    begun.params = {name: trial.params[name] for name in names}
+    begun.distributions = {name: trial.distributions[name] for name in names}
+    begun.intermediate_values = {}
+    begun.system_attrs = {
+        name: value
+        for name, value in trial.system_attrs.items()
+        if name != LOST and (shared or "relative_params" not in name)
+    }
+    return begun
+
+
+def _numbered(trial: FrozenTrial, number: int) -> FrozenTrial:
+    if trial.number == number:
+        return trial
+    placed = copy.copy(trial)
+    placed.number = number
+    return placed
+
+
+class _SeenStorage:
+    """A study's storage as a sampler sees it while it is asked for one trial."""
+
+    def __init__(self, storage: Any, trials: list[FrozenTrial], kept: dict[str, Any]) -> None:
+        self.storage = storage
+        self._trials = trials
+        self._kept = kept
+        self.current: Any = None
+        self.written: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "storage":  # of a copy that has nothing yet
+            raise AttributeError(name)
+        return getattr(self.storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Any = None
+    ) -> list[FrozenTrial]:
+        place = bisect_left(self._trials, self.current.number, key=lambda one: one.number)
+        trials = [*self._trials[:place], self.current, *self._trials[place:]]
+        if states is not None:
+            trials = [trial for trial in trials if trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        attributes = self.storage.get_study_system_attrs(study_id)
+        return {**attributes, **self._kept, **self.written}
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        trial_id = self.current._trial_id
+        self.storage.set_trial_system_attr(trial_id, f"{_KEPT}{key}", value)
+        self.written[key] = value
+
+
+class AskedSampler(BaseSampler):
+    """A sampler for one trial. It learns from what was there when that trial was asked.
+
+    Args:
+        sampler: the study's own; a trial with a seed has a copy of it.
+        seen: what was there.
+        place: of the trial.
+        seed: of the trial's own random numbers; `None` where it goes on with the sampler's.
+    """
+
+    def __init__(
+        self, sampler: BaseSampler, seen: Seen, place: int, seed: int | None = None
+    ) -> None:
+        self._sampler = sampler
+        self._seen = seen
+        self._place = place
+        self._seed = seed
+        self.again: Mapping[str, Any] = {}
+        """What the trial had that this one repeats: it is drawn, and then taken from here."""
+        self._view: Any = None
+
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Whoever looks at it should find the sampler that was chosen."""
+        return type(self._sampler)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AskedSampler, (self._sampler, self._seen, self._place, self._seed)
+
+    def look(self, study: optuna.Study, trials: list[FrozenTrial], kept: dict[str, Any]) -> None:
+        """Have the sampler see these trials of a study, which are in place."""
+        own = self._sampler
+        if self._seed is not None:
+            own = seeded_copy(own, self._seed)
+        self._view = copy.copy(study)
+        self._view._storage = _SeenStorage(self._view._storage, trials, kept)
+        self._view.sampler = own
+
+    def reseed_rng(self) -> None:
+        """Begin again, perhaps in another process: the trial's own numbers stay the same."""
+        self._view = None
+
+    def publish(self) -> None:
+        """Tell what the sampler has written to the study to those who use Optuna alone."""
+        seen, study_id = self._view._storage, self._view._study_id
+        for key, value in seen.written.items():
+            seen.storage.set_study_system_attr(study_id, key, value)
+
+    def _as_seen(self, study: Any, trial: FrozenTrial) -> tuple[Any, Any, FrozenTrial]:
+        if self._view is None:
+            study = getattr(study, "_study", study)  # of a bracket, which is found anew below
+            there, kept, _ = Places().seen(as_of(study.get_trials(deepcopy=False), self._seen))
+            self.look(study, there, kept)
+        placed = _numbered(trial, self._place)
+        self._view._storage.current = placed
+        return self._view.sampler, _filter_study(self._view, placed), placed
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """As Optuna has it."""
+        sampler, *seen = self._as_seen(study, trial)
+        sampler.before_trial(*seen)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Any:
+        """As Optuna has it."""
+        sampler, *seen = self._as_seen(study, trial)
+        return sampler.infer_relative_search_space(*seen)
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
+        """As Optuna has it."""
+        sampler, *seen = self._as_seen(study, trial)
+        drawn = sampler.sample_relative(*seen, search_space)
+        return {name: self.again.get(name, value) for name, value in drawn.items()}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        """As Optuna has it."""
+        sampler, *seen = self._as_seen(study, trial)
+        drawn = sampler.sample_independent(*seen, param_name, param_distribution)
+        return self.again.get(param_name, drawn)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any
+    ) -> None:
+        """As Optuna has it."""
+        sampler, *seen = self._as_seen(study, trial)
+        sampler.after_trial(*seen, state, values)
+
+
+# -- random numbers -------------------------------------------------------------------------------
+
+
+def _parts(sampler: BaseSampler) -> Iterator[tuple[str, Any]]:
+    """What a sampler is made of: its own samplers and strategies, and generators, with names."""
+    pending: list[tuple[str, Any]] = [("", sampler)]
+    known: set[int] = set()
+    while pending:
+        path, part = pending.pop(0)
+        if id(part) in known:
+            continue
+        known.add(id(part))
+        yield path, part
+        if isinstance(part, (np.random.RandomState, np.random.Generator)):
+            continue
+        for name, value in getattr(part, "__dict__", {}).items():
+            of_optuna = type(value).__module__.startswith("optuna.samplers")
+            generators = (np.random.RandomState, np.random.Generator)
+            if of_optuna or isinstance(value, (BaseSampler, *generators)):
+                pending.append((f"{path}.{name}".lstrip("."), value))
+
+
+def _fix(sampler: BaseSampler) -> dict[str, np.random.RandomState | np.random.Generator]:
+    """The generators of a sampler, by name; those that it would make later are there from now."""
+    for _, part in _parts(sampler):
+        if isinstance(part, LazyRandomState):
+            part.rng  # noqa: B018 - made when it is looked at
+    kinds = (np.random.RandomState, np.random.Generator)
+    return {path: part for path, part in _parts(sampler) if isinstance(part, kinds)}
+
+
+def seeded_copy(sampler: BaseSampler, seed: int) -> BaseSampler:
+    """A copy of a sampler whose random numbers follow from a seed alone.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.tasks.sampling import seeded_copy
+        >>> copies = [seeded_copy(optuna.samplers.RandomSampler(), 7) for _ in range(2)]
+        >>> [one._rng.rng.rand() for one in copies]
+        [0.07630828937395717, 0.07630828937395717]
+    """
+    memo: dict[int, Any] = {}
+    for generator in _fix(sampler).values():
+        if isinstance(generator, np.random.RandomState):
+            memo[id(generator)] = np.random.RandomState(seed)
+        else:
+            kind = type(generator.bit_generator)
+            memo[id(generator)] = np.random.Generator(kind(seed))
+    copied = copy.deepcopy(sampler, memo)
+    for _, part in _parts(copied):
+        if isinstance(part, GPSampler):
+            vars(part).update(dict.fromkeys(_GP))
+        elif isinstance(part, QMCSampler):
+            vars(part)["_find_sample_id"] = _place_as_id
+    return copied
+
+
+def _place_as_id(study: Any, search_space: Any) -> int:
+    """The place of a trial in Optuna's sequence, where several could have read the same count."""
+    return study._storage.current.number
+
+
+def seed_of_generators(sampler: BaseSampler) -> int:
+    """A seed that follows from the generators of a sampler: of those with a seed, from that."""
+    digest = hashlib.sha256()
+    for generator in _fix(sampler).values():
+        if isinstance(generator, np.random.RandomState):
+            digest.update(generator.get_state(legacy=True)[1].tobytes())
+        else:
+            digest.update(repr(generator.bit_generator.state).encode())
+    return int.from_bytes(digest.digest()[:4])
+
+
+class _Twister:
+    """How far a Mersenne Twister has come since it began, counted in blocks of words."""
+
+    def __init__(self, generator: np.random.RandomState, began: Any = None) -> None:
+        self.generator = generator
+        self.began: Any = began or generator.get_state(legacy=False)
+        self.first: list[Any] = [0, *_as_json(self.began)[1:]]
+        self._words = _words_of(generator._bit_generator)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+        self._at(0, self.first)
+
+    def _at(self, blocks: int, place: list[Any]) -> None:
+        self._counter = np.random.MT19937()
+        self._counter.state = {"bit_generator": "MT19937", "state": self.began["state"]}
+        if blocks:
+            self._counter.random_raw(_WORDS * blocks, output=False)
+        self._blocks, self._counted, self._place = blocks, _words_of(self._counter), place
+
+    def place(self) -> list[Any] | None:
+        """Blocks, words of the last one, and the normal number that is left over, if one is."""
+        blocks, words, *left = self._place
+        for more in range(_MOST_BLOCKS):
+            if np.array_equal(self._counted[:_WORDS], self._words[:_WORDS]):
+                self._blocks += more
+                if left or (blocks, words) != (self._blocks, int(self._words[_WORDS])):
+                    # The number that is left over is nowhere else, and that takes a while.
+                    state = self.generator.get_state(legacy=False)
+                    self._place = [self._blocks, *_as_json(state)[1:]]
+                return self._place
+            self._counter.random_raw(_WORDS, output=False)
+        return None
+
+    def go(self, place: list[Any]) -> None:
+        """Come to a place."""
+        blocks, words, *left = place
+        self._at(blocks, place)
+        self.generator.set_state(_state(self._counted[:_WORDS].copy(), words, left))
+
+
+def _words_of(bit_generator: Any) -> np.ndarray[Any, Any]:
+    """The words of a Mersenne Twister, and how many were drawn: where they are, not a copy."""
+    there = (ctypes.c_uint32 * (_WORDS + 1)).from_address(bit_generator.ctypes.state_address)
+    return np.frombuffer(there, dtype=np.uint32)
+
+
+class _Numbers:
+    """The random numbers of a sampler from where they began, and what else it keeps in memory."""
+
+    def __init__(self, sampler: BaseSampler, began: Mapping[str, Any] | None = None) -> None:
+        self._sampler = sampler
+        self._twisters: dict[str, _Twister] = {}
+        self._others: dict[str, np.random.Generator] = {}
+        for path, generator in _fix(sampler).items():
+            if isinstance(generator, np.random.RandomState):
+                state = began and _as_state(began["generators"][path])
+                self._twisters[path] = _Twister(generator, state)
+            else:
+                self._others[path] = generator
+
+    def began(self) -> dict[str, Any]:
+        """Where they began, as JSON."""
+        return {
+            "kind": type(self._sampler).__qualname__,
+            "generators": {path: _as_json(one.began) for path, one in self._twisters.items()},
+            "seeds": {
+                path: int(vars(part)["_seed"])
+                for path, part in _parts(self._sampler)
+                if isinstance(part, QMCSampler) and vars(part).get("_scramble")
+            },
+        }
+
+    def place(self) -> dict[str, Any] | None:
+        """How far they have come, as JSON; `None` if they do not go on from where they began."""
+        found: dict[str, Any] = {}
+        for path, one in self._twisters.items():
+            place = one.place()
+            if place is None:
+                return None
+            if place != one.first:
+                found[path] = place
+        for path, other in self._others.items():
+            found[path] = _plain(other.bit_generator.state)
+        for path, part in _parts(self._sampler):
+            if isinstance(part, GPSampler):
+                kernels = {name: _kernels(vars(part).get(name)) for name in _GP}
+                found[f"{path}:kernels"] = {k: v for k, v in kernels.items() if v is not None}
+        return found
+
+    def go(self, place: Mapping[str, Any], seeds: Mapping[str, int]) -> None:
+        """Come to a place, as if what lies between had been drawn."""
+        for path, one in self._twisters.items():
+            one.go(place.get(path, one.first))
+        for path, other in self._others.items():
+            if path in place:
+                other.bit_generator.state = place[path]
+        for path, part in _parts(self._sampler):
+            if isinstance(part, GPSampler):
+                kernels = place.get(f"{path}:kernels", {})
+                vars(part).update({name: _as_kernels(kernels.get(name)) for name in _GP})
+            elif path in seeds:
+                vars(part)["_seed"] = seeds[path]
+
+
+def _as_json(state: Mapping[str, Any]) -> list[Any]:
+    key = np.asarray(state["state"]["key"], dtype="<u4").tobytes()
+    left = [state["gauss"]] if state["has_gauss"] else []
+    return [base64.b64encode(key).decode("ascii"), int(state["state"]["pos"]), *left]
+
+
+def _as_state(stored: Sequence[Any]) -> dict[str, Any]:
+    key, words, *left = stored
+    words_of_key = np.frombuffer(base64.b64decode(key), dtype="<u4").astype(np.uint32)
+    return _state(words_of_key, words, left)
+
+
+def _state(key: Any, words: int, left: Sequence[float]) -> dict[str, Any]:
+    return {
+        "bit_generator": "MT19937",
+        "state": {"key": key, "pos": words},
+        "has_gauss": len(left),
+        "gauss": left[0] if left else 0.0,
+    }
+
+
+def _plain(state: Any) -> Any:
+    """A state of one of NumPy's other generators as JSON."""
+    if isinstance(state, dict):
+        return {name: _plain(value) for name, value in cast("dict[str, Any]", state).items()}
+    return state.tolist() if isinstance(state, (np.ndarray, np.generic)) else state
+
+
+def _kernels(cached: Any) -> list[list[Any]] | None:
+    """What a Gaussian process begins its next fit with."""
+    if cached is None:
+        return None
+    return [[getattr(one, name).detach().tolist() for name in _KERNEL] for one in cached]
+
+
+def _as_kernels(stored: Any) -> list[Any] | None:
+    if stored is None:
+        return None
+    import torch
+
+    def tensor(number: Any) -> Any:
+        return torch.tensor(number, dtype=torch.float64)
+
+    return [SimpleNamespace(**dict(zip(_KERNEL, map(tensor, one), strict=True))) for one in stored]
+
+
+def _last_state(
+    trials: Sequence[FrozenTrial], there: Sequence[FrozenTrial], attributes: Mapping[str, Any]
+) -> list[Any] | None:
+    """How far the sampler had come when the last trial was told, if it is known."""
+    for trial in reversed(there):
+        if trial.state.is_finished():
+            if (state := trial.system_attrs.get(STATE)) is not None:
+                return state
+            if is_asked(trial) and "seed" not in trial.system_attrs[MARK]["asked"]:
+                return None  # it was told by somebody who did not know it
+    for trial in trials:  # none was told, but one may have been asked
+        if is_asked(trial) and f"{STATE}:{(of := trial.system_attrs[MARK]['id'])}" in attributes:
+            return [of, {}]
+    return None
+
+
+def is_asked(trial: FrozenTrial) -> bool:
+    """Whether a trial says what its sampler had seen."""
+    mark = trial.system_attrs.get(MARK)
+    return isinstance(mark, dict) and "asked" in mark
+
+
+class Asks:
+    """How one run of a study asks its sampler.
+
+    Args:
+        sampler: the study's.
+        alone: whether it is asked for one trial after the other, each when the last was told.
+    """
+
+    def __init__(self, sampler: BaseSampler, *, alone: bool = False) -> None:
+        self._sampler = sampler
+        self._places = Places()
+        self._numbers: _Numbers | None = None
+        self._alone = alone
+        self._sequence = ""
+        self._began: dict[str, Any] = {}
+        self._place: dict[str, Any] = {}
+        self._seed = 0 if alone else seed_of_generators(sampler)
+        self.place = self._places.of
+
+    @property
+    def next_place(self) -> int:
+        """The place of the next trial, if nobody else makes one."""
+        return self._places.next
+
+    def open(
+        self, storage: Any, study_id: int, name: str, later_seed: int | None, *, others: bool
+    ) -> None:
+        """Go on where the study's sampler was when its last trial was told, or begin.
+
+        Args:
+            storage: the study's.
+            study_id: its id there.
+            name: of the sequence, if another one begins.
+            later_seed: of that, if the study has trials.
+            others: whether other runs ask as well: the sequence is theirs.
+        """
+        if not self._alone:
+            if later_seed is not None:
+                self._seed = later_seed
+            return
+        trials = storage.get_all_trials(study_id, deepcopy=False)
+        attributes = storage.get_study_system_attrs(study_id)
+        there, _, _ = self._places.seen(trials)
+        last = None if others else _last_state(trials, there, attributes)
+        if last is not None and (began := attributes.get(f"{STATE}:{last[0]}")) is not None:
+            fresh = [part for _, part in _parts(self._sampler) if isinstance(part, LazyRandomState)]
+            unseeded = any(part._rng is None for part in fresh)  # pyright: ignore[reportPrivateUsage]
+            numbers = _Numbers(self._sampler)
+            now = numbers.began()
+            is_same = now["kind"] == began["kind"]
+            is_same &= now["generators"].keys() == began["generators"].keys()
+            if is_same and (unseeded or now["generators"] == began["generators"]):
+                self._numbers = _Numbers(self._sampler, began)
+                self._sequence, self._began, self._place = last[0], began, last[1]
+                self.rewind()
+                return
+            if is_same and _Numbers(self._sampler, began).place() == last[1]:
+                later_seed = None  # the very sampler that has been asked before
+        if later_seed is not None and there:
+            for generator in _fix(self._sampler).values():
+                if isinstance(generator, np.random.RandomState):
+                    generator.seed(later_seed)
+        self._begin(storage, study_id, name)
+
+    def _begin(self, storage: Any, study_id: int, name: str) -> None:
+        self._numbers = _Numbers(self._sampler)
+        self._sequence, self._began, self._place = name, self._numbers.began(), {}
+        storage.set_study_system_attr(study_id, f"{STATE}:{name}", self._began)
+
+    def ask(
+        self, study: optuna.Study, trials: Sequence[FrozenTrial], trial: FrozenTrial | None = None
+    ) -> dict[str, Any]:
+        """Give a study the sampler for one trial; what that trial is to note.
+
+        Args:
+            study: of that trial alone.
+            trials: what is there.
+            trial: the trial, if it is there, too.
+        """
+        there, kept, seen = self._places.seen(trials)
+        place = self.next_place if trial is None else self.place(trial)
+        seed = None if self._alone else trial_seed(self._seed, "sampler", place)
+        sampler = AskedSampler(study.sampler, seen, place, seed)
+        sampler.look(study, there, kept)
+        study.sampler = sampler
+        return {"seen": seen, "place": place, **({} if seed is None else {"seed": seed})}
+
+    def told(self) -> list[Any] | None:
+        """How far the sampler has come, for the trial that is about to be told."""
+        if self._numbers is None:
+            return None
+        place = self._numbers.place()
+        if place is None:
+            self._numbers = None  # somebody has seeded it anew
+            return None
+        self._place = place
+        return [self._sequence, place]
+
+    def rewind(self) -> None:
+        """Have the sampler where it was when the last trial was told."""
+        if self._numbers is not None:
+            self._numbers.go(self._place, self._began["seeds"])
+
+    def again(self, trial: optuna.Trial, first: FrozenTrial) -> None:
+        """Draw the parameters of a trial that was lost once more: the next goes on from there.
+
+        Args:
+            trial: the one that repeats it.
+            first: it.
+        """
+        if self._alone:
+            self.rewind()
+            vars(trial.study.sampler)["again"] = vars(trial)["_fixed_params"]
+            vars(trial)["_fixed_params"] = first.system_attrs.get("fixed_params", {})

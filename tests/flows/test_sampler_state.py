@@ -1,0 +1,91 @@
+"""A killed study gives the trials of one that was not, and goes on where it was."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+from sampler_cases import SAMPLERS, counted, lives, problem_of, run_study, told
+
+from prefect_optuna.flows.study import make_sampler
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_study_that_is_killed_at_random_gives_the_trials_of_one_that_is_not(sampler: str) -> None:
+    given: dict[str, Any] = {
+        "problem": problem_of(sampler), "n_trials": 14, "sampler": SAMPLERS[sampler],
+    }  # fmt: skip
+    expected = told(run_study(InMemoryStorage(), **given))
+    rng = random.Random(1)
+    for _ in range(4):
+        storage = InMemoryStorage()
+        kills = sum(1 for _ in lives(storage, rng, 90, **given))
+        found = counted(storage.get_all_trials(0))
+        assert told(found) == expected, f"{kills} kills"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_in_two_parts_it_is_the_study_of_plain_optuna(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+    problem = problem_of(sampler)
+    made = make_sampler(SAMPLERS[sampler], seed=1)
+    plain = optuna.create_study(directions=problem.directions, sampler=made)
+    assert problem.objective is not None
+    plain.optimize(problem.objective, n_trials=14)
+    storage = InMemoryStorage()
+    run_study(storage, problem, 6, sampler=SAMPLERS[sampler])
+    assert told(run_study(storage, problem, 14, sampler=SAMPLERS[sampler])) == told(plain.trials)
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_a_sampler_of_ones_own_goes_on_as_well(seeded: bool) -> None:
+    def sampler() -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(seed=3 if seeded else None, n_startup_trials=4)
+
+    storage, problem = InMemoryStorage(), problem_of("tpe")
+    one = sampler()
+    found = run_study(storage, problem, 4, sampler=one, seed=None)
+    again = run_study(storage, problem, 8, sampler=sampler(), seed=None)
+    points = [trial.params["x"] for trial in again]
+    assert len(set(points)) == 8
+    if seeded:
+        whole = run_study(InMemoryStorage(), problem, 8, sampler=sampler(), seed=None)
+        assert told(again) == told(whole)
+    # The same object knows how far it is.
+    assert told(run_study(storage, problem, 8, sampler=one, seed=None)[:4]) == told(found)
+
+
+def test_another_seed_or_sampler_begins_anew() -> None:
+    storage, problem = InMemoryStorage(), problem_of("random")
+    first = run_study(storage, problem, 4, sampler="random", seed=1)
+    for n_trials, named in (
+        (8, {"seed": 2}),
+        (12, {"seed": 1}),
+        (16, {"seed": 1, "sampler": "tpe"}),
+    ):
+        run_study(storage, problem, n_trials, **{"sampler": "random", **named})
+    points = [trial.params["x"] for trial in counted(storage.get_all_trials(0))]
+    assert len(set(points)) == 16
+    assert points[:4] == [trial.params["x"] for trial in first]
+
+
+def test_a_sampler_that_somebody_seeds_anew_is_let_be() -> None:
+    storage, problem = InMemoryStorage(), problem_of("random")
+    sampler = optuna.samplers.RandomSampler(seed=1)
+
+    def reseeding(trial: optuna.Trial) -> float:
+        sampler.reseed_rng()
+        return trial.suggest_float("x", 0, 1)
+
+    problem = type(problem)(objective=reseeding)
+    run_study(storage, problem, 3, sampler=sampler)
+    assert (
+        len({trial.params["x"] for trial in run_study(storage, problem, 6, sampler=sampler)}) == 6
+    )
