@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         distribute,
         optimize,
         reevaluate,
+        replay,
     )
     from prefect_optuna.tasks import (
         ArchivedStudy,
@@ -75,6 +76,7 @@ __all__ = [
     "persisted",
     "persistence_class",
     "reevaluate",
+    "replay",
     "scoped_task",
     "seeded",
     "tag",
@@ -104,6 +106,7 @@ _FLOOR_OF = {
     "persisted": "tasks",
     "persistence_class": "tasks",
     "reevaluate": "flows",
+    "replay": "flows",
     "scoped_task": "tasks",
     "seeded": "tasks",
     "tag": "blocks",

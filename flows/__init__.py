@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
         Reevaluation,
         reevaluate,
     )
+    from prefect_optuna.flows.replay_study import replay
     from prefect_optuna.flows.study import Pruner, Sampler
     from prefect_optuna.flows.study_result import BestTrial, StudyResult
     from prefect_optuna.tasks import Problem
@@ -34,6 +35,7 @@ __all__ = [
     "distribute",
     "optimize",
     "reevaluate",
+    "replay",
 ]
 
 _MODULE_OF = {
@@ -49,6 +51,7 @@ _MODULE_OF = {
     "distribute": "flows.distribute_flow",
     "optimize": "flows.optimize_flow",
     "reevaluate": "flows.reevaluate_flow",
+    "replay": "flows.replay_study",
 }
 
 lazy_names(__name__, _MODULE_OF)

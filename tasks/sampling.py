@@ -26,6 +26,8 @@ import optuna
 from optuna.pruners import _filter_study  # pyright: ignore[reportPrivateUsage]
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler
 from optuna.samplers._lazy_random_state import LazyRandomState
+from optuna.search_space import IntersectionSearchSpace
+from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace  # pyright: ignore[reportPrivateUsage]
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.tasks.archive.record.trial_records import MARK
@@ -45,7 +47,7 @@ _WORDS = 624  # in the state of a Mersenne Twister, which makes so many anew at 
 _MOST_BLOCKS = 20_000
 """A sampler that draws more at once has been seeded anew, and begins another sequence."""
 
-Seen = tuple[int, Mapping[str, Sequence[int]]]
+Seen = list[Any]
 """What was there when a trial was asked: how many trials, but for those that waited after them;
 and of each that was not finished, how many parameters it had, and whether it had told others what
 it would take."""
@@ -108,16 +110,16 @@ class Places:
             end = trial.number + 1
             if not trial.state.is_finished():
                 shared = any("relative_params" in name for name in trial.system_attrs)
-                unfinished[str(trial.number)] = (len(trial.params), int(shared))
+                unfinished[str(trial.number)] = [len(trial.params), int(shared)]
                 trial = _begun(trial, len(trial.params), shared=shared)
             self._add(trial, there, kept)
         waiting = {
-            str(trial.number): (-1, 0)
+            str(trial.number): [-1, 0]
             for trial in trials[self._settled : end]
             if trial.state == TrialState.WAITING
         }
         attributes = {name: value for name, (_, value) in kept.items()}
-        return there, attributes, (end, {**unfinished, **waiting})
+        return there, attributes, [end, {**unfinished, **waiting}]
 
     def _add(
         self, trial: FrozenTrial, to: list[FrozenTrial], kept: dict[str, tuple[int, Any]]
@@ -145,10 +147,11 @@ def as_of(trials: Sequence[FrozenTrial], seen: Seen) -> list[FrozenTrial]:
         >>> import optuna
         >>> study = optuna.create_study()
         >>> study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
-        >>> [len(trial.params) for trial in as_of(study.trials, (2, {"1": (0, 0)}))]
+        >>> [len(trial.params) for trial in as_of(study.trials, [2, {"1": [0, 0]}])]
         [1, 0]
     """
-    count, unfinished = seen
+    count: int = seen[0]
+    unfinished: Mapping[str, Sequence[int]] = seen[1]
     then: list[FrozenTrial] = []
     for trial in trials[:count]:
         if (was := unfinished.get(str(trial.number))) is not None:
@@ -190,7 +193,14 @@ class _SeenStorage:
     def __init__(self, storage: Any, trials: list[FrozenTrial], kept: dict[str, Any]) -> None:
         self.storage = storage
         self._trials = trials
-        self._kept = kept
+        ids = {one.number: one._trial_id for one in trials}  # pyright: ignore[reportPrivateUsage]
+        self._places = {of: number for number, of in ids.items()}
+        self._kept = {
+            name: [ids[place] for place in value["places"]]
+            if isinstance(value, dict) and "places" in value
+            else value
+            for name, value in kept.items()
+        }
         self.current: Any = None
         self.written: dict[str, Any] = {}
 
@@ -213,9 +223,13 @@ class _SeenStorage:
         return {**attributes, **self._kept, **self.written}
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        trial_id = self.current._trial_id
-        self.storage.set_trial_system_attr(trial_id, f"{_KEPT}{key}", value)
         self.written[key] = value
+        if isinstance(value, list):
+            ids = cast("list[Any]", value)
+            if all(isinstance(one, int) and one in self._places for one in ids):
+                # A genetic algorithm's parents, which have other ids in a copy of the study.
+                value = {"places": [self._places[one] for one in ids]}
+        self.storage.set_trial_system_attr(self.current._trial_id, f"{_KEPT}{key}", value)
 
 
 class AskedSampler(BaseSampler):
@@ -271,9 +285,9 @@ class AskedSampler(BaseSampler):
             study = getattr(study, "_study", study)  # of a bracket, which is found anew below
             there, kept, _ = Places().seen(as_of(study.get_trials(deepcopy=False), self._seen))
             self.look(study, there, kept)
-        placed = _numbered(trial, self._place)
-        self._view._storage.current = placed
-        return self._view.sampler, _filter_study(self._view, placed), placed
+        placed, view = _numbered(trial, self._place), cast("Any", self._view)
+        view._storage.current = placed
+        return view.sampler, _filter_study(view, placed), placed
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """As Optuna has it."""
@@ -303,6 +317,9 @@ class AskedSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any
     ) -> None:
         """As Optuna has it."""
+        if self._seed is not None:  # others have been told meanwhile, which may be the end of it
+            self._sampler.after_trial(study, trial, state, values)
+            return
         sampler, *seen = self._as_seen(study, trial)
         sampler.after_trial(*seen, state, values)
 
@@ -338,6 +355,29 @@ def _fix(sampler: BaseSampler) -> dict[str, np.random.RandomState | np.random.Ge
     return {path: part for path, part in _parts(sampler) if isinstance(part, kinds)}
 
 
+def _unused(sampler: BaseSampler) -> dict[int, Any]:
+    """For copies of a sampler: what it knows of trials may be more than they are to see."""
+    memo: dict[int, Any] = {}
+    for _, part in _parts(sampler):
+        for value in getattr(part, "__dict__", {}).values():
+            if isinstance(value, (IntersectionSearchSpace, _GroupDecomposedSearchSpace)):
+                # What it knows of trials may be more than the copy is to see.
+                memo[id(value)] = type(value)(value._include_pruned)  # pyright: ignore[reportPrivateUsage]
+    return memo
+
+
+def fresh_copy(sampler: BaseSampler) -> BaseSampler:
+    """A copy of a sampler that has seen no trials yet.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.tasks.sampling import fresh_copy
+        >>> type(fresh_copy(optuna.samplers.TPESampler())).__name__
+        'TPESampler'
+    """
+    return copy.deepcopy(sampler, _unused(sampler))
+
+
 def seeded_copy(sampler: BaseSampler, seed: int) -> BaseSampler:
     """A copy of a sampler whose random numbers follow from a seed alone.
 
@@ -348,7 +388,7 @@ def seeded_copy(sampler: BaseSampler, seed: int) -> BaseSampler:
         >>> [one._rng.rng.rand() for one in copies]
         [0.07630828937395717, 0.07630828937395717]
     """
-    memo: dict[int, Any] = {}
+    memo = _unused(sampler)
     for generator in _fix(sampler).values():
         if isinstance(generator, np.random.RandomState):
             memo[id(generator)] = np.random.RandomState(seed)
@@ -369,12 +409,31 @@ def _place_as_id(study: Any, search_space: Any) -> int:
     return study._storage.current.number
 
 
+def scrambles(sampler: BaseSampler, seeds: Mapping[str, int] | None = None) -> dict[str, int]:
+    """What the scrambled sequences of a sampler follow from, by its parts; given to them, or read.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.tasks.sampling import scrambles
+        >>> scrambles(optuna.samplers.RandomSampler())
+        {}
+    """
+    found: dict[str, int] = {}
+    for path, part in _parts(sampler):
+        if isinstance(part, QMCSampler) and vars(part).get("_scramble"):
+            own: Any = vars(part)["_seed"]
+            seed: Any = (seeds or {}).get(path, own)
+            vars(part)["_seed"] = found[path] = int(seed)
+    return found
+
+
 def seed_of_generators(sampler: BaseSampler) -> int:
     """A seed that follows from the generators of a sampler: of those with a seed, from that."""
     digest = hashlib.sha256()
     for generator in _fix(sampler).values():
         if isinstance(generator, np.random.RandomState):
-            digest.update(generator.get_state(legacy=True)[1].tobytes())
+            state: Any = generator.get_state(legacy=False)
+            digest.update(state["state"]["key"].tobytes())
         else:
             digest.update(repr(generator.bit_generator.state).encode())
     return int.from_bytes(digest.digest()[:4])
@@ -421,16 +480,17 @@ class _Twister:
 def _words_of(bit_generator: Any) -> np.ndarray[Any, Any]:
     """The words of a Mersenne Twister, and how many were drawn: where they are, not a copy."""
     there = (ctypes.c_uint32 * (_WORDS + 1)).from_address(bit_generator.ctypes.state_address)
-    return np.frombuffer(there, dtype=np.uint32)
+    return np.frombuffer(memoryview(there), dtype=np.uint32)
 
 
-class _Numbers:
+class Numbers:
     """The random numbers of a sampler from where they began, and what else it keeps in memory."""
 
     def __init__(self, sampler: BaseSampler, began: Mapping[str, Any] | None = None) -> None:
         self._sampler = sampler
         self._twisters: dict[str, _Twister] = {}
         self._others: dict[str, np.random.Generator] = {}
+        scrambles(sampler, began["seeds"] if began else {})
         for path, generator in _fix(sampler).items():
             if isinstance(generator, np.random.RandomState):
                 state = began and _as_state(began["generators"][path])
@@ -443,11 +503,7 @@ class _Numbers:
         return {
             "kind": type(self._sampler).__qualname__,
             "generators": {path: _as_json(one.began) for path, one in self._twisters.items()},
-            "seeds": {
-                path: int(vars(part)["_seed"])
-                for path, part in _parts(self._sampler)
-                if isinstance(part, QMCSampler) and vars(part).get("_scramble")
-            },
+            "seeds": scrambles(self._sampler),
         }
 
     def place(self) -> dict[str, Any] | None:
@@ -467,7 +523,7 @@ class _Numbers:
                 found[f"{path}:kernels"] = {k: v for k, v in kernels.items() if v is not None}
         return found
 
-    def go(self, place: Mapping[str, Any], seeds: Mapping[str, int]) -> None:
+    def go(self, place: Mapping[str, Any]) -> None:
         """Come to a place, as if what lies between had been drawn."""
         for path, one in self._twisters.items():
             one.go(place.get(path, one.first))
@@ -478,8 +534,6 @@ class _Numbers:
             if isinstance(part, GPSampler):
                 kernels = place.get(f"{path}:kernels", {})
                 vars(part).update({name: _as_kernels(kernels.get(name)) for name in _GP})
-            elif path in seeds:
-                vars(part)["_seed"] = seeds[path]
 
 
 def _as_json(state: Mapping[str, Any]) -> list[Any]:
@@ -520,7 +574,7 @@ def _kernels(cached: Any) -> list[list[Any]] | None:
 def _as_kernels(stored: Any) -> list[Any] | None:
     if stored is None:
         return None
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     def tensor(number: Any) -> Any:
         return torch.tensor(number, dtype=torch.float64)
@@ -539,7 +593,8 @@ def _last_state(
             if is_asked(trial) and "seed" not in trial.system_attrs[MARK]["asked"]:
                 return None  # it was told by somebody who did not know it
     for trial in trials:  # none was told, but one may have been asked
-        if is_asked(trial) and f"{STATE}:{(of := trial.system_attrs[MARK]['id'])}" in attributes:
+        of = trial.system_attrs[MARK]["id"] if is_asked(trial) else None
+        if "generators" in attributes.get(f"{STATE}:{of}", {}):
             return [of, {}]
     return None
 
@@ -561,7 +616,7 @@ class Asks:
     def __init__(self, sampler: BaseSampler, *, alone: bool = False) -> None:
         self._sampler = sampler
         self._places = Places()
-        self._numbers: _Numbers | None = None
+        self._numbers: Numbers | None = None
         self._alone = alone
         self._sequence = ""
         self._began: dict[str, Any] = {}
@@ -589,6 +644,8 @@ class Asks:
         if not self._alone:
             if later_seed is not None:
                 self._seed = later_seed
+            if seeds := scrambles(self._sampler):
+                storage.set_study_system_attr(study_id, f"{STATE}:{name}", {"seeds": seeds})
             return
         trials = storage.get_all_trials(study_id, deepcopy=False)
         attributes = storage.get_study_system_attrs(study_id)
@@ -597,16 +654,16 @@ class Asks:
         if last is not None and (began := attributes.get(f"{STATE}:{last[0]}")) is not None:
             fresh = [part for _, part in _parts(self._sampler) if isinstance(part, LazyRandomState)]
             unseeded = any(part._rng is None for part in fresh)  # pyright: ignore[reportPrivateUsage]
-            numbers = _Numbers(self._sampler)
+            numbers = Numbers(self._sampler)
             now = numbers.began()
             is_same = now["kind"] == began["kind"]
             is_same &= now["generators"].keys() == began["generators"].keys()
             if is_same and (unseeded or now["generators"] == began["generators"]):
-                self._numbers = _Numbers(self._sampler, began)
+                self._numbers = Numbers(self._sampler, began)
                 self._sequence, self._began, self._place = last[0], began, last[1]
                 self.rewind()
                 return
-            if is_same and _Numbers(self._sampler, began).place() == last[1]:
+            if is_same and Numbers(self._sampler, began).place() == last[1]:
                 later_seed = None  # the very sampler that has been asked before
         if later_seed is not None and there:
             for generator in _fix(self._sampler).values():
@@ -615,7 +672,7 @@ class Asks:
         self._begin(storage, study_id, name)
 
     def _begin(self, storage: Any, study_id: int, name: str) -> None:
-        self._numbers = _Numbers(self._sampler)
+        self._numbers = Numbers(self._sampler)
         self._sequence, self._began, self._place = name, self._numbers.began(), {}
         storage.set_study_system_attr(study_id, f"{STATE}:{name}", self._began)
 
@@ -651,7 +708,7 @@ class Asks:
     def rewind(self) -> None:
         """Have the sampler where it was when the last trial was told."""
         if self._numbers is not None:
-            self._numbers.go(self._place, self._began["seeds"])
+            self._numbers.go(self._place)
 
     def again(self, trial: optuna.Trial, first: FrozenTrial) -> None:
         """Draw the parameters of a trial that was lost once more: the next goes on from there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,10 +16,15 @@ from optuna.storages import BaseStorage
 
 from prefect_optuna.blocks import InMemoryStudyStorage
 from prefect_optuna.flows.dispatch import InlineDispatcher
-from prefect_optuna.flows.session import Session, _alive_here, is_lost
+from prefect_optuna.flows.session import (
+    Session,
+    _alive_here,  # pyright: ignore[reportPrivateUsage]
+    is_lost,
+)
 from prefect_optuna.flows.study import FlowStudy, Sampler, continued_seed
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.tasks import Problem
+from prefect_optuna.tasks.problem import Direction
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
 
 SAMPLERS: dict[str, Sampler] = {
@@ -71,8 +77,21 @@ def problem_of(sampler: str) -> Problem:
     """What a sampler is tried with."""
     if sampler == "brute-force":
         return Problem(objective=on_a_grid)
-    many = ["minimize", "minimize"] if sampler.startswith("nsga") else ["minimize"]
+    many: list[Direction] = ["minimize", "minimize"] if sampler.startswith("nsga") else ["minimize"]
     return Problem(objective=noisy, directions=many)
+
+
+def slowly(problem: Problem, seconds: float) -> Problem:
+    """The same, that takes some time."""
+    objective: Any = problem.objective
+
+    def run(trial: optuna.Trial) -> Any:
+        time.sleep(seconds / 2)
+        value = objective(trial)
+        time.sleep(seconds / 2)
+        return value
+
+    return Problem(objective=run, directions=problem.directions)
 
 
 class Killed(BaseException):
@@ -145,6 +164,7 @@ def run_study(
     seed: int | None = 1,
     n_jobs: int = 1,
     seed_of_trials: int = 5,
+    slow: float = 0.0,
 ) -> list[optuna.trial.FrozenTrial]:
     """What `optimize` does between a server and an archive; the trials that count, in place."""
     name = "study"
@@ -154,7 +174,7 @@ def run_study(
     study = FlowStudy.open(name, storage, sampler, "none", seed=seed)
     if not isinstance(sampler, optuna.samplers.BaseSampler) and study.trials:
         study.later_seed = continued_seed(seed, len(study.trials))
-    runner = TrialRunner(problem)
+    runner = TrialRunner(problem if not slow else slowly(problem, slow))
     run = StudyRun(
         problem=problem,
         study=study,

@@ -174,12 +174,24 @@ class ArchivedStudy:
             ArchiveError: the study has no archive, or a part of it is missing or damaged.
         """
         study = as_study_storage(storage).load_study(study_name)
+        return cls.of(study, artifacts=artifacts, signing_key=signing_key)
+
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        *,
+        artifacts: ArtifactFileSystem | str | Path | None = None,
+        signing_key: SecretStr | None = None,
+    ) -> ArchivedStudy:
+        """The archive of a study that is at hand, as `load` gives it."""
         filesystem = as_artifact_filesystem(artifacts)
         manifest = read_manifest(study)
         if manifest is None or not manifest.versions:
             raise ArchiveError(
-                f"The study {study_name!r} has no archive. `optimize` makes one; in a loop of your "
-                "own, call OptunaArchive(study).save_problem(problem) before the first trial."
+                f"The study {study.study_name!r} has no archive. `optimize` makes one; in a loop "
+                "of your own, call OptunaArchive(study).save_problem(problem) before the first "
+                "trial."
             )
         captures: dict[str, Capture] = {}
         environments: dict[str, Environment] = {}
