@@ -222,9 +222,9 @@ class Session:
 
     def ask(self, study: FlowStudy) -> optuna.Trial:
         """Ask for a trial that is this session's: from the queue, or a new one."""
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        if (trial := self.take(study, trials=trials)) is not None:
+        if (trial := self.take(study)) is not None:
             return trial
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         one = study.for_one_trial()
         asks = self._asks(study)
         mark = {**self._mark, "asked": asks.ask(one, trials)}
@@ -249,7 +249,6 @@ class Session:
         study: FlowStudy,
         *,
         released_by: str | None = None,
-        trials: Sequence[FrozenTrial] | None = None,
     ) -> optuna.Trial | None:
         """Take a trial from the queue; `None` where nothing waits there.
 
@@ -257,18 +256,16 @@ class Session:
         where another process is quicker.
         """
         self._settle_doubts()
-        if trials is None:
-            trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        for trial in sorted(waiting, key=first_number):
+        for trial in sorted(self._waiting(), key=first_number):
             if released_by is not None and not _is_released(trial, released_by):
                 continue
             trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
+            before = self._storage.get_all_trials(self._study_id, deepcopy=False)
             outages = self._outages()
             # Somebody else was quicker, or took this process for dead before the mark was there.
             with contextlib.suppress(UpdateFinishedTrialError):
                 if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                    return self._taken(study, trials, trial)
+                    return self._taken(study, before, trial)
             if self._outages() > outages:
                 # It may be ours, and the answer got lost in the outage.
                 self._doubtful[trial.number] = time.monotonic()

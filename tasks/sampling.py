@@ -18,6 +18,7 @@ import ctypes
 import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -193,16 +194,27 @@ class _SeenStorage:
     def __init__(self, storage: Any, trials: list[FrozenTrial], kept: dict[str, Any]) -> None:
         self.storage = storage
         self._trials = trials
-        ids = {one.number: one._trial_id for one in trials}  # pyright: ignore[reportPrivateUsage]
-        self._places = {of: number for number, of in ids.items()}
-        self._kept = {
-            name: [ids[place] for place in value["places"]]
-            if isinstance(value, dict) and "places" in value
-            else value
-            for name, value in kept.items()
-        }
+        self._given = kept
         self.current: Any = None
         self.written: dict[str, Any] = {}
+
+    # Most samplers ask for none of it, and all trials are many.
+    @cached_property
+    def _ids(self) -> dict[int, int]:
+        return {one.number: one._trial_id for one in self._trials}  # pyright: ignore[reportPrivateUsage]
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {trial_id: number for number, trial_id in self._ids.items()}
+
+    @cached_property
+    def _kept(self) -> dict[str, Any]:
+        return {
+            name: [self._ids[place] for place in value["places"]]
+            if isinstance(value, dict) and "places" in value
+            else value
+            for name, value in self._given.items()
+        }
 
     def __getattr__(self, name: str) -> Any:
         if name == "storage":  # of a copy that has nothing yet
