@@ -17,7 +17,7 @@ if typing.TYPE_CHECKING:
         Reevaluation,
         reevaluate,
     )
-    from prefect_optuna.flows.replay_study import replay
+    from prefect_optuna.flows.replay_study import Replayed, replay
     from prefect_optuna.flows.study import Pruner, Sampler
     from prefect_optuna.flows.study_result import BestTrial, StudyResult
     from prefect_optuna.tasks import Problem
@@ -29,6 +29,7 @@ __all__ = [
     "Pruner",
     "ReevaluatedTrial",
     "Reevaluation",
+    "Replayed",
     "Sampler",
     "StudyResult",
     "WorkerFailedError",
@@ -45,6 +46,7 @@ _MODULE_OF = {
     "Pruner": "flows.study",
     "ReevaluatedTrial": "flows.reevaluate_flow",
     "Reevaluation": "flows.reevaluate_flow",
+    "Replayed": "flows.replay_study",
     "Sampler": "flows.study",
     "StudyResult": "flows.study_result",
     "WorkerFailedError": "blocks.errors",
