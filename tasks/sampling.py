@@ -634,12 +634,15 @@ class Asks:
         self._began: dict[str, Any] = {}
         self._place: dict[str, Any] = {}
         self._seed = 0 if alone else seed_of_generators(sampler)
-        self.place = self._places.of
 
     @property
     def next_place(self) -> int:
         """The place of the next trial, if nobody else makes one."""
         return self._places.next
+
+    def place(self, trial: FrozenTrial) -> int:
+        """The place of a trial."""
+        return self._places.of(trial)
 
     def open(
         self, storage: Any, study_id: int, name: str, later_seed: int | None, *, others: bool
