@@ -97,7 +97,8 @@ def deployed_code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment] 
     if parameters["problem"] != ARCHIVE:
         return None
     names = ("study_name", "version", "trusted", "install", "storage", "artifacts")
-    found = _find_code(*(parameters[name] for name in names))
+    given: dict[str, Any] = {"install": False, **parameters}
+    found = _find_code(*(given[name] for name in names))
     return found.capture, found.environment
 
 

@@ -224,9 +224,9 @@ class Session:
         """Ask for a trial that is this session's: from the queue, or a new one."""
         if (trial := self.take(study)) is not None:
             return trial
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         one = study.for_one_trial()
         asks = self._asks(study)
+        trials = asks.trials_of(self._storage, self._study_id)
         mark = {**self._mark, "asked": asks.ask(one, trials)}
         self._next, self._n_repeats = len(trials), len(trials) - asks.next_place
         trial_id = self._create(state=TrialState.RUNNING, system_attrs={MARK: mark})

@@ -7,9 +7,10 @@ import time
 from collections.abc import Generator, Sequence
 
 from optuna.trial import FrozenTrial
+from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from prefect_optuna.blocks import StudyStorage
+from prefect_optuna.blocks import StorageUnavailableError, StudyStorage
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.events import StudyEvents
 from prefect_optuna.flows.session import lost_trials
@@ -114,7 +115,14 @@ class StudyWatch:
             storage=self._storage_block.location,
             artifacts=self._archive.location,
             version=self._version,
-            picture=self._archive.save_picture(picture) if picture else None,
+            picture=self._kept(picture) if picture else None,
             flow_run_id=flow_run.id,
             n_task_runs=n_task_runs,
         ).kept_in(self._storage_block)
+
+    def _kept(self, picture: bytes) -> str | None:
+        try:
+            return self._archive.save_picture(picture)
+        except StorageUnavailableError as error:
+            get_logger(__name__).warning("The best trial's picture is not archived: %s", error)
+            return None  # the study is whole without it

@@ -79,7 +79,7 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._known = self._settled = 0
+        self._known = self.settled = 0  # how many are known, and how many of those do not change
         self._repeats: list[int] = []
         self._trials: list[FrozenTrial] = []  # finished, and all before them as well
         self._kept: dict[str, tuple[int, Any]] = {}
@@ -100,12 +100,12 @@ class Places:
             if "retry_history" in trial.system_attrs:
                 self._repeats.append(trial.number)
         self._known = len(trials)
-        while self._settled < len(trials) and trials[self._settled].state.is_finished():
-            self._add(trials[self._settled], self._trials, self._kept)
-            self._settled += 1
+        while self.settled < len(trials) and trials[self.settled].state.is_finished():
+            self._add(trials[self.settled], self._trials, self._kept)
+            self.settled += 1
         there, kept = self._trials.copy(), self._kept.copy()
-        end, unfinished = self._settled, dict[str, Sequence[int]]()
-        for trial in trials[self._settled :]:
+        end, unfinished = self.settled, dict[str, Sequence[int]]()
+        for trial in trials[self.settled :]:
             if trial.state == TrialState.WAITING:
                 continue
             end = trial.number + 1
@@ -116,7 +116,7 @@ class Places:
             self._add(trial, there, kept)
         waiting = {
             str(trial.number): [-1, 0]
-            for trial in trials[self._settled : end]
+            for trial in trials[self.settled : end]
             if trial.state == TrialState.WAITING
         }
         attributes = {name: value for name, (_, value) in kept.items()}
@@ -139,6 +139,25 @@ class Places:
                 kept[name] = max(
                     kept.get(name, (-1, None)), (trial.number, value), key=lambda one: one[0]
                 )
+
+
+class _Recent(Sequence[FrozenTrial]):
+    """The trials of a study, of which only the last are read."""
+
+    def __init__(self, storage: Any, study_id: int, first: int) -> None:
+        self._first = first
+        numbers = range(first, storage.get_n_trials(study_id))
+        ids = (storage.get_trial_id_from_study_id_trial_number(study_id, n) for n in numbers)
+        self._last: list[FrozenTrial] = [storage.get_trial(trial_id) for trial_id in ids]
+
+    def __len__(self) -> int:
+        return self._first + len(self._last)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            start, stop, _ = place.indices(len(self))
+            return self._last[max(start - self._first, 0) : max(stop - self._first, 0)]
+        return self._last[place - self._first]
 
 
 def as_of(trials: Sequence[FrozenTrial], seen: Seen) -> list[FrozenTrial]:
@@ -643,6 +662,12 @@ class Asks:
     def place(self, trial: FrozenTrial) -> int:
         """The place of a trial."""
         return self._places.of(trial)
+
+    def trials_of(self, storage: Any, study_id: int) -> Sequence[FrozenTrial]:
+        """What `ask` wants to see of a study; asked one after the other, that is a trial or two."""
+        if not self._alone:
+            return storage.get_all_trials(study_id, deepcopy=False)
+        return _Recent(storage, study_id, self._places.settled)
 
     def open(
         self, storage: Any, study_id: int, name: str, later_seed: int | None, *, others: bool

@@ -181,7 +181,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     with Path("started.txt").open("a", encoding="utf-8") as log:
         print(params["number"], file=log)
     time.sleep(0.05)
-    return {"series": [params["x"]] * 10}
+    return {"series": [params["x"]] * 600}  # too many for an attribute
 
 
 def evaluate(result: dict[str, Any]) -> float:
@@ -266,7 +266,7 @@ def test_a_study_waits_for_its_storage_and_every_trial_is_run_once(
     if target is PROBLEM:
         archived = ArchivedStudy.load("s", storage=block)
         for trial in trials:
-            assert archived.result(trial.number)["series"] == [trial.params["x"]] * 10
+            assert archived.result(trial.number)["series"] == [trial.params["x"]] * 600
     else:
         assert all(trial.user_attrs["of"] == trial.params["x"] for trial in trials)
         assert all(len(trial.intermediate_values) == 5 for trial in trials)
@@ -314,7 +314,7 @@ def test_a_result_waits_for_the_place_of_its_archive(
     assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 6}
     assert max(started().values()) == 1
     archived = ArchivedStudy.load("s", storage=block, artifacts=artifacts)
-    assert all(archived.result(n)["series"] == [trials[n].params["x"]] * 10 for n in range(6))
+    assert all(archived.result(n)["series"] == [trials[n].params["x"]] * 600 for n in range(6))
 
 
 def test_when_patience_ends_no_trial_has_failed_and_the_next_run_goes_on(

@@ -117,13 +117,18 @@ def test_a_key_that_is_set_and_never_read_warns_at_the_outermost_exit() -> None:
     assert caught[0].filename == __file__
 
 
+@auto_param
+def erode(grains: int = 1) -> int:  # of a name that no other test has
+    return grains
+
+
 def test_the_nearest_name_may_be_one_that_was_asked_for() -> None:
     expected = r"^modle\.depth was set and never read; did you mean model\.depth\? "
     with pytest.warns(UnreadParameterWarning, match=expected), param_scope(modle={"depth": 3}):
         param_scope.model.depth(1)
-    expected = r"^steps was set and never read; did you mean simulate\.steps\? "
-    with pytest.warns(UnreadParameterWarning, match=expected), param_scope(steps=3):
-        simulate()
+    expected = r"^grains was set and never read; did you mean erode\.grains\? "
+    with pytest.warns(UnreadParameterWarning, match=expected), param_scope(grains=3):
+        erode()
     expected = r"^zzz was set and never read \(scope at"
     with pytest.warns(UnreadParameterWarning, match=expected), param_scope(zzz=3):
         pass
