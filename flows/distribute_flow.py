@@ -180,7 +180,7 @@ def distribute(
         scope=scope,
         version=version,
         trusted=trusted,
-        install=install and problem == ARCHIVE,
+        install=install if problem == ARCHIVE else False,
         where=f", on {workers} workers of the pool {pool!r}",
     )
     study, watch = opened.study, opened.watch

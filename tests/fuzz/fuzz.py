@@ -51,6 +51,8 @@ class _Watch:
             return
         if event == "exec":
             name = getattr(arguments[0], "co_filename", "")
+            if name == "<string>" and _is_importing():
+                return  # a module of a library makes its dataclasses; its own file is known
             if not any(known in name for known in self.known):
                 self.seen.append(f"exec of {name}")
         elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork"):
@@ -62,6 +64,14 @@ class _Watch:
             path = str(arguments[0])
             if is_new and ".pyc" not in path and not path.startswith((self.folder, "/dev/null")):
                 self.seen.append(f"opened {path!r} to write")
+
+
+def _is_importing() -> bool:
+    frame = sys._getframe()
+    while (frame := frame.f_back) is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+    return False
 
 
 def _holds_canary(value: Any) -> bool:
