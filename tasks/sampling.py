@@ -79,7 +79,8 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._known = self.settled = 0  # how many are known, and how many of those do not change
+        self._known = 0
+        self.settled: int = 0  # so many of those that are known do not change any more
         self._repeats: list[int] = []
         self._trials: list[FrozenTrial] = []  # finished, and all before them as well
         self._kept: dict[str, tuple[int, Any]] = {}
