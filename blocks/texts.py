@@ -21,6 +21,7 @@ from rich.segment import Segment
 
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderResult
+_SLASHES = re.compile(r"(\\+)(?=\[(?![a-z#/@][^\[]*?\]))")
 
 
 def visible(text: str) -> str:
@@ -43,7 +44,8 @@ def _written(character: str) -> str:
 
 def markup(text: str) -> str:
     """Text in rich's markup, as text."""
-    return escape(visible(text))
+    # `escape` leaves a bracket that begins no tag, and rich takes a backslash before it away.
+    return escape(_SLASHES.sub(r"\1\\", visible(text)))
 
 
 def command(*words: str) -> str:
