@@ -50,7 +50,7 @@ from prefect_optuna.tasks.archive.record.verification import (
 )
 from prefect_optuna.tasks.archive.series.axes import Axis, axis_names, problem_axes, read_axis
 from prefect_optuna.tasks.archive.series.blobs import read_blob
-from prefect_optuna.tasks.archive.series.packs import compact, file_references
+from prefect_optuna.tasks.archive.series.packs import LARGE, compact, file_references
 from prefect_optuna.tasks.archive.series.results import encode_result, write_arrow
 from prefect_optuna.tasks.archive.series.series_table import (
     SeriesKind,
@@ -654,7 +654,7 @@ class ArchivedStudy:
         """
         trials = self.study.get_trials(deepcopy=False)
         ended = [trial for trial in trials if trial.state.is_finished()]
-        return compact(self._artifacts, file_references(ended))
+        return compact(self._artifacts, file_references(ended, LARGE))
 
     @_explained
     def extract(self, folder: str | Path, trials: Selection | None = None) -> list[Path]:

@@ -7,7 +7,10 @@ in its own place first, then in the packs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
+import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,23 +24,31 @@ from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import ArtifactNotFoundError
 
-_LARGE = 1 << 20  # bytes; of a larger file, having its own place is the least of its costs
+LARGE = 1 << 20
+"""How many bytes a file in a pack has at most; of a larger one, its place is the least cost."""
+
 _FILES = 256  # of a pack
 _KEPT = 1024  # packs whose contents are remembered
 _LOCAL_HEADER = 30  # bytes, before the entry's name and its extra field
 
 _Entries = Mapping[str, tuple[int, int]]
 _entries: dict[str, _Entries] = {}
+_known: dict[str, list[str]] = {}  # the packs of a folder, when it was last listed
 
 
-def file_references(trials: Iterable[FrozenTrial]) -> dict[str, str]:
-    """The paths of the files that attributes of trials refer to, with their SHA-256."""
+def file_references(trials: Iterable[FrozenTrial], at_most: float = math.inf) -> dict[str, str]:
+    """The paths of the files that attributes of trials refer to, with their SHA-256.
+
+    Args:
+        trials: whose they are.
+        at_most: the size in bytes of the largest one that is wanted.
+    """
     found: dict[str, str] = {}
     for trial in trials:
         for value in trial.user_attrs.values():
             if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
-                path = value.get("path")
-                if isinstance(path, str):
+                path, size = value.get("path"), value.get("bytes", 0)
+                if isinstance(path, str) and not (isinstance(size, int) and size > at_most):
                     found[path] = value["sha256"]
     return found
 
@@ -45,23 +56,27 @@ def file_references(trials: Iterable[FrozenTrial]) -> dict[str, str]:
 def packed(artifacts: ArtifactFileSystem, path: str, digest: str) -> bytes | None:
     """The content of a file from the packs of its study; `None` if none of them has it."""
     folder, name = _parts(path)
-    for pack in artifacts.ls(f"{folder}/packs"):
-        place = _entries_of(artifacts, pack).get(name)
-        if place is not None:
-            content = _read(artifacts, pack, *place)
+    place = artifacts.location(folder)
+    looked: list[str] = []
+    for packs in (_known.get(place, ()), None):  # listed again only for what is in none of them
+        if packs is None:
+            packs = _known[place] = artifacts.ls(f"{folder}/packs")
+        for pack in packs:
+            if pack in looked or (entry := _entries_of(artifacts, pack).get(name)) is None:
+                continue
+            looked.append(pack)
+            content = _read(artifacts, pack, *entry)
             if hashlib.sha256(content).hexdigest() == digest:
                 return content
     return None
 
 
 def compact(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
-    """Put files of trials that have ended into packs, and remove them from their own places.
-
-    Whatever it is interrupted by, each file is in its place or in a pack, or in both.
+    """Put those files of trials that are still in their own places into packs.
 
     Args:
         artifacts: where they are.
-        files: the SHA-256 of each, by path; what is not there, damaged or large stays as it is.
+        files: the SHA-256 of each, by path.
 
     Returns:
         How many files are in packs now that were not.
@@ -69,24 +84,44 @@ def compact(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
     count = 0
     for folder in {_parts(path)[0] for path in files}:
         there = [*artifacts.glob(f"{folder}/trials/*"), *artifacts.glob(f"{folder}/series/**")]
-        known = sorted(path for path in there if path in files)
-        for first in range(0, len(known), _FILES):
-            some = known[first : first + _FILES]
-            contents = artifacts.read_many(p for p in some if artifacts.info(p).size <= _LARGE)
-            whole = {
-                path: content
-                for path, content in contents.items()
-                if hashlib.sha256(content).hexdigest() == files[path]
-            }
-            count += _pack(artifacts, folder, whole)
+        count += pack_files(artifacts, {path: files[path] for path in there if path in files})
     return count
 
 
-def _pack(artifacts: ArtifactFileSystem, folder: str, files: Mapping[str, bytes]) -> int:
+def pack_files(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
+    """Put files of a study into packs, and remove them from their own places.
+
+    Whatever it is interrupted by, each file is in its place or in a pack, or in both. What is
+    damaged stays where it is.
+    """
+    count, paths = 0, sorted(files)
+    for first in range(0, len(paths), _FILES):
+        some = paths[first : first + _FILES]
+        try:
+            contents = artifacts.read_many(some)
+        except ArtifactNotFoundError:  # somebody else packs them, too
+            contents = artifacts.read_many([path for path in some if artifacts.exists(path)])
+        whole = {
+            path: content
+            for path, content in contents.items()
+            if hashlib.sha256(content).hexdigest() == files[path]
+        }
+        count += _pack(artifacts, whole)
+    return count
+
+
+def _pack(artifacts: ArtifactFileSystem, files: Mapping[str, bytes]) -> int:
+    if not files:
+        return 0
+    folder, _ = _parts(next(iter(files)))
+    names = {
+        name for pack in artifacts.ls(f"{folder}/packs") for name in _entries_of(artifacts, pack)
+    }
     new = {
         path: content
         for path, content in files.items()
-        if packed(artifacts, path, hashlib.sha256(content).hexdigest()) is None
+        if _parts(path)[1] not in names
+        or packed(artifacts, path, hashlib.sha256(content).hexdigest()) is None
     }
     if new:
         target = BytesIO()
@@ -102,10 +137,8 @@ def _pack(artifacts: ArtifactFileSystem, folder: str, files: Mapping[str, bytes]
                 "be in it are in their places. Look at the disk, remove the pack, and try again."
             )
     for path in files:
-        try:
+        with contextlib.suppress(ArtifactNotFoundError):  # somebody else has packed it, too
             artifacts.rm(path)
-        except ArtifactNotFoundError:  # somebody else has packed it, too
-            continue
     return len(new)
 
 
@@ -122,10 +155,12 @@ def _entries_of(artifacts: ArtifactFileSystem, pack: str) -> _Entries:
     if place not in _entries:
         try:
             with artifacts.open(pack) as file, zipfile.ZipFile(file) as archive:
+                size = file.seek(0, os.SEEK_END)
                 stored = [
                     entry
                     for entry in archive.infolist()
                     if entry.compress_type == zipfile.ZIP_STORED
+                    and 0 <= entry.header_offset <= size - entry.file_size
                 ]
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise ArchiveError(
@@ -161,14 +196,14 @@ class Packer:
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Take a trial that has ended."""
-        self._files.update(file_references([trial]))
+        self._files.update(file_references([trial], LARGE))
         if len(self._files) >= _FILES and (self._last is None or self._last.done()):
             files, self._files = self._files, {}
             self._last = self._thread.submit(self._compact, files)
 
     def _compact(self, files: Mapping[str, str]) -> None:
         try:
-            compact(self._artifacts, files)
+            pack_files(self._artifacts, files)
         except Exception as error:  # noqa: BLE001 - the files are whole where they are
             get_logger(__name__).warning(
                 "The results of %d trials stay in files of their own: %s",

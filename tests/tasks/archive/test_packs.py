@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,7 @@ def test_what_is_damaged_running_or_large_stays_where_it_is(
     assert files(artifacts) == ["series/loss/000003.arrow", "trials/000001.arrow"]
     with pytest.raises(ArchiveError, match="is not what was archived"):
         archived.result(1)
-    monkeypatch.setattr(packs, "_LARGE", 100)
+    monkeypatch.setattr("prefect_optuna.tasks.archive.archived_study.LARGE", 100)
     archived.study.tell(running, 0.0)
     assert archived.compact() == 0
 
@@ -217,6 +218,48 @@ def test_a_pack_of_somebody_with_bad_intentions_gives_nothing_else(
         archived.result(0)
     with pytest.raises(ArchiveError, match="is missing"):
         archived.timeseries("loss")
+
+
+def test_whatever_is_in_a_pack_the_result_is_right_or_refused(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem
+) -> None:
+    archived = filled(storage, artifacts, 2)
+    expected = archived.result(1)["curve"].tolist()
+    archived.compact()
+    [pack] = artifacts.glob("studies/*/packs/*")
+    whole = artifacts.read_path(pack)
+    rng, refused = Random(3), 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        # Mostly near the end, where it says what is in it.
+        end = len(whole) - rng.randrange(400)
+        for _ in range(rng.randrange(1, 6)):
+            damaged[rng.randrange(end - 60, end)] = rng.choice((0, 255, rng.randrange(256)))
+        artifacts.write_path(pack, bytes(damaged[: rng.choice((len(whole), end))]))
+        packs._entries.clear()
+        try:
+            assert archived.result(1)["curve"].tolist() == expected
+        except ArchiveError:
+            refused += 1
+    assert 0 < refused < 300
+
+
+def test_many_files_of_a_pack_are_read_without_looking_for_packs(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived = filled(storage, artifacts, 8)
+    archived.compact()
+    archived.result(0)
+    listed: list[str] = []
+    original = ArtifactFileSystem.ls
+
+    def ls(self: ArtifactFileSystem, path: str = "") -> list[str]:
+        listed.append(path)
+        return original(self, path)
+
+    monkeypatch.setattr(ArtifactFileSystem, "ls", ls)
+    assert archived.timeseries("loss").num_rows == 8 * len(TIMES)
+    assert listed == []
 
 
 def test_an_export_of_packs_is_one_of_files(
