@@ -109,6 +109,8 @@ def replay(
     archived = None
     if sampler is None:
         archived = ArchivedStudy.of(recorded, artifacts=artifacts)
+    else:
+        make_sampler(sampler)  # its name may be wrong
     return _Replay(recorded, archived, sampler, into).run()
 
 

@@ -191,6 +191,10 @@ def evaluate(result: dict[str, Any]) -> float:
 PROBLEM = Problem(suggest=suggest, run=run, evaluate=evaluate)
 
 
+def short_run(params: dict[str, Any]) -> dict[str, Any]:
+    return {"series": run(params)["series"][:10]}
+
+
 def objective(trial: optuna.Trial) -> float:
     x = trial.suggest_float("x", 0, 1)
     with Path("started.txt").open("a", encoding="utf-8") as log:
@@ -300,6 +304,28 @@ def artifacts_behind_a_cable(s3_server: str) -> Generator[tuple[ArtifactFileSyst
             s3_filesystem(f"http://127.0.0.1:{cable.port}", name, config_kwargs=options),
             cable,
         )
+
+
+def test_a_study_whose_picture_cannot_be_kept_is_whole(
+    artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    artifacts, cable = artifacts_behind_a_cable
+    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._SECONDS", 0.5)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_PATIENCE", "0.3")
+    problem = Problem(suggest=suggest, run=short_run, evaluate=evaluate)
+    with away_in_mid_study(cable.out, for_good=True):
+        result = optimize(
+            problem,
+            study_name="s",
+            n_trials=6,
+            storage=JournalStudyStorage(path="s.journal"),
+            artifacts=artifacts,
+        )
+    assert result.n_trials == 6
+    assert result.picture is None
+    assert "The best trial's picture is not archived" in caplog.text
 
 
 def test_a_result_waits_for_the_place_of_its_archive(

@@ -43,11 +43,12 @@ def test_a_study_that_was_killed_is_replayed_as_well(sampler: str) -> None:
     storage, rng = InMemoryStorage(), random.Random(3)
     given: dict[str, Any] = {"problem": problem_of(sampler), "sampler": SAMPLERS[sampler]}
     for n_jobs, n_trials in ((1, 12), (4, 24), (1, 30)):
-        kills = sum(
-            1 for _ in lives(storage, rng, 120, n_trials=n_trials, n_jobs=n_jobs, **given)
-            if n_jobs == 1 or run_study(storage, n_trials=n_trials, n_jobs=n_jobs, **given)
-        )  # fmt: skip
-        assert kills or n_trials
+        given |= {"n_trials": n_trials, "n_jobs": n_jobs}
+        if n_jobs == 1:
+            for _ in lives(storage, rng, 120, **given):
+                pass
+        else:
+            run_study(storage, **given)
     result = replay(load(storage), sampler=SAMPLERS[sampler])
     assert result.same, str(result)
     assert len(result.trials) == storage.get_n_trials(0)
@@ -156,3 +157,9 @@ def test_a_study_is_replayed_by_its_name_with_its_archived_sampler(
     result = replay("mine")
     assert result.same, str(result)
     assert result.n_trials == 24
+
+
+def test_a_sampler_that_is_misspelt_is_said_before_anything_is_asked() -> None:
+    study = optuna.create_study()
+    with pytest.raises(InvalidSettingError, match="tpe"):
+        replay(study, sampler="tpee")  # pyright: ignore[reportArgumentType]

@@ -51,6 +51,7 @@ from prefect_optuna.blocks.codec.untrusted import (
 )
 from prefect_optuna.blocks.codec.values import decode_value, encode_value
 from prefect_optuna.blocks.errors import ResultEncodingError
+from prefect_optuna.tasks.archive.record.signing import canonical
 from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.info import INFO
 
@@ -60,7 +61,6 @@ INLINE = 4096
 """How many bytes of JSON a result may take in the attribute of its trial, instead of a file."""
 
 _KEY = b"prefect_optuna"
-_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _COMPRESS_FROM = 1 << 15  # bytes; below, a file takes about as much of the disk either way
 _SAMPLES, _SAMPLE = 4, 2048  # number and bytes
 _WORTHWHILE = 0.8
@@ -134,7 +134,7 @@ def encode_inline(result: Any) -> dict[str, Any] | None:
         "inline": [taken.structure, *(base64_of(one.array) for one in series)],
         "series": {name: one.spec() for name, one in zip(taken.names, series, strict=True)},
     }
-    if len(_SORTED.encode(reference)) > INLINE or _depth(taken.structure) > _MAX_DEPTH:
+    if len(canonical(reference)) > INLINE or _depth(taken.structure) > _MAX_DEPTH:
         return None
     return {"sha256": inline_digest(reference), **reference}
 
@@ -188,8 +188,8 @@ def fits_inline(size: int) -> bool:
 
 
 def inline_digest(content: Any) -> str:
-    """The first 32 digits of the SHA-256 of what is in an attribute, as JSON with sorted keys."""
-    return hashlib.sha256(_SORTED.encode(content).encode("ascii")).hexdigest()[:32]
+    """The first 32 digits of the SHA-256 of what is in an attribute, as canonical JSON."""
+    return hashlib.sha256(canonical(content)).hexdigest()[:32]
 
 
 def _depth(data: Any) -> int:

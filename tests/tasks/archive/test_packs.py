@@ -244,6 +244,24 @@ def test_whatever_is_in_a_pack_the_result_is_right_or_refused(
     assert 0 < refused < 300
 
 
+@pytest.mark.parametrize("shift", [1, 50_000, 1 << 31])
+def test_a_pack_whose_entries_lie_outside_of_it_is_no_pack(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, shift: int
+) -> None:
+    archived = filled(storage, artifacts, 2)
+    archived.compact()
+    [pack] = artifacts.glob("studies/*/packs/*")
+    content = bytearray(artifacts.read_path(pack))
+    where = slice(len(content) - 6, len(content) - 2)  # of the directory, from which entries count
+    start = int.from_bytes(content[where], "little") + shift
+    content[where] = start.to_bytes(4, "little")
+    artifacts.write_path(pack, bytes(content))
+    packs._entries.clear()
+    for number in range(2):
+        with pytest.raises(ArchiveError):
+            archived.result(number)
+
+
 def test_many_files_of_a_pack_are_read_without_looking_for_packs(
     storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
