@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import zlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,10 +41,11 @@ from prefect_optuna.tasks.persistence.errors import (
     UnsupportedValueError,
 )
 
-FORMAT = 1
+FORMAT = 2  # 1 was without the header's checksum
 MAGIC = b"ARROW1"
 
 _KEY = b"prefect_optuna.persistence"
+_CHECKSUM = _KEY + b".crc32"
 
 
 def write_container(
@@ -77,7 +79,8 @@ def write_container(
         pa.field(name, array.type, metadata=_shape(columns.specs.get(name)))
         for name, array in columns.arrays.items()
     ]
-    schema = pa.schema(fields, {_KEY: text.encode("ascii")})
+    encoded = text.encode("ascii")
+    schema = pa.schema(fields, {_KEY: encoded, _CHECKSUM: _checksum(encoded)})
     batch = pa.RecordBatch.from_arrays(list(columns.arrays.values()), schema=schema)
     codec = pa.Codec(compression, compression_level=level) if compression else None
     # Without threads, whose start takes longer than writing.
@@ -179,7 +182,8 @@ class Container:
             self._size = self._checked()
             reader = pa.ipc.open_file(self._source)
             self._names: list[str] = reader.schema.names
-            metadata: Any = json.loads((reader.schema.metadata or {})[_KEY])
+            schema_metadata = reader.schema.metadata or {}
+            metadata: Any = json.loads(schema_metadata[_KEY])
             if reader.num_record_batches != 1:
                 raise ValueError(f"it has {reader.num_record_batches} record batches")
             # For one who reads some fields only, the batch waits.
@@ -192,6 +196,11 @@ class Container:
                     f"{where} has the format {metadata['format']}, and this version reads up to "
                     f"{FORMAT}: pip install --upgrade prefect-optuna."
                 )
+            # A damaged name of a column is still JSON, and would be a value instead of an array.
+            if metadata["format"] > 1 and (
+                schema_metadata[_CHECKSUM] != _checksum(schema_metadata[_KEY])
+            ):
+                raise ValueError("its header is damaged")
             self._values: dict[str, Any] = metadata.pop("values")
             self._specs: dict[str, Any] = metadata.pop("columns")
             needed = sum(
@@ -283,6 +292,10 @@ class Container:
             f"it, in {self.where}: {type(error).__name__}: {error}. Save the object again, or take "
             "the file from a backup."
         )
+
+
+def _checksum(header: bytes) -> bytes:
+    return f"{zlib.crc32(header):08x}".encode("ascii")
 
 
 def _shape(spec: dict[str, Any] | None) -> dict[str, str] | None:

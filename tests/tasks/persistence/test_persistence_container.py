@@ -132,6 +132,22 @@ def test_damaged_bytes_are_an_error_or_a_whole_object(content: bytes, at: int) -
     assert found["x"].shape == (20,)
 
 
+def test_every_damaged_byte_of_the_header_is_an_error() -> None:
+    from prefect_optuna.tasks.persistence import CorruptPersistenceError
+
+    file = io.BytesIO()
+    write_container(file, {"x": np.arange(20.0), "y": {"z": [1, 2]}}, {"class": "Holder"})
+    whole = file.getvalue()
+    header = b'{"format"'
+    # The schema is there twice: before the values, and in the footer, which readers believe.
+    start = whole.rindex(header)
+    end = whole.index(b"}}", whole.index(b'"columns":', start))
+    for at in range(start, end):
+        damaged = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+        with pytest.raises(CorruptPersistenceError):
+            Container(damaged).values()
+
+
 @pytest.mark.parametrize("handler", [ArrowHandler, ZstdHandler])
 def test_tables_come_back_as_they_were(tmp_path: Path, handler: Any) -> None:
     tables = {
