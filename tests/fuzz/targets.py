@@ -49,6 +49,7 @@ from prefect_optuna.tasks.archive import Capture, decode_result, encode_result
 from prefect_optuna.tasks.archive.carrying.deployed import pack, unpack
 from prefect_optuna.tasks.archive.record.environment import requirements_text
 from prefect_optuna.tasks.archive.series import series_table
+from prefect_optuna.tasks.archive.series.packs import pack_files, packed
 from prefect_optuna.tasks.archive.series.results import decode_series
 from prefect_optuna.tasks.archive.series.writer import EncodedResult
 from prefect_optuna.tasks.persistence.container import Container, write_container
@@ -610,6 +611,39 @@ def spools(folder: Path) -> Generator[Target]:
 
 
 @contextlib.contextmanager
+def packs(_: Path) -> Generator[Target]:
+    whole = as_artifact_filesystem("memory://fuzz-packs")
+    contents = [encode_result(result) for result in _RESULTS[:4]]
+    digests = {
+        f"studies/hares/trials/{number:07}.arrow": hashlib.sha256(content).hexdigest()
+        for number, content in enumerate(contents)
+    }
+    for path, content in zip(digests, contents, strict=True):
+        whole.write_path(path, content)
+    assert pack_files(whole, digests) == len(digests)
+    (place,) = whole.ls("studies/hares/packs")
+    seed = whole.read_path(place)
+    count = iter(range(1 << 60))
+
+    def case(rng: Random) -> bytes:
+        return mutate_bytes(seed, [seed], rng) if rng.random() < 0.7 else _zipped(seed, rng, {})
+
+    def check(content: bytes) -> Any:
+        files = ArtifactFileSystem(url=f"memory://fuzz-pack-{next(count)}")
+        files.write_path(place, content)
+        try:
+            found = {path: packed(files, path, digest) for path, digest in digests.items()}
+        finally:
+            files.rm("studies", recursive=True)
+        # What comes back is what was packed, or nothing.
+        for part, there in zip(found.values(), contents, strict=True):
+            assert part is None or part == there
+        return list(found.values())
+
+    yield case, check, _OURS
+
+
+@contextlib.contextmanager
 def deployed(_: Path) -> Generator[Target]:
     capture = Capture.of(Problem(suggest=suggest, run=run, evaluate=evaluate))
     with _few_distributions():
@@ -643,6 +677,7 @@ TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Target]]] 
     "journals": journals,
     "spools": spools,
     "deployed": deployed,
+    "packs": packs,
 }
 """By name."""
 
