@@ -61,7 +61,7 @@ class BestPicture:
         best = next(iter(best_first(trials, self._problem.directions)), None)
         if best is None or RESULT_KEY not in best.user_attrs:
             return None
-        others = _spread(trials)
+        others = spread(trials)
         if self._is_old(best, len(others), final) and (final or self._drawing.affords()):
             with self._drawing.spend():
                 self._draw(best, others)
@@ -121,7 +121,7 @@ class BestPicture:
         return list(self._results.values())
 
 
-def _spread(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def spread(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Fifty complete trials from all over the study; most stay the same while it grows."""
     having = [t for t in trials if t.state == TrialState.COMPLETE and RESULT_KEY in t.user_attrs]
     # Multiples of the golden ratio lie evenly, whichever numbers are there.

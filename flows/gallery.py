@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from prefect_optuna.flows.param_plots import importances_of, importances_plot, slices_plot
 from prefect_optuna.flows.plots import history_plot, pareto_plot
@@ -45,10 +45,8 @@ def draw_gallery(status: StudyStatus, *, seconds: float = math.inf) -> Gallery:
     # Once, and no part of what drawing costs.
     importlib.import_module("matplotlib.backends.backend_agg")
     trials, directions = status.trials, status.directions
-    shares = [importances_of(trials, directions, i) for i in range(min(2, len(directions)))]
-    names = dict.fromkeys(name for one in shares for name in one)
-    mean = {n: sum(one.get(n, 0.0) for one in shares) / len(shares) for n in names}
-    mean = dict(sorted(mean.items(), key=lambda item: -item[1]))
+    shares = _importances(status)
+    mean = _mean(shares)
     best = best_first(trials, directions)[:1] if len(directions) == 1 else []
     now = time.time() if status.state == "running" else None
     draw: dict[str, Callable[[], bytes | None]] = {
@@ -70,3 +68,19 @@ def draw_gallery(status: StudyStatus, *, seconds: float = math.inf) -> Gallery:
         if png := picture():
             pictures[name] = png
     return Gallery(pictures)
+
+
+def importance_of_all(status: StudyStatus) -> dict[str, float]:
+    """How much each parameter matters for the first two values together, the largest first."""
+    return _mean(_importances(status))
+
+
+def _importances(status: StudyStatus) -> list[dict[str, float]]:
+    count = min(2, len(status.directions))
+    return [importances_of(status.trials, status.directions, i) for i in range(count)]
+
+
+def _mean(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in shares for name in one)
+    mean = {n: sum(one.get(n, 0.0) for one in shares) / len(shares) for n in names}
+    return dict(sorted(mean.items(), key=lambda item: -item[1]))

@@ -17,13 +17,14 @@ from prefect_optuna.flows.plot_style import (
     GREY,
     INK,
     ORANGE,
+    PALE,
     Range,
     figure_png,
     new_figure,
     scale,
     style,
 )
-from prefect_optuna.flows.wording import shorten
+from prefect_optuna.flows.wording import format_value, shorten
 from prefect_optuna.tasks.selection import best_first, is_feasible
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ _MOST_TRIALS = 1000
 _MOST_BARS = 10
 _MOST_DOTS = 1500
 _COLUMNS = 4
+_AXES = 8
+_MOST_LINES = 400
+_LEAST_MAP = 10  # different places; between fewer, there is nothing to be seen
 _HUGE = 1e100  # arithmetic on larger numbers overflows
 
 
@@ -133,8 +137,8 @@ def slices_plot(
 ) -> bytes | None:
     """Draw the value over each of the four parameters that matter most.
 
-    Later trials are darker, and the best one is marked: so it shows where the search went, and
-    whether the best value lies at the edge of what was allowed.
+    Later trials are stronger in colour, and the best one is marked: so it shows where the search
+    went, and whether the best value lies at the edge of what was allowed.
 
     Args:
         trials: the trials of a study, in any state.
@@ -167,13 +171,217 @@ def slices_plot(
         row[0].set_ylabel("value" if rows == 1 else f"value {index}")
     marked = "the best one" if len(best) == 1 else "the Pareto-best ones"
     title = figure.suptitle(
-        f"the parameters that matter most: later trials are darker, {marked} orange",
+        f"the parameters that matter most: later trials are stronger in colour, {marked} orange",
         x=0.01,
         ha="left",
         fontsize=9,
     )
     title.set_color(GREY)
     return figure_png(figure, max_bytes)
+
+
+def parallel_plot(
+    trials: Sequence[FrozenTrial],
+    directions: Sequence[str],
+    importances: Mapping[str, float] | None = None,
+    *,
+    max_bytes: int = 60_000,
+) -> bytes | None:
+    """Draw each trial as a line through its parameters and its values.
+
+    The better half is blue, and the best one is marked. Trials that lack a parameter that is
+    drawn are left out.
+
+    Args:
+        trials: the trials of a study, in any state.
+        directions: `"minimize"` or `"maximize"` for each value; by the first one lines are dark.
+        importances: the share of each parameter, by which they are ordered.
+        max_bytes: how large the picture may be.
+    """
+    from matplotlib.collections import LineCollection
+
+    names = _numbered_first(trials, directions, importances, choices=True)[:_AXES]
+    complete = [t for t in _complete(trials) if all(name in t.params for name in names)]
+    if len(complete) < 3 or len(names) < 2:
+        return None
+    best = best_first(complete, directions)[:1]
+    complete = [*(t for t in _evenly(complete, _MOST_LINES) if t not in best), *best]
+    values = np.array([t.values for t in complete], dtype=float)
+    columns, ends, labels = [], [], []
+    for name in names:
+        place, low, high = _height(complete, name)
+        columns.append([place(t.params[name]) for t in complete])
+        ends.append((low, high))
+        labels.append(shorten(name, 14))
+    for index, direction in enumerate(directions[:3]):
+        shown = Range(values[:, index], direction)
+        bottom, top = shown.limits
+        scaled = shown.clip(values[:, index])
+        if shown.log:
+            bottom, top, scaled = math.log(bottom), math.log(top), np.log(scaled)
+        columns.append(list((scaled - bottom) / (top - bottom)))
+        ends.append(tuple(format_value(end, 3) for end in shown.limits))
+        labels.append("value" if len(directions) == 1 else f"value {index}")
+    heights = np.array(columns, dtype=float).T
+    figure = new_figure(3.1)
+    axes = figure.subplots()
+    style(axes)
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_yticks([])
+    across = np.arange(heights.shape[1])
+    sign = 1.0 if directions[0] == "minimize" else -1.0
+    order = np.argsort(-sign * values[:, 0], kind="stable")  # the better ones on top
+    half = len(order) // 2
+    for rows, colour, width, alpha in (
+        (order[:half], PALE, 0.6, 0.5),
+        (order[half:], BLUE, 0.7, 0.45),
+        ([len(complete) - 1], ORANGE, 2.2, 1.0),
+    ):
+        lines = [np.column_stack([across, heights[row]]) for row in rows]
+        axes.add_collection(
+            LineCollection(lines, colors=colour, linewidths=width, alpha=alpha, zorder=2)
+        )
+    for at, (low, high) in zip(across, ends, strict=True):
+        axes.vlines(at, 0, 1, color=GREY, linewidth=0.8, zorder=3)
+        for height, end, align in ((-0.03, low, "top"), (1.03, high, "bottom")):
+            axes.text(
+                at, height, end, ha="center", va=align, color=GREY, fontsize=7.5, parse_math=False
+            )
+    axes.set_xticks(across, labels, parse_math=False)
+    axes.tick_params(axis="x", labelcolor=INK, pad=12)
+    axes.set_xlim(-0.4, across[-1] + 0.4)
+    axes.set_ylim(-0.06, 1.08)
+    axes.set_title(
+        "a line for each trial: the better half blue, the best one orange",
+        loc="left",
+        color=GREY,
+        fontsize=9,
+        pad=14,
+    )
+    return figure_png(figure, max_bytes)
+
+
+def contour_plot(
+    trials: Sequence[FrozenTrial],
+    directions: Sequence[str],
+    importances: Mapping[str, float] | None = None,
+    *,
+    max_bytes: int = 60_000,
+) -> bytes | None:
+    """Draw the first value over the two numbers that matter most, between the trials' own.
+
+    Args:
+        trials: the trials of a study, in any state.
+        directions: `"minimize"` or `"maximize"` for each value.
+        importances: the share of each parameter, by which they are chosen.
+        max_bytes: how large the picture may be.
+    """
+    from matplotlib.tri import Triangulation
+
+    names = _numbered_first(trials, directions, importances)[:2]
+    complete = [t for t in _complete(trials) if all(name in t.params for name in names)]
+    complete = [t for t in complete if math.isfinite(t.values[0])]
+    if len(names) < 2 or len({tuple(t.params[n] for n in names) for t in complete}) < _LEAST_MAP:
+        return None
+    complete = _evenly(complete, _MOST_DOTS)
+    values = np.array([t.values[0] for t in complete], dtype=float)
+    shown = Range(values, directions[0])
+    height = shown.clip(values)
+    if shown.log:
+        height = np.log10(height)
+    figure = new_figure(3.9)
+    axes = figure.subplots()
+    style(axes)
+    axes.grid(visible=False)
+    places = [
+        _placer(axes, complete[-1].distributions[name], [t.params[name] for t in complete], which)
+        for name, which in zip(names, "xy", strict=True)
+    ]
+    x, y = (
+        np.array([place(t.params[name]) for t in complete])
+        for place, name in zip(places, names, strict=True)
+    )
+    flat = [
+        np.log(at) if axes_log == "log" else at
+        for at, axes_log in ((x, axes.get_xscale()), (y, axes.get_yscale()))
+    ]
+    spread = [at.max() - at.min() for at in flat]
+    if not all(spread):
+        return None
+    try:
+        unit = [(at - at.min()) / width for at, width in zip(flat, spread, strict=True)]
+        triangles = Triangulation(*unit).triangles
+    except (ValueError, RuntimeError):  # all on one line
+        return None
+    colours = _better_is_darker(directions[0])
+    drawn = axes.tricontourf(Triangulation(x, y, triangles), height, levels=12, cmap=colours)
+    axes.plot(x, y, "o", color=INK, markersize=2.2, markeredgewidth=0, alpha=0.35)
+    best = best_first(complete, directions)[:1]
+    axes.plot(
+        *([place(t.params[name]) for t in best] for place, name in zip(places, names, strict=True)),
+        "o",
+        color=ORANGE,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        markersize=8,
+    )
+    for set_label, name in zip((axes.set_xlabel, axes.set_ylabel), names, strict=True):
+        set_label(shorten(name, 30), parse_math=False)
+    bar = figure.colorbar(drawn, ax=axes, pad=0.02)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] - a collection of the axes
+    bar.ax.tick_params(colors=GREY, labelsize=8, length=0)
+    bar.ax.yaxis.set_major_formatter(lambda v, _: format_value(10**v if shown.log else v, 3))
+    axes.set_title(
+        f"value{' 0' if len(directions) > 1 else ''} between the trials (dots): stronger is "
+        "better, the best one is orange",
+        loc="left",
+        color=GREY,
+        fontsize=9,
+    )
+    return figure_png(figure, max_bytes)
+
+
+def _numbered_first(
+    trials: Sequence[FrozenTrial],
+    directions: Sequence[str],
+    importances: Mapping[str, float] | None,
+    *,
+    choices: bool = False,
+) -> list[str]:
+    """The parameters, the most important first; those that most trials have, without constants."""
+    complete = _complete(trials)
+    counts: dict[str, int] = {}
+    for trial in complete:
+        for name, distribution in trial.distributions.items():
+            if not distribution.single() and (
+                choices or isinstance(distribution, (FloatDistribution, IntDistribution))
+            ):
+                counts[name] = counts.get(name, 0) + 1
+    order = list(importances or ())
+    there = [name for name, count in counts.items() if 2 * count > len(complete)]
+    return sorted(there, key=lambda n: order.index(n) if n in order else len(order))
+
+
+def _height(trials: Sequence[FrozenTrial], name: str) -> tuple[Callable[[Any], float], str, str]:
+    """Where between 0 and 1 a parameter's values are, and what is at both ends."""
+    distribution = trials[-1].distributions[name]
+    if not isinstance(distribution, (FloatDistribution, IntDistribution)):
+        listed = getattr(distribution, "choices", ())
+        choices = list(dict.fromkeys([*listed, *(t.params[name] for t in trials)]))
+        last = max(len(choices) - 1, 1)
+        texts = [shorten(str(choice), 10) for choice in (choices[0], choices[-1])]
+        return (lambda value: choices.index(value) / last), texts[0], texts[1]
+    low, high = max(float(distribution.low), -_HUGE), min(float(distribution.high), _HUGE)
+    by_log = distribution.log and low > 0
+
+    def scaled(value: Any) -> float:
+        at = min(max(float(value), low), high)
+        if by_log:
+            return math.log(at / low) / math.log(high / low)
+        return (at - low) / (high - low)
+
+    return scaled, format_value(low, 3), format_value(high, 3)
 
 
 def _draw_slice(
@@ -220,38 +428,41 @@ def _draw_slice(
 
 
 def _placer(
-    axes: Axes, distribution: BaseDistribution, values: Sequence[Any]
+    axes: Axes, distribution: BaseDistribution, values: Sequence[Any], which: str = "x"
 ) -> Callable[[Any], float]:
     """Where on the axis a value is, after the axis has been set up for it."""
     from matplotlib.ticker import MaxNLocator
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    set_limits = axes.set_xlim if which == "x" else axes.set_ylim
 
     if not isinstance(distribution, (FloatDistribution, IntDistribution)):
         listed = getattr(distribution, "choices", ())
         choices = list(dict.fromkeys([*listed, *values]))
         texts = [shorten(str(choice), 8) for choice in choices]
         few = len(choices) <= 6
-        axes.set_xticks(
+        axis.set_ticks(
             range(len(choices)) if few else [],
             texts if few else [],
             parse_math=False,
             rotation=30 if few and sum(map(len, texts)) > 14 else 0,
         )
-        axes.set_xlim(-0.5, len(choices) - 0.5)
+        set_limits(-0.5, len(choices) - 0.5)
         return choices.index
     low, high = max(float(distribution.low), -_HUGE), min(float(distribution.high), _HUGE)
     if distribution.log and low > 0:
         low = max(low, 1 / _HUGE)
-        axes.set_xscale("log")
+        axes.set(**{f"{which}scale": "log"})
         ticks = _log_ticks(low, high)
-        axes.set_xticks(ticks, [f"{tick:g}".replace("e-0", "e-") for tick in ticks])
-        axes.set_xticks([], minor=True)
+        axis.set_ticks(ticks, [f"{tick:g}".replace("e-0", "e-") for tick in ticks])
+        axis.set_ticks([], minor=True)
         margin = 10 ** (0.04 * math.log10(high / low)) if high > low else 2.0
-        axes.set_xlim(low / margin, high * margin)
+        set_limits(low / margin, high * margin)
     else:
         whole = isinstance(distribution, IntDistribution)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=whole, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(MaxNLocator(nbins=4, integer=whole, steps=[1, 2, 5, 10]))
         margin = 0.04 * (high - low) or 0.04 * abs(low) or 0.5
-        axes.set_xlim(low - margin, high + margin)
+        set_limits(low - margin, high + margin)
     return lambda value: min(max(float(value), low), high)
 
 
@@ -269,6 +480,15 @@ def _later_is_darker() -> Any:
 
     # Fourteen shades: the file is a palette, and the eye sees no more.
     return LinearSegmentedColormap.from_list("later", ["#cfe6f5", "#56B4E9", "#00507d"], N=14)
+
+
+def _better_is_darker(direction: str) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = ["#00507d", "#56B4E9", "#eef6fb"]
+    return LinearSegmentedColormap.from_list(
+        "better", shades if direction == "minimize" else shades[::-1]
+    )
 
 
 def _complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -91,7 +91,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
         True
     """
     ranked = best_first(status.trials, status.directions)
-    headline = _headline(status, ranked)
+    headline = headline_of(status, ranked)
     gallery = status.gallery
     if gallery is None:
         gallery = draw_gallery(status) if pictures else Gallery()
@@ -324,7 +324,8 @@ def _paragraphs(parts: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _headline(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
+def headline_of(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
+    """What came of a study, in a few words."""
     if not ranked:
         complete = count_states(status.trials)["complete"]
         found = f"No {'feasible' if complete else 'complete'} trial"
@@ -367,14 +368,24 @@ def _extremes(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
 
 
 def _progress(status: StudyStatus) -> str:
+    done, words, rest = _progress_parts(status)
+    return f"**{done}**{words}{rest}, **{status.state}**"
+
+
+def progress_of(status: StudyStatus) -> str:
+    """How far a study is, in a line of plain text."""
+    return "".join(_progress_parts(status)) + f", {status.state}"
+
+
+def _progress_parts(status: StudyStatus) -> tuple[str, str, str]:
     done = _done(status)
     words = count_words(status.trials)
     if status.lost:
         words.append(f"{status.lost} lost and repeated")
     return (
-        f"**{done} trial{'' if done in ('1', '1 of 1') else 's'}**"
-        + (f" ({', '.join(words)})" if words else "")
-        + f" in {format_duration(status.elapsed)}, **{status.state}**"
+        f"{done} trial{'' if done in ('1', '1 of 1') else 's'}",
+        f" ({', '.join(words)})" if words else "",
+        f" in {format_duration(status.elapsed)}",
     )
 
 
@@ -457,18 +468,22 @@ def _left_out(status: StudyStatus) -> str:
     return f"Drawing more pictures would have held up the end of the study. {draw} draws all."
 
 
+def loading_code(status: StudyStatus) -> str:
+    """The Python that opens a study."""
+    return (
+        "from prefect_optuna.blocks import as_study_storage\n\n"
+        f"storage = as_study_storage({place_text(status.storage)!r})\n"
+        f"study = storage.load_study({status.study_name!r})"
+    )
+
+
 def _whereabouts(status: StudyStatus) -> str:
     storage, artifacts = place_text(status.storage), place_text(status.artifacts)
     return "\n".join(
         (
             "## Load it",
             "",
-            fenced(
-                "from prefect_optuna.blocks import as_study_storage\n\n"
-                f"storage = as_study_storage({storage!r})\n"
-                f"study = storage.load_study({status.study_name!r})",
-                "python",
-            ),
+            fenced(loading_code(status), "python"),
             "",
             f"The study is in {code(storage)}, its archive in {code(artifacts)}."
             + (f" It runs version {code(status.version)}." if status.version else ""),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
-from prefect_optuna.blocks.errors import ArtifactNotFoundError, ServerUnavailableError
+from prefect_optuna.blocks.errors import (
+    ArchiveError,
+    ArtifactNotFoundError,
+    InvalidSettingError,
+    ServerUnavailableError,
+)
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.report import (
     ReportPublisher,
@@ -58,6 +64,66 @@ def report(
             f"The report of {study_name!r} could not be published; the reason is in the log above."
         )
     return report_key(study_name)
+
+
+def write_report(
+    study_name: str,
+    path: str | Path,
+    *,
+    storage: Storage | None = None,
+    artifacts: ArtifactFileSystem | str | Path | None = None,
+) -> Path:
+    """Write a study's report to a file, and leave Prefect alone. Nothing archived is executed.
+
+    Args:
+        study_name: the study.
+        path: the file. `.html` is one page that loads nothing, with all trials to sort and to
+            search, and what the archive says; `.pdf` is the same on paper; `.md` is what Prefect's
+            UI shows.
+        storage: where the study is kept, as `optimize` takes it.
+        artifacts: where its archive is kept, as `optimize` takes it.
+
+    Raises:
+        InvalidSettingError: the file is of another kind.
+        StudyNotFoundError: there is no such study.
+        StorageUnavailableError: the storage or the archive cannot be reached.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.flows.report_flow import write_report
+        >>> study = optuna.create_study(storage="sqlite:///docs.db", study_name="to-a-file")
+        >>> study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=3)
+        >>> places = {"storage": "sqlite:///docs.db", "artifacts": "memory://docs"}
+        >>> write_report("to-a-file", "study.html", **places).read_text()[:15]
+        '<!doctype html>'
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in (".html", ".pdf", ".md"):
+        raise InvalidSettingError(
+            f"A report is written to a file that ends in .html, .pdf or .md; found {path.name!r}."
+        )
+    status = read_status(study_name, storage=storage, artifacts=artifacts)
+    if kind == ".md":
+        content = render_report(status).markdown.encode()
+    else:
+        from prefect_optuna.flows.report_page import render_page
+        from prefect_optuna.flows.report_pdf import render_pdf
+        from prefect_optuna.tasks.archive import ArchivedStudy
+
+        study = as_study_storage(storage).load_study(study_name)
+        archived = None
+        if read_manifest(study) is not None:
+            try:
+                archived = ArchivedStudy.of(study, artifacts=artifacts)
+            except ArchiveError as error:  # the trials are worth a page without it
+                status = replace(status, notes=(*status.notes, f"Its archive is left out: {error}"))
+        if kind == ".pdf":
+            content = render_pdf(status, archived)
+        else:
+            content = render_page(status, archived).encode()
+    path.write_bytes(content)
+    return path
 
 
 def read_status(

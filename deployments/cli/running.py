@@ -22,7 +22,7 @@ def report(
         Parameter(
             name=("--output", "-o"),
             metavar="FILE",
-            help="Write it to a Markdown file, and leave Prefect alone.",
+            help="Write it to this file, .html, .pdf or .md, and leave Prefect alone.",
         ),
     ] = None,
     places: Places = HERE,
@@ -32,16 +32,14 @@ def report(
 
     ```
     prefect-optuna report lynx-hare
-    prefect-optuna report lynx-hare --output lynx-hare.md
+    prefect-optuna report lynx-hare --output lynx-hare.html
     ```
     """
     if output is not None:
-        from prefect_optuna.flows.report import render_report
-        from prefect_optuna.flows.report_flow import read_status
+        from prefect_optuna.flows.report_flow import write_report
 
         with working("Drawing the report ..."):
-            markdown = render_report(read_status(study, **places.keywords())).markdown
-        output.write_text(markdown, encoding="utf-8")
+            write_report(study, output, **places.keywords())
         answer({"path": str(output)}, markup(str(output)), as_json=json)
         return
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey

@@ -28,8 +28,8 @@ from prefect_optuna.tasks.persistence.info import (
     ensure_persistence_class,
     filename,
 )
-from prefect_optuna.tasks.persistence.names import MAX_NAME
 from prefect_optuna.tasks.persistence.places import (
+    MAX_NAME,
     Storage,
     explained,
     is_folder,

@@ -15,7 +15,7 @@ from prefect_optuna.tasks.persistence.errors import (
     UnsetFieldError,
 )
 from prefect_optuna.tasks.persistence.fields import PersistentField, missing, type_text
-from prefect_optuna.tasks.persistence.names import MAX_NAME, escaped, leads_elsewhere
+from prefect_optuna.tasks.persistence.places import MAX_NAME, escaped, leads_elsewhere
 
 T = TypeVar("T")
 

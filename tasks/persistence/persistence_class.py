@@ -27,7 +27,7 @@ from prefect_optuna.tasks.persistence.fields import (
 )
 from prefect_optuna.tasks.persistence.generated import generate
 from prefect_optuna.tasks.persistence.info import CLASSES, INFO, Migration, PersistentClass
-from prefect_optuna.tasks.persistence.names import leads_elsewhere
+from prefect_optuna.tasks.persistence.places import leads_elsewhere
 
 T = TypeVar("T")
 

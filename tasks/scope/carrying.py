@@ -19,8 +19,7 @@ from prefect_optuna.tasks.scope.frames import (
     put,
 )
 from prefect_optuna.tasks.scope.origins import Origin, describe
-from prefect_optuna.tasks.scope.packing import pack, unpack
-from prefect_optuna.tasks.scope.scope import ParamScope, handle
+from prefect_optuna.tasks.scope.scope import ParamScope, handle, pack, unpack
 from prefect_optuna.tasks.scope.unread import may_be_read_elsewhere
 
 

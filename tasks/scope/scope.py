@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from sys import _getframe  # pyright: ignore[reportPrivateUsage]
 from types import TracebackType
 from typing import Any, Self
 
+import cloudpickle
+
 from prefect_optuna.tasks.scope import unread
 from prefect_optuna.tasks.scope.accessor import Accessor, checked_key, show
+from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.frames import (
     Frame,
     Layer,
@@ -21,7 +25,6 @@ from prefect_optuna.tasks.scope.frames import (
     write,
 )
 from prefect_optuna.tasks.scope.origins import Origin, caller
-from prefect_optuna.tasks.scope.packing import pack, unpack
 from prefect_optuna.tasks.scope.values import flatten, parse_assignments
 
 
@@ -297,3 +300,29 @@ def _unpickled(packed: bytes, inherits: bool) -> ParamScope:
 
 # Past `__setattr__`, which sets parameters.
 _set_layer: Any = vars(ParamScope)["_layer"].__set__
+
+
+def pack(values: dict[str, Any]) -> bytes:
+    """Pickle the values of a scope, functions of a script included."""
+    try:
+        return cloudpickle.dumps(values)
+    except Exception as error:
+        for key, value in values.items():
+            try:
+                cloudpickle.dumps(value)
+            except Exception as reason:
+                raise InvalidParameterError(
+                    f"The parameter {key!r} cannot travel to another process: its value, a "
+                    f"{type(value).__module__}.{type(value).__qualname__}, cannot be pickled "
+                    f"({type(reason).__name__}: {reason}). Pass what it is made from, and make it "
+                    "where it is used."
+                ) from reason
+        raise InvalidParameterError(
+            f"The parameters {', '.join(values)} cannot travel to another process together: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+
+
+def unpack(packed: bytes) -> dict[str, Any]:
+    """The values again."""
+    return pickle.loads(packed)  # noqa: S301 - within something that is being unpickled

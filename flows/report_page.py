@@ -1,0 +1,403 @@
+"""A study's report as one HTML file, for people who reach neither the server nor the storage.
+
+It loads nothing and sends nothing, which its own Content-Security-Policy sees to. Data of the
+table is compressed in the page; a browser without scripts shows the best trials.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from optuna.trial import FrozenTrial
+
+from prefect_optuna.blocks import PrefectOptunaError
+from prefect_optuna.blocks._secrets import place_text
+from prefect_optuna.blocks.artifacts.markdown import data_uri
+from prefect_optuna.blocks.texts import visible, visible_line
+from prefect_optuna.flows.best_picture import spread
+from prefect_optuna.flows.gallery import PICTURES, draw_gallery, importance_of_all
+from prefect_optuna.flows.param_plots import contour_plot, parallel_plot
+from prefect_optuna.flows.plots import series_plot
+from prefect_optuna.flows.report import headline_of, loading_code, progress_of
+from prefect_optuna.flows.study_status import StudyStatus
+from prefect_optuna.flows.wording import format_value
+from prefect_optuna.tasks.archive import ArchivedStudy
+from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY, SCOPE_KEY, is_of_the_archive
+from prefect_optuna.tasks.archive.record.trial_table import trial_columns
+from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation, as_tuple
+from prefect_optuna.tasks.selection import best_first
+
+_STATIC_ROWS = 50
+AGAIN = ("when (UTC)", "trial", "archived", "now", "difference", "verdict", "cause")
+VERSIONS = (
+    "version",
+    "from trial",
+    "archived (UTC)",
+    "Python",
+    "platform",
+    "sampler",
+    "SHA-256 of the code",
+    "SHA-256 of the environment",
+)
+"""The headings of a page's tables of re-evaluations and of versions."""
+
+_CELL = 80  # letters of a text; and as many columns
+_PAGE_BYTES = 2_000_000
+_REST_BYTES = 100_000  # of the page, beside pictures, long texts and the data of the table
+_TEXT = 200_000  # letters of source; a page is for reading
+_SAMPLE = 2_000  # trials, by which is told how large all of them are
+_REEVALUATIONS = 20
+_READING_SECONDS = 5.0
+
+_CAPTIONS = {
+    "pareto": "Each dot is a trial. No trial is better in both values than one on the line.",
+    "history": "Each dot is a trial; the line is the best value so far. Few values that are far "
+    "worse are at the edge.",
+    "importances": "By PED-ANOVA, over at most a thousand trials.",
+    "slices": "Later trials are stronger in colour.",
+    "parallel": "Parameters and values from their lowest to their highest; the best half is blue.",
+    "contour": "Between trials, the value is interpolated; outside of them, nothing is drawn.",
+    "timeline": "A bar for each trial, a row for each that runs at the same time.",
+}
+
+
+@dataclass
+class Section:
+    """A part of a page: its heading, and what is below it."""
+
+    id: str
+    title: str
+    pictures: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    lines: list[str] = field(default_factory=list[str])
+    code: str = ""
+
+
+def render_page(status: StudyStatus, archived: ArchivedStudy | None = None) -> str:
+    """Write the report of a study as one HTML page.
+
+    Args:
+        status: how the study stands.
+        archived: its archive, where it has one. Nothing of it is executed.
+
+    Returns:
+        The page. It takes at most 2 MB for 10,000 trials: numbers of more, or of many parameters,
+        are rounded to six digits, and then the worst trials are left out, which the page says.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study(study_name="demo")
+        >>> study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=9)
+        >>> status = StudyStatus("demo", ("minimize",), study.trials, 9, "completed", 0.2,
+        ...                      "memory://", "memory://")
+        >>> render_page(status).startswith("<!doctype html>")
+        True
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = Path(__file__).parent
+    css, script = (
+        (here / f"report_page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
+    )
+    environment = Environment(
+        loader=FileSystemLoader(here, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report_page.html.jinja").render(
+        page_parts(status, archived),
+        # Nothing but what is in the file, and of scripts only this one.
+        policy="default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src {_source(css)}; script-src {_source(script)}",
+        css=Markup(css),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+    )
+
+
+def page_parts(status: StudyStatus, archived: ArchivedStudy | None) -> dict[str, Any]:
+    """What a page shows, by the names that the template has for it; all of it is text."""
+    ranked = best_first(status.trials, status.directions)
+    reevaluations = archived.reevaluations(last=_REEVALUATIONS) if archived else []
+    sections = _sections(status, ranked, archived, reevaluations)
+    archive = _archive(archived) if archived else None
+    taken = sum(len(picture["src"]) for section in sections for picture in section.pictures)
+    taken += sum(len(text) for _, text in archive["texts"]) if archive else 0
+    room = _PAGE_BYTES - _REST_BYTES - taken
+    return {
+        "name": visible_line(status.study_name),
+        "headline": headline_of(status, ranked),
+        "progress": progress_of(status),
+        "notes": [visible_line(note) for note in status.notes],
+        "sections": sections,
+        "best": _best(status, ranked),
+        "table": _table(status, ranked, room) if status.trials else None,
+        "headings_again": AGAIN,
+        "headings_versions": VERSIONS,
+        "again": [row for one in reversed(reevaluations) for row in _again(one)],
+        "archive": archive,
+        "release": importlib.metadata.version("prefect-optuna"),
+        "now": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+    }
+
+
+def _sections(
+    status: StudyStatus,
+    ranked: Sequence[FrozenTrial],
+    archived: ArchivedStudy | None,
+    reevaluations: Sequence[Reevaluation],
+) -> list[Section]:
+    pictures = _pictures(status)
+    best = Section("best", "The best trial" if len(status.directions) == 1 else "Best trials")
+    if status.best_figure and ranked:
+        best.pictures.append(
+            _picture(status.best_figure, f"Trial {ranked[0].number}, the best one", "")
+        )
+    if archived and ranked and (series := _series(archived, status, ranked[0])):
+        best.pictures.append(
+            _picture(
+                series,
+                f"Series of trial {ranked[0].number} among those of others",
+                "The line is the best trial.",
+                "drawn",
+            )
+        )
+    groups = {
+        "course": ("How the search went", ("pareto", "history")),
+        "parameters": ("What matters", ("importances", "slices", "parallel", "contour")),
+        "timeline": ("Who ran what", ("timeline",)),
+    }
+    drawn = {
+        key: Section(key, title, [pictures[name] for name in names if name in pictures])
+        for key, (title, names) in groups.items()
+    }
+    found = [
+        best if ranked else None,
+        drawn["course"],
+        drawn["parameters"],
+        Section("trials", "Trials") if status.trials else None,
+        drawn["timeline"],
+        Section("again", "Re-evaluations") if reevaluations else None,
+        Section("archive", "Archive") if archived else None,
+        Section(
+            "load",
+            "Load it",
+            code=loading_code(status),
+            lines=[
+                f"The study is in {place_text(status.storage)}, its archive in "
+                f"{place_text(status.artifacts)}."
+            ],
+        ),
+    ]
+    return [one for one in found if one and (one.pictures or one.id not in groups)]
+
+
+def _pictures(status: StudyStatus) -> dict[str, dict[str, str]]:
+    shares = importance_of_all(status)
+    names = {**PICTURES, "parallel": "Trials as lines through their parameters and values"}
+    names["contour"] = "The value over the two parameters that matter most"
+    found: dict[str, bytes | None] = dict(draw_gallery(status).pictures)
+    for name, draw in (("parallel", parallel_plot), ("contour", contour_plot)):
+        found[name] = draw(status.trials, status.directions, shares, max_bytes=90_000)
+    return {
+        name: _picture(png, names[name], _CAPTIONS[name], "drawn")
+        for name, png in found.items()
+        if png
+    }
+
+
+def _picture(png: bytes, alt: str, caption: str, kind: str = "given") -> dict[str, str]:
+    return {"src": data_uri(png), "alt": alt, "caption": caption or alt, "kind": kind}
+
+
+def _series(archived: ArchivedStudy, status: StudyStatus, best: FrozenTrial) -> bytes | None:
+    """The best trial's series among those of others, as far as they are read in time."""
+    end = time.monotonic() + _READING_SECONDS
+    try:
+        result = archived.result(best.number)
+        others = [
+            archived.result(trial.number)
+            for trial in spread(status.trials)
+            if time.monotonic() < end
+        ]
+        return series_plot(result, archived.axes, others=others)
+    except PrefectOptunaError:  # it has no result, or a part of the archive is gone
+        return None
+
+
+def _best(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> list[tuple[str, str]]:
+    if len(status.directions) > 1:
+        return [
+            (
+                f"value {index} ({direction})",
+                " to ".join(
+                    format_value(end(trial.values[index] for trial in ranked)) for end in (min, max)
+                ),
+            )
+            for index, direction in enumerate(status.directions)
+            if ranked
+        ]
+    if not ranked:
+        return []
+    best = ranked[0]
+    read = best.user_attrs.get(SCOPE_KEY)
+    found = {"trial": best.number, **best.params}
+    found |= {f"scope: {k}": v for k, v in read.items()} if isinstance(read, Mapping) else {}
+    return [(visible_line(k), visible_line(format_value(v))) for k, v in found.items()]
+
+
+def _table(status: StudyStatus, ranked: Sequence[FrozenTrial], room: int) -> dict[str, Any]:
+    """All trials, the best first: some as rows, all of them compressed, in so many bytes."""
+    leading = {trial.number for trial in ranked}
+    trials = [*ranked, *(trial for trial in status.trials if trial.number not in leading)]
+    columns, notes = _all_columns(trials[:_SAMPLE]), []
+    if len(columns) > _CELL:
+        notes.append(f"{len(columns) - _CELL} columns did not fit into this page.")
+    rounded = _size_of(trials, rounded=False) > room
+    if rounded:
+        notes.append("Numbers are rounded to six digits. `prefect-optuna trials` has all of them.")
+    size = _size_of(trials, rounded=rounded)
+    kept = trials if size <= room else trials[: int(len(trials) * room / size)]
+    if len(kept) < len(trials):
+        notes.append(
+            f"The other {len(trials) - len(kept):,} trials did not fit into this page; the best "
+            "are here."
+        )
+    columns = _columns(kept, rounded=rounded)
+    rows = zip(*(column[:_STATIC_ROWS] for column in columns.values()), strict=True)
+    return {
+        "headings": list(columns),
+        "rows": [[_shown(cell) for cell in row] for row in rows],
+        "count": len(trials),
+        "data": _packed(columns),
+        "notes": notes,
+    }
+
+
+def _size_of(trials: Sequence[FrozenTrial], *, rounded: bool) -> float:
+    """About how many bytes the trials take, a little more rather than less."""
+    sample = trials[:_SAMPLE]
+    return 1.03 * len(_packed(_columns(sample, rounded=rounded))) * len(trials) / len(sample)
+
+
+def _all_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
+    ours = {f"user.{key}" for t in trials for key in t.user_attrs if is_of_the_archive(key)}
+    return {n: c for n, c in trial_columns(trials).items() if n not in ours | {"completed"}}
+
+
+def _columns(trials: Sequence[FrozenTrial], *, rounded: bool) -> dict[str, list[Any]]:
+    columns = dict(list(_all_columns(trials).items())[:_CELL])
+    results = [trial.user_attrs.get(RESULT_KEY) for trial in trials]
+    digests = [one.get("sha256") if isinstance(one, Mapping) else None for one in results]
+    if any(isinstance(digest, str) for digest in digests):
+        columns["SHA-256 of the result"] = [d[:16] if isinstance(d, str) else None for d in digests]
+    return {
+        visible_line(name): [_cell(value, rounded=rounded) for value in column]
+        for name, column in columns.items()
+    }
+
+
+def _cell(value: Any, *, rounded: bool) -> Any:
+    """A cell as JSON has it: no NaN, no long text, nothing that cannot be seen."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return float(f"{value:.6g}") if rounded else value
+    if value is None or isinstance(value, (bool, int)):
+        return value if not isinstance(value, bool) else str(value).lower()
+    if isinstance(value, datetime):
+        return value.isoformat(" ", timespec="seconds")
+    text = visible_line(str(value))
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def _shown(cell: Any) -> str:
+    return "" if cell is None else f"{cell:.6g}" if isinstance(cell, float) else str(cell)
+
+
+def _packed(columns: Mapping[str, Sequence[Any]]) -> str:
+    document = {"headings": list(columns), "columns": list(columns.values())}
+    text = json.dumps(document, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
+
+
+def _again(result: Reevaluation) -> Iterable[list[str]]:
+    when = result.created[:16].replace("T", " ")
+    for trial in result.trials:
+        archived = "none" if trial.archived is None else _numbers(as_tuple(trial.archived))
+        yield [
+            when,
+            str(trial.number),
+            archived,
+            _numbers(trial.mean),
+            "" if trial.difference is None else f"{trial.difference:.3g}",
+            trial.verdict,
+            visible_line(trial.cause or trial.message),
+        ]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(map(format_value, values))
+
+
+def _archive(archived: ArchivedStudy) -> dict[str, Any]:
+    newest = archived.environment
+    git = newest.git
+    facts = {
+        "signatures": str(archived.signatures),
+        "Python": f"{newest.implementation} {newest.python}",
+        "platform": newest.platform,
+        "git": f"{git.commit[:12]} {git.branch}{' with changes' if git.dirty else ''}"
+        if git
+        else "",
+        "packages": len(newest.distributions),
+        "series": ", ".join(archived.series),
+        "study": str(archived.manifest.uuid),
+    }
+    versions = []
+    for number, version in enumerate(archived.versions):
+        ran = archived.environment_of(number)
+        versions.append(
+            [
+                number,
+                version.first_trial,
+                version.created[:16].replace("T", " "),
+                ran.python,
+                ran.platform,
+                visible_line(ran.sampler or ""),
+                version.code_version,
+                version.environment,
+            ]
+        )
+    texts = [
+        ("What is in the archive, and all that would run", archived.describe()),
+        ("Source of the newest version", archived.source()),
+        ("Packages of the newest version", archived.requirements()),
+    ]
+    return {
+        "facts": [(key, visible_line(str(value))) for key, value in facts.items() if value],
+        "versions": versions,
+        "texts": [(title, _readable(text)) for title, text in texts if text.strip()],
+    }
+
+
+def _readable(text: str) -> str:
+    cut = text if len(text) <= _TEXT else text[:_TEXT] + "\n... (`prefect-optuna show` has all)"
+    return visible(cut)
+
+
+def _source(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return f"'sha256-{digest}'"
