@@ -116,6 +116,7 @@ def test_ctrl_c_is_code_130_and_no_traceback(tmp_path: Path) -> None:
         assert errors.splitlines() == ["Interrupted."]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)  # a server, a worker and a flow run, each of which takes its time
 def test_serve_then_deploy_and_watch_is_the_whole_way(tmp_path: Path) -> None:
     (tmp_path / "served_parabola.py").write_text(

@@ -121,6 +121,7 @@ def test_a_stranger_s_file_has_no_folder_built_trusted_or_not(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_study_that_is_here_runs_with_its_recorded_packages(
     call: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,7 @@ def everything_on_the_server() -> str:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # two flow runs, each a process that imports everything
 def test_a_script_runs_where_neither_it_nor_its_folder_is_and_changed_code_is_a_version(
     cable: Cable, worker: LocalWorker, tmp_path: Path

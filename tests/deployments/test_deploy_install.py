@@ -101,6 +101,7 @@ def trials(study: str) -> list[Any]:
     return ArchivedStudy.load(study, **PLACES).study.trials
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # two flow runs, each a process that imports everything twice
 @pytest.mark.usefixtures("deployer")
 def test_a_worker_installs_what_was_recorded_once_and_runs_trials_with_it(

@@ -16,6 +16,7 @@ from prefect_optuna.flows.study import make_sampler
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_that_is_killed_at_random_gives_the_trials_of_one_that_is_not(sampler: str) -> None:
     given: dict[str, Any] = {

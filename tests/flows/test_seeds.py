@@ -145,6 +145,7 @@ def test_threads_keep_their_own_and_what_they_share_is_said() -> None:
     assert "Trials 0, 1, 2, 3 ran in threads that drew from the same generator" in note
 
 
+@pytest.mark.slow
 def test_threads_of_trials_run_again() -> None:
     def own(trial: optuna.Trial) -> float:
         return trial.suggest_float("x", -1, 1) + np.random.default_rng().random()
@@ -187,6 +188,7 @@ def test_an_attempt_that_comes_later_has_other_numbers_which_are_kept() -> None:
     assert again("unlucky").reproduced
 
 
+@pytest.mark.slow
 def test_enqueued_trials_have_seeds_too() -> None:
     def noisy(trial: optuna.Trial) -> float:
         seed = trial.user_attrs["seed"]  # as for a key of JAX
@@ -218,6 +220,7 @@ def test_a_seed_takes_no_write_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert writes == []
 
 
+@pytest.mark.slow
 def test_other_seeds_say_how_much_of_a_value_is_luck() -> None:
     def noisy(params: dict[str, float]) -> float:
         return params["x"] + random.gauss(0, 1)
@@ -239,6 +242,7 @@ def test_other_seeds_say_how_much_of_a_value_is_luck() -> None:
         reevaluate("luck", reseed=True, trusted=True)
 
 
+@pytest.mark.slow
 def test_randomness_that_no_seed_reaches_is_named() -> None:
     def secretive(params: dict[str, float]) -> float:
         import secrets

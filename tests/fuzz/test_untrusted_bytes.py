@@ -162,6 +162,7 @@ except ArtifactLoadError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["levels", "letters", "encrypted", "columns"])
 def test_what_arrow_throws_where_nobody_catches_is_an_error(what: str) -> None:
     content = COUNTED

@@ -159,6 +159,7 @@ def test_files_are_seen_that_python_reads_and_no_others(tmp_path: Path) -> None:
     assert list(inner) == [str(data)]
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_pruned_is_pruned_again_after_the_same_step() -> None:
     def descend(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", 0, 1)
@@ -204,6 +205,7 @@ def test_a_generator_that_the_code_holds_is_named() -> None:
     assert found.startswith("it may draw from a generator that the code holds, which goes on")
 
 
+@pytest.mark.slow
 def test_the_fresh_process_names_the_files_that_the_code_reads(tmp_path: Path) -> None:
     path = tmp_path / "gain.txt"
     path.write_text("3")

@@ -66,6 +66,7 @@ def rerun_in(environment: Environment, packages: Any, run: Any = times_tiny) -> 
     return rerun(RerunRequest(capture, environment, [trial], packages=packages))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_here")
 def test_a_trial_runs_with_the_packages_that_it_had_where_those_of_today_give_another_value() -> (
     None

@@ -248,6 +248,7 @@ def test_no_size_is_refused() -> None:
         as_bytes("much")
 
 
+@pytest.mark.slow
 def test_a_trial_runs_again_on_the_files_that_it_had(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

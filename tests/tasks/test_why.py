@@ -132,6 +132,7 @@ def of_scope(params: dict[str, float], scope: dict[str, float]) -> float:
     return params["x"] * scope["gain"]
 
 
+@pytest.mark.slow
 def test_a_changed_constant_of_the_scope() -> None:
     planted = Planted(of_scope, scope={"gain": 2.0})
     drift = planted.drift(planted.value(), scope={"gain": 3.0})

@@ -393,6 +393,7 @@ def test_the_same_code_saved_at_the_same_instant_is_one_version(
     assert len(ArchivedStudy.load("same", storage=storage, artifacts=artifacts).versions) == 1
 
 
+@pytest.mark.slow
 def test_processes_save_their_code_at_once(tmp_path: Path) -> None:
     program = dedent("""
         import sys

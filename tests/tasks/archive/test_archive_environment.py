@@ -21,8 +21,6 @@ import numpy as np
 import optuna
 import pytest
 from packaging.requirements import Requirement
-from pip._internal.network.session import PipSession
-from pip._internal.req import parse_requirements
 
 from prefect_optuna.blocks import InMemoryStudyStorage
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
@@ -368,8 +366,16 @@ def test_every_distribution_is_pinned_for_pip() -> None:
     assert len(pinned) > 20
 
 
-# Old versions of pip look for setuptools' pkg_resources, which says so.
-@pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")
+# In a process of its own: pip asks which loader it came from, and libraries change that.
+_READ_BY_PIP = """
+import json, sys
+from pip._internal.network.session import PipSession
+from pip._internal.req import parse_requirements
+read = parse_requirements(sys.argv[1], session=PipSession())
+print(json.dumps([one.requirement for one in read]))
+"""
+
+
 def test_pip_reads_the_file(tmp_path: Path) -> None:
     file = tmp_path / "requirements.txt"
     environment = installed(
@@ -386,8 +392,9 @@ def test_pip_reads_the_file(tmp_path: Path) -> None:
         },
     )
     file.write_text(requirements_text(environment))
-    read = list(parse_requirements(str(file), session=PipSession()))
-    assert [one.requirement for one in read] == [
+    asked = [sys.executable, "-c", _READ_BY_PIP, str(file)]
+    answer = subprocess.run(asked, check=True, capture_output=True, text=True, encoding="utf-8")
+    assert json.loads(answer.stdout) == [
         "numpy==1.26.4",
         "torch==2.1.0",
         "fork @ git+https://example.org/fork.git@c0ffee#subdirectory=python",

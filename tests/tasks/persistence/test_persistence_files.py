@@ -287,6 +287,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list
     return root, numbers, exit_code
 
 
+@pytest.mark.slow
 def test_PS25_sixteen_processes_lose_no_object_and_overwrite_none(
     processes: tuple[Path, list[list[int]], int],
 ) -> None:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_the_arguments_and_the_types_of_a_class(tmp_path: Path) -> None:
     typed = Path(__file__).with_name("typed_persistence.py")
     (tmp_path / "typed.py").write_text(typed.read_text())

@@ -188,6 +188,7 @@ def test_generator_tasks_run_in_the_scope_of_the_call() -> None:
     assert study() == [(0, 0.1), (1, 0.1)]
 
 
+@pytest.mark.slow
 def test_hundreds_of_tasks_at_once_never_mix_their_scopes() -> None:
     together = threading.Barrier(16)
 
