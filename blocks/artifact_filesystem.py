@@ -53,6 +53,7 @@ from prefect_optuna.blocks.errors import (
 )
 from prefect_optuna.blocks.patience import patient_store
 from prefect_optuna.blocks.stores import REMOTE, ArtifactInfo, ArtifactStore, open_store
+from prefect_optuna.blocks.texts import card
 
 _LOCAL = ("file", "local")
 _MAGIC = re.compile(r"[*?\[]")
@@ -525,6 +526,10 @@ class ArtifactFileSystem(WritableFileSystem):
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
         return digest.hexdigest()
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return card(type(self).__name__, [("where", self.location())])
 
     def location(self, path: str = "") -> str:
         """Say where an artifact, or the root, is: an absolute path or a URL, without secrets.

@@ -22,6 +22,7 @@ from prefect_optuna.blocks.errors import (
     StudyNotFoundError,
     invalid_setting,
 )
+from prefect_optuna.blocks.texts import card
 
 _Direction: TypeAlias = Literal["minimize", "maximize"] | StudyDirection
 
@@ -71,6 +72,10 @@ class StudyStorage(Block, ABC):
     @abstractmethod
     def location(self) -> str:
         """The storage's URL for people to read, without any password."""
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return card(type(self).__name__, [("where", self.location)])
 
     def get_storage(self) -> BaseStorage:
         """Return the Optuna storage of this block, the same one each time.

@@ -2,17 +2,19 @@
 
 A terminal obeys the control characters in a name, rich its brackets, a shell its semicolons, and
 bidirectional characters show a name that is another one. Text is kept as it came, and made
-harmless where it is put out: here for terminals, JSON and shells, and in `artifacts/markdown.py`
-for Markdown.
+harmless where it is put out: here for terminals, JSON, shells and notebooks, and in
+`artifacts/markdown.py` for Markdown.
 """
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleRenderable, RenderHook
@@ -21,6 +23,9 @@ from rich.segment import Segment
 
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderResult
+
+_LEFT = "text-align: left; padding-right: 1em"
+_ROWS = 20  # of a table in a notebook
 _SLASHES = re.compile(r"(\\+)(?=\[(?![a-z#/@][^\[]*?\]))")
 
 
@@ -98,3 +103,47 @@ def terminal(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
     console = Console(stderr=stderr, soft_wrap=soft_wrap, highlight=False, emoji=False)
     console.push_render_hook(VisibleOnly())
     return console
+
+
+def card(
+    title: str,
+    facts: Iterable[tuple[str, str]] = (),
+    *,
+    headings: Sequence[str] = (),
+    rows: Sequence[Sequence[str]] = (),
+    picture: bytes | None = None,
+) -> str:
+    """An object as notebooks show it, in HTML; what it is given is text.
+
+    Example:
+        >>> card("two & two", [("sum", "4")])[:34]
+        '<div><strong>two &amp; two</strong>'
+    """
+    parts = [f"<strong>{_html(title)}</strong>"]
+    if lines := [f"{_cell('th', name)}{_cell('td', text)}" for name, text in facts]:
+        parts.append(_table(lines))
+    if rows:
+        lines = ["".join(_cell("td", cell) for cell in row) for row in rows[:_ROWS]]
+        parts.append(_table(["".join(_cell("th", name) for name in headings), *lines]))
+        if len(rows) > _ROWS:
+            parts.append(f"<p>and {len(rows) - _ROWS} more</p>")
+    if picture:
+        # White, as the picture's letters are dark; notebooks may not be.
+        content = base64.b64encode(picture).decode("ascii")
+        parts.append(
+            f'<img alt="{_html(title)}" src="data:image/png;base64,{content}" '
+            'style="max-width: 640px; width: 100%; background: white">'
+        )
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _table(lines: Iterable[str]) -> str:
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _cell(kind: str, text: str) -> str:
+    return f'<{kind} style="{_LEFT}">{_html(text)}</{kind}>'
+
+
+def _html(text: str) -> str:
+    return html.escape(visible_line(text))

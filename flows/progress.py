@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from html import escape
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich
 import rich.box
@@ -77,11 +79,14 @@ class StudyProgress:
         self._counts = dict.fromkeys(_STATES, 0)
         self._best: list[FrozenTrial] = []
         self._console = console or _log_console() or Console(stderr=True)
-        self.enabled: bool = self._console.is_terminal if enabled is None else enabled
+        seen = self._console.is_terminal or self._console.is_jupyter
+        self.enabled: bool = seen if enabled is None else enabled
         if not self.enabled:
             return
         for trial in trials:
             self._count(trial)
+        self._total = total
+        self._cell: _Cell | None = _Cell() if self._console.is_jupyter else None
         self._progress = Progress(
             *_columns(self._console.width, has_total=total is not None),
             console=self._console,
@@ -93,7 +98,7 @@ class StudyProgress:
 
     def __enter__(self) -> Self:
         """Show the line."""
-        if self.enabled:
+        if self.enabled and self._cell is None:
             with ExitStack() as stack:
                 # Prefect's console knows the styles of its log only.
                 stack.enter_context(self._console.use_theme(Theme()))
@@ -108,7 +113,11 @@ class StudyProgress:
         traceback: TracebackType | None,
     ) -> None:
         """Leave the line as it is, and stop updating it."""
-        if self.enabled:
+        if not self.enabled:
+            return
+        if self._cell is not None:
+            self._cell.show(self._as_html(), at_once=True)
+        else:
             self._open.close()
 
     def update(self, trial: FrozenTrial) -> None:
@@ -126,7 +135,22 @@ class StudyProgress:
             best = best_first([*self._best, trial], self._directions)
             self._best = best[:1] if len(self._directions) == 1 else best
 
+    def _as_html(self) -> str:
+        """The line in a notebook, whose cells take HTML."""
+        done = sum(self._counts.values())
+        total = f' max="{self._total}" value="{min(done, self._total)}"' if self._total else ""
+        words = [f"{done} of {self._total} trials" if self._total else f"{done} trials"]
+        words += [f"{count} {_STATES[s][0]}" for s, count in self._counts.items() if count]
+        if self._best and len(self._directions) == 1:
+            words.append(f"best {format_value(self._best[0].values[0])}")
+        elif self._best:
+            words.append(f"{len(self._best)} Pareto-best")
+        return f'<progress{total} aria-label="trials"></progress> {escape(" · ".join(words))}'
+
     def _show(self) -> None:
+        if self._cell is not None:
+            self._cell.show(self._as_html())
+            return
         counts = " ".join(
             f"[{colour}]{self._counts[state]} {name}[/]"
             for state, (name, colour) in _STATES.items()
@@ -141,6 +165,26 @@ class StudyProgress:
         self._progress.update(
             self._task, completed=sum(self._counts.values()), counts=counts, best=best
         )
+
+
+class _Cell:
+    """An output of a notebook's cell that is replaced, five times a second at most."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._next = 0.0
+
+    def show(self, html: str, *, at_once: bool = False) -> None:
+        from IPython.display import HTML, display  # of the notebook in which this runs
+
+        now = time.monotonic()
+        if now < self._next and not at_once:
+            return
+        self._next = now + 0.2
+        if self._handle is None:
+            self._handle = display(HTML(html), display_id=True)
+        else:
+            self._handle.update(HTML(html))
 
 
 def best_trials_table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import optuna
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from prefect_optuna.blocks import StudyStorage, as_study_storage
 from prefect_optuna.blocks.errors import PrefectOptunaError
-from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.blocks.texts import card, visible_line
 from prefect_optuna.tasks.persistence import field, persistence_class
 
 
@@ -147,13 +147,17 @@ class StudyResult(BaseModel):
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th>"
-            f"<td style='text-align:left'>{escape(visible_line(text))}</td></tr>"
-            for name, text in self._rows()
+        return card(
+            f"{self.study_name}: {self._headline()}", self._rows(), picture=self._local_picture()
         )
-        title = f"<b>{escape(visible_line(self.study_name))}</b>: {escape(self._headline())}"
-        return f"<div>{title}<table>{rows}</table></div>"
+
+    def _local_picture(self) -> bytes | None:
+        """The picture of the best trial, where it is a file of this machine."""
+        try:
+            path = Path(self.picture or "")
+            return path.read_bytes() if path.is_file() else None
+        except OSError:
+            return None
 
     def _headline(self) -> str:
         if not self.best_trials:

@@ -31,6 +31,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from prefect_optuna.blocks.errors import InvalidProblemError
+from prefect_optuna.blocks.texts import card
 
 Direction = Literal["minimize", "maximize"]
 
@@ -86,6 +87,17 @@ class Problem:
     _named: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the names of what it is made of, and no values of its context."""
+        parts = {name: getattr(self, name) for name in (*_FIRST, "objective")}
+        facts = {
+            **{k: f"{getattr(v, '__qualname__', type(v).__name__)}" for k, v in parts.items() if v},
+            "directions": ", ".join(self.directions),
+            "context": ", ".join(self.context),
+            "axes": ", ".join(self.axes),
+        }
+        return card("Problem", [(name, text) for name, text in facts.items() if text])
 
     def __post_init__(self) -> None:
         if (self.objective is None) == (self.run is None):

@@ -26,7 +26,7 @@ from prefect_optuna.blocks.errors import (
     ArtifactExistsError,
     UntrustedArchiveError,
 )
-from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.blocks.texts import card, visible_line
 from prefect_optuna.tasks.archive.carrying.parcel import pack, refuse_claimed, unpacked
 from prefect_optuna.tasks.archive.carrying.portable import read_parcel, write_parcel
 from prefect_optuna.tasks.archive.code.capture import Capture, document_of
@@ -779,6 +779,28 @@ class ArchivedStudy:
             lines.append("  Restoring it would, apart from the source:")
             lines.extend(f"    {act.does:8} {act.what}  ({act.where})" for act in acts.values())
         return lines
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{text} {name}" for name, text in self._facts()[:2])
+        return f"<ArchivedStudy {self.study.study_name!r}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        try:
+            picture = self._artifacts.read_path(f"studies/{self.manifest.uuid}/best.png")
+        except PrefectOptunaError:  # there is none, or it cannot be reached just now
+            picture = None
+        return card(f"{self.study.study_name}, archived", self._facts(), picture=picture)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        trials = self.study.get_trials(deepcopy=False)
+        return [
+            ("trials", str(len(trials))),
+            ("versions", str(len(self.manifest.versions))),
+            ("signatures", str(self.signatures)),
+            ("series", ", ".join(series_keys(self.study, trials))),
+            ("files", self._artifacts.location()),
+        ]
 
     def _trial(self, number: int) -> FrozenTrial:
         trials = self.study.get_trials(deepcopy=False)

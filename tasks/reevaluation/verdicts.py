@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.blocks.texts import card, visible_line
 from prefect_optuna.tasks.environments import EnvironmentChoice
 from prefect_optuna.tasks.reevaluation.uploads import UploadVerdict
 
@@ -184,6 +184,24 @@ class Reevaluation(BaseModel):
         )
 
     __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return card(
+            f"Reevaluation of {self.study_name}: {self.headline}",
+            [("environment", note) for note in self.notes],
+            headings=("trial", "verdict", "archived", "now", "cause"),
+            rows=[
+                (
+                    str(trial.number),
+                    trial.verdict,
+                    _text(trial.archived),
+                    ", ".join(map(_text, trial.values)) or trial.message,
+                    trial.cause,
+                )
+                for trial in self.trials
+            ],
+        )
 
 
 def compare(

@@ -30,8 +30,8 @@ def test_a_terminal_shows_the_answer_first() -> None:
 
 def test_a_notebook_shows_it_escaped() -> None:
     html = ONE._repr_html_()
-    assert "<b>&lt;lab&gt;</b>: best value 0.125" in html
-    assert "<td style='text-align:left'>x=1.5, kind=&#x27;a&#x27;</td>" in html
+    assert "<strong>&lt;lab&gt;: best value 0.125" in html
+    assert ">x=1.5, kind=&#x27;a&#x27;</td>" in html
 
 
 def test_one_direction_has_one_best_trial() -> None:
