@@ -75,7 +75,7 @@ bench: .venv/installed-bench .cache/neuralib/installed ## run the benchmarks; ra
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
 .PHONY: docs
-docs: .venv/installed-docs ## build the documentation site into .cache/site/html; a dead link fails
+docs: .venv/installed-docs chromium ## build the documentation site into .cache/site/html; a dead link fails
 	$(BIN)/python deployments/site/build.py
 
 .PHONY: again

@@ -38,7 +38,6 @@ def copy_pages(pages: Path) -> None:
         target = pages / page.relative_to(HERE)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(with_sections(page.read_text(encoding="utf-8")), encoding="utf-8")
-    (pages / "report.png").write_bytes((ROOT / ".github/report.png").read_bytes())
 
 
 def with_sections(text: str) -> str:
@@ -102,6 +101,8 @@ def main() -> int:
     pages = SITE / "pages"
     pages.mkdir(parents=True)
     copy_pages(pages)
+    take_pictures = [sys.executable, HERE / "screenshots.py", pages / "pictures"]
+    subprocess.run(take_pictures, check=True)  # noqa: S603 - in a process of its own, with a server
     copy_package()
     settings = yaml.safe_load((HERE / "mkdocs.yml").read_text(encoding="utf-8"))
     settings["nav"][-1]["Reference"] = [
