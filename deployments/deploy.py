@@ -55,6 +55,7 @@ from prefect_optuna.deployments.work_pools import (
     page_of,
     prefect_server,
 )
+from prefect_optuna.flows.pools import job_variables
 from prefect_optuna.flows.problem_source import ARCHIVE
 from prefect_optuna.tasks import Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
@@ -66,6 +67,8 @@ from prefect_optuna.tasks.archive.carrying.deployed import (
     sign,
 )
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.tasks.machine import threads_of
+from prefect_optuna.tasks.resources import Resources, ResourcesGiven
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -134,6 +137,7 @@ def deploy_optimization(
     installed: bool = False,
     install: bool = False,
     trusted: bool = False,
+    resources: ResourcesGiven | None = None,
     name: str | None = None,
     cron: str | None = None,
     timezone: str = "UTC",
@@ -171,6 +175,10 @@ def deploy_optimization(
             kept for the next run.
         trusted: of `problem="archive"`, whether its code may run. What is captured here is yours,
             and the deployment says that it may.
+        resources: what one trial has to itself, such as
+            `{"cpus": 2, "memory": "4 GiB", "gpus": 1}` or `"cpus=2,memory=4GiB,gpus=1"`; by
+            default the problem's. A pool of the type `docker` or `kubernetes` is asked for them
+            for each run, `n_jobs` times; other runs count what their machine has.
         name: of the deployment; by default the study's.
         cron: when it runs by itself, such as `"0 3 * * *"`.
         timezone: what the cron line's hours are in.
@@ -185,7 +193,8 @@ def deploy_optimization(
         InvalidProblemError: the problem cannot be imported, here or on the pool's workers.
         CaptureError: it cannot be archived, holds a secret, or is too large to travel and the
             study's storage is out of reach.
-        InvalidSettingError: an argument cannot work, such as a sampler's name.
+        InvalidSettingError: an argument cannot work, such as a sampler's name, or the pool is of
+            a type that no worker runs, or one that cannot give a trial its resources.
         InvalidLocationError: a place is not saved, or its URL holds a secret.
         DeploymentExistsError: a deployment of that name optimizes another study.
         MissingReferenceError: there is no such pool.
@@ -216,13 +225,18 @@ def deploy_optimization(
             "install what is recorded here: give one of the two."
         )
     capture = environment = None
+    needs = Resources.of(resources)
     if installed:
         named = {"problem": _installed_problem(problem)}
+        needs = needs or Resources.of(Problem.of(problem).resources)
     elif problem == ARCHIVE:
         named = {"problem": ARCHIVE, "trusted": trusted}
     else:
-        capture = Capture.of(Problem.of(problem, directions=options.get("directions")))
-        environment = Environment.capture(capture.folder)
+        the_problem = Problem.of(problem, directions=options.get("directions"))
+        capture = Capture.of(the_problem)
+        needs = needs or Resources.of(the_problem.resources)
+        with threads_of(needs):
+            environment = Environment.capture(capture.folder)
         named = {"problem": ARCHIVE, "version": capture.code_version, "trusted": True}
     with prefect_server() as client:
         work_pool = find_work_pool(client, pool)
@@ -234,7 +248,9 @@ def deploy_optimization(
             "storage": storage_reference(storage),
             "artifacts": artifacts_reference(artifacts),
             **({"install": digest_of(environment) if environment else True} if install else {}),
+            **({"resources": needs.as_json()} if needs else {}),
         }
+        asked = job_variables(work_pool, needs, _jobs(options)) if needs else {}
         if workers == 1:
             from prefect_optuna.flows.optimize_flow import optimize as flow
         else:
@@ -263,6 +279,8 @@ def deploy_optimization(
             tags=tags,
             concurrency_limit=concurrency_limit,
             version=version,
+            # Of several workers, the parent asks for them: it has none of the trials itself.
+            job_variables=asked if workers == 1 else {},
         )
 
 
@@ -521,6 +539,7 @@ def _deploy(
     tags: Sequence[str] = (),
     concurrency_limit: int | None = None,
     version: str | None = None,
+    job_variables: Mapping[str, Any] | None = None,
 ) -> Deployed:
     """Create the deployment, or make the one of that name equal to it.
 
@@ -539,6 +558,7 @@ def _deploy(
         concurrency_limit=concurrency_limit,
         version=version,
         work_pool_name=pool,
+        job_variables=dict(job_variables or {}),
         # It waits for its workers: in their queue, a few of them would take all of the places.
         work_queue_name=STUDIES_QUEUE if flow.name == "distribute" else None,
         entrypoint_type=EntrypointType.MODULE_PATH,
@@ -578,6 +598,11 @@ def _refuse_to_distrust(client: SyncPrefectClient, full_name: str) -> None:
             "again (--trusted, or trusted=True), or remove that one first: "
             f"{command('prefect', 'deployment', 'delete', full_name)}"
         )
+
+
+def _jobs(options: Mapping[str, Any]) -> int:
+    jobs = options.get("n_jobs", 1)
+    return jobs if isinstance(jobs, int) else 1  # Prefect says what is wrong with it
 
 
 def _refuse_secrets(options: Mapping[str, Any]) -> None:

@@ -69,6 +69,12 @@ def deploy(
     trusted: Annotated[
         bool, Parameter(negative="", help="The code of *archive* may run on the workers.")
     ] = False,
+    resources: Annotated[
+        str | None,
+        Parameter(
+            metavar="LIST", help="What one trial has to itself: *cpus=2,memory=4GiB,gpus=1*."
+        ),
+    ] = None,
     watch: Annotated[
         bool, Parameter(negative="", help="Have it run now, and show how far it is.")
     ] = False,
@@ -110,6 +116,7 @@ def deploy(
             installed=installed,
             install=install,
             trusted=trusted,
+            resources=resources,
             **places.keywords(),
             **schedule.keywords(),
         )
@@ -241,6 +248,40 @@ def deploy_worker(*, pool: Pool = None, json: Json = False) -> None:
     with working("Deploying ..."):
         deployed = deploy_it(pool)
     _tell(deployed, ON_DEMAND, None, as_json=json)
+
+
+def make_pool(
+    name: Annotated[str, Parameter(help="Of the work pool.")],
+    /,
+    *,
+    type: Annotated[  # noqa: A002 - as Prefect's own command has it
+        str,
+        Parameter(metavar="TYPE", help="*process*, *docker*, *kubernetes*, *dask* or *ray*."),
+    ] = "process",
+    address: Annotated[
+        str | None,
+        Parameter(metavar="URL", help="Of the cluster: *tcp://head:8786*, *ray://head:10001*."),
+    ] = None,
+    image: Annotated[
+        str | None, Parameter(help="Of containers; by default *prefect-optuna*.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a work pool for studies, of a template of this package, or renew it.
+
+    ```
+    prefect-optuna make-pool lab --type docker
+    prefect-optuna make-pool cluster --type ray --address ray://head:10001
+    ```
+    """
+    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.pools import make_pool as make_it
+
+    is_new = make_it(name, type, address=address, image=image)  # pyright: ignore[reportArgumentType]
+    start = command("prefect", "worker", "start", "--pool", name)
+    document = {"pool": name, "type": type, "new": is_new, "worker": start}
+    shown = facts({"pool": markup(name), "type": markup(type), "a worker": markup(start)})
+    answer(document, shown, as_json=json)
 
 
 def _where(study: str, places: Places, *, must_exist: bool = False) -> dict[str, Any]:
