@@ -94,6 +94,7 @@ def distribute(
     trusted: bool = False,
     install: bool | str = False,
     resources: ResourcesGiven | None = None,
+    warm_start: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
 ) -> StudyResult:
     """Optimize a problem on several workers: one study, shared through its storage.
 
@@ -137,6 +138,9 @@ def distribute(
             `{"cpus": 2, "memory": "4 GiB", "gpus": 1}`, in place of the problem's: asked of the
             pool (Docker, Kubernetes), or counted on each machine. Libraries take as many threads,
             and GPUs are not shared.
+        warm_start: Makes each run a study of its own, called after `study_name` and the time for
+            which it was scheduled, whose first trials have the parameters of the best ones of the
+            last such study: so many of them. `None` goes on with the study of that name.
 
     Returns:
         What the study came to.
@@ -189,9 +193,11 @@ def distribute(
         trusted=trusted,
         install=install if problem == ARCHIVE else False,
         resources=resources,
+        warm_start=warm_start,
         where=f", on {workers} workers of the pool {pool!r}",
     )
     study, watch = opened.study, opened.watch
+    study_name = study.study_name  # of studies in a row, this one's
 
     session = Session(
         study,
@@ -260,6 +266,8 @@ def distribute(
         except _CancelledFromOutsideError:
             logger.info("Cancelled; its trials are asked again when the study is started again.")
             return cast("StudyResult", Cancelled(message="The study was cancelled."))
+    if opened.series is not None:
+        opened.series.publish(opened.block)
     result = watch.result(n_task_runs=queue.task_runs)
     logger.info("%s", result)
     return note_result(result)

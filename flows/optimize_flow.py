@@ -133,6 +133,7 @@ def optimize(
     trusted: bool = False,
     install: bool | str = False,
     resources: ResourcesGiven | None = None,
+    warm_start: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
 ) -> StudyResult:
     """Optimize a problem: an Optuna study as a Prefect flow, archived and reported.
 
@@ -187,6 +188,9 @@ def optimize(
             `{"cpus": 2, "memory": "4 GiB", "gpus": 1}`, in place of the problem's: on Ray, Dask,
             Docker, Kubernetes, or counted on this machine. Libraries take as many threads, and
             GPUs are not shared.
+        warm_start: Makes each run a study of its own, called after `study_name` and the time for
+            which it was scheduled, whose first trials have the parameters of the best ones of the
+            last such study: so many of them. `None` goes on with the study of that name.
 
     Returns:
         What the study came to.
@@ -233,6 +237,7 @@ def optimize(
         trusted=trusted,
         install=install,
         resources=resources,
+        warm_start=warm_start,
     )
     the_problem, study, archive, watch = opened.problem, opened.study, opened.archive, opened.watch
     n_jobs = jobs_here(n_jobs, opened.resources)
@@ -306,6 +311,8 @@ def optimize(
         with watch.running():
             run.run()
         flush_inputs()
+    if opened.series is not None:
+        opened.series.publish(opened.block)
     result = watch.result(n_task_runs=dispatcher.task_runs)
     logger.info("%s", result)
     return note_result(result)
