@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.metadata import version as installed_version
@@ -49,6 +49,7 @@ from prefect_optuna.blocks.references import (
     storage_reference,
 )
 from prefect_optuna.blocks.texts import command
+from prefect_optuna.deployments.forms import form_of
 from prefect_optuna.deployments.work_pools import (
     STUDIES_QUEUE,
     find_work_pool,
@@ -281,6 +282,7 @@ def deploy_optimization(
             version=version,
             # Of several workers, the parent asks for them: it has none of the trials itself.
             job_variables=asked if workers == 1 else {},
+            modules=None if capture is None else {s["module"] for s in capture.document["symbols"]},
         )
 
 
@@ -540,6 +542,7 @@ def _deploy(
     concurrency_limit: int | None = None,
     version: str | None = None,
     job_variables: Mapping[str, Any] | None = None,
+    modules: Collection[str] | None = None,
 ) -> Deployed:
     """Create the deployment, or make the one of that name equal to it.
 
@@ -563,6 +566,9 @@ def _deploy(
         work_queue_name=STUDIES_QUEUE if flow.name == "distribute" else None,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    if "study_name" in parameters:
+        form = form_of(flow.parameters, parameters, modules)
+        deployment._parameter_openapi_schema = form  # pyright: ignore[reportPrivateUsage]
     try:
         # Without it, Prefect asks git, and the URL of a remote may hold a token.
         info = VersionInfo(type="prefect:simple", version=version)
