@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -45,6 +45,10 @@ class OptunaSettings(PrefectBaseSettings):
         spool_limit: how many bytes they may take together; what is more stays in memory.
         environments: the folder of this machine for the Pythons and packages in which archived
             trials run again; `prefect-optuna` in the user's folder for caches by default.
+        claims: the folder of this machine where trials write down which processors, memory and
+            GPUs they have, so that no others take them; one of the user's by default.
+        task_runner: where trials of `optimize` run that names no task runner: `threads`,
+            `processes`, `dask` or `ray`. A work pool sets it for all that runs there.
         dashboard_url: where people open optuna-dashboard on these studies: `http://lab:8080`.
             Reports then link to it.
 
@@ -102,6 +106,12 @@ class OptunaSettings(PrefectBaseSettings):
     )
     environments: Path | None = Field(
         default=None, description="The folder for environments in which archived trials run again."
+    )
+    claims: Path | None = Field(
+        default=None, description="The folder where trials note what they have of this machine."
+    )
+    task_runner: Literal["threads", "processes", "dask", "ray"] | None = Field(
+        default=None, description="Where trials run: threads, processes, dask or ray."
     )
     # Reports go to Prefect's server; a browser asks for the password.
     dashboard_url: Annotated[str, AfterValidator(without_secrets)] | None = Field(

@@ -26,6 +26,7 @@ if typing.TYPE_CHECKING:
         deploy_worker,
     )
     from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
+    from prefect_optuna.deployments.pools import make_pool
     from prefect_optuna.deployments.serve import LocalWorker, make_process_pool
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "deploy_reevaluation",
     "deploy_report",
     "deploy_worker",
+    "make_pool",
     "make_process_pool",
     "notify_on",
     "run_on",
@@ -61,6 +63,7 @@ _MODULE_OF = {
     "deploy_reevaluation": "deployments.deploy",
     "deploy_report": "deployments.deploy",
     "deploy_worker": "deployments.deploy",
+    "make_pool": "deployments.pools",
     "make_process_pool": "deployments.serve",
     "notify_on": "deployments.automations",
     "run_on": "deployments.automations",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.metadata import version as installed_version
@@ -49,12 +49,14 @@ from prefect_optuna.blocks.references import (
     storage_reference,
 )
 from prefect_optuna.blocks.texts import command
+from prefect_optuna.deployments.forms import form_of
 from prefect_optuna.deployments.work_pools import (
     STUDIES_QUEUE,
     find_work_pool,
     page_of,
     prefect_server,
 )
+from prefect_optuna.flows.pools import job_variables
 from prefect_optuna.flows.problem_source import ARCHIVE
 from prefect_optuna.tasks import Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
@@ -66,6 +68,8 @@ from prefect_optuna.tasks.archive.carrying.deployed import (
     sign,
 )
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.tasks.machine import threads_of
+from prefect_optuna.tasks.resources import Resources, ResourcesGiven
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -134,6 +138,7 @@ def deploy_optimization(
     installed: bool = False,
     install: bool = False,
     trusted: bool = False,
+    resources: ResourcesGiven | None = None,
     name: str | None = None,
     cron: str | None = None,
     timezone: str = "UTC",
@@ -171,6 +176,10 @@ def deploy_optimization(
             kept for the next run.
         trusted: of `problem="archive"`, whether its code may run. What is captured here is yours,
             and the deployment says that it may.
+        resources: what one trial has to itself, such as
+            `{"cpus": 2, "memory": "4 GiB", "gpus": 1}` or `"cpus=2,memory=4GiB,gpus=1"`; by
+            default the problem's. A pool of the type `docker` or `kubernetes` is asked for them
+            for each run, `n_jobs` times; other runs count what their machine has.
         name: of the deployment; by default the study's.
         cron: when it runs by itself, such as `"0 3 * * *"`.
         timezone: what the cron line's hours are in.
@@ -185,7 +194,8 @@ def deploy_optimization(
         InvalidProblemError: the problem cannot be imported, here or on the pool's workers.
         CaptureError: it cannot be archived, holds a secret, or is too large to travel and the
             study's storage is out of reach.
-        InvalidSettingError: an argument cannot work, such as a sampler's name.
+        InvalidSettingError: an argument cannot work, such as a sampler's name, or the pool is of
+            a type that no worker runs, or one that cannot give a trial its resources.
         InvalidLocationError: a place is not saved, or its URL holds a secret.
         DeploymentExistsError: a deployment of that name optimizes another study.
         MissingReferenceError: there is no such pool.
@@ -216,13 +226,18 @@ def deploy_optimization(
             "install what is recorded here: give one of the two."
         )
     capture = environment = None
+    needs = Resources.of(resources)
     if installed:
         named = {"problem": _installed_problem(problem)}
+        needs = needs or Resources.of(Problem.of(problem).resources)
     elif problem == ARCHIVE:
         named = {"problem": ARCHIVE, "trusted": trusted}
     else:
-        capture = Capture.of(Problem.of(problem, directions=options.get("directions")))
-        environment = Environment.capture(capture.folder)
+        the_problem = Problem.of(problem, directions=options.get("directions"))
+        capture = Capture.of(the_problem)
+        needs = needs or Resources.of(the_problem.resources)
+        with threads_of(needs):
+            environment = Environment.capture(capture.folder)
         named = {"problem": ARCHIVE, "version": capture.code_version, "trusted": True}
     with prefect_server() as client:
         work_pool = find_work_pool(client, pool)
@@ -234,7 +249,9 @@ def deploy_optimization(
             "storage": storage_reference(storage),
             "artifacts": artifacts_reference(artifacts),
             **({"install": digest_of(environment) if environment else True} if install else {}),
+            **({"resources": needs.as_json()} if needs else {}),
         }
+        asked = job_variables(work_pool, needs, _jobs(options)) if needs else {}
         if workers == 1:
             from prefect_optuna.flows.optimize_flow import optimize as flow
         else:
@@ -263,6 +280,9 @@ def deploy_optimization(
             tags=tags,
             concurrency_limit=concurrency_limit,
             version=version,
+            # Of several workers, the parent asks for them: it has none of the trials itself.
+            job_variables=asked if workers == 1 else {},
+            modules=None if capture is None else {s["module"] for s in capture.document["symbols"]},
         )
 
 
@@ -521,6 +541,8 @@ def _deploy(
     tags: Sequence[str] = (),
     concurrency_limit: int | None = None,
     version: str | None = None,
+    job_variables: Mapping[str, Any] | None = None,
+    modules: Collection[str] | None = None,
 ) -> Deployed:
     """Create the deployment, or make the one of that name equal to it.
 
@@ -539,10 +561,14 @@ def _deploy(
         concurrency_limit=concurrency_limit,
         version=version,
         work_pool_name=pool,
+        job_variables=dict(job_variables or {}),
         # It waits for its workers: in their queue, a few of them would take all of the places.
         work_queue_name=STUDIES_QUEUE if flow.name == "distribute" else None,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    if "study_name" in parameters:
+        form = form_of(flow.parameters, parameters, modules)
+        deployment._parameter_openapi_schema = form  # pyright: ignore[reportPrivateUsage]
     try:
         # Without it, Prefect asks git, and the URL of a remote may hold a token.
         info = VersionInfo(type="prefect:simple", version=version)
@@ -578,6 +604,11 @@ def _refuse_to_distrust(client: SyncPrefectClient, full_name: str) -> None:
             "again (--trusted, or trusted=True), or remove that one first: "
             f"{command('prefect', 'deployment', 'delete', full_name)}"
         )
+
+
+def _jobs(options: Mapping[str, Any]) -> int:
+    jobs = options.get("n_jobs", 1)
+    return jobs if isinstance(jobs, int) else 1  # Prefect says what is wrong with it
 
 
 def _refuse_secrets(options: Mapping[str, Any]) -> None:

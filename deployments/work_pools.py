@@ -12,10 +12,16 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.utilities.urls import url_for
+from prefect.workers.base import BaseWorker
 
 from prefect_optuna.blocks._secrets import without_secrets
-from prefect_optuna.blocks.errors import MissingReferenceError, ServerUnavailableError
+from prefect_optuna.blocks.errors import (
+    InvalidSettingError,
+    MissingReferenceError,
+    ServerUnavailableError,
+)
 from prefect_optuna.blocks.texts import command
+from prefect_optuna.flows.pools import POOL_TYPES
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -100,12 +106,12 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
     name = name or get_current_settings().deployments.default_work_pool_name
     if name:
         try:
-            return client.read_work_pool(name)
+            return _of_known_type(client, client.read_work_pool(name))
         except ObjectNotFound:
             pass
     pools = [pool for pool in client.read_work_pools() if pool.type != "prefect-agent"]
     if name is None and len(pools) == 1:
-        return pools[0]
+        return _of_known_type(client, pools[0])
     names = ", ".join(repr(pool.name) for pool in pools)
     create = command("prefect", "work-pool", "create", name or "lab", "--type", "process")
     if name:
@@ -119,4 +125,18 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
         f"Which work pool is meant? The server has {names}. Name one of them."
         if pools
         else f"The server has no work pool. Make one with: {create}"
+    )
+
+
+def _of_known_type(client: SyncPrefectClient, pool: WorkPool) -> WorkPool:
+    """Refuse a pool for which nobody can start a worker: its runs would wait for ever."""
+    if pool.type in POOL_TYPES or pool.type in BaseWorker.get_all_available_worker_types():
+        return pool
+    known = {kind for kinds in client.read_worker_metadata().values() for kind in kinds}
+    if pool.type in known:
+        return pool
+    raise InvalidSettingError(
+        f"The work pool {pool.name!r} is of type {pool.type!r}, of which Prefect has no worker. It "
+        f"has: {', '.join(sorted(known | {*POOL_TYPES}))}. "
+        f"Make one that runs: {command('prefect-optuna', 'make-pool', 'lab', '--type', 'process')}"
     )

@@ -82,6 +82,7 @@ class WorkerRuns:
         parameters: Callable[[int], Mapping[str, Any]],
         own_id: UUID,
         logger: _Logger,
+        job_variables: Mapping[str, Any] | None = None,
     ) -> None:
         self.wanted: int = 0
         """How many are to be alive."""
@@ -97,6 +98,7 @@ class WorkerRuns:
         self._parameters = parameters
         self._own_id = own_id
         self._logger = logger
+        self._job_variables = dict(job_variables or {})
         self._runs: dict[UUID, _Run] = {}
         self._dead: set[str] = set()
         self._died = self._refused = self._let_go = 0
@@ -229,6 +231,7 @@ class WorkerRuns:
             flow_run_name=f"{self._name}-worker-{number}",
             idempotency_key=f"{self._own_id}-{self._parameters(number)['parent']}-{number}",
             timeout=0,
+            job_variables=self._job_variables or None,
         )
         self._runs[flow_run.id] = _Run(flow_run, time.monotonic())
 

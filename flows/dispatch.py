@@ -30,6 +30,7 @@ from prefect_optuna.flows.public_errors import public_errors
 from prefect_optuna.flows.session import MAX_REPETITIONS
 from prefect_optuna.flows.soft_end import ending_softly
 from prefect_optuna.flows.wording import format_value
+from prefect_optuna.tasks.machine import share_of_trial
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def run_trials(
     if report is not None:  # here, and not in a process of a pool
         # Prefect has a handler of its own around each task run.
         soft = ending_softly(runner.stopping)
-    with public_errors(), soft:
+    with public_errors(), soft, share_of_trial(runner.resources):
         for assignment in assignments:
             outcome = runner(assignment)
             counts[outcome.state] += 1

@@ -36,6 +36,7 @@ from prefect_optuna.blocks.references import artifacts_reference, storage_refere
 from prefect_optuna.flows._worker_runs import WorkerRuns, pool_of
 from prefect_optuna.flows.opening import begin, check_settings, checked_arguments
 from prefect_optuna.flows.optimize_flow import Callback, Storage
+from prefect_optuna.flows.pools import job_variables_of
 from prefect_optuna.flows.problem_source import ARCHIVE, deployed_code
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
@@ -53,6 +54,7 @@ from prefect_optuna.flows.work import type_names
 from prefect_optuna.tasks.archive.series.packs import Packer
 from prefect_optuna.tasks.inputs import as_bytes
 from prefect_optuna.tasks.problem import Direction, Problem
+from prefect_optuna.tasks.resources import ResourcesGiven
 
 _LOOK_SECONDS = 0.25
 _SESSIONS_SECONDS = 1.0
@@ -91,6 +93,8 @@ def distribute(
     version: str | None = None,
     trusted: bool = False,
     install: bool | str = False,
+    resources: ResourcesGiven | None = None,
+    warm_start: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
 ) -> StudyResult:
     """Optimize a problem on several workers: one study, shared through its storage.
 
@@ -130,6 +134,13 @@ def distribute(
         trusted: Whether the code of `problem="archive"` may run, as for `optimize`.
         install: Whether workers that lack a package of the problem, or have another version of it,
             run trials in the environment that was recorded.
+        resources: What one trial has to itself, such as
+            `{"cpus": 2, "memory": "4 GiB", "gpus": 1}`, in place of the problem's: asked of the
+            pool (Docker, Kubernetes), or counted on each machine. Libraries take as many threads,
+            and GPUs are not shared.
+        warm_start: Makes each run a study of its own, called after `study_name` and the time for
+            which it was scheduled, whose first trials have the parameters of the best ones of the
+            last such study: so many of them. `None` goes on with the study of that name.
 
     Returns:
         What the study came to.
@@ -181,9 +192,12 @@ def distribute(
         version=version,
         trusted=trusted,
         install=install if problem == ARCHIVE else False,
+        resources=resources,
+        warm_start=warm_start,
         where=f", on {workers} workers of the pool {pool!r}",
     )
     study, watch = opened.study, opened.watch
+    study_name = study.study_name  # of studies in a row, this one's
 
     session = Session(
         study,
@@ -204,6 +218,7 @@ def distribute(
         "retries": retries,
         **({"keep_inputs": kept_bytes} if kept_bytes else {}),
         **({"install": True} if install else {}),
+        **({"resources": needs.as_json()} if (needs := opened.resources) else {}),
     }
     runs = WorkerRuns(
         deployment,
@@ -216,6 +231,7 @@ def distribute(
         },
         UUID(str(current_flow_run.id)),
         logger,
+        job_variables_of(pool, opened.resources, n_jobs),
     )
 
     def status() -> StudyStatus:
@@ -250,6 +266,8 @@ def distribute(
         except _CancelledFromOutsideError:
             logger.info("Cancelled; its trials are asked again when the study is started again.")
             return cast("StudyResult", Cancelled(message="The study was cancelled."))
+    if opened.series is not None:
+        opened.series.publish(opened.block)
     result = watch.result(n_task_runs=queue.task_runs)
     logger.info("%s", result)
     return note_result(result)

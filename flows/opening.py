@@ -37,10 +37,13 @@ from prefect_optuna.flows.study import (
     sampler_name,
 )
 from prefect_optuna.flows.study_run import suggest_params
+from prefect_optuna.flows.study_series import StudySeries
 from prefect_optuna.flows.study_watch import StudyWatch
 from prefect_optuna.tasks.archive import OptunaArchive
 from prefect_optuna.tasks.archive.code.capture import encode_scope
+from prefect_optuna.tasks.machine import threads_of
 from prefect_optuna.tasks.problem import Problem, as_directions
+from prefect_optuna.tasks.resources import Resources, ResourcesGiven
 from prefect_optuna.tasks.scope.checking import check_types
 from prefect_optuna.tasks.seeding import study_seed
 from prefect_optuna.tasks.trial_scope import TrialScope
@@ -70,6 +73,7 @@ def checked_arguments(known: Set[str], arguments: Mapping[str, Any]) -> dict[str
         check_settings(**numbers)
     if checked.get("problem", ARCHIVE) != ARCHIVE:
         Problem.of(checked["problem"], directions=checked.get("directions"))
+    Resources.of(checked.get("resources"))
     if isinstance(scope := checked.get("scope"), Mapping):
         check_types(scope)  # pyright: ignore[reportUnknownArgumentType]
     return checked
@@ -172,6 +176,8 @@ class OpenStudy:
     earlier: int
     """How many trials there are from runs before."""
     trials_seed: int | None
+    resources: Resources | None
+    series: StudySeries | None = None
 
 
 def begin(
@@ -192,6 +198,8 @@ def begin(
     version: str | None,
     trusted: bool,
     install: bool | str,
+    resources: ResourcesGiven | None = None,
+    warm_start: int | None = None,
     where: str = "",
 ) -> OpenStudy:
     """Check the problem, open its study and archive it: what `optimize` and `distribute` share.
@@ -217,10 +225,19 @@ def begin(
     filesystem = as_artifact_filesystem(artifacts)
     filesystem.check()
     name = study_name or f"{source.problem.name}-{current_flow_run.name}"
+    series = None
+    if warm_start is not None:
+        series = StudySeries.of_run(study_name, warm_start)
+        name = series.name
     study = open_study(block, name, source.problem, sampler, pruner, seed)
     archive = OptunaArchive(study, artifacts=filesystem)
     trials_seed = seed_of_trials(study, seed) if seed_trials else None
-    archive.save_problem(capture, scope=trial_scope.values, seed=seed, trials_seed=trials_seed)
+    needs = Resources.of(resources) or Resources.of(source.problem.resources)
+    # What is written down of the libraries' threads is what trials have.
+    with threads_of(needs):
+        archive.save_problem(capture, scope=trial_scope.values, seed=seed, trials_seed=trials_seed)
+    if series and warm_start and (last := series.warm(study, block, warm_start)):
+        logger.info("The first trials have the parameters of the best ones of %r.", last)
     before = study.get_trials(deepcopy=False)
     watch = StudyWatch(
         study,
@@ -236,7 +253,16 @@ def begin(
     for note in archive.notes:
         logger.warning(note)
     return OpenStudy(
-        source.problem, trial_scope, block, study, archive, watch, len(before), trials_seed
+        source.problem,
+        trial_scope,
+        block,
+        study,
+        archive,
+        watch,
+        len(before),
+        trials_seed,
+        needs,
+        series,
     )
 
 

@@ -8,7 +8,6 @@ up to date, and leaves a consistent study behind however it ends.
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -57,7 +56,9 @@ from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive.series.packs import Packer
 from prefect_optuna.tasks.inputs import as_bytes, flush_inputs
+from prefect_optuna.tasks.machine import jobs_here
 from prefect_optuna.tasks.problem import Direction, Problem
+from prefect_optuna.tasks.resources import ResourcesGiven
 from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import TrialRunner
 
@@ -131,6 +132,8 @@ def optimize(
     version: str | None = None,
     trusted: bool = False,
     install: bool | str = False,
+    resources: ResourcesGiven | None = None,
+    warm_start: Annotated[int | None, Field(json_schema_extra={"minimum": 0})] = None,
 ) -> StudyResult:
     """Optimize a problem: an Optuna study as a Prefect flow, archived and reported.
 
@@ -161,8 +164,11 @@ def optimize(
         scope: Parameters for `auto_param` functions and `param_scope` in whatever the problem
             calls, over those of the scope in which this is called. The problem's functions also
             get them by naming a parameter `scope`.
-        n_jobs: How many trials run at once; -1 for the number of processors.
-        task_runner: Where trials run: `threads`, `processes`, or a Prefect task runner.
+        n_jobs: How many trials run at once; -1 for the number of processors, or for as many as
+            there is room for with `resources`.
+        task_runner: Where trials run: `threads`, `processes`, `dask` or `ray` (the cluster at
+            `DASK_SCHEDULER_ADDRESS` or `RAY_ADDRESS`, or else one of their own), or a Prefect task
+            runner; by default threads, or what the work pool sets.
         catch: Exceptions that fail a trial and not the study.
         retries: How many times `run` is called again after an exception.
         callbacks: Called after each trial with the study and the trial, as Optuna calls them.
@@ -178,6 +184,13 @@ def optimize(
             recorded with the code of `problem="archive"`, where its own lacks a package of that,
             or has another version of it. A deployment gives the digest of that environment, and
             no other is installed then.
+        resources: What one trial has to itself, such as
+            `{"cpus": 2, "memory": "4 GiB", "gpus": 1}`, in place of the problem's: on Ray, Dask,
+            Docker, Kubernetes, or counted on this machine. Libraries take as many threads, and
+            GPUs are not shared.
+        warm_start: Makes each run a study of its own, called after `study_name` and the time for
+            which it was scheduled, whose first trials have the parameters of the best ones of the
+            last such study: so many of them. `None` goes on with the study of that name.
 
     Returns:
         What the study came to.
@@ -223,12 +236,16 @@ def optimize(
         version=version,
         trusted=trusted,
         install=install,
+        resources=resources,
+        warm_start=warm_start,
     )
     the_problem, study, archive, watch = opened.problem, opened.study, opened.archive, opened.watch
-    n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
+    n_jobs = jobs_here(n_jobs, opened.resources)
 
     with contextlib.ExitStack() as stack:
-        runner = stack.enter_context(open_task_runner(task_runner, n_jobs))
+        runner = stack.enter_context(
+            open_task_runner(task_runner, n_jobs, opened.resources, logger.info)
+        )
         live_trials = not isinstance(runner, ThreadPoolTaskRunner)
         if live_trials and the_problem.needs_trial:
             _check_reachable(opened.block)
@@ -253,7 +270,14 @@ def optimize(
         if not isinstance(opened.block, InMemoryStudyStorage):
             keeper = TrialKeeper(study.study_name, opened.block.location, writer.uuid, session.id)
         trial_runner = TrialRunner(
-            the_problem, writer, opened.scope, retries, patience, keeper, stopping
+            the_problem,
+            writer,
+            opened.scope,
+            retries,
+            patience,
+            keeper,
+            stopping,
+            opened.resources,
         )
         dispatcher: InlineDispatcher | ThreadDispatcher | BatchDispatcher
         if not isinstance(runner, ThreadPoolTaskRunner):
@@ -287,6 +311,8 @@ def optimize(
         with watch.running():
             run.run()
         flush_inputs()
+    if opened.series is not None:
+        opened.series.publish(opened.block)
     result = watch.result(n_task_runs=dispatcher.task_runs)
     logger.info("%s", result)
     return note_result(result)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 from optuna.trial import FrozenTrial
+from packaging.version import Version
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as current_flow_run
+from prefect.states import Completed
 from prefect.task_runners import TaskRunner
 from prefect.tasks import task
 from pydantic import Field
@@ -31,7 +34,7 @@ from prefect_optuna.flows.reevaluation_report import (
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
-from prefect_optuna.tasks.environments import EnvironmentChoice
+from prefect_optuna.tasks.environments import EnvironmentChoice, newest_version
 from prefect_optuna.tasks.reevaluation.drift import likely_cause, scope_that_is_read
 from prefect_optuna.tasks.reevaluation.rerun import (
     Inputs,
@@ -87,7 +90,8 @@ def reevaluate(
     environment_variables: Sequence[str] = (),
     threads: Threads = "recorded",
     inputs: Inputs = "here",
-    environment: EnvironmentChoice = "here",
+    environment: EnvironmentChoice | Literal["both"] = "here",
+    when: str | None = None,
     why: bool = False,
     rtol: float | Sequence[float] = 1e-9,
     atol: float | Sequence[float] = 0.0,
@@ -132,7 +136,11 @@ def reevaluate(
         environment: `here` runs them with the Python and the packages of this process; `recorded`
             with those that were recorded, in an environment that uv builds on the machine where
             they run, and that is kept in its user's cache folder; `closest` likewise, with what
-            comes closest to what cannot be had, which the result's `notes` say.
+            comes closest to what cannot be had, which the result's `notes` say; `both` with
+            those of this process, and then with those that were recorded, as two re-evaluations.
+        when: The name of a package. Only where a newer version of it is out than was recorded, and
+            than an earlier such run had, are they run: with the Python and the packages that were
+            recorded, and that version. Else the flow run ends at once, and says so.
         why: Whether the cause of a drift is found by experiment: the trial runs again with one
             thing after the other put back as it was, the recorded packages first. Among those that
             differ, it is found by halving, in at most log2(n) + 2 runs. `experiments` of each
@@ -147,7 +155,8 @@ def reevaluate(
         fail_on_drift: Whether the flow run fails where a trial is not reproduced.
 
     Returns:
-        The archived and the new values of each trial, with a verdict.
+        The archived and the new values of each trial, with a verdict; of `both`, those with the
+        recorded packages. `None` with `when`, where nothing is new.
 
     Raises:
         UntrustedArchiveError: Nobody has said that the archived code may run, or its signature
@@ -197,73 +206,95 @@ def reevaluate(
     archived.verify_trials(chosen)
     scope_read = scope_that_is_read(scope, chosen, archived.scope())
     n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
-    requests = RerunRequest.of(
-        archived,
-        chosen,
-        repeats=repeats,
-        reseed=reseed,
-        scope=scope,
-        environment_variables=environment_variables,
-        threads=threads,
-        inputs=inputs,
-        packages=environment,
-        parts=n_jobs,
-    )
-    if task_runner is None or isinstance(task_runner, str):  # they run on this machine
-        for request in requests:
-            prepared_for(request)  # what cannot be had is said before anything runs
-    answers = _run(requests, n_jobs, task_runner)
-    by_number = {trial.number: trial for trial in chosen}
-    compared: dict[int, ReevaluatedTrial] = {}
-    for request, answer in zip(requests, answers, strict=True):
-        drifted: list[Drift] = []
-        for again in answer.reruns:
-            trial = by_number[again.number]
-            found = compare(trial, again, relative, absolute, reseeded=reseed)
-            if found.verdict in ("drifted", "failed"):
-                cause = likely_cause(trial, again, request, answer, scope_read)
-                missing = [str(one) for one in answer.inputs if one.now is None]
-                message = "; ".join(missing) if again.error and missing else found.message
-                found = found.model_copy(update={"cause": cause, "message": message})
-                version = archived.version_of(again.number)
-                drifted.append(
-                    Drift(
-                        trial,
-                        request,
-                        answer,
-                        run=lambda request: _run([request], 1, task_runner)[0],
-                        is_reproduced=lambda again, trial=trial: (
-                            compare(trial, again, relative, absolute).verdict == "reproduced"
-                        ),
-                        scope=archived.scope(version),
-                        changed=scope_read,
-                        inputs=partial(archived.archived_inputs, version) if trusted else None,
+
+    def once(packages: EnvironmentChoice, upgraded: dict[str, str]) -> Reevaluation:
+        requests = RerunRequest.of(
+            archived,
+            chosen,
+            repeats=repeats,
+            reseed=reseed,
+            scope=scope,
+            environment_variables=environment_variables,
+            threads=threads,
+            inputs=inputs,
+            packages=packages,
+            upgraded=upgraded,
+            parts=n_jobs,
+        )
+        if task_runner is None or isinstance(task_runner, str):  # they run on this machine
+            for request in requests:
+                prepared_for(request)  # what cannot be had is said before anything runs
+        answers = _run(requests, n_jobs, task_runner)
+        by_number = {trial.number: trial for trial in chosen}
+        compared: dict[int, ReevaluatedTrial] = {}
+        for request, answer in zip(requests, answers, strict=True):
+            drifted: list[Drift] = []
+            for again in answer.reruns:
+                trial = by_number[again.number]
+                found = compare(trial, again, relative, absolute, reseeded=reseed)
+                if found.verdict in ("drifted", "failed"):
+                    cause = likely_cause(trial, again, request, answer, scope_read)
+                    missing = [str(one) for one in answer.inputs if one.now is None]
+                    message = "; ".join(missing) if again.error and missing else found.message
+                    found = found.model_copy(update={"cause": cause, "message": message})
+                    version = archived.version_of(again.number)
+                    drifted.append(
+                        Drift(
+                            trial,
+                            request,
+                            answer,
+                            run=lambda request: _run([request], 1, task_runner)[0],
+                            is_reproduced=lambda again, trial=trial: (
+                                compare(trial, again, relative, absolute).verdict == "reproduced"
+                            ),
+                            scope=archived.scope(version),
+                            changed=scope_read,
+                            inputs=partial(archived.archived_inputs, version) if trusted else None,
+                        )
                     )
-                )
-            compared[again.number] = found
-        if why:
-            for number, cause in find_causes(drifted).items():
-                compared[number] = compared[number].model_copy(
-                    update={"cause": cause.text, "experiments": list(cause.experiments)}
-                )
-    result = Reevaluation(
-        study_name=study_name,
-        trials=[compared[trial.number] for trial in chosen],
-        repeats=repeats,
-        reseeded=reseed,
-        rtol=rtol if isinstance(rtol, (int, float)) else tuple(rtol),
-        atol=atol if isinstance(atol, (int, float)) else tuple(atol),
-        scope=scope_as_text(scope),
-        environment=environment,
-        notes=list(dict.fromkeys(note for answer in answers for note in answer.notes)),
-        changes=requests[-1].environment.surroundings.diff(answers[-1].environment.surroundings),
-        flow_run_id=str(current_flow_run.id),
-    )
-    archived.record_reevaluation(result)
-    _tell(archived, result)
-    publish_reevaluation(result, archived.reevaluations(last=SHOWN_REEVALUATIONS))
-    if fail_on_drift and result.drifted:
-        raise DriftError(f"{result}", result)
+                compared[again.number] = found
+            if why:
+                for number, cause in find_causes(drifted).items():
+                    compared[number] = compared[number].model_copy(
+                        update={"cause": cause.text, "experiments": list(cause.experiments)}
+                    )
+        result = Reevaluation(
+            study_name=study_name,
+            trials=[compared[trial.number] for trial in chosen],
+            repeats=repeats,
+            reseeded=reseed,
+            rtol=rtol if isinstance(rtol, (int, float)) else tuple(rtol),
+            atol=atol if isinstance(atol, (int, float)) else tuple(atol),
+            scope=scope_as_text(scope),
+            environment=packages,
+            upgraded=upgraded,
+            notes=list(dict.fromkeys(note for answer in answers for note in answer.notes)),
+            changes=requests[-1].environment.surroundings.diff(
+                answers[-1].environment.surroundings
+            ),
+            flow_run_id=str(current_flow_run.id),
+        )
+        archived.record_reevaluation(result)
+        _tell(archived, result)
+        publish_reevaluation(result, archived.reevaluations(last=SHOWN_REEVALUATIONS))
+        return result
+
+    upgraded: dict[str, str] = {}
+    choices: list[EnvironmentChoice]
+    if when is not None:
+        newest = _news(archived, when, environment, chosen)
+        if newest is None:
+            message = f"Nothing to do: no version of {when} is out that these trials have not had."
+            get_run_logger().info("%s", message)
+            return cast("Reevaluation", Completed(message=message))
+        upgraded, choices = {when: newest}, ["recorded"]
+    else:
+        choices = ["here", "recorded"] if environment == "both" else [environment]
+    results = [once(one, upgraded) for one in choices]
+    drifted = [one for one in results if one.drifted]
+    result = results[-1]
+    if fail_on_drift and drifted:
+        raise DriftError(f"{drifted[0]}", drifted[0])
     return note_result(result)
 
 
@@ -278,6 +309,32 @@ def _run(
             for request in requests
         ]
         return [future.result() for future in futures]
+
+
+def _news(
+    archived: ArchivedStudy, package: str, environment: str, trials: Sequence[FrozenTrial]
+) -> str | None:
+    """The newest version of a package, if it is one that the trials have not run with."""
+    if environment not in ("here", "recorded"):
+        raise InvalidSettingError(
+            "`when` runs them with the packages that were recorded, and one newer: leave out "
+            f"`environment`; found {environment!r}."
+        )
+    known: set[str] = set()
+    python = ""
+    for version in {archived.version_of(trial.number) for trial in trials}:
+        recorded = archived.environment_of(version)
+        python = recorded.python
+        if package not in recorded.distributions:
+            near = difflib.get_close_matches(package, recorded.distributions, n=1)
+            raise InvalidSettingError(
+                f"`when` is a package that was recorded with the study; {package!r} was not"
+                + (f". Did you mean {near[0]!r}?" if near else ".")
+            )
+        known.add(recorded.distributions[package])
+    known |= {one.upgraded[package] for one in archived.reevaluations() if package in one.upgraded}
+    newest = newest_version(package, python)
+    return newest if all(Version(newest) > Version(one) for one in known) else None
 
 
 def _for_each(name: str, tolerance: float | Sequence[float], n_values: int) -> list[float]:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
-from prefect_optuna.blocks.artifacts.markdown import code, escape
+from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape
+from prefect_optuna.flows.plot_style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    figure_png,
+    new_figure,
+    style,
+)
 from prefect_optuna.flows.report import report_key
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.reevaluation.verdicts import (
@@ -23,8 +36,10 @@ _ENVIRONMENTS = {
     "recorded": "They ran with the Python and the packages that were recorded.",
     "closest": "They ran with the Python and the packages that come closest to what was recorded.",
 }
-SHOWN_REEVALUATIONS = 10
-"""How many re-evaluations of a study its page lists, the latest ones."""
+SHOWN_REEVALUATIONS = 40
+"""How many re-evaluations of a study its page draws, the latest ones."""
+
+_LISTED = 10
 
 
 def reevaluation_key(study_name: str) -> str:
@@ -86,6 +101,10 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
             lines += [f"    - {escape(one)}" for one in trials[0].experiments]
     if result.environment != "here":
         lines += ["", "## Environment", "", _ENVIRONMENTS[result.environment]]
+        lines += [
+            f"\n- {escape(name)} {escape(version)} took the place of what was recorded"
+            for name, version in result.upgraded.items()
+        ]
         lines += ["", *(f"- {escape(note)}" for note in result.notes)] if result.notes else []
     if failures := [trial for trial in result.trials if trial.message]:
         lines += ["", "## Failures", ""]
@@ -94,8 +113,12 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
         lines += ["", "## Scope that was changed", "", "| parameter | value |", "|---|---|"]
         lines += [f"| {escape(name)} | {escape(value)} |" for name, value in result.scope.items()]
     if len(history) > 1:
-        lines += ["", "## History", "", "| time (UTC) | reproduced | largest difference |"]
-        lines += ["|---|---|---:|", *map(_past, reversed(history[-SHOWN_REEVALUATIONS:]))]
+        lines += ["", "## History", "", f"![drift]({data_uri(drift_plot(history))})", ""]
+        lines += [
+            "| time (UTC) | packages | reproduced | largest difference |",
+            "|---|---|---|---:|",
+        ]
+        lines += map(_past, reversed(history[-_LISTED:]))
     return "\n".join(lines)
 
 
@@ -110,11 +133,56 @@ def _row(trial: ReevaluatedTrial) -> str:
 
 
 def _past(result: Reevaluation) -> str:
-    largest = max((t.difference for t in result.trials if t.difference is not None), default=None)
+    largest = _largest(result)
     time = result.created[:16].replace("T", " ")
     mark = _MARKS["reproduced" if result.reproduced else "drifted" if result.drifted else "varies"]
     shown = "" if largest is None else f"{largest:.3g}"
-    return f"| {time} | {mark} {result.headline.replace(' reproduced', '', 1)} | {shown} |"
+    words = result.headline.replace(" reproduced", "", 1)
+    return f"| {time} | {escape(packages_words(result))} | {mark} {words} | {shown} |"
+
+
+def packages_words(result: Reevaluation) -> str:
+    """With which packages trials ran again, in a word or two."""
+    newer = ", ".join(f"{name} {version}" for name, version in result.upgraded.items())
+    return newer or {"here": "today's"}.get(result.environment, result.environment)
+
+
+def _largest(result: Reevaluation) -> float | None:
+    differences = [t.difference for t in result.trials if t.difference is not None]
+    return max(differences, default=None)
+
+
+def drift_plot(history: Sequence[Reevaluation]) -> bytes:
+    """Draw how far trials were from their archived values, each time that they ran again.
+
+    There is a line for each of the packages; where a trial was not reproduced, it has a cross.
+    """
+    figure = new_figure(2.4)
+    axes = figure.add_subplot()
+    style(axes)
+    lines: dict[str, list[Reevaluation]] = {}
+    for one in history:
+        name = "newer packages" if one.upgraded else packages_words(one)
+        lines.setdefault(name, []).append(one)
+    sizes = [size for one in history if (size := _largest(one)) and math.isfinite(size)]
+    for (name, several), colour in zip(lines.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
+        edge = max(sizes, default=1.0)  # for those that have no value at all
+        times: Any = [datetime.fromisoformat(one.created) for one in several]
+        heights = [
+            size if (size := _largest(one)) is not None and math.isfinite(size) else edge
+            for one in several
+        ]
+        axes.plot(times, heights, "o-", color=colour, label=name)
+        bad = [place for place, one in enumerate(several) if one.drifted]
+        axes.plot(
+            [times[n] for n in bad], [heights[n] for n in bad], "x", color=VERMILION, markersize=9
+        )
+    axes.set_yscale("symlog", linthresh=min(sizes, default=1.0))
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("largest difference")
+    axes.tick_params(axis="x", labelrotation=20)
+    axes.legend(frameon=False, loc="upper left")
+    return figure_png(figure)
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -14,24 +14,40 @@ from contextvars import copy_context
 from functools import partial
 from multiprocessing import resource_tracker
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture
+from prefect.runtime import flow_run
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.flows.clusters import (
+    ClusterName,
+    ClusterRunner,
+    is_cluster,
+    make_cluster_runner,
+)
 from prefect_optuna.flows.temporary_server import other_settings, share_temporary_server
+from prefect_optuna.tasks.machine import Share, hold_share, require_room, say_if_taken, threads_of
+from prefect_optuna.tasks.resources import Resources
 
-RunnerName = Literal["threads", "processes"]
+RunnerName = Literal["threads", "processes", "dask", "ray"]
 
 
 @contextlib.contextmanager
 def open_task_runner(
-    wanted: RunnerName | TaskRunner[Any] | None, n_jobs: int
+    wanted: RunnerName | TaskRunner[Any] | None,
+    n_jobs: int,
+    resources: Resources | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Generator[TaskRunner[Any]]:
-    """Have a task runner ready, within a flow."""
-    given = wanted
+    """Have a task runner ready, within a flow; its task runs have the resources of a trial.
+
+    `say` is told where they are waited for.
+    """
+    given = wanted = wanted or OptunaSettings.here().task_runner
     if given is None:
         context = FlowRunContext.get()
         assert context is not None  # noqa: S101 - this is the flow
@@ -41,9 +57,12 @@ def open_task_runner(
         given = ThreadPoolTaskRunner(max_workers=2 * n_jobs)
     elif given == "processes":
         given = ProcessPoolTaskRunner(max_workers=1)
+    elif given in ("dask", "ray"):
+        given = make_cluster_runner(cast("ClusterName", given), n_jobs)
     elif not isinstance(given, TaskRunner):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidSettingError(
-            f"`task_runner` is `threads`, `processes` or a Prefect task runner; found {given!r}."
+            "`task_runner` is `threads`, `processes`, `dask`, `ray` or a Prefect task runner; "
+            f"found {given!r}."
         )
     with contextlib.ExitStack() as stack:
         # The flow has asked the server for its version. A task run that begins later would fail if
@@ -53,11 +72,34 @@ def open_task_runner(
         if not isinstance(given, ThreadPoolTaskRunner) and getattr(given, "address", None) is None:
             stack.enter_context(share_temporary_server())
         if isinstance(given, ProcessPoolTaskRunner):
-            yield stack.enter_context(Processes(given, n_jobs))
-        elif wanted is None:
-            yield given
+            if resources is not None:
+                require_room(resources, n_jobs)
+                say_if_taken(resources, say or _silent)
+            yield stack.enter_context(Processes(given, n_jobs, resources))
+            return
+        ready = given if wanted is None else stack.enter_context(given.duplicate())
+        if resources is None:
+            yield ready
+        elif isinstance(ready, ThreadPoolTaskRunner):
+            share = stack.enter_context(Share(resources, n_jobs, _name()).taken(say))
+            stack.enter_context(share.own())
+            yield ready
+        elif is_cluster(ready):
+            yield ClusterRunner(ready, resources)
         else:
-            yield stack.enter_context(given.duplicate())
+            raise InvalidSettingError(
+                f"How a {type(ready).__name__} gives each trial {resources} is not known here: "
+                "`resources` go with threads, processes, Dask and Ray."
+            )
+
+
+def _silent(_: str) -> None:
+    """Nobody is told."""
+
+
+def _name() -> str:
+    """Whose share it is, for those who wait for it."""
+    return str(flow_run.name or "")
 
 
 class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
@@ -67,15 +109,18 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
     So each process is a pool of its own.
     """
 
-    def __init__(self, pool: ProcessPoolTaskRunner, n_jobs: int) -> None:
+    def __init__(
+        self, pool: ProcessPoolTaskRunner, n_jobs: int, resources: Resources | None = None
+    ) -> None:
         super().__init__()
         self._pool = pool
+        self._resources = resources
         self._pools: list[ProcessPoolTaskRunner | None] = [None] * n_jobs
         self._under_way: list[list[PrefectConcurrentFuture[Any]]] = [[] for _ in range(n_jobs)]
 
     def duplicate(self) -> Processes:
         """Another one like this, with no process yet."""
-        return Processes(self._pool, len(self._pools))
+        return Processes(self._pool, len(self._pools), self._resources)
 
     def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -90,7 +135,8 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
                 self._close(place)
             self._under_way[place] = [one for one in futures if not one.wrapped_future.done()]
         place = min(range(len(self._pools)), key=lambda one: len(self._under_way[one]))
-        with ctrl_c_waits():
+        # Libraries that a new process loads before its first trial go by the variables.
+        with ctrl_c_waits(), threads_of(self._resources):
             pool = self._pools[place]
             if pool is None:
                 pool = self._pools[place] = self._open()
@@ -111,8 +157,8 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
     def _open(self) -> ProcessPoolTaskRunner:
         pool = self._pool.duplicate()
         # In front of what its owner has begin in each process.
-        begin = pool._initializer, pool._initargs  # pyright: ignore[reportPrivateUsage]
-        pool._initializer, pool._initargs = _end_with_parent, begin  # pyright: ignore[reportPrivateUsage]
+        begin = self._resources, pool._initializer, pool._initargs  # pyright: ignore[reportPrivateUsage]
+        pool._initializer, pool._initargs = _begin_with_parent, begin  # pyright: ignore[reportPrivateUsage]
         # A thread of Prefect's sends on what the process logs. Without the settings of here, such
         # as the server that was found, it would start a server of its own.
         forward = partial(copy_context().run, pool._forward_subprocess_messages)  # pyright: ignore[reportPrivateUsage]
@@ -194,8 +240,10 @@ def _process_died(future: PrefectConcurrentFuture[Any]) -> bool:
     return done and isinstance(future.wrapped_future.exception(), BrokenExecutor)
 
 
-def _end_with_parent(
-    begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+def _begin_with_parent(
+    resources: Resources | None,
+    begin: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
 ) -> None:
     """Begin in a process of a pool. An orphan would wait for work for ever."""
     if hasattr(signal, "pthread_sigmask"):
@@ -209,5 +257,7 @@ def _end_with_parent(
         os._exit(1)
 
     threading.Thread(target=watch, name="prefect-optuna-parent", daemon=True).start()
+    if resources is not None:
+        hold_share(resources)
     if begin is not None:
         begin(*arguments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import (
     ArchiveError,
     EnvironmentUnavailableError,
+    InvalidSettingError,
     StorageUnavailableError,
 )
 from prefect_optuna.blocks.patience import Patience, PatientStorage
@@ -48,6 +50,8 @@ from prefect_optuna.tasks.archive.code.packages import other_versions
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
 from prefect_optuna.tasks.archive.series.writer import ResultWriter
+from prefect_optuna.tasks.machine import Share
+from prefect_optuna.tasks.resources import Resources
 from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import Outcome, TrialRunner
 from prefect_optuna.tasks.trial_scope import TrialScope
@@ -85,6 +89,7 @@ def work(
     retries: int = 0,
     keep_inputs: int = 0,
     install: bool = False,
+    resources: Resources | None = None,
 ) -> int:
     """Run trials that a `distribute` has put into the queue, until it says that this is the end.
 
@@ -107,6 +112,7 @@ def work(
         keep_inputs: How many bytes of the files that trials read go into the archive.
         install: Whether trials run in the environment that was recorded, where the worker's own
             lacks a package of that, or has another version of it.
+        resources: What each trial has to itself of this machine.
 
     Returns:
         How many trials this worker has run.
@@ -115,6 +121,7 @@ def work(
         ArchiveError: The archive has no such version, or a package that its code needs is not
             installed here.
         EnvironmentUnavailableError: The recorded environment cannot be built here.
+        InvalidSettingError: This machine has less than a trial wants.
         StudyNotFoundError: There is no such study.
 
     Example:
@@ -157,7 +164,9 @@ def work(
 
         writer = ResultWriter(filesystem, uuid, problem.axes, version, keep_inputs)
         keeper = TrialKeeper(study_name, storage_block.location, uuid, session.id)
-        runner = TrialRunner(problem, writer, scope, retries, patience, keeper, session.stopping)
+        runner = TrialRunner(
+            problem, writer, scope, retries, patience, keeper, session.stopping, resources
+        )
     except (StorageUnavailableError, EnvironmentUnavailableError):
         session.close()  # others may reach it, and another worker may be started elsewhere
         raise
@@ -167,7 +176,22 @@ def work(
     logger.info("Trials of %r in %s.", study_name, storage_block.location)
     for line in other_versions(archived.capture(place), recorded):
         logger.warning(line)
-    with open_task_runner(None if n_jobs == 1 else "threads", n_jobs) as task_runner:
+    with ExitStack() as stack:
+        if resources is not None:
+            share = Share(resources, n_jobs, study_name)
+            try:
+                # The study may be over before there is room here.
+                if not share.take(logger.info, lambda: _goes_on(session, parent)):
+                    session.close()
+                    return 0
+            except InvalidSettingError:
+                session.close()  # another worker may be on a larger machine
+                raise
+            stack.callback(share.release)
+            stack.enter_context(share.own())
+        task_runner = stack.enter_context(
+            open_task_runner(None if n_jobs == 1 else "threads", n_jobs)
+        )
         assert isinstance(task_runner, ThreadPoolTaskRunner)  # noqa: S101 - the flow's own
         run = _WorkerRun(
             problem=problem,
@@ -254,9 +278,7 @@ class _WorkerRun(StudyRun):
 
     def _parent_goes_on(self) -> bool:
         if self._goes_on and time.monotonic() - self._looked > _PARENT_SECONDS:
-            record = self.session.records().get(self.parent, {})
-            leaves = record.get("over") or self.session.id in record.get("leave", ())
-            self._goes_on = bool(record.get("alive")) and not leaves
+            self._goes_on = _goes_on(self.session, self.parent)
             self._looked = time.monotonic()
         return self._goes_on
 
@@ -279,6 +301,13 @@ class _WorkerRun(StudyRun):
             stopped=self.study.stopped,
             task_runs=self.dispatcher.task_runs,
         )
+
+
+def _goes_on(session: Session, parent: str) -> bool:
+    """Whether there is anything to do for this worker still."""
+    record = session.records().get(parent, {})
+    leaves = record.get("over") or session.id in record.get("leave", ())
+    return bool(record.get("alive")) and not leaves
 
 
 def _place_of(version: str, archived: ArchivedStudy) -> int:

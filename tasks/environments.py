@@ -261,6 +261,35 @@ def prepare_environment(
     return PreparedEnvironment(place, tuple(notes), built=True)
 
 
+def newest_version(package: str, python: str) -> str:
+    """The newest version of a package that uv finds for a version of Python.
+
+    Raises:
+        EnvironmentUnavailableError: there is none, or no index is reachable.
+
+    Example:
+        >>> from prefect_optuna.tasks.environments import newest_version
+        >>> newest_version("no such package", "3.11.7")
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.blocks.errors.EnvironmentUnavailableError: Which version of no such ...
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        done = _uv(
+            "pip", "compile", "--no-deps", "--no-header", "--no-annotate", "--quiet",
+            "--python", sys.executable, "--python-version", python, "-",
+            cwd=Path(folder), text=package,
+        )  # fmt: skip
+    found = done.stdout.strip().partition("==")[2]
+    if done.returncode or not found:
+        raise EnvironmentUnavailableError(
+            f"Which version of {visible_line(package)} is the newest cannot be said: "
+            f"{_reason(done) or 'uv has found none'}. uv looks where its settings say, such as "
+            "UV_INDEX and UV_FIND_LINKS."
+        )
+    return found
+
+
 def collect_environments(
     *, days: float = UNUSED_DAYS, dry_run: bool = True
 ) -> list[UnusedEnvironment]:

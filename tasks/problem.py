@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from prefect_optuna.blocks.errors import InvalidProblemError
 from prefect_optuna.blocks.texts import card
+from prefect_optuna.tasks.resources import Resources, ResourcesGiven
 
 Direction = Literal["minimize", "maximize"]
 
@@ -62,9 +63,12 @@ class Problem:
         axes: the coordinates of the result's series, such as `{"year": YEARS}`. Archived.
         directions: `"minimize"` or `"maximize"`, one for each value.
         plot: `plot(result)` returns a Matplotlib figure of one trial, for the report.
+        resources: what one trial has to itself, such as
+            `{"cpus": 2, "memory": "4 GiB", "gpus": 1}`; by default nothing is counted. Archived.
 
     Raises:
         InvalidProblemError: a part is missing, is not callable, or asks for something unknown.
+        InvalidSettingError: the resources cannot be read.
 
     Example:
         >>> from prefect_optuna.tasks import Problem
@@ -84,6 +88,7 @@ class Problem:
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     directions: Sequence[Direction] = ("minimize",)
     plot: Callable[..., Any] | None = None
+    resources: ResourcesGiven | None = None
     _named: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -118,6 +123,7 @@ class Problem:
                 'def suggest(trial): return {"x": trial.suggest_float("x", 0, 1)}.'
             )
         object.__setattr__(self, "directions", as_directions(self.directions))
+        object.__setattr__(self, "resources", Resources.of(self.resources))
         named: dict[str, tuple[str, ...]] = {}
         for part in ("suggest", "run", "evaluate", "objective", "plot"):
             function = getattr(self, part)

@@ -28,6 +28,7 @@ from prefect_optuna.blocks.errors import (
 from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.tasks.inputs import files_read, note_inputs
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.resources import Resources
 from prefect_optuna.tasks.seeding import Seeding, seeding, trial_seed
 from prefect_optuna.tasks.stopping import FlowTrial, Stopping, TrialStopped
 from prefect_optuna.tasks.trial_scope import TrialScope
@@ -149,7 +150,9 @@ class TrialRunner:
         patience: Patience | None = None,
         keeper: Keeper | None = None,
         stopping: Stopping | None = None,
+        resources: Resources | None = None,
     ) -> None:
+        self.resources = resources
         self.keeper = keeper
         self.stopping: Stopping = Stopping() if stopping is None else stopping
         self.problem = problem

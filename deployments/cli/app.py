@@ -84,6 +84,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
         deploying.deploy_report,
         deploying.deploy_gc,
         deploying.deploy_worker,
+        deploying.make_pool,
         managing.scale,
     ),
 }

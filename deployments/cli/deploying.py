@@ -69,6 +69,19 @@ def deploy(
     trusted: Annotated[
         bool, Parameter(negative="", help="The code of *archive* may run on the workers.")
     ] = False,
+    resources: Annotated[
+        str | None,
+        Parameter(
+            metavar="LIST", help="What one trial has to itself: *cpus=2,memory=4GiB,gpus=1*."
+        ),
+    ] = None,
+    warm_start: Annotated[
+        int | None,
+        Parameter(
+            metavar="COUNT",
+            help="Each run is a study of its own, and begins with so many of the best of the last.",
+        ),
+    ] = None,
     watch: Annotated[
         bool, Parameter(negative="", help="Have it run now, and show how far it is.")
     ] = False,
@@ -89,11 +102,24 @@ def deploy(
     prefect-optuna deploy lynx_hare:problem --study lynx-hare --run \
         --trials 1000 --workers 4 --pool lab \
         --storage redis-study-storage/lab --artifacts artifact-file-system/lab
+    prefect-optuna deploy lynx_hare.py:problem --study weekly --warm-start 5 --cron "0 4 * * 1"
     ```
     """
+    from prefect_optuna.blocks import InvalidSettingError
     from prefect_optuna.deployments.deploy import deploy_optimization
 
-    options = {"sampler": sampler, "pruner": pruner, "seed": seed, "n_jobs": jobs}
+    if watch and warm_start is not None:
+        raise InvalidSettingError(
+            "With --warm-start, each run is a study of its own: start it with --run, and watch the "
+            "study that its log names: prefect-optuna watch STUDY."
+        )
+    options = {
+        "sampler": sampler,
+        "pruner": pruner,
+        "seed": seed,
+        "n_jobs": jobs,
+        "warm_start": warm_start,
+    }
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     if not seed_trials:
         given["seed_trials"] = False
@@ -110,6 +136,7 @@ def deploy(
             installed=installed,
             install=install,
             trusted=trusted,
+            resources=resources,
             **places.keywords(),
             **schedule.keywords(),
         )
@@ -142,22 +169,36 @@ def deploy_reevaluation(
         bool, Parameter(negative="", help="The flow run fails where a trial differs.")
     ] = False,
     environment: Annotated[
-        Literal["here", "recorded", "closest"],
-        Parameter(help="Python and packages as they were, as close as can be, or the worker's."),
+        Literal["here", "recorded", "closest", "both"],
+        Parameter(
+            help="Python and packages as they were, as close as can be, the worker's, or *both*: "
+            "the worker's, and then as they were."
+        ),
     ] = "here",
+    when: Annotated[
+        str | None,
+        Parameter(
+            metavar="PACKAGE",
+            help="Only when a newer version of this package is out; with that, and the others as "
+            "they were.",
+        ),
+    ] = None,
     environment_variable: Variables = (),
     scope: Scope = NO_SCOPE,
     schedule: Schedule = ON_DEMAND,
     places: Places = HERE,
     json: Json = False,
 ) -> None:
-    """Deploy the re-evaluation of archived trials.
+    r"""Deploy the re-evaluation of archived trials.
 
     Most often on a schedule. Where the study is kept is known from its own deployment, where the
     server has one.
 
     ```
-    prefect-optuna deploy-reevaluation lynx-hare --best 5 --cron "0 3 * * *" --trusted
+    prefect-optuna deploy-reevaluation lynx-hare --best 5 --cron "0 3 * * *" --trusted \
+        --environment both
+    prefect-optuna deploy-reevaluation lynx-hare --best 5 --cron "0 * * * *" --trusted \
+        --when numpy --name lynx-hare-numpy
     ```
     """
     from prefect_optuna.blocks import OptunaSettings
@@ -166,6 +207,8 @@ def deploy_reevaluation(
     options: dict[str, Any] = {"fail_on_drift": True} if fail_on_drift else {}
     if environment != "here":
         options["environment"] = environment
+    if when is not None:
+        options["when"] = when
     if environment_variable:
         options["environment_variables"] = list(environment_variable)
     if values := scope.values():
@@ -241,6 +284,40 @@ def deploy_worker(*, pool: Pool = None, json: Json = False) -> None:
     with working("Deploying ..."):
         deployed = deploy_it(pool)
     _tell(deployed, ON_DEMAND, None, as_json=json)
+
+
+def make_pool(
+    name: Annotated[str, Parameter(help="Of the work pool.")],
+    /,
+    *,
+    type: Annotated[  # noqa: A002 - as Prefect's own command has it
+        str,
+        Parameter(metavar="TYPE", help="*process*, *docker*, *kubernetes*, *dask* or *ray*."),
+    ] = "process",
+    address: Annotated[
+        str | None,
+        Parameter(metavar="URL", help="Of the cluster: *tcp://head:8786*, *ray://head:10001*."),
+    ] = None,
+    image: Annotated[
+        str | None, Parameter(help="Of containers; by default *prefect-optuna*.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a work pool for studies, of a template of this package, or renew it.
+
+    ```
+    prefect-optuna make-pool lab --type docker
+    prefect-optuna make-pool cluster --type ray --address ray://head:10001
+    ```
+    """
+    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.pools import make_pool as make_it
+
+    is_new = make_it(name, type, address=address, image=image)  # pyright: ignore[reportArgumentType]
+    start = command("prefect", "worker", "start", "--pool", name)
+    document = {"pool": name, "type": type, "new": is_new, "worker": start}
+    shown = facts({"pool": markup(name), "type": markup(type), "a worker": markup(start)})
+    answer(document, shown, as_json=json)
 
 
 def _where(study: str, places: Places, *, must_exist: bool = False) -> dict[str, Any]:

@@ -148,6 +148,7 @@ class RerunRequest:
     archived_inputs: Mapping[str, bytes] | None = None
     packages: EnvironmentChoice = "here"
     clock: Literal["here", "recorded"] = "here"
+    upgraded: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -162,6 +163,7 @@ class RerunRequest:
         threads: Threads = "recorded",
         inputs: Inputs = "here",
         packages: EnvironmentChoice = "here",
+        upgraded: Mapping[str, str] | None = None,
         parts: int = 1,
     ) -> list[RerunRequest]:
         """Requests for trials of a study, by the version that they ran with."""
@@ -189,6 +191,7 @@ class RerunRequest:
                 archived.inputs(version),
                 archived.archived_inputs(version) if inputs == "archived" else None,
                 packages,
+                upgraded=dict(upgraded or {}),
             )
             for version, group in sorted(versions.items())
             for part in range(min(parts, len(group)))
@@ -284,8 +287,15 @@ def prepared_for(request: RerunRequest) -> PreparedEnvironment | None:
     """The environment that trials shall have, built if need be; `None` for that of this process."""
     if request.packages == "here":
         return None
+    environment = request.environment
+    if request.upgraded:
+        environment = replace(
+            environment,
+            distributions={**environment.distributions, **request.upgraded},
+            sources={k: v for k, v in environment.sources.items() if k not in request.upgraded},
+        )
     return prepare_environment(
-        request.environment,
+        environment,
         needed=set(request.capture.document["distributions"].values()),
         closest=request.packages == "closest",
     )

@@ -144,6 +144,10 @@ class Reevaluation(BaseModel):
         description="Whether they ran with the Python and the packages that are `here`, that were "
         "`recorded`, or that come `closest` to those.",
     )
+    upgraded: dict[str, str] = Field(
+        default_factory=dict,
+        description="The versions of packages that took the place of those that were recorded.",
+    )
     notes: list[str] = Field(
         default_factory=list[str],
         description="What of the recorded environment could not be had, and what took its place.",

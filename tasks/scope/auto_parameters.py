@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, TypeVar, cast, get_type_hints, overload
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 from weakref import WeakValueDictionary
 
 from prefect_optuna.tasks.scope.deferred import DeferredFunction, is_deferred
@@ -31,6 +31,7 @@ class AutoParameter:
         default: what it is where no scope sets it; `MISSING` if it is required.
         doc: what the `Args` section of the function's docstring says of it, or nothing.
         function: the function, by module and qualified name.
+        choices: what it may be, where it is annotated with a `Literal`.
 
     Example:
         >>> from prefect_optuna.tasks.scope import auto_param, auto_params
@@ -51,6 +52,7 @@ class AutoParameter:
     default: Any
     doc: str
     function: str
+    choices: tuple[Any, ...] = ()
 
 
 @overload
@@ -150,6 +152,7 @@ def auto_params() -> tuple[AutoParameter, ...]:
                 slot.default,
                 docs.get(slot.name, ""),
                 plan.function,
+                _choices(hints.get(slot.name)),
             )
             for slot in plan.slots
         ]
@@ -234,6 +237,10 @@ def _type(hint: Any, default: Any) -> Any:
     if isinstance(hint, type):
         return hint
     return Any if default is MISSING else type(default)
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def _qualified(function: Any) -> str:

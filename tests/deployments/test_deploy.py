@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import temporary_settings
 from prefect.types import SecretDict
 from pydantic import SecretStr
@@ -38,6 +39,7 @@ from prefect_optuna.deployments import (
     deploy_optimization,
     deploy_reevaluation,
     deploy_report,
+    make_pool,
     make_process_pool,
     run_on,
 )
@@ -248,6 +250,47 @@ def test_several_workers_are_a_distributed_study_and_the_pool_s_worker(lab: Path
         worker = client.read_deployment_by_name(f"work/{POOL}")
     assert worker.entrypoint == "prefect_optuna.flows.work.work"
     assert worker.work_pool_name == POOL
+
+
+def test_resources_are_asked_of_the_pool_and_counted_by_the_run(lab: Path) -> None:
+    make_pool("deploy-docker", "docker")
+    given = {"storage": STORAGE, "artifacts": ARTIFACTS, "pool": "deploy-docker"}
+    options = {"n_jobs": 2}
+    one = deploy_optimization(
+        LYNX, study_name="sized", resources="cpus=1,memory=2GiB", options=options, **given
+    )
+    assert one.parameters["resources"] == {"cpus": 1.0, "memory": "2GiB"}
+    assert stored(one.id).job_variables == {
+        "mem_limit": f"{4 << 30}b",
+        "container_create_kwargs": {"nano_cpus": 2_000_000_000},
+    }
+    several = deploy_optimization(
+        LYNX, study_name="sized-too", workers=2, resources={"cpus": 1}, **given
+    )
+    assert stored(several.id).job_variables == {}  # its parent has none of the trials
+    counted = deploy_optimization(
+        LYNX, study_name="counted", resources="cpus=1", **{**given, "pool": POOL}
+    )
+    assert stored(counted.id).job_variables == {}
+    assert stored(counted.id).parameters["resources"] == {"cpus": 1.0}
+
+
+def test_a_pool_that_no_worker_works_for_is_refused_with_the_types_that_there_are(
+    lab: Path,
+) -> None:
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="deploy-odd", type="slurm-of-mine"))
+        client.create_work_pool(WorkPoolCreate(name="deploy-ecs", type="ecs"))
+    given: dict[str, Any] = {"study_name": "odd", "storage": STORAGE, "artifacts": ARTIFACTS}
+    with pytest.raises(InvalidSettingError, match="of which Prefect has no worker") as caught:
+        deploy_optimization(LYNX, pool="deploy-odd", **given)
+    assert "docker" in str(caught.value)
+    assert "process" in str(caught.value)
+    with pytest.raises(InvalidSettingError, match="Known are process, docker, kubernetes"):
+        deploy_optimization(LYNX, pool="deploy-ecs", resources="cpus=1", **given)
+    assert deploy_optimization(LYNX, pool="deploy-ecs", **given).pool == "deploy-ecs"
+    with pytest.raises(InvalidSettingError, match=r"no kind of pool.*process, docker"):
+        make_pool("deploy-slurm", "slurm")
 
 
 def test_two_studies_do_not_share_a_deployment(lab: Path) -> None:

@@ -40,12 +40,15 @@ def manifests() -> list[tuple[str, dict[str, Any]]]:
 def job() -> dict[str, Any]:
     """The job of the work pool, with its defaults."""
     variables = WORK_POOL["variables"]["properties"]
-    values = {name: variable["default"] for name, variable in variables.items()}
+    values = {name: one["default"] for name, one in variables.items() if "default" in one}
     filled = apply_values(WORK_POOL["job_configuration"], values)["job_manifest"]
     container = filled["spec"]["template"]["spec"]["containers"][0]
     # As Prefect's worker puts them in.
     container["env"] = [{"name": key, "value": value} for key, value in container["env"].items()]
     container["args"] = ["prefect", "flow-run", "execute"]
+    # prefect-kubernetes takes no job without them, in a place where Kubernetes ignores them.
+    for name in ("parallelism", "completions"):
+        assert filled["spec"]["template"]["spec"].pop(name) == 1
     return filled
 
 

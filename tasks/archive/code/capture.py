@@ -20,6 +20,7 @@ from prefect_optuna.blocks.errors import CaptureError
 from prefect_optuna.tasks.archive.code.inspection import functions_in
 from prefect_optuna.tasks.archive.code.reach import Reach
 from prefect_optuna.tasks.archive.code.refusals import secret_by_name, secret_value, unknown_value
+from prefect_optuna.tasks.resources import Resources
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.record.environment import Environment
@@ -102,6 +103,8 @@ class Capture:
         }
         if reach.pickled:
             document["pickled"] = reach.pickled
+        if resources := Resources.of(problem.resources):
+            document["resources"] = resources.as_json()
         found = _secrets_in(document, reach.blobs)
         found += [secret_by_name(path) for path in secret_paths(dict(problem.context), "context")]
         if found:

@@ -95,6 +95,7 @@ def restore_problem(capture: Capture, environment: Environment | None = None) ->
         context={key: restorer.value(data) for key, data in document["context"].items()},
         axes={name: restorer.value(data) for name, data in document["axes"].items()},
         directions=tuple(document["directions"]),
+        resources=document.get("resources"),
     )
 
 

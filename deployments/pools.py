@@ -1,0 +1,111 @@
+"""Work pools that run studies, each made of a template of this package.
+
+`pools/` and `kubernetes/` have them as files, which `prefect work-pool create --base-job-template`
+takes as well.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectAlreadyExists
+
+from prefect_optuna.blocks._secrets import has_secret_urls
+from prefect_optuna.blocks.errors import InvalidLocationError, InvalidSettingError
+from prefect_optuna.deployments.work_pools import prefect_server
+
+PoolKind = Literal["process", "docker", "kubernetes", "dask", "ray"]
+
+_HERE = Path(__file__).parent
+_ADDRESS = {"dask": "DASK_SCHEDULER_ADDRESS", "ray": "RAY_ADDRESS"}
+_IMAGES = ("docker", "kubernetes")
+
+
+def make_pool(
+    name: str,
+    kind: PoolKind = "process",
+    *,
+    address: str | None = None,
+    image: str | None = None,
+) -> bool:
+    """Make a work pool of a template of this package, or renew it.
+
+    Args:
+        name: of the pool.
+        kind: what runs trials: processes of the worker's machine, a container or a Kubernetes job
+            for each flow run, or a Dask or Ray cluster, to which a process on the worker's machine
+            sends them.
+        address: of the Dask scheduler, `"tcp://head:8786"`, or the Ray cluster,
+            `"ray://head:10001"`; by default where `DASK_SCHEDULER_ADDRESS` or `RAY_ADDRESS` of the
+            worker says, or else a cluster on its machine for each run.
+        image: for containers; by default `prefect-optuna`.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        InvalidSettingError: there is no such kind, an argument is not for it, or a pool of that
+            name is of another type.
+        InvalidLocationError: the address holds a password.
+        ServerUnavailableError: there is no server.
+
+    Example:
+        >>> from prefect_optuna.deployments import make_pool
+        >>> _ = make_pool("docs-ray", "ray", address="ray://head:10001")
+        >>> make_pool("docs-ray", "ray")
+        False
+    """
+    template = template_of(kind)
+    properties = template["variables"]["properties"]
+    if address is not None:
+        if kind not in _ADDRESS:
+            raise InvalidSettingError(f"`address` is of a pool for Dask or Ray; found {kind!r}.")
+        if has_secret_urls(address):
+            raise InvalidLocationError(
+                "The address of the cluster holds a password, which everybody who may open the "
+                f"pool would read. Set {_ADDRESS[kind]} where the worker runs."
+            )
+        properties["env"]["default"][_ADDRESS[kind]] = address
+    if image is not None:
+        if kind not in _IMAGES:
+            raise InvalidSettingError(
+                f"`image` is of a pool for Docker or Kubernetes; found {kind!r}."
+            )
+        properties["image"]["default"] = image
+    type_ = kind if kind in _IMAGES else "process"
+    with prefect_server() as client:
+        try:
+            client.create_work_pool(
+                WorkPoolCreate(name=name, type=type_, base_job_template=template)
+            )
+        except ObjectAlreadyExists:
+            pool = client.read_work_pool(name)
+            if pool.type != type_:
+                raise InvalidSettingError(
+                    f"The work pool {name!r} exists and is of type {pool.type!r}, not {type_!r}. "
+                    "Name another pool."
+                ) from None
+            client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+            return False
+    return True
+
+
+def template_of(kind: str) -> dict[str, Any]:
+    """The template of a kind of pool, as Prefect takes it.
+
+    Example:
+        >>> from prefect_optuna.deployments.pools import template_of
+        >>> template_of("docker")["job_configuration"]["image"]
+        '{{ image }}'
+    """
+    if kind not in get_args(PoolKind):
+        raise InvalidSettingError(
+            f"There is no kind of pool {kind!r}: {', '.join(get_args(PoolKind))}. For another type "
+            "that Prefect knows: prefect work-pool create NAME --type TYPE."
+        )
+    in_folder = Path("kubernetes", "work-pool.json")
+    file = _HERE / (in_folder if kind == "kubernetes" else Path("pools", f"{kind}.json"))
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,131 @@
+"""What people have run by a schedule: trials again with old and new packages, studies in a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from prefect.client.orchestration import get_client
+from wheels_under_test import install_here, only_these_wheels, record_only
+
+from prefect_optuna.blocks import InvalidSettingError, as_study_storage
+from prefect_optuna.errors import EnvironmentUnavailableError
+from prefect_optuna.flows import optimize, reevaluate
+from prefect_optuna.flows.reevaluate_flow import DriftError
+from prefect_optuna.flows.study_series import WARM
+from prefect_optuna.tasks import ArchivedStudy
+from prefect_optuna.tasks.environments import newest_version
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+
+
+def times_tiny(trial: optuna.Trial) -> float:
+    import tiny  # pyright: ignore[reportMissingImports]
+
+    return trial.suggest_float("x", 1, 2) * tiny.VALUE
+
+
+def parabola(trial: optuna.Trial) -> float:
+    return (trial.suggest_float("x", -5, 5) - 2) ** 2
+
+
+def page(key: str) -> Any:
+    """The latest artifact of a key."""
+    with get_client(sync_client=True) as client:
+        found = client.request("GET", "/artifacts/{key}/latest", path_params={"key": key})
+    return found.json()["data"]
+
+
+def test_trials_run_again_with_todays_packages_with_the_recorded_and_with_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wheels = only_these_wheels(tmp_path, monkeypatch)
+    newest = wheels / "tiny-2.0-py3-none-any.whl"
+    install_here(wheels, "tiny", "1.0", monkeypatch)
+    record_only(monkeypatch, tiny="1.0")
+    optimize(times_tiny, study_name="nightly", n_trials=3, seed=1)
+    install_here(wheels, "tiny", "2.0", monkeypatch)
+    kept = newest.read_bytes()
+    newest.unlink()
+
+    with pytest.raises(DriftError):
+        reevaluate("nightly", trials="best:2", trusted=True, environment="both", fail_on_drift=True)
+    here, recorded = ArchivedStudy.load("nightly").reevaluations()
+    assert (here.environment, here.headline) == ("here", "0 of 2 reproduced")
+    assert (recorded.environment, recorded.headline) == ("recorded", "2 of 2 reproduced")
+    assert here.flow_run_id == recorded.flow_run_id
+    shown = page("reevaluation-nightly")
+    assert "![drift](data:image/png;base64," in shown
+    assert "| today's | ⚠️ 0 of 2 |" in shown
+    assert "| recorded | ✅ 2 of 2 |" in shown
+
+    (wheels / "tiny-1.4-py3-none-any.whl").unlink()
+    assert newest_version("tiny", "3.11.7") == "1.0"
+    assert reevaluate("nightly", trusted=True, when="tiny") is None
+    newest.write_bytes(kept)
+    again = reevaluate("nightly", trusted=True, when="tiny")
+    assert again.upgraded == {"tiny": "2.0"}
+    assert again.trials[0].values[0] == 2 * again.trials[0].archived
+    assert "| tiny 2.0 | ⚠️ 0 of 1 |" in page("reevaluation-nightly")
+    assert reevaluate("nightly", trusted=True, when="tiny") is None
+    assert len(ArchivedStudy.load("nightly").reevaluations()) == 3
+
+    with pytest.raises(InvalidSettingError, match=r"'tinny' was not. Did you mean 'tiny'"):
+        reevaluate("nightly", trusted=True, when="tinny")
+    with pytest.raises(InvalidSettingError, match="leave out `environment`"):
+        reevaluate("nightly", trusted=True, when="tiny", environment="both")
+    with pytest.raises(EnvironmentUnavailableError, match="Which version of nothing-of-the-kind"):
+        newest_version("nothing-of-the-kind", "3.11.7")
+
+
+def test_each_study_of_a_row_begins_with_the_best_of_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = as_study_storage()
+    first = optimize(parabola, study_name="weekly", n_trials=8, warm_start=2, seed=1)
+    assert first.study_name.startswith("weekly-2")
+    with monkeypatch.context() as patch:
+        # A second later.
+        name = first.study_name[:-6] + f"{int(first.study_name[-6:]) + 1:06}"
+        patch.setattr("prefect_optuna.flows.study_series.StudySeries.of_run", _series(name))
+        second = optimize(parabola, study_name="weekly", n_trials=4, warm_start=2, seed=2)
+        optimize(parabola, study_name="weekly", n_trials=5, warm_start=2, seed=2)  # goes on
+    trials = storage.load_study(second.study_name).trials
+    best = sorted(storage.load_study(first.study_name).trials, key=lambda t: t.value or 0)[:2]
+    assert [t.params for t in trials[:2]] == [t.params for t in best]
+    assert [t.user_attrs.get(WARM) for t in trials] == [
+        *(f"{first.study_name}:{one.number}" for one in best),
+        *[None] * 3,
+    ]
+    assert second.best_value <= first.best_value
+    shown = page("series-weekly")
+    assert "![best values](data:image/png;base64," in shown
+    assert shown.index(second.study_name) < shown.index(first.study_name)
+    assert sorted(storage.study_names()) == [first.study_name, second.study_name]
+
+
+def _series(name: str) -> Any:
+    from prefect_optuna.flows.study_series import StudySeries
+
+    def of_run(base: str, _: int) -> StudySeries:
+        return StudySeries(base, name)
+
+    return of_run
+
+
+def test_a_row_has_a_name_and_a_count() -> None:
+    with pytest.raises(InvalidSettingError, match="give its name"):
+        optimize(parabola, n_trials=1, warm_start=1, storage="memory://", artifacts="memory://row")
+    with pytest.raises(InvalidSettingError, match="0 or more; found -1"):
+        optimize(
+            parabola,
+            study_name="row",
+            n_trials=1,
+            warm_start=-1,
+            storage="memory://",
+            artifacts="memory://row",
+        )
