@@ -27,34 +27,20 @@ class Origin(Protocol):
         ...
 
 
-class Task:
-    """A function that is called elsewhere, with a seed."""
-
-    def __init__(self, function: Callable[..., Any], seed: int) -> None:
-        self.function = function
-        self.seed = seed
-        self.place: tuple[int, int] = (os.getpid(), threading.get_ident())
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call it as it would be called in the trial."""
-        from prefect_optuna.tasks import seeding
-
-        pid, thread = self.place
-        if pid == os.getpid() and thread == threading.get_ident():
-            return self.function(*arguments, **keywords)
-        around = seeding.entropy_of if pid == os.getpid() else seeding.Seeding
-        with around(self.seed):
-            return self.function(*arguments, **keywords)
-
-
 _current: Callable[[], Origin | None] = lambda: None  # noqa: E731 - another takes its place
+_Task: Any = None
 _patched: set[str] = set()
 
 
-def hand_out_seeds(current: Callable[[], Origin | None]) -> None:
-    """Have whatever hands out tasks ask for the trial under way; once for each of them."""
-    global _current
-    _current = current
+def hand_out_seeds(current: Callable[[], Origin | None], task: type) -> None:
+    """Have whatever hands out tasks ask for the trial under way; once for each of them.
+
+    Args:
+        current: says which trial that is.
+        task: makes of a function and a seed one that is called with that.
+    """
+    global _current, _Task
+    _current, _Task = current, task
     for module in MODULES:
         if module in sys.modules and module not in _patched:
             patch(module)
@@ -71,9 +57,9 @@ def patch(module: str) -> None:
 
 def _task(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
     trial = _current()
-    if trial is None or isinstance(function, Task):
+    if trial is None or isinstance(function, _Task):
         return function
-    return Task(function, trial.share(kind))
+    return _Task(function, trial.share(kind))
 
 
 def _threads(module: Any) -> None:
@@ -127,7 +113,7 @@ def _pools(module: Any) -> None:
         def mapped(self: Any, func: Any, iterable: Any, chunksize: int = 1) -> Any:
             trial = _current()
             if trial is not None:  # a thread of the pool's takes the items, one by one
-                tasks = ((Task(func, trial.share("pool")), item) for item in iterable)
+                tasks = ((_Task(func, trial.share("pool")), item) for item in iterable)
                 return lazy[name](self, _call, tasks, chunksize)
             return lazy[name](self, func, iterable, chunksize)
 
@@ -158,7 +144,7 @@ class _Seeded:
     @staticmethod
     def _tasks(iterable: Any, trial: Origin, thread: int) -> Iterator[Any]:
         for function, arguments, keywords in iterable:
-            task = Task(function, trial.share("joblib"))
+            task = _Task(function, trial.share("joblib"))
             task.place = (os.getpid(), thread)  # other threads take some of them from here
             yield task, arguments, keywords
 

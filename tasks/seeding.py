@@ -22,8 +22,8 @@ import random
 import secrets
 import sys
 import threading
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Generator as Yields
-from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from functools import partial
@@ -287,7 +287,7 @@ def _take_marks() -> None:
 def _install() -> None:
     """Ask the trial under way, if there is one, where the system is asked for entropy."""
     global _system_randbits
-    elsewhere.hand_out_seeds(_under_way)
+    elsewhere.hand_out_seeds(_under_way, Task)
     if _system_randbits is not None:
         return
     of_numpy: Any = importlib.import_module("numpy.random.bit_generator")
@@ -334,6 +334,24 @@ def entropy_of(seed: int) -> Yields[None]:
         yield
     finally:
         _current.reset(token)
+
+
+class Task:
+    """A function that is called elsewhere, with a seed."""
+
+    def __init__(self, function: Callable[..., Any], seed: int) -> None:
+        self.function = function
+        self.seed = seed
+        self.place: tuple[int, int] = (os.getpid(), threading.get_ident())
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call it as it would be called in the trial."""
+        pid, thread = self.place
+        if pid == os.getpid() and thread == threading.get_ident():
+            return self.function(*arguments, **keywords)
+        around = entropy_of if pid == os.getpid() else Seeding
+        with around(self.seed):
+            return self.function(*arguments, **keywords)
 
 
 # Their threads draw from Python's shared generator in the middle of a trial, for a ping or a pause.
