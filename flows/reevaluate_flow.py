@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -36,6 +37,7 @@ from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.environments import EnvironmentChoice, newest_version
 from prefect_optuna.tasks.reevaluation.drift import likely_cause, scope_that_is_read
+from prefect_optuna.tasks.reevaluation.history import MOST_SECONDS, histories
 from prefect_optuna.tasks.reevaluation.rerun import (
     Inputs,
     RerunAnswer,
@@ -105,7 +107,9 @@ def reevaluate(
     process gets the environment variables that Python needs and an empty home folder: no
     credentials, no settings of Prefect, not the storage and no key. It runs as the same user. A
     pruned trial is pruned again after the same step, and compared by the last value it reported.
-    Its random numbers follow from the seed that it had.
+    Its random numbers follow from the seed that it had. Where it does not come out as it did, and
+    the trials that ran before it in its process took two minutes at most, it is run once more
+    after those: code may keep something from one trial to the next.
     What came of it is kept beside the archive, where `ArchivedStudy.reevaluations()` reads it, and
     shown as a Prefect artifact. For each trial that is not reproduced there is a Prefect event,
     `prefect-optuna.trial.drifted`.
@@ -208,19 +212,17 @@ def reevaluate(
     n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
 
     def once(packages: EnvironmentChoice, upgraded: dict[str, str]) -> Reevaluation:
-        requests = RerunRequest.of(
+        requests_for = partial(
+            RerunRequest.of,
             archived,
-            chosen,
-            repeats=repeats,
-            reseed=reseed,
             scope=scope,
             environment_variables=environment_variables,
             threads=threads,
             inputs=inputs,
             packages=packages,
             upgraded=upgraded,
-            parts=n_jobs,
         )
+        requests = requests_for(chosen, repeats=repeats, reseed=reseed, parts=n_jobs)
         if task_runner is None or isinstance(task_runner, str):  # they run on this machine
             for request in requests:
                 prepared_for(request)  # what cannot be had is said before anything runs
@@ -253,6 +255,26 @@ def reevaluate(
                         )
                     )
                 compared[again.number] = found
+            if drifted and not reseed and not scope_read:
+                numbers = [drift.trial.number for drift in drifted]
+                for ended in histories(
+                    numbers,
+                    archived.study.get_trials(deepcopy=False),
+                    [one.number for one in request.trials],
+                    most_seconds=inf if why else MOST_SECONDS,
+                ):
+                    archived.verify_trials(ended)
+                    remembered = [
+                        again
+                        for answer in _run(requests_for(ended), 1, task_runner)
+                        for again in answer.reruns
+                    ]
+                    for before, again in enumerate(remembered):
+                        if again.number in numbers:
+                            found = compare(by_number[again.number], again, relative, absolute)
+                            if found.verdict == "reproduced":
+                                compared[again.number] = found.model_copy(update={"after": before})
+                drifted = [one for one in drifted if not compared[one.trial.number].after]
             if why:
                 for number, cause in find_causes(drifted).items():
                     compared[number] = compared[number].model_copy(

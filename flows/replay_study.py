@@ -59,8 +59,8 @@ class Replayed:
 
     @property
     def same(self) -> bool:
-        """Whether all parameters came out as they were."""
-        return self.first_difference is None
+        """Whether trials were asked again, and all parameters came out as they were."""
+        return self.n_trials > 0 and self.first_difference is None
 
     def __str__(self) -> str:
         return self.message
@@ -131,6 +131,7 @@ class _Replay:
         self._given = sampler
         self._samplers: dict[str, BaseSampler] = {}
         self._numbers: dict[str, BaseSampler] = {}
+        self._places = Places()
         if into is None:
             with _quiet():
                 into = optuna.create_study(study_name=self._name, directions=recorded.directions)
@@ -155,6 +156,13 @@ class _Replay:
         for asked, number in enumerate(order):
             if (difference := self._ask(self._trials[number])) is not None:
                 return Replayed(self._into, asked + 1, taken, number, difference)
+        if not order:
+            message = (
+                f"Study {self._name!r}: none of its {len(self._trials)} trials was asked through "
+                "this package in a way that it has noted, so there is nothing to ask again. "
+                "optimize and distribute note it."
+            )
+            return Replayed(self._into, 0, taken, None, message)
         count = f"{len(order)} trial{' was' if len(order) == 1 else 's were'} asked again"
         rest = f"; {taken} that this package did not ask stand as they were" if taken else ""
         message = f"Study {self._name!r}: {count}, and have the parameters that they had{rest}."
@@ -217,9 +225,7 @@ class _Replay:
         """Ask for a trial, and tell it; what differs, if something does."""
         asked = _asked(trial)
         storage, study_id = self._study.storage, self._study._study_id  # pyright: ignore[reportPrivateUsage]
-        there, kept, _ = Places().seen(
-            as_of(storage.get_all_trials(study_id, deepcopy=False), asked["seen"])
-        )
+        there, kept = self._seen(storage.get_all_trials(study_id, deepcopy=False), asked["seen"])
         one, seed = self._study.for_one_trial(), asked.get("seed")
         own = self._sampler(trial) if seed is not None else self._continued(trial)
         asks = AskedSampler(own, asked["seen"], asked["place"], seed)
@@ -243,6 +249,15 @@ class _Replay:
         if seed is None:
             asks.publish()
         return None
+
+    def _seen(self, trials: list[FrozenTrial], seen: Any) -> tuple[list[FrozenTrial], Any]:
+        """What there was, in place. What had ended for one is not looked at again for the next."""
+        count, unfinished = seen
+        places = self._places
+        if count < places.known or min(map(int, unfinished), default=count) < places.settled:
+            places = Places()  # somebody else knew more than this one
+        there, kept, _ = places.seen(as_of(trials, seen, since=places.settled))
+        return there, kept
 
     def _sampler(self, trial: FrozenTrial) -> BaseSampler:
         """What asked for a trial, as it was before it was asked for anything."""

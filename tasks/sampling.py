@@ -95,6 +95,11 @@ class Places:
         """The place of the next trial, if nobody else makes one."""
         return self._known - len(self._repeats)
 
+    @property
+    def known(self) -> int:
+        """How many trials there were when they were looked at last."""
+        return self._known
+
     def seen(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], dict[str, Any], Seen]:
         """What there is now, in place, what samplers have kept with it, and a note of it."""
         for trial in trials[self._known :]:
@@ -161,8 +166,8 @@ class _Recent(Sequence[FrozenTrial]):
         return self._last[place - self._first]
 
 
-def as_of(trials: Sequence[FrozenTrial], seen: Seen) -> list[FrozenTrial]:
-    """The trials of a study as they were when this was noted.
+def as_of(trials: Sequence[FrozenTrial], seen: Seen, *, since: int = 0) -> list[FrozenTrial]:
+    """The trials of a study as they were when this was noted; those before `since` as they are.
 
     Example:
         >>> import optuna
@@ -173,8 +178,8 @@ def as_of(trials: Sequence[FrozenTrial], seen: Seen) -> list[FrozenTrial]:
     """
     count: int = seen[0]
     unfinished: Mapping[str, Sequence[int]] = seen[1]
-    then: list[FrozenTrial] = []
-    for trial in trials[:count]:
+    then: list[FrozenTrial] = list(trials[:since])
+    for trial in trials[since:count]:
         if (was := unfinished.get(str(trial.number))) is not None:
             n_params, shared = was
             trial = _begun(trial, n_params, shared=bool(shared))

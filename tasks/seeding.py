@@ -22,8 +22,8 @@ import random
 import secrets
 import sys
 import threading
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Generator as Yields
-from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from functools import partial
@@ -34,6 +34,7 @@ from weakref import WeakKeyDictionary
 import optuna
 from optuna.trial import BaseTrial, FrozenTrial
 
+from prefect_optuna.tasks import elsewhere
 from prefect_optuna.tasks.generators import (
     LIBRARIES,
     Generator,
@@ -129,9 +130,12 @@ class Seeding:
         self.trial = trial
         self.shared: set[str] = set()
         """The generators that were drawn from while trials of other threads could."""
+        self.forked: int | None = None
+        """The seed of the process that was forked off last."""
         self._pid = os.getpid()
         self._is_under_way = True
         self._entropy = itertools.count()
+        self._shares: dict[str, int] = {}
         self._saved: dict[Generator, Any] = {}
         self._lent: list[tuple[Generator, Any]] = []
         self._outer: Seeding | None = None
@@ -176,7 +180,7 @@ class Seeding:
 
     def renew(self, seed: int) -> None:
         """Begin anew with another seed, for another attempt."""
-        self.seed, self._entropy = seed, itertools.count()
+        self.seed, self._entropy, self._shares = seed, itertools.count(), {}
         with _lock:
             _note_draws()
             for generator in loaded_generators():
@@ -186,13 +190,22 @@ class Seeding:
     def entropy(self, bits: int) -> int | None:
         """What takes the place of the system's entropy.
 
-        It is `None` in processes that were forked off, for all of them would get the same, and in
-        a thread that goes on when the trial has ended.
+        It is `None` in processes that somebody else has forked off, for all of them would get the
+        same, and in a thread that goes on when the trial has ended.
         """
-        if not self._is_under_way or os.getpid() != self._pid:
+        if not self.is_here():
             return None
         text = f"{self.seed}:entropy:{next(self._entropy)}"
         return int.from_bytes(hashlib.shake_256(text.encode()).digest((bits + 7) // 8)) >> -bits % 8
+
+    def is_here(self) -> bool:
+        """Whether it is under way, and in this process."""
+        return self._is_under_way and os.getpid() == self._pid
+
+    def share(self, kind: str) -> int:
+        """The seed of the next task that it has others do."""
+        self._shares[kind] = place = self._shares.get(kind, -1) + 1
+        return trial_seed(self.seed, kind, place)
 
     def imported(self, generator: Generator) -> None:
         """Seed a library that the trial has just imported."""
@@ -274,6 +287,7 @@ def _take_marks() -> None:
 def _install() -> None:
     """Ask the trial under way, if there is one, where the system is asked for entropy."""
     global _system_randbits
+    elsewhere.hand_out_seeds(_under_way, Task)
     if _system_randbits is not None:
         return
     of_numpy: Any = importlib.import_module("numpy.random.bit_generator")
@@ -286,9 +300,58 @@ def _install() -> None:
         of_python.Random.seed = _seed_of_random
         of_python.seed = of_python._inst.seed
         sys.meta_path.insert(0, _Importing())
+        os.register_at_fork(before=_count_fork, after_in_child=_seed_fork)
         for name in _CHATTY:
             if (module := sys.modules.get(name)) is not None:
                 vars(module)["random"] = random.SystemRandom()
+
+
+def _under_way() -> Seeding | None:
+    """The trial that this thread runs, or does something for."""
+    trial = _current.get()
+    return trial if trial is not None and trial.is_here() else None
+
+
+def _count_fork() -> None:
+    if (trial := _under_way()) is not None:
+        trial.forked = trial.share("fork")
+
+
+def _seed_fork() -> None:
+    """Begin anew in a process that a trial has forked off: each of them draws its own numbers."""
+    trial = _current.get()
+    if trial is not None and trial.forked is not None:
+        _entered.clear()
+        _marks.clear()
+        Seeding(trial.forked).__enter__()
+
+
+@contextmanager
+def entropy_of(seed: int) -> Yields[None]:
+    """Have what is made without a seed in this thread follow from one."""
+    token = _current.set(Seeding(seed))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class Task:
+    """A function that is called elsewhere, with a seed."""
+
+    def __init__(self, function: Callable[..., Any], seed: int) -> None:
+        self.function = function
+        self.seed = seed
+        self.place: tuple[int, int] = (os.getpid(), threading.get_ident())
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call it as it would be called in the trial."""
+        pid, thread = self.place
+        if pid == os.getpid() and thread == threading.get_ident():
+            return self.function(*arguments, **keywords)
+        around = entropy_of if pid == os.getpid() else Seeding
+        with around(self.seed):
+            return self.function(*arguments, **keywords)
 
 
 # Their threads draw from Python's shared generator in the middle of a trial, for a ping or a pause.
@@ -325,12 +388,12 @@ def _names_temporary_files() -> bool:
 
 
 class _Importing(importlib.abc.MetaPathFinder):
-    """Notices that a trial imports a library whose generator is to be seeded."""
+    """Notices that a trial imports a library that draws random numbers, or hands out tasks."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in LIBRARIES or not _entered:
+        if (fullname not in LIBRARIES and fullname not in elsewhere.MODULES) or not _entered:
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
@@ -342,7 +405,7 @@ class _Importing(importlib.abc.MetaPathFinder):
 
 
 class _Seeded(importlib.abc.Loader):
-    """Loads a library as its own loader does, and seeds it at once."""
+    """Loads a library as its own loader does, and seeds it, or has it seed tasks, at once."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
@@ -355,6 +418,9 @@ class _Seeded(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
+        if module.__name__ in elsewhere.MODULES:
+            elsewhere.patch(module.__name__)
+            return
         with _lock:
             if _entered:
                 _entered[-1].imported(generator_of(module.__name__))

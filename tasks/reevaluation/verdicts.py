@@ -71,6 +71,11 @@ class ReevaluatedTrial(BaseModel):
         "of it.",
     )
     message: str = Field(default="", description="Why it failed.")
+    after: int = Field(
+        default=0,
+        description="After how many of the trials before it: its code keeps something from one to "
+        "the next, and it comes out as it did after those only.",
+    )
     uploads: dict[str, Literal["same", "other", "unknown"]] = Field(
         default_factory=dict,
         description="Of each file that it uploads as an artifact of Optuna's whether it is the "
@@ -176,6 +181,7 @@ class Reevaluation(BaseModel):
         rows = [
             f"  trial {t.number}: {t.verdict}, archived {_text(t.archived)}, "
             f"now {', '.join(map(_text, t.values)) or t.message}"
+            + (f"; after {_trials(t.after)}" if t.after else "")
             + (f"; {words}" if (words := upload_words(t)) else "")
             + (f"; {words}" if (words := constraint_words(t, repr)) else "")
             + (f"; {words}" if (words := luck_words(t, "{:.4g}".format)) else "")
@@ -206,6 +212,10 @@ class Reevaluation(BaseModel):
                 for trial in self.trials
             ],
         )
+
+
+def _trials(count: int) -> str:
+    return f"the {count} trials before it" if count > 1 else "the trial before it"
 
 
 def compare(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import optuna
 import pytest
 from prefect.client.orchestration import get_client
@@ -349,3 +350,18 @@ def test_the_key_for_signing_is_passed_on_to_nobody(names: list[str]) -> None:
     optimize(Problem(suggest=suggest, run=square), study_name="no key", n_trials=1)
     with pytest.raises(InvalidSettingError):
         reevaluate("no key", trusted=True, environment_variables=names)
+
+
+def test_code_that_keeps_something_gives_it_again_after_the_same_trials() -> None:
+    seen: list[float] = []
+    numbers = np.random.default_rng(0)
+
+    def objective(trial: optuna.Trial) -> float:
+        seen.append(trial.suggest_float("x", -1, 1))
+        return sum(seen) + numbers.random()
+
+    optimize(objective, study_name="history", n_trials=5)
+    again = reevaluate("history", trials=[3, 2], trusted=True, rtol=0.0)
+    assert again.reproduced, again
+    assert [trial.after for trial in again.trials] == [3, 2]
+    assert "after the 3 trials before it" in str(again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copyreg
 import functools
@@ -13,13 +14,18 @@ import site
 import sys
 import sysconfig
 import types
+from abc import ABCMeta
 from collections.abc import Iterator, Mapping
+from enum import EnumMeta
 from pathlib import PurePath
 from types import FunctionType, ModuleType
 from typing import Any
 
+from prefect_optuna.tasks.archive.code.sources import parse
+
 ARCHIVED_AS = "__archived_as__"
 ARCHIVED_IMPORTS = "__archived_imports__"
+ARCHIVED_FILE = "__archived_file__"
 
 _DEPTH = 4
 _OURSELVES = "prefect_optuna"
@@ -65,6 +71,64 @@ def attribute_names(cls: type) -> set[str]:
     """The names in a class, private ones as its source has them."""
     prefix = f"_{cls.__name__.lstrip('_')}__"
     return {f"__{n[len(prefix) :]}" if n.startswith(prefix) else n for n in vars(cls)}
+
+
+def changed_attributes(cls: type, source: str) -> dict[str, Any]:
+    """What a class has that its statement, run again, might not give: set later, changed, drawn.
+
+    What is written there as a literal and still holds is left out, and so are methods and the like,
+    unless somebody has put others in their place.
+    """
+    named = issubclass(cls, tuple) and hasattr(cls, "_fields")
+    if isinstance(cls, EnumMeta) or named or _is_made_by_installed_code(type(cls)):
+        return {}
+    body = _body(cls, source)
+    found: dict[str, Any] = {}
+    for name, value in vars(cls).items():
+        if (name.startswith("__") and name.endswith("__")) or name.startswith("_abc_"):
+            continue
+        said = body.get(name)
+        if isinstance(value, FunctionType):
+            is_own = value.__code__.co_qualname == f"{cls.__qualname__}.{name}"
+            if is_own or value.__code__.co_filename.startswith("<"):
+                continue
+            if said is not None and getattr(said, "decorator_list", [None]):
+                continue  # the statement makes it again
+        elif isinstance(value, type) or hasattr(type(value), "__get__"):
+            continue
+        elif isinstance(said, (ast.Assign, ast.AnnAssign)) and said.value is not None:
+            with contextlib.suppress(ValueError, TypeError, SyntaxError, RecursionError):
+                literal = ast.literal_eval(said.value)
+                if type(literal) is type(value) and repr(literal) == repr(value):
+                    continue
+        found[name] = value
+    return found
+
+
+def _is_made_by_installed_code(metaclass: type) -> bool:
+    """Whether the class of a class does something that is not known here."""
+    if metaclass in (type, ABCMeta):
+        return False
+    module = sys.modules.get(metaclass.__module__)
+    return module is None or is_installed(vars(module))
+
+
+def _body(cls: type, source: str) -> dict[str, ast.stmt]:
+    """The last statement of a class's body that binds each name."""
+    node = next((n for n in ast.walk(parse(source)) if isinstance(n, ast.ClassDef)), None)
+    found: dict[str, ast.stmt] = {}
+    for statement in node.body if node is not None else ():
+        names = [getattr(statement, "name", None)]
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+        found |= {_mangled(cls, name): statement for name in names if name}
+    return found
+
+
+def _mangled(cls: type, name: str) -> str:
+    private = name.startswith("__") and not name.endswith("__")
+    return f"_{cls.__name__.lstrip('_')}{name}" if private else name
 
 
 def owner_of(value: FunctionType | type, module_globals: Mapping[str, Any]) -> type | None:

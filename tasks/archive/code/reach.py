@@ -8,17 +8,22 @@ None of it is called, and nothing is pickled unless that is asked for.
 
 from __future__ import annotations
 
+import ast
 import builtins
+import copy
 import functools
 import hashlib
 import importlib
 import importlib.util
+import io
 import logging
+import os
 import platform
 import sys
+import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,14 +33,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import optuna
 
-from prefect_optuna.blocks._secrets import secret_paths
+from prefect_optuna.blocks._secrets import SecretVariables, secret_paths
 from prefect_optuna.blocks.codec.arrays import npy_bytes
 from prefect_optuna.blocks.codec.tables import table_kind
 from prefect_optuna.blocks.codec.values import encode_value
 from prefect_optuna.blocks.errors import ResultEncodingError
+from prefect_optuna.tasks.archive.code.changes import Change, encoded, patches, settings
 from prefect_optuna.tasks.archive.code.inspection import (
     ARCHIVED_IMPORTS,
     absolute_name,
+    changed_attributes,
     distribution_of,
     functions_in,
     import_path,
@@ -52,6 +59,7 @@ from prefect_optuna.tasks.archive.code.references import (
     references,
 )
 from prefect_optuna.tasks.archive.code.refusals import (
+    CANNOT,
     RefusedError,
     described,
     secret_by_name,
@@ -59,6 +67,7 @@ from prefect_optuna.tasks.archive.code.refusals import (
     too_large,
     unknown_value,
 )
+from prefect_optuna.tasks.archive.code.sources import parse
 from prefect_optuna.tasks.archive.code.taking_apart import Parts, installed_name, take_apart
 from prefect_optuna.tasks.archive.code.verified_sources import StatementSource, VerifiedSources
 from prefect_optuna.tasks.archive.series.results import encode_result
@@ -146,6 +155,8 @@ class Reach:
     def finish(self) -> None:
         """Follow everything that has been remembered, to the end."""
         self._follow_pending()
+        self._changes()
+        self._follow_pending()
         for (_, name), (space, user) in self._missing.items():
             if name not in space.assigned:
                 self.refusals[
@@ -206,6 +217,9 @@ class Reach:
                 parts = (value.__origin__, list(value.__args__))
                 return {"$alias": [self._value(part, inside) for part in parts]}
             case np.ndarray():
+                is_plain = type(value) in (np.ndarray, np.memmap)
+                if not is_plain and (parts := take_apart(value)) is not None:
+                    return self._parts(value, parts, place)
                 return self._array(value, place.path)
             case _ if isinstance(value, _LRUCache):
                 parameters = value.cache_parameters()
@@ -215,6 +229,12 @@ class Reach:
                 return self._import(path)
             case _ if table_kind(value) is not None:
                 return self._table(value, place.path)
+            case _ if place.space is not self._problem and (makes := _made_anew(value)):
+                path, arguments = makes
+                name, reference = self._named_object(value, place)
+                made = [self._import(path), self._value(arguments, inside)]
+                self._emit(place.space, name, "value", value={"$make": made})
+                return reference
             case types.BuiltinMethodType() if value.__self__ is not None:
                 return {"$method": [self._value(value.__self__, inside), value.__name__]}
             case _ if place.name is not None and _is_definition(value):
@@ -339,6 +359,42 @@ class Reach:
         others = [[self._value(kind, place), self._value(f, place)] for kind, f in registry.items()]
         return {"$singledispatch": [first, others]}
 
+    def _changes(self) -> None:
+        """What scripts have changed around their code, before all else: code may depend on it."""
+        files = {id(s): list(self._sources.files(s.globals)) for s in self._spaces.values()}
+        code = [str(symbol.get("source", "")) for symbol in self.symbols]
+        found = list(settings((file for several in files.values() for file in several), code))
+        for space in list(self._spaces.values()):
+            found += patches(files[id(space)], space.globals)
+        place = _Place(self._problem, None, "")
+        symbols: list[dict[str, Json]] = []
+        for change in found:
+            top = change.module.partition(".")[0]
+            if top not in self.distributions and top not in sys.stdlib_module_names:
+                continue  # none of the code uses it
+            value = self._tried(lambda change=change: self._change(change, place))
+            if value is not None:
+                name = self._problem.unused(change.path.replace(":", "."))
+                symbols.append(
+                    {"module": self._problem.label, "name": name, "mode": "value", "value": value}
+                )
+        self.symbols[:0] = symbols
+
+    def _change(self, change: Change, place: _Place) -> Json:
+        for path in secret_paths({change.name: change.value}, change.path):
+            raise RefusedError(secret_by_name(path))
+        return encoded(change, lambda value, path: self._value(value, place.inside(path)))
+
+    def _tried(self, encode: Callable[[], Json]) -> Json:
+        """What can do without being captured; `None` if it cannot be, or is secret."""
+        before = dict(self.refusals)
+        try:
+            value = encode()
+        except RefusedError:
+            value = None
+        refused, self.refusals = self.refusals != before, before
+        return None if refused or SecretVariables.here().name_in(value) else value
+
     # -- modules and their names ------------------------------------------------------------
 
     def _is_installed(self, module_globals: dict[str, Any]) -> bool:
@@ -358,6 +414,10 @@ class Reach:
     def _reach(self, space: _Namespace, chain: Chain, user: str) -> None:
         """Capture a global name; of a module of the user's, what is used of it."""
         name, attributes = chain[0], chain[1:]
+        if name == "__file__" and name not in space.names and "__file__" in space.globals:
+            space.names.add(name)  # data lies beside it
+            path = os.path.abspath(space.globals[name])  # noqa: PTH100 - links stay as they are
+            self._emit(space, name, "value", value=path)
         if name.startswith("__") and name.endswith("__"):
             return  # every module has these, with values of its own
         if name not in space.globals:
@@ -419,7 +479,18 @@ class Reach:
 
     def _global(self, space: _Namespace, name: str, value: Any) -> None:
         reference = {"$ref": f"{space.label}:{name}"}
-        encoded = self._value(value, _Place(space, name, f"{space.label}.{name}"))
+        place = _Place(space, name, f"{space.label}.{name}")
+        before = self._captured()
+        encoded = self._value(value, place)
+        if (
+            self.refusals.keys() != before[0].keys()
+            and (source := self._made_by_a_call(value, space, name, before[0])) is not None
+        ):
+            self.refusals, self._known, self._cells, self.blobs = before[:4]
+            del self.symbols[before[4] :]
+            self._pending = before[5]
+            self._statement(value, space, name, source)
+            return
         if encoded == reference:
             return  # it has been recorded under this name
         is_import = isinstance(encoded, dict) and list(encoded) == ["$import"]
@@ -427,6 +498,40 @@ class Reach:
         if isinstance(value, (list, dict, set, np.ndarray)):
             # One object, however many names it has: those who share it go on sharing it.
             self._known.setdefault(id(value), (value, reference))
+
+    def _captured(self) -> tuple[Any, ...]:
+        """What there is so far, to go back to."""
+        return (
+            dict(self.refusals),
+            dict(self._known),
+            dict(self._cells),
+            dict(self.blobs),
+            len(self.symbols),
+            self._pending.copy(),
+        )
+
+    def _made_by_a_call(
+        self, value: Any, space: _Namespace, name: str, refusals: Mapping[str, None]
+    ) -> StatementSource | None:
+        """The statement that makes an installed object anew, such as `xgboost.DMatrix(data)`.
+
+        It takes the place of what cannot be written down, as parts in C cannot; what is secret, and
+        what is closed or used up, would not be the same.
+        """
+        kind = type(value)
+        module = sys.modules.get(kind.__module__)
+        top = kind.__module__.partition(".")[0]
+        if module is None or top in _NOT_ANEW or not self._is_installed(vars(module)):
+            return None
+        if not all(CANNOT in one for one in self.refusals.keys() - refusals.keys()):
+            return None
+        source = self._sources.assignment(name, space.globals)
+        if source is None:
+            return None
+        [made] = parse(source.text).body
+        targets = made.targets if isinstance(made, ast.Assign) else [getattr(made, "target", None)]
+        is_plain = len(targets) == 1 and isinstance(targets[0], ast.Name)
+        return source if is_plain and isinstance(getattr(made, "value", None), ast.Call) else None
 
     def _named(self, value: Any, space: _Namespace, name: str) -> Json:
         """Capture a value by the global name it has in its module."""
@@ -573,8 +678,16 @@ class Reach:
                 self._reach(space, (name,), user)
             if found.imports:
                 self._local_imports(space, source, user)
+            if any(chain[:1] in _LOOKED_UP or chain[:2] in _LOOKED_UP for chain in found.later):
+                self._whole_module(space)
 
         self._pending.append(follow)
+
+    def _whole_module(self, space: _Namespace) -> None:
+        """Capture what code may look up by its name, as far as it can be."""
+        for name in list(space.globals):
+            if not name.startswith("_") and name not in space.names:
+                self._tried(lambda name=name: self._reach(space, (name,), space.label))
 
     def _follow_pending(self) -> None:
         while self._pending:
@@ -639,7 +752,25 @@ class Reach:
                 f"module {space.label!r} has made. Define it with one, at the top of the module."
             )
         name = cls.__name__ if is_global else space.unused(cls.__name__)
-        return self._statement(cls, space, name, source)
+        reference = self._statement(cls, space, name, source)
+        self._pending.append(lambda: self._attributes(cls, source.text, space, reference))
+        return reference
+
+    def _attributes(self, cls: type, source: str, space: _Namespace, reference: Json) -> None:
+        """What a class holds that its statement alone does not give again: set later, or drawn."""
+        title = f"{space.label}.{cls.__qualname__}"
+        place = _Place(space, None, title)
+        held: dict[str, Json] = {}
+        for name, value in changed_attributes(cls, source).items():
+            if any(secret_paths({name: value}, title)):
+                continue
+            part = place.inside(f"{title}.{name}")
+            kept = self._tried(lambda value=value, part=part: [self._value(value, part)])
+            if kept is not None:
+                held[name] = kept[0]
+        if held:
+            name = space.unused(f"{cls.__name__}.attributes")
+            self._emit(space, name, "value", value={"$with": [reference, held]})
 
     def _decorated(self, value: Any, space: _Namespace, name: str) -> Json:
         """A global that a decorated `def` has made, unless it is still a plain function."""
@@ -670,6 +801,40 @@ class Reach:
         self._emit(space, name, "source", kind="statement", source=source.text, **futures)
         self._follow(space, found, source.text, title)
         return reference
+
+
+def _made_anew(value: Any) -> tuple[str, list[Any]] | None:
+    """How to make an object again that is of this process: the function, and what it takes.
+
+    Whoever runs the code again is to overwrite nobody's files: one that is open for writing is then
+    open on nothing.
+    """
+    for name in ("stdout", "stderr", "stdin"):
+        if any(value is getattr(sys, one) for one in (name, f"__{name}__")):
+            return "builtins:getattr", [sys, name]
+    if isinstance(value, _LOCKS):
+        return f"threading:{'Lock' if isinstance(value, _LOCKS[0]) else 'RLock'}", []
+    if isinstance(value, io.IOBase) and _is_for_writing(value):
+        return "builtins:open", [os.devnull, "w" if isinstance(value, io.TextIOBase) else "wb"]
+    if type(value) is threading.local:
+        return "threading:local", []  # what it has is of each thread
+    if type(value) in _ITERATORS:
+        return "builtins:iter", [list(copy.copy(value))]
+    return None
+
+
+_LOOKED_UP = {("globals",), ("eval",), ("exec",), ("sys", "modules")}
+_NOT_ANEW = {"_io", "builtins", "optuna", "prefect", "prefect_optuna", "pydantic", "socket"}
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+_ITERATORS = (type(iter([])), type(iter(())), type(iter(range(0))))
+
+
+def _is_for_writing(file: io.IOBase) -> bool:
+    in_memory = isinstance(file, (io.StringIO, io.BytesIO))
+    try:
+        return not in_memory and file.writable() and not file.readable()
+    except ValueError:
+        return not in_memory  # it is closed
 
 
 def _is_definition(value: Any) -> bool:

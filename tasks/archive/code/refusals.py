@@ -25,10 +25,14 @@ def described(value: Any) -> str:
     return f"{article} {module}{kind.__qualname__}"
 
 
+CANNOT = "which cannot be written down exactly"
+"""What is said of a value that has no exact form."""
+
+
 def unknown_value(value: Any, path: str) -> str:
     """A value has no exact form in an archive."""
     return (
-        f"{path} is {described(value)}, which cannot be written down exactly. Make it inside a "
+        f"{path} is {described(value)}, {CANNOT}. Make it inside a "
         "function (functools.cache keeps it), or pass what it is made from through "
         "Problem(context=...): numbers, text, lists, mappings, arrays, tables, dataclasses."
     )

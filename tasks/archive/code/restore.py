@@ -18,7 +18,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
-from types import CellType, FunctionType, ModuleType
+from types import CellType, FunctionType, MemberDescriptorType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from prefect_optuna.blocks.codec.values import decode_value
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.tasks.archive.code.inspection import (
     ARCHIVED_AS,
+    ARCHIVED_FILE,
     ARCHIVED_IMPORTS,
 )
 from prefect_optuna.tasks.archive.code.packages import require_packages
@@ -103,6 +104,11 @@ def _minor(python: str) -> str:
     return ".".join(python.split(".")[:2])
 
 
+def _is_slot(cls: type, name: str) -> bool:
+    held = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+    return isinstance(held, MemberDescriptorType)
+
+
 class _Restorer:
     def __init__(self, capture: Capture, environment: Environment | None) -> None:
         self._capture = capture
@@ -166,6 +172,7 @@ class _Restorer:
             __builtins__=self._builtins(),
         )
         vars(module)[ARCHIVED_AS] = label
+        vars(module)[ARCHIVED_FILE] = filename
         vars(module)[ARCHIVED_IMPORTS] = {
             symbol["name"]: symbol["value"]["$import"]
             for symbol in self._symbols.values()
@@ -241,6 +248,8 @@ class _Restorer:
         data = symbol["value"]
         if (tag := tag_of(data)) in ("$instance", "$pydantic"):
             return self._instance(tag, data[tag], reference)
+        if tag == "$with":
+            return self._set(*data[tag])
         if tag in ("$new", "$call"):
             return self._object(tag, data[tag], reference)
         return self.value(data)
@@ -251,7 +260,7 @@ class _Restorer:
             symbol["source"],
             symbol["qualname"],
             list(free),
-            str(module.__file__),
+            vars(module)[ARCHIVED_FILE],
             futures=symbol.get("futures", ()),
             imported=vars(module)[ARCHIVED_IMPORTS],
             line=self._sources[symbol["module"]].first_lines[symbol["name"]],
@@ -292,7 +301,7 @@ class _Restorer:
         source = self._sources[symbol["module"]]
         code = compile_statement(
             symbol["source"],
-            str(module.__file__),
+            vars(module)[ARCHIVED_FILE],
             futures=symbol.get("futures", ()),
             imported=vars(module)[ARCHIVED_IMPORTS],
             line=source.first_lines[symbol["name"]],
@@ -380,7 +389,10 @@ class _Restorer:
             value.__setstate__(state)
         else:
             for name, attribute in state.items():
-                object.__setattr__(value, name, attribute)
+                if _is_slot(cls, name):
+                    object.__setattr__(value, name, attribute)
+                else:
+                    vars(value)[name] = attribute  # past a property of that name
         return value
 
     def _object(self, tag: str, held: Any, reference: str) -> Any:
@@ -390,6 +402,16 @@ class _Restorer:
             made=lambda value: self._loaded.update({reference: value}),
             rest=lambda: {part: self.value(data) for part, data in held[3].items()},
         )
+
+    def _set(self, owner: Any, held: Mapping[str, Any]) -> Any:
+        """An object or a class with attributes that nothing else gives it."""
+        value = self.value(owner)
+        for name, data in held.items():
+            if isinstance(value, type):
+                type.__setattr__(value, name, self.value(data))
+            else:
+                setattr(value, name, self.value(data))
+        return value
 
     def _objects(self, shape: Any, items: list[Any]) -> Any:
         """An array of Python objects."""

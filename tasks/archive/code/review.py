@@ -86,6 +86,11 @@ def _made(held: Any) -> str:
     return as_python(held[0]) + (f", and sets {names}" if names else "")
 
 
+def _set(held: Any) -> str:
+    sets = ", ".join(f"{name} = {as_python(inner)}" for name, inner in held[1].items())
+    return f"{as_python(held[0])}, and sets {sets}"
+
+
 def _parts(held: Any) -> str:
     rest = [f"{part}: {as_python(inner)}" for part, inner in held[3].items()]
     return "".join(f", and gives it its {one}" for one in rest)
@@ -115,6 +120,7 @@ CODE_TAGS: Mapping[str, CodeTag] = {
     "$logger": CodeTag("call", lambda held: f"logging.getLogger({held!r})"),
     "$instance": CodeTag("make", _made),
     "$pydantic": CodeTag("make", _made),
+    "$with": CodeTag("set", _set),
     "$new": CodeTag(
         "make", lambda held: f"{as_python(held[0])}.__new__({_call(*held[:3])}){_parts(held)}"
     ),

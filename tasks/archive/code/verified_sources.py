@@ -11,6 +11,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from prefect_optuna.tasks.archive.code.inspection import (
+    ARCHIVED_FILE,
     attribute_names,
     functions_in,
     functions_of_class,
@@ -155,7 +156,7 @@ class VerifiedSources:
 
     def files(self, module_globals: dict[str, Any]) -> Iterator[SourceFile]:
         """The file of a module; of a notebook, its cells, the newest first."""
-        if file := module_globals.get("__file__"):
+        if file := module_globals.get(ARCHIVED_FILE) or module_globals.get("__file__"):
             yield self._file(file, module_globals)
         elif module_globals.get("__name__") == "__main__":
             for filename in reversed(list(linecache.cache)):
@@ -163,7 +164,7 @@ class VerifiedSources:
                     yield self._file(filename, module_globals)
 
     def _file(self, filename: str, module_globals: dict[str, Any]) -> SourceFile:
-        own = module_globals.get("__file__")
+        own = module_globals.get(ARCHIVED_FILE) or module_globals.get("__file__")
         if own and not filename.startswith("<") and not Path(filename).exists():
             filename = own  # a relative path, and the current directory has changed since
         if filename not in self._files:
@@ -181,7 +182,8 @@ class VerifiedSources:
         compiled = list(_all_codes(_as_it_was(node, file)))
         for function in functions_of_class(cls):
             code = function.__code__
-            if code.co_filename != file.filename:
+            own = code.co_qualname.startswith(f"{cls.__qualname__}.")
+            if code.co_filename != file.filename or not own:
                 continue
             free = [name for name in code.co_freevars if name != "__class__"]
             if free:
