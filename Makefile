@@ -88,7 +88,11 @@ fuzz: .venv/installed-test ## give damaged files, attributes and URLs to their r
 
 .PHONY: chaos
 chaos: .venv/installed-test redis-server ## run a study through a storm of faults; SECONDS=600 SEED=7
-	$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	$(BIN)/python tests/chaos/storm.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+.PHONY: lab
+lab: .venv/installed-test ## break things in a lab of containers; FAULTS="kill cut pause store", or all
+	$(BIN)/python tests/chaos/lab.py $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything that make has made, the environment included

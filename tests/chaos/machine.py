@@ -1,6 +1,6 @@
 """One machine of a storm: a program that runs a study until it is over, whatever happens to it.
 
-Started by chaos.py, with a folder of its own for its home, its spool and its notes.
+Started by storm.py, with a folder of its own for its home, its spool and its notes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A storm over a study: machines are killed, stopped and cut off, its storages restarted.
 
-    python tests/chaos/chaos.py --seconds 600 --seed 7
+    python tests/chaos/storm.py --seconds 600 --seed 7
 
 Each machine is a program in process and host namespaces of its own, as far as the system allows
 that, so that it is another machine for the rest; it reaches Redis and S3 through cables of its
@@ -30,12 +30,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from chaos.history import dump, find_wrong
 from filesystems import s3_filesystem, s3_options
 from redis_servers import RedisServer
 from servers import Cable, prefect_home, s3_server
 
 LEASE = 6.0  # seconds: a cut or a pause may be longer or shorter
-KILL_WINDOW = 3.0  # seconds in which a kill may take what has just been computed
 N_JOBS = 2
 CALM_SECONDS = 240.0
 
@@ -215,69 +215,6 @@ class Storm:
             os.kill(self._pid, signal.SIGCONT)
 
 
-def check(
-    study: Any, archived: Any, machines: list[Machine], n_trials: int
-) -> tuple[list[str], dict[str, int]]:
-    """Look through the history.
-
-    Returns:
-        What is wrong, and some counts.
-    """
-    from optuna.trial import TrialState
-
-    from prefect_optuna.flows.session import history_of, is_lost
-
-    wrong: list[str] = []
-    trials = study.get_trials(deepcopy=False)
-    finished = [t for t in trials if t.state.is_finished() and not is_lost(t)]
-    states = Counter(t.state.name for t in finished)
-    late = archived.late_trials()
-    if states != {"COMPLETE": n_trials}:
-        wrong.append(f"{n_trials} trials were asked for, and there are {dict(states)}")
-    if running := [t.number for t in trials if t.state == TrialState.RUNNING]:
-        wrong.append(f"trials {running} are left running")
-    chains = Counter(history_of(t)[0] if history_of(t) else t.number for t in finished)
-    if twice := [number for number, count in chains.items() if count > 1]:
-        wrong.append(f"trials {twice} and their repetitions have been told both")
-    for trial in finished:
-        try:
-            if archived.result(trial.number) != {"series": [trial.params["x"]] * 10}:
-                wrong.append(f"the result of trial {trial.number} is another one's")
-        except Exception as error:  # noqa: BLE001 - that is what is looked for
-            wrong.append(f"the result of trial {trial.number}: {type(error).__name__}: {error}")
-    known = {t.params.get("x") for t in [*finished, *late]}
-    computed = excused = again = 0
-    seen: Counter[float] = Counter()
-    for machine in machines:
-        for one in machine.notes():
-            if one["kind"] == "told":
-                stored = trials[one["number"]]
-                if stored.state.name != one["state"] or stored.value != one["value"]:
-                    wrong.append(f"trial {one['number']} was told as {one['value']}, and is not")
-            if one["kind"] == "computed":
-                computed += 1
-                seen[one["x"]] += 1
-                if one["x"] not in known:
-                    if any(0 <= at - one["at"] < KILL_WINDOW for at in machine.killed):
-                        excused += 1
-                    else:
-                        wrong.append(
-                            f"{machine.name} computed trial {one['number']}, x={one['x']}, "
-                            "and that is nowhere"
-                        )
-    again = sum(count - 1 for count in seen.values())
-    counts = {
-        "trials": len(trials),
-        "finished": len(finished),
-        "lost": sum(map(is_lost, trials)),
-        "late": len(late),
-        "computed": computed,
-        "computed again": again,
-        "killed just before telling": excused,
-    }
-    return wrong, counts
-
-
 def storm(seconds: float, seed: int, n_machines: int, n_trials: int, folder: Path) -> list[str]:
     """Run a study through a storm.
 
@@ -353,8 +290,11 @@ def storm(seconds: float, seed: int, n_machines: int, n_trials: int, folder: Pat
         archived = ArchivedStudy.load(
             "storm", storage=block, artifacts=s3_filesystem(store, "storm")
         )
-        wrong, counts = check(
-            block.load_study("storm"), archived, [m for m, _, _ in machines], n_trials
+        wrong, counts = find_wrong(
+            dump(block.load_study("storm"), archived),
+            {machine.name: list(machine.notes()) for machine, _, _ in machines},
+            {machine.name: machine.killed for machine, _, _ in machines},
+            n_trials,
         )
         wrong += [f"{name} ended with {code}" for name, code in codes.items() if code != 0]
     print("  " + ", ".join(f"{count} {what}" for what, count in counts.items()), flush=True)
