@@ -167,9 +167,10 @@ def redis_server(directory: Path) -> Generator[str]:
 
 
 # moto looks whether an object is there, and then makes it: two requests at once could both. S3
-# itself decides at once.
+# itself decides at once. And moto has its objects in memory: in MOTO_KEEP they outlive a restart.
 _MOTO = """
-import functools, sys, threading
+import atexit, functools, os, pickle, sys, threading
+from moto.backends import get_backend
 from moto.s3.responses import S3Response
 from moto.server import main
 
@@ -181,14 +182,32 @@ def put_object(self):
         return put(self)
 
 S3Response.put_object = put_object
+
+def keep(path):
+    lock.acquire()  # nothing more is taken in
+    every = get_backend("s3")
+    kept = {(a, p): dict(b.buckets) for a, of in every.items() for p, b in of.items() if b.buckets}
+    with open(path, "wb") as file:
+        pickle.dump(kept, file)
+    os._exit(0)
+
+if path := os.environ.get("MOTO_KEEP"):
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            for (account, partition), buckets in pickle.load(file).items():
+                get_backend("s3")[account][partition].buckets.update(buckets)
+    atexit.register(keep, path)
 main(sys.argv[1:])
 """
 
 
 @contextmanager
-def s3_server(directory: Path, **environment: str) -> Generator[str]:
-    """A server that speaks the protocol of S3, moto's; yields its URL. Any credentials will do."""
-    port = free_port()
+def s3_server(directory: Path, port: int = 0, **environment: str) -> Generator[str]:
+    """A server that speaks the protocol of S3, moto's; yields its URL. Any credentials will do.
+
+    Where `MOTO_KEEP` names a file, its objects are there again when it is started again.
+    """
+    port = port or free_port()
     command = [sys.executable, "-c", _MOTO, "--host", "127.0.0.1", "--port", str(port)]
     log_file = directory / "s3.log"
     with running(command, log_file, **environment) as process:
@@ -387,12 +406,36 @@ class FaultyNetwork(TcpProxy):
 
 
 class Cable(TcpProxy):
-    """A TCP proxy in front of a server, which can be pulled out and put in again."""
+    """A TCP proxy in front of a server, which can be pulled out and put in again, or be a bad one.
+
+    Attributes:
+        delay: seconds that each piece takes which passes.
+    """
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
+        self.delay = 0.0
+        self.is_silent = threading.Event()
         self.is_in = threading.Event()
         self.is_in.set()
+
+    @contextmanager
+    def silent(self) -> Generator[None]:
+        """Connections stand, new ones too, and nothing passes: as where packets are dropped."""
+        self.is_silent.set()
+        try:
+            yield
+        finally:
+            self.is_silent.clear()
+
+    @contextmanager
+    def slow(self, delay: float) -> Generator[None]:
+        """Each piece that passes takes so many seconds."""
+        self.delay = delay
+        try:
+            yield
+        finally:
+            self.delay = 0.0
 
     @contextmanager
     def out(self) -> Generator[None]:
@@ -410,9 +453,13 @@ class Cable(TcpProxy):
             with socket.create_connection(("127.0.0.1", self.target)) as server:
                 other = {client: server, server: client}
                 while self.is_in.is_set():
+                    if self.is_silent.is_set():
+                        time.sleep(0.05)
+                        continue
                     for source in select.select([client, server], [], [], 0.05)[0]:
                         if not (data := source.recv(65536)):
                             return
+                        time.sleep(self.delay)
                         other[source].sendall(data)
 
 

@@ -73,6 +73,7 @@ def find_wrong(
     notes: Mapping[str, Sequence[Json]],
     killed: Mapping[str, Sequence[float]],
     n_trials: int,
+    full: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> tuple[list[str], dict[str, int]]:
     """Look through a history.
 
@@ -80,8 +81,10 @@ def find_wrong(
         history: what `dump` says.
         notes: what each machine has written down, by its name, of each trial that it began,
             computed and told.
-        killed: when each machine was killed, in seconds since 1970.
+        killed: when each machine was killed, by the clock of the notes.
         n_trials: how many were asked for.
+        full: from when to when the disk of each machine was full: what was computed then may wait
+            in memory only, and die there.
 
     Returns:
         What is wrong, and some counts.
@@ -118,7 +121,12 @@ def find_wrong(
                 seen[one["x"]] += 1
                 if one["x"] in known:
                     continue
-                if any(0 <= at - one["at"] < KILL_WINDOW for at in killed.get(machine, ())):
+                ends = [at - one["at"] for at in killed.get(machine, ()) if at >= one["at"]]
+                without_disk = any(
+                    begin <= one["at"] + KILL_WINDOW and one["at"] <= end
+                    for begin, end in (full or {}).get(machine, ())
+                )
+                if ends and (without_disk or min(ends) < KILL_WINDOW):
                     excused += 1
                 else:
                     wrong.append(f"{machine} computed x={one['x']}, and that is nowhere")

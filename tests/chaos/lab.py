@@ -43,7 +43,7 @@ COMPOSE = ROOT / "deployments/compose.yaml"
 SECRETS = ("postgres", "redis_messaging", "redis_studies", "store_key", "store_secret")
 TO_RUN_ELSEWHERE = 60.0  # seconds, at most
 IDLE = 2.0  # seconds, at most
-UP_SECONDS, STUDY_SECONDS = 300.0, 420.0
+UP_SECONDS, BEGIN_SECONDS, STUDY_SECONDS = 400.0, 400.0, 600.0
 
 NO_DOCKER = """There is no Docker here that this lab could be made with: {why}
 Install it and start it, for example:
@@ -427,7 +427,7 @@ def try_fault(lab: Lab, name: str, n_trials: int) -> list[str]:
                 look["finished"] > 3 * lab.n_workers and len({*look["running"]}) == lab.n_workers
             ),
             "a trial runs on each worker",
-            120,
+            BEGIN_SECONDS,
         )
         hosts = {container[:12]: container for container in workers}
         chosen = hosts[look["running"][0]]
