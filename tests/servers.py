@@ -463,6 +463,50 @@ class Cable(TcpProxy):
                         other[source].sendall(data)
 
 
+class BusyStore(TcpProxy):
+    """A TCP proxy in front of a server that speaks S3, which may be too busy: it answers 503."""
+
+    _REFUSAL = (
+        b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate."
+        b"</Message></Error>"
+    )
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.refused: int = 0
+        self._is_busy = threading.Event()
+
+    @contextmanager
+    def busy(self) -> Generator[None]:
+        """Every request is refused."""
+        self._is_busy.set()
+        try:
+            yield
+        finally:
+            self._is_busy.clear()
+
+    def serve(self, client: socket.socket) -> None:
+        with (
+            client,
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.target)) as server,
+        ):
+            other = {client: server, server: client}
+            while True:
+                for source in select.select([client, server], [], [])[0]:
+                    if not (data := source.recv(65536)):
+                        return
+                    if source is client and self._is_busy.is_set():
+                        self.refused += 1
+                        head = (
+                            "HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\n"
+                            f"Content-Length: {len(self._REFUSAL)}\r\nConnection: close\r\n\r\n"
+                        )
+                        client.sendall(head.encode() + self._REFUSAL)
+                        return
+                    other[source].sendall(data)
+
+
 def find_chromium() -> str:
     """Path of Chromium or Chrome.
 

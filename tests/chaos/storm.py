@@ -447,6 +447,7 @@ def storm(seconds: float, seed: int, n_machines: int, n_trials: int, folder: Pat
                 "PREFECT_INTEGRATIONS_OPTUNA_LEASE": str(LEASE),
                 "PREFECT_LOGGING_LEVEL": "INFO",
                 "STORM_SECONDS": str(seconds_a_trial),
+                "MPLCONFIGDIR": str(folder / "matplotlib"),  # one list of fonts is enough
             }
             machines.append(
                 stack.enter_context(
