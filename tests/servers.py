@@ -15,10 +15,13 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 import redis
+
+if TYPE_CHECKING:
+    from prefect_optuna.deployments import LocalServer
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
 AZURITE = CACHE / "azurite/node_modules/azurite/dist/src/blob/main.js"
@@ -102,6 +105,25 @@ def prefect_home(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(made / "prefect.db", folder / "prefect.db")
     return folder
+
+
+@contextmanager
+def without_prefect(server: LocalServer, *, reset: bool = False) -> Generator[None]:
+    """Kill a Prefect server; start it again afterwards, if `reset` with an empty database."""
+    process = server._process  # pyright: ignore[reportPrivateUsage]
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()
+    process.kill()
+    process.wait()
+    try:
+        yield
+    finally:
+        if reset:
+            for path in server.home.glob("prefect.db*"):
+                path.unlink()
+            prefect_home(server.home)
+        server._start()  # pyright: ignore[reportPrivateUsage]
 
 
 def find_redis_server(name: str = "") -> str:

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from chaos.history import dump, find_wrong
 from filesystems import s3_filesystem, s3_options
 from redis_servers import RedisServer
-from servers import Cable, free_port, prefect_home, s3_server
+from servers import Cable, free_port, prefect_home, s3_server, without_prefect
 
 from prefect_optuna.blocks import RedisStudyStorage
 from prefect_optuna.deployments import LocalServer
@@ -232,24 +232,6 @@ class Servers:
         finally:
             self._start_store(int(self.store.rpartition(":")[2]))
 
-    @contextmanager
-    def without_prefect(self, *, reset: bool) -> Generator[None]:
-        """Prefect's server is killed and started again, perhaps with an empty database."""
-        process = self.prefect._process  # pyright: ignore[reportPrivateUsage]
-        assert process is not None
-        assert process.stdin is not None
-        process.stdin.close()
-        process.kill()
-        process.wait()
-        try:
-            yield
-        finally:
-            if reset:
-                for path in self.prefect.home.glob("prefect.db*"):
-                    path.unlink()
-                prefect_home(self.prefect.home)
-            self.prefect._start()  # pyright: ignore[reportPrivateUsage]
-
 
 class Storm:
     """Faults from a seed, one after the other, some of them at once.
@@ -384,11 +366,11 @@ class Storm:
             os.kill(self._servers.prefect.pid, signal.SIGCONT)
 
     def _restart(self, _: object, duration: float) -> None:
-        with self._quiet, self._servers.without_prefect(reset=False):
+        with self._quiet, without_prefect(self._servers.prefect):
             time.sleep(duration / 3)
 
     def _reset(self, _: object, duration: float) -> None:
-        with self._quiet, self._servers.without_prefect(reset=True):
+        with self._quiet, without_prefect(self._servers.prefect, reset=True):
             time.sleep(duration / 3)
 
 

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from servers import prefect_home
+from servers import prefect_home, without_prefect
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments import LocalServer
@@ -86,16 +86,8 @@ def test_a_study_goes_on_to_its_end_when_the_server_forgets_all_about_it(
 
         def reset(_: object, trial: object) -> None:
             if getattr(trial, "number", None) == 1:
-                process = server._process
-                assert process is not None
-                assert process.stdin is not None
-                process.stdin.close()
-                process.kill()
-                process.wait()
-                for path in server.home.glob("prefect.db*"):
-                    path.unlink()
-                prefect_home(server.home)
-                server._start()
+                with without_prefect(server, reset=True):
+                    pass
 
         result = optimize(objective, study_name="s", n_trials=8, n_jobs=2, callbacks=[reset])
         with get_client(sync_client=True) as client:
