@@ -10,8 +10,10 @@ Optuna's public storage interface and so works on every storage.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -236,6 +238,7 @@ class Session:
         self.opened: float = time.time()
         """When this session began, in seconds since 1970."""
         self._lease = LEASE_SECONDS
+        self._renewed = math.inf
         self._doubtful: dict[int, float] = {}
         self._follows = OpenTrials()
         self._repeated: set[int] = set()
@@ -277,6 +280,7 @@ class Session:
         """Ask for a trial that is this session's: from the queue, or a new one."""
         if (trial := self.take(study)) is not None:
             return trial
+        self._show_life()
         one = study.for_one_trial()
         asks = self._asks(study)
         trials = asks.trials_of(self._storage, self._study_id)
@@ -309,7 +313,10 @@ class Session:
         where another process is quicker.
         """
         self._settle_doubts()
-        for trial in sorted(self._waiting(), key=first_number):
+        waiting = sorted(self._waiting(), key=first_number)
+        if waiting:
+            self._show_life()
+        for trial in waiting:
             if released_by is not None and not _is_released(trial, released_by):
                 continue
             trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
@@ -580,6 +587,15 @@ class Session:
         if isinstance(storage, PatientStorage) and not wait:
             storage = storage.storage
         storage.set_study_system_attr(self._study_id, f"{MARK}:{self.id}", record)
+        self._renewed = _uptime()
+
+    def _show_life(self) -> None:
+        """Renew the record before a trial is taken, if it may be taken for a dead one's.
+
+        As after an outage, or when the machine has slept: the trial would be given up at once.
+        """
+        if _uptime() - self._renewed > self._lease / 2:
+            self._write(closed=False)
 
     def _renew(self) -> None:
         while not self._closed.wait(self._lease / _RENEWALS):
@@ -646,6 +662,13 @@ def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive:
         for key, record in records.items()
         if key not in alive and not record["clean"]
     )
+
+
+def _uptime() -> float:
+    """Seconds since the machine was started, those in which it slept included, where it says so."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 def _place() -> str:

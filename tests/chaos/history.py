@@ -24,12 +24,13 @@ _LOOK_SECONDS = 0.25
 Json = dict[str, Any]
 
 
-def dump(study: Any, archived: Any) -> Json:
+def dump(study: Any, archived: Any, *, results: bool = True) -> Json:
     """All that is checked and measured.
 
     Args:
         study: an Optuna study.
         archived: its archive.
+        results: with the result of each trial, out of the archive.
     """
     from prefect_optuna.flows.session import (
         history_of,
@@ -54,7 +55,7 @@ def dump(study: Any, archived: Any) -> Json:
             "repeats": list(history_of(trial)),
             "error": trial.user_attrs.get("error"),
         }
-        if trial.state.name == "COMPLETE":
+        if results and trial.state.name == "COMPLETE":
             try:
                 one["series"] = list(archived.result(trial.number)["series"])
             except Exception as error:  # noqa: BLE001 - that is what is looked for

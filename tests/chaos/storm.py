@@ -13,6 +13,7 @@ every archived file is whole, nothing is left running, and the report says so.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -56,6 +57,7 @@ OF_A_MACHINE = {"kill": 3, "pause": 2, "cut": 2, "silence": 2, "slow": 2, "disk"
 OF_A_SERVER = {"store": 1, "s3": 1, "redis": 1, "prefect": 1, "restart": 1, "reset": 1}
 
 
+@functools.cache
 def namespaces() -> list[str]:
     """How to start a program in namespaces of its own; nothing where that is not allowed."""
     command = ["unshare", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"]
@@ -233,6 +235,56 @@ class Servers:
             self._start_store(int(self.store.rpartition(":")[2]))
 
 
+def make_machines(
+    stack: ExitStack,
+    servers: Servers,
+    folder: Path,
+    count: int,
+    *,
+    lease: float,
+    n_trials: int,
+    n_jobs: int,
+    seconds: float,
+) -> list[Machine]:
+    """Machines that are to run one study, not started yet.
+
+    Args:
+        stack: takes away what they have.
+        servers: what they share.
+        folder: for their own.
+        count: how many.
+        lease: of their sessions, in seconds.
+        n_trials: of the study.
+        n_jobs: how many trials each runs at once.
+        seconds: of a trial.
+    """
+    ports = [servers.redis.port, int(servers.store.rpartition(":")[2]), servers.prefect.port]
+    machines: list[Machine] = []
+    for number in range(count):
+        cables = [stack.enter_context(Cable(port)) for port in ports if port is not None]
+        given = {
+            "n_trials": n_trials,
+            "n_jobs": n_jobs,
+            "redis": f"redis://127.0.0.1:{cables[0].port}/0",
+            "s3": {
+                **s3_options(f"http://127.0.0.1:{cables[1].port}"),
+                "config_kwargs": {"connect_timeout": 1, "read_timeout": 2},
+            },
+        }
+        environment = {
+            **os.environ,
+            "PREFECT_API_URL": f"http://127.0.0.1:{cables[2].port}/api",
+            "PREFECT_INTEGRATIONS_OPTUNA_LEASE": str(lease),
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "STORM_SECONDS": str(seconds),
+            "MPLCONFIGDIR": str(folder / "matplotlib"),  # one list of fonts is enough
+        }
+        own = folder / str(number)
+        machine = Machine(number, own, namespaces(), given, environment, cables)
+        machines.append(stack.enter_context(machine))
+    return machines
+
+
 class Storm:
     """Faults from a seed, one after the other, some of them at once.
 
@@ -400,42 +452,25 @@ def storm(seconds: float, seed: int, n_machines: int, n_trials: int, folder: Pat
     Returns:
         What is wrong afterwards.
     """
-    apart = namespaces()
     seconds_a_trial = 0.6 * n_machines * N_JOBS * seconds / n_trials
     print(
         f"seed {seed}, {n_machines} machines, {n_trials} trials of {seconds_a_trial:.1f} s, in "
         f"{folder}",
         flush=True,
     )
-    if not apart:
+    if not namespaces():
         print("No namespaces here: the machines know each other's process ids.", flush=True)
     with Servers(folder) as servers, ExitStack() as stack:
-        ports = [servers.redis.port, int(servers.store.rpartition(":")[2]), servers.prefect.port]
-        machines: list[Machine] = []
-        for number in range(n_machines):
-            cables = [stack.enter_context(Cable(port)) for port in ports if port is not None]
-            given = {
-                "n_trials": n_trials,
-                "n_jobs": N_JOBS,
-                "redis": f"redis://127.0.0.1:{cables[0].port}/0",
-                "s3": {
-                    **s3_options(f"http://127.0.0.1:{cables[1].port}"),
-                    "config_kwargs": {"connect_timeout": 1, "read_timeout": 2},
-                },
-            }
-            environment = {
-                **os.environ,
-                "PREFECT_API_URL": f"http://127.0.0.1:{cables[2].port}/api",
-                "PREFECT_INTEGRATIONS_OPTUNA_LEASE": str(LEASE),
-                "PREFECT_LOGGING_LEVEL": "INFO",
-                "STORM_SECONDS": str(seconds_a_trial),
-                "MPLCONFIGDIR": str(folder / "matplotlib"),  # one list of fonts is enough
-            }
-            machines.append(
-                stack.enter_context(
-                    Machine(number, folder / str(number), apart, given, environment, cables)
-                )
-            )
+        machines = make_machines(
+            stack,
+            servers,
+            folder,
+            n_machines,
+            lease=LEASE,
+            n_trials=n_trials,
+            n_jobs=N_JOBS,
+            seconds=seconds_a_trial,
+        )
         blown = Storm(machines, servers, seed)
         try:
             for machine in machines:

@@ -144,6 +144,30 @@ def test_a_worker_of_another_machine_that_is_known_to_be_dead_is_not_waited_for(
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
+def test_a_worker_that_may_be_taken_for_dead_shows_life_before_it_takes_a_trial(
+    study: FlowStudy, storage: BaseStorage, parent: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Session(study, storage)
+    worker.open()
+
+    def renewed() -> float:
+        return parent.records()[worker.id]["renewed"]
+
+    parent.release(2)
+    first = renewed()
+    assert worker.take(study, released_by=parent.id) is not None
+    assert renewed() == first
+    now = session._uptime()
+    monkeypatch.setattr(session, "_uptime", lambda: now + 1000)  # the machine has slept
+    assert worker.take(study, released_by=parent.id) is not None
+    assert renewed() > first
+    second = renewed()
+    monkeypatch.setattr(session, "_uptime", lambda: now + 2000)
+    assert worker.ask(study).number == 2  # a new one
+    assert renewed() > second
+    worker.close()
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_a_worker_that_was_missed_and_is_back_keeps_its_trials_and_runs_for_the_server_too() -> (
     None
