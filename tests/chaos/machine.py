@@ -40,7 +40,7 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
 def run(params: dict[str, Any]) -> dict[str, Any]:
     note("began", number=params["number"])
     time.sleep(float(os.environ["STORM_SECONDS"]))
-    result = {"series": [params["x"]] * 10}
+    result = {"series": [params["x"]] * 600}
     note("computed", number=params["number"], x=params["x"])
     return result
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos.history import find_wrong, idle_seconds
+from chaos.history import POINTS, find_wrong, idle_seconds
 
 
 def trial(number: int, **changes: Any) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def trial(number: int, **changes: Any) -> dict[str, Any]:
         "session": "a",
         "repeats": [],
         "error": None,
-        "series": [x] * 10,
+        "series": [POINTS, x],
         **changes,
     }
 
@@ -57,7 +57,7 @@ def test_a_history_that_is_right_is_right() -> None:
         (history(trial(3, state="RUNNING")), {}, "left in the queue or running"),
         (history(trial(2, repeats=[1])), {}, "told both"),
         (history(trial(2, broken="DigestError")), {}, "DigestError"),
-        (history(trial(2, series=[0.7] * 10)), {}, "another one's"),
+        (history(trial(2, series=[POINTS, 0.7])), {}, "another one's"),
         ({**history(), "state": "interrupted"}, {}, "'interrupted'"),
         (history(), computed(0.77), "that is nowhere"),
         (history(), told(0.77), "was told as 0.77, and is not"),

@@ -103,12 +103,14 @@ def test_a_worker_has_one_run_and_who_distributes_a_study_waits_elsewhere() -> N
 
 
 def test_the_commands_of_this_package_are_there() -> None:
-    from prefect_optuna.deployments import lab
+    from prefect_optuna.deployments import container, lab
 
     assert SERVICES["set-up"]["command"][-1] == lab.__name__
     variables = [name for name in SERVICES["set-up"]["environment"] if name.startswith("LAB_")]
     assert variables
     assert all(name in (lab.__doc__ or "") for name in variables)
+    for name in ("worker", "studies"):
+        assert SERVICES[name]["command"][:3] == ["python", "-m", container.__name__]
     assert SERVICES["dashboard"]["command"][:2] == ["prefect-optuna", "dashboard"]
 
 
