@@ -325,6 +325,8 @@ class Storm:
                 if machine.busy:
                     continue
                 machine.busy = True
+            elif kind != "store" and self._quiet.locked():
+                continue  # on a busy machine a restart takes its time, and the next ones would wait
             self.faults[kind] += 1
             what = machine.name if kind in OF_A_MACHINE else "of the servers"
             at = time.monotonic() - self._began
