@@ -122,8 +122,8 @@ def figures(root: Path) -> tuple[list[Figure], list[list[str]]]:
     found = circles(arrows)
     names = sum(len(public_names(known[f"{PACKAGE}.{floor}"])) for floor in FLOORS)
     return [
-        Figure("product lines", lines(root), 56_699, 36_500),
-        Figure("modules", len(known), 256, 135),
+        Figure("product lines", lines(root), 56_892, 36_500),
+        Figure("modules", len(known), 257, 135),
         Figure("public names on the floors", names, 90, 110),
         Figure("error classes", len(errors(known)), 72, 55),
         Figure("circles of imports", len(found), 0, 0),
