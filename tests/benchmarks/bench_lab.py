@@ -95,9 +95,15 @@ class _Look:
 
     def running(self, machine: Machine) -> list[int]:
         """The trials that a machine runs."""
-        began = {n["number"] for n in machine.notes() if n["kind"] == "began"}
-        ended = {n["number"] for n in machine.notes() if n["kind"] == "computed"}
-        return sorted(began - ended)
+        runs: set[int] = set()
+        for note in machine.notes():
+            if note["kind"] == "started":
+                runs.clear()  # what ran before has died with it
+            elif note["kind"] == "began":
+                runs.add(note["number"])
+            elif note["kind"] == "computed":
+                runs.discard(note["number"])
+        return sorted(runs)
 
     def until_both_run(self, machines: list[Machine]) -> None:
         """Wait until all machines have ended a trial since now, and run another one."""
