@@ -87,8 +87,12 @@ fuzz: .venv/installed-test ## give damaged files, attributes and URLs to their r
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),60) $(ARGS)
 
 .PHONY: chaos
-chaos: .venv/installed-test redis-server ## run a study through a storm of faults; SECONDS=600 SEED=7
-	$(BIN)/python tests/chaos/chaos.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
+chaos: .venv/installed-test redis-server faketime ## run a study through a storm of faults; SECONDS=600 SEED=7
+	$(BIN)/python tests/chaos/storm.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+.PHONY: lab
+lab: .venv/installed-test ## break things in a lab of containers; FAULTS="kill cut pause store", or all
+	$(BIN)/python tests/chaos/lab.py $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything that make has made, the environment included
@@ -171,6 +175,14 @@ redis-server:
 		echo "The tests run on Redis, and there is no redis-server on the PATH." >&2; \
 		echo "Install it, for example: sudo apt-get install redis-server; brew install redis" >&2; \
 		exit 1; \
+	fi
+
+# Without it, the clocks of the storm do not jump, and it says so.
+.PHONY: faketime
+faketime:
+	@if ! ls /usr/lib/*/faketime >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update --quiet=2 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends faketime; \
 	fi
 
 .PHONY: chromium

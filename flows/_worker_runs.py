@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Cancelling, Crashed
+from prefect.states import Cancelled, Cancelling, Crashed, Running
 
 from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.errors import InvalidSettingError, WorkersLostError
@@ -101,6 +101,7 @@ class WorkerRuns:
         self._job_variables = dict(job_variables or {})
         self._runs: dict[UUID, _Run] = {}
         self._dead: set[str] = set()
+        self._revived: set[str] = set()
         self._died = self._refused = self._let_go = 0
         self._unanswered = 0
         self._closing = threading.Event()
@@ -126,12 +127,25 @@ class WorkerRuns:
 
     @property
     def ended(self) -> set[str]:
-        """The ids of those that have ended, as far as the server knows."""
-        return {str(key) for key, run in list(self._runs.items()) if run.ended}
+        """The ids of those that have ended, as far as the server knows by itself."""
+        ended = {str(key) for key, run in list(self._runs.items()) if run.ended}
+        return ended - self._dead
 
     def dead(self, flow_run: str) -> None:
         """Say that the process of a flow run is gone; the server may learn of it much later."""
         self._dead.add(flow_run)
+
+    def alive(self, flow_run: str) -> None:
+        """Say that a process lives, such as one whose machine stood still: it works again."""
+        run = next((one for key, one in list(self._runs.items()) if str(key) == flow_run), None)
+        if run is None:
+            return
+        crashed = run.flow_run.state is not None and run.flow_run.state.is_crashed()
+        if run.ended and (crashed or flow_run in self._dead):
+            self._logger.info("Worker %r is back.", run.flow_run.name)
+            self._revived.add(flow_run)
+            run.ended = False
+        self._dead.discard(flow_run)
 
     def progress(self) -> None:
         """Say that trials are being finished: that workers die now and then does no harm."""
@@ -197,6 +211,10 @@ class WorkerRuns:
                 self._lost(flow_run, "its process is gone")
                 gone = Crashed(message="The process of this worker is gone.")
                 client.set_flow_run_state(flow_run.id, gone, force=True)
+            return
+        if str(flow_run.id) in self._revived and state.is_crashed():
+            self._revived.discard(str(flow_run.id))
+            client.set_flow_run_state(flow_run.id, Running(), force=True)
             return
         run.ended = True
         if state.type == StateType.CANCELLED:

@@ -40,7 +40,7 @@ from prefect_optuna.flows.pools import job_variables_of
 from prefect_optuna.flows.problem_source import ARCHIVE, deployed_code
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
-from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.flows.session import OpenTrials, Session, is_lost
 from prefect_optuna.flows.study import (
     FlowStudy,
     Pruner,
@@ -299,8 +299,9 @@ class _Queue:
         self._deadline = math.inf if self.timeout is None else now + self.timeout
         self._sessions_at = -math.inf
         self._ended = False
-        self._told: set[int] = set()
+        self._follows = OpenTrials()
         self._leave: list[str] = []
+        self._declared: set[str] = set()
         self._paused = False
 
     def run(self) -> None:
@@ -309,7 +310,7 @@ class _Queue:
         clean, state = False, "interrupted"
         try:
             self.session.recover()
-            self._told = {t.number for t in self._trials() if t.state.is_finished()}
+            self._follows.look(self._trials())  # what has ended by now was told before
             with self.runs:
                 if self._await_turn():
                     while not self._step():
@@ -363,9 +364,8 @@ class _Queue:
                 self.logger.info(
                     "Another run leads this study. This one follows, and takes over if that dies."
                 )
-            trials = self._trials()
-            self._tell(trials)
-            finished = sum(t.state.is_finished() and not is_lost(t) for t in trials)
+            self._tell()
+            finished = self._follows.finished
             if self._must_stop() or (self.n_trials is not None and finished >= self.n_trials):
                 return False
             time.sleep(_SESSIONS_SECONDS)
@@ -374,10 +374,9 @@ class _Queue:
         """One look at everything; whether the study is over."""
         if self.runs.cancelled:
             raise _CancelledFromOutsideError
-        trials = self._trials()
-        self._tell(trials)
-        finished = sum(t.state.is_finished() and not is_lost(t) for t in trials)
-        running, waiting = self.session.under_way(trials)
+        self._tell()
+        finished = self._follows.finished
+        running, waiting = self.session.under_way(self._follows.open)
         if time.monotonic() - self._sessions_at > _SESSIONS_SECONDS:
             self._look_at_sessions()
         missing = math.inf if self.n_trials is None else self.n_trials - finished
@@ -420,14 +419,13 @@ class _Queue:
         rate = (finished - first) / max(now - first_at, _LOOK_SECONDS)
         return self.workers * self.n_jobs + math.ceil(rate * _AHEAD_SECONDS)
 
-    def _tell(self, trials: Sequence[FrozenTrial]) -> None:
-        for trial in trials:
-            if trial.state.is_finished() and trial.number not in self._told:
-                self._told.add(trial.number)
-                if not is_lost(trial):
-                    self.runs.progress()
-                    for callback in self.callbacks:
-                        callback(self.study, trial)
+    def _tell(self) -> None:
+        _, ended = self._follows.look(self._trials())
+        for trial in ended:
+            if not is_lost(trial):
+                self.runs.progress()
+                for callback in self.callbacks:
+                    callback(self.study, trial)
 
     def _look_at_sessions(self) -> bool:
         """Recover the trials of dead workers; whether any worker lives."""
@@ -442,11 +440,13 @@ class _Queue:
         alive = False
         self._let_go(records)
         for key, record in records.items():
-            if record["alive"] and record["flow_run"] in ended:
-                # On another machine; its lease would last for minutes.
+            if record["alive"] and record["flow_run"] in ended and key not in self._declared:
+                # On another machine; its lease lasts longer.
+                self._declared.add(key)
                 self.session.declare_dead(key)
             elif record["alive"]:
                 alive = True
+                self.runs.alive(record["flow_run"])
             elif not record["closed"]:
                 self.runs.dead(record["flow_run"])
             if record.get("stopped"):

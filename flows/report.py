@@ -11,6 +11,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
@@ -26,6 +27,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_logger
 
 from prefect_optuna.blocks import OptunaSettings
@@ -205,12 +207,17 @@ class ReportPublisher:
             return
         # Not `client.update_artifact`, which also sends the whole report as an event: a server
         # keeps events for days, so that an hour's updates would take up some 100 MB.
-        client.request(
-            "PATCH",
-            "/artifacts/{id}",
-            json={"data": report.markdown, "description": report.description},
-            path_params={"id": self._artifact_id},
-        )
+        try:
+            client.request(
+                "PATCH",
+                "/artifacts/{id}",
+                json={"data": report.markdown, "description": report.description},
+                path_params={"id": self._artifact_id},
+            )
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:
+                self._artifact_id = None  # its database was reset; the next report is a new one
+            raise
 
     def _find(self, client: SyncPrefectClient, flow_run_id: UUID) -> UUID | None:
         """The report that an earlier attempt of the same flow run has made."""
@@ -290,6 +297,8 @@ class ReportThread:
             self._update(draw=False)
             while not self._closing.wait(self._interval):
                 self._update(draw=self._drawing.affords())
+            # First the words: on a busy machine pictures may take longer than is waited for.
+            self._update(draw=False)
             self._update(draw=True)
 
     def _update(self, *, draw: bool) -> None:

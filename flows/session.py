@@ -10,8 +10,10 @@ Optuna's public storage interface and so works on every storage.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -112,7 +114,13 @@ def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
         starters = [key for key in alive if "parent" not in records[key]]
         paused = starters and all(session.asked(key) == "pause" for key in starters)
         return "paused" if paused else "running"
-    starters = [record for record in records.values() if "parent" not in record]
+    finished = sum(trial.state.is_finished() and not is_lost(trial) for trial in trials)
+    # One that died is not missed where others have finished all that it wanted.
+    starters = [
+        record
+        for record in records.values()
+        if "parent" not in record and (record["closed"] or _wants_more(record, finished))
+    ]
     last = max(starters, key=lambda record: record["opened"], default=None)
     ended: StudyState = "completed" if last is None else "interrupted"
     if last is not None and last["closed"]:
@@ -121,6 +129,11 @@ def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
     # Somebody has stopped it before its queue was empty; else trials that wait wait for nobody.
     left = running or (waiting and ended != "stopped")
     return "interrupted" if left else ended
+
+
+def _wants_more(record: Mapping[str, Any], finished: int) -> bool:
+    wanted = record.get("n_trials")
+    return not isinstance(wanted, int) or finished < wanted
 
 
 def ask_sessions(study: optuna.Study, what: Literal["stop", "pause", "resume"]) -> int:
@@ -158,6 +171,44 @@ def _seems_alive(record: Mapping[str, Any]) -> bool:
     return record["alive"] and is_fresh
 
 
+class OpenTrials:
+    """Follows the trials of a study; a look costs as much as has happened since the one before.
+
+    What has ended stays as it is, and a study may have a hundred thousand of it.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.flows.session import OpenTrials
+        >>> study, follows = optuna.create_study(), OpenTrials()
+        >>> trial = study.ask()
+        >>> _, ended = follows.look(study.trials)
+        >>> study.tell(trial, 1.0).number, len(ended), len(follows.open)
+        (0, 0, 1)
+        >>> _, ended = follows.look(study.trials)
+        >>> len(ended), len(follows.open), follows.finished
+        (1, 0, 1)
+    """
+
+    def __init__(self) -> None:
+        self.open: list[FrozenTrial] = []
+        """Those that have not ended, as they were at the last look."""
+        self.finished: int = 0
+        """How many have ended, those aside that were lost."""
+        self._seen = 0
+
+    def look(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+        """What is new among all trials of the study, and what has ended."""
+        new = list(trials[self._seen :])
+        self._seen = max(self._seen, len(trials))
+        ended: list[FrozenTrial] = []
+        still: list[FrozenTrial] = []
+        for trial in [*(trials[one.number] for one in self.open), *new]:
+            (ended if trial.state.is_finished() else still).append(trial)
+        self.open = still
+        self.finished += sum(not is_lost(trial) for trial in ended)
+        return new, ended
+
+
 class Session:
     """One run of `optimize`, or one worker, on one study, from `open` to `close`."""
 
@@ -187,7 +238,12 @@ class Session:
         self.opened: float = time.time()
         """When this session began, in seconds since 1970."""
         self._lease = LEASE_SECONDS
+        self._renewed = math.inf
         self._doubtful: dict[int, float] = {}
+        self._follows = OpenTrials()
+        self._repeated: set[int] = set()
+        self._unrepeated: dict[int, FrozenTrial] = {}  # lost, and asked again by nobody
+        self._recovering = threading.Lock()
         self._watched = 0.0  # seconds
         self._looked = time.monotonic()
         self._changed: dict[str, tuple[float, float]] = {}  # what was last renewed, and seen when
@@ -224,6 +280,7 @@ class Session:
         """Ask for a trial that is this session's: from the queue, or a new one."""
         if (trial := self.take(study)) is not None:
             return trial
+        self._show_life()
         one = study.for_one_trial()
         asks = self._asks(study)
         trials = asks.trials_of(self._storage, self._study_id)
@@ -256,7 +313,10 @@ class Session:
         where another process is quicker.
         """
         self._settle_doubts()
-        for trial in sorted(self._waiting(), key=first_number):
+        waiting = sorted(self._waiting(), key=first_number)
+        if waiting:
+            self._show_life()
+        for trial in waiting:
             if released_by is not None and not _is_released(trial, released_by):
                 continue
             trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
@@ -409,11 +469,15 @@ class Session:
 
     def recover(self) -> list[int]:
         """Fail the trials of dead sessions and ask them again."""
+        with self._recovering:
+            return self._recover()
+
+    def _recover(self) -> list[int]:
         records = self._records()
         alive = {key for key, record in records.items() if self._is_alive(key, record)}
-        trials = self._study.get_trials(deepcopy=False)
+        new, ended = self._follows.look(self._study.get_trials(deepcopy=False))
         given_up = []
-        for trial in trials:
+        for trial in self._follows.open:
             if trial.state != TrialState.RUNNING:
                 continue
             owner = owner_of(trial)
@@ -422,11 +486,15 @@ class Session:
                 self.give_up(trial.number, "the process that ran it is gone")
                 given_up.append(trial.number)
         # Somebody gave a trial up and died before asking it again.
-        repeated = {number for trial in trials for number in trial.system_attrs.get(_HISTORY, ())}
-        for trial in lost_trials(trials):
+        for trial in new:
+            self._repeated.update(history_of(trial))
+        self._unrepeated.update({trial.number: trial for trial in lost_trials(ended)})
+        for number, trial in list(self._unrepeated.items()):
             mark = trial.system_attrs[LOST]
-            if not (trial.number in repeated or mark["session"] in alive or mark.get("for good")):
-                self._repeat(trial)
+            if number in self._repeated or mark.get("for good"):
+                del self._unrepeated[number]
+            elif mark["session"] not in alive:
+                self._repeat(trial)  # the next look sees it
         return given_up
 
     def records(self) -> dict[str, dict[str, Any]]:
@@ -519,6 +587,15 @@ class Session:
         if isinstance(storage, PatientStorage) and not wait:
             storage = storage.storage
         storage.set_study_system_attr(self._study_id, f"{MARK}:{self.id}", record)
+        self._renewed = _uptime()
+
+    def _show_life(self) -> None:
+        """Renew the record before a trial is taken, if it may be taken for a dead one's.
+
+        As after an outage, or when the machine has slept: the trial would be given up at once.
+        """
+        if _uptime() - self._renewed > self._lease / 2:
+            self._write(closed=False)
 
     def _renew(self) -> None:
         while not self._closed.wait(self._lease / _RENEWALS):
@@ -585,6 +662,13 @@ def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive:
         for key, record in records.items()
         if key not in alive and not record["clean"]
     )
+
+
+def _uptime() -> float:
+    """Seconds since the machine was started, those in which it slept included, where it says so."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 def _place() -> str:

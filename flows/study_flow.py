@@ -18,7 +18,7 @@ from uuid import UUID
 import httpx
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.flows import Flow
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
@@ -116,15 +116,22 @@ class StudyFlow(Flow[P, R]):
         try:
             with _said_once():
                 return super().__call__(*args, **kwargs)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, ObjectNotFound) as error:
             # What became of a study does not depend on whether a server hears of it.
             if not results:
                 raise
-            get_logger(__name__).warning(
-                "The Prefect server is away, and will show this run as running: %s: %s.",
-                type(error).__name__,
-                error,
-            )
+            logger = get_logger(__name__)
+            if isinstance(error, ObjectNotFound):
+                logger.warning(
+                    "The Prefect server does not know this run any more, as after its database "
+                    "was reset. What the study came to is in its storage."
+                )
+            else:
+                logger.warning(
+                    "The Prefect server is away, and will show this run as running: %s: %s.",
+                    type(error).__name__,
+                    error,
+                )
             return results[0]
         except PublicError as error:
             if error.original is None:

@@ -15,10 +15,13 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 import redis
+
+if TYPE_CHECKING:
+    from prefect_optuna.deployments import LocalServer
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
 AZURITE = CACHE / "azurite/node_modules/azurite/dist/src/blob/main.js"
@@ -104,6 +107,25 @@ def prefect_home(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def without_prefect(server: LocalServer, *, reset: bool = False) -> Generator[None]:
+    """Kill a Prefect server; start it again afterwards, if `reset` with an empty database."""
+    process = server._process  # pyright: ignore[reportPrivateUsage]
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()
+    process.kill()
+    process.wait()
+    try:
+        yield
+    finally:
+        if reset:
+            for path in server.home.glob("prefect.db*"):
+                path.unlink()
+            prefect_home(server.home)
+        server._start()  # pyright: ignore[reportPrivateUsage]
+
+
 def find_redis_server(name: str = "") -> str:
     """Path of a server that speaks the protocol of Redis, one of `REDIS_SERVERS`.
 
@@ -167,9 +189,10 @@ def redis_server(directory: Path) -> Generator[str]:
 
 
 # moto looks whether an object is there, and then makes it: two requests at once could both. S3
-# itself decides at once.
+# itself decides at once. And moto has its objects in memory: in MOTO_KEEP they outlive a restart.
 _MOTO = """
-import functools, sys, threading
+import atexit, functools, os, pickle, sys, threading
+from moto.backends import get_backend
 from moto.s3.responses import S3Response
 from moto.server import main
 
@@ -181,14 +204,32 @@ def put_object(self):
         return put(self)
 
 S3Response.put_object = put_object
+
+def keep(path):
+    lock.acquire()  # nothing more is taken in
+    every = get_backend("s3")
+    kept = {(a, p): dict(b.buckets) for a, of in every.items() for p, b in of.items() if b.buckets}
+    with open(path, "wb") as file:
+        pickle.dump(kept, file)
+    os._exit(0)
+
+if path := os.environ.get("MOTO_KEEP"):
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            for (account, partition), buckets in pickle.load(file).items():
+                get_backend("s3")[account][partition].buckets.update(buckets)
+    atexit.register(keep, path)
 main(sys.argv[1:])
 """
 
 
 @contextmanager
-def s3_server(directory: Path, **environment: str) -> Generator[str]:
-    """A server that speaks the protocol of S3, moto's; yields its URL. Any credentials will do."""
-    port = free_port()
+def s3_server(directory: Path, port: int = 0, **environment: str) -> Generator[str]:
+    """A server that speaks the protocol of S3, moto's; yields its URL. Any credentials will do.
+
+    Where `MOTO_KEEP` names a file, its objects are there again when it is started again.
+    """
+    port = port or free_port()
     command = [sys.executable, "-c", _MOTO, "--host", "127.0.0.1", "--port", str(port)]
     log_file = directory / "s3.log"
     with running(command, log_file, **environment) as process:
@@ -387,12 +428,36 @@ class FaultyNetwork(TcpProxy):
 
 
 class Cable(TcpProxy):
-    """A TCP proxy in front of a server, which can be pulled out and put in again."""
+    """A TCP proxy in front of a server, which can be pulled out and put in again, or be a bad one.
+
+    Attributes:
+        delay: seconds that each piece takes which passes.
+    """
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
+        self.delay = 0.0
+        self.is_silent = threading.Event()
         self.is_in = threading.Event()
         self.is_in.set()
+
+    @contextmanager
+    def silent(self) -> Generator[None]:
+        """Connections stand, new ones too, and nothing passes: as where packets are dropped."""
+        self.is_silent.set()
+        try:
+            yield
+        finally:
+            self.is_silent.clear()
+
+    @contextmanager
+    def slow(self, delay: float) -> Generator[None]:
+        """Each piece that passes takes so many seconds."""
+        self.delay = delay
+        try:
+            yield
+        finally:
+            self.delay = 0.0
 
     @contextmanager
     def out(self) -> Generator[None]:
@@ -410,10 +475,58 @@ class Cable(TcpProxy):
             with socket.create_connection(("127.0.0.1", self.target)) as server:
                 other = {client: server, server: client}
                 while self.is_in.is_set():
+                    if self.is_silent.is_set():
+                        time.sleep(0.05)
+                        continue
                     for source in select.select([client, server], [], [], 0.05)[0]:
                         if not (data := source.recv(65536)):
                             return
+                        time.sleep(self.delay)
                         other[source].sendall(data)
+
+
+class BusyStore(TcpProxy):
+    """A TCP proxy in front of a server that speaks S3, which may be too busy: it answers 503."""
+
+    _REFUSAL = (
+        b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate."
+        b"</Message></Error>"
+    )
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.refused: int = 0
+        self._is_busy = threading.Event()
+
+    @contextmanager
+    def busy(self) -> Generator[None]:
+        """Every request is refused."""
+        self._is_busy.set()
+        try:
+            yield
+        finally:
+            self._is_busy.clear()
+
+    def serve(self, client: socket.socket) -> None:
+        with (
+            client,
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.target)) as server,
+        ):
+            other = {client: server, server: client}
+            while True:
+                for source in select.select([client, server], [], [])[0]:
+                    if not (data := source.recv(65536)):
+                        return
+                    if source is client and self._is_busy.is_set():
+                        self.refused += 1
+                        head = (
+                            "HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\n"
+                            f"Content-Length: {len(self._REFUSAL)}\r\nConnection: close\r\n\r\n"
+                        )
+                        client.sendall(head.encode() + self._REFUSAL)
+                        return
+                    other[source].sendall(data)
 
 
 def find_chromium() -> str:

@@ -1,27 +1,34 @@
 """One machine of a storm: a program that runs a study until it is over, whatever happens to it.
 
-Started by chaos.py, with a folder of its own for its home, its spool and its notes.
+Started by storm.py, with a folder of its own for its home, its spool and its notes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
+
+if "FAKETIME_TIMESTAMP_FILE" in os.environ:
+    # libfaketime 0.9.10 refuses clock_nanosleep(), by which Python sleeps.
+    def _sleep(seconds: Any) -> None:
+        threading.Event().wait(seconds)
+
+    time.sleep = _sleep
 
 import optuna
 
 from prefect_optuna.blocks import ArtifactFileSystem, RedisStudyStorage
 from prefect_optuna.flows import Problem, optimize
 
-SECONDS = 0.3  # of a trial
-
 
 def note(kind: str, **facts: Any) -> None:
     """Write down what happened, in a line that is whole or not there."""
-    line = json.dumps({"kind": kind, "at": time.time(), **facts}) + "\n"
+    line = json.dumps({"kind": kind, "at": time.monotonic(), **facts}) + "\n"
     with Path("notes.jsonl").open("a", encoding="utf-8") as file:
         file.write(line)
 
@@ -32,8 +39,8 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
 
 def run(params: dict[str, Any]) -> dict[str, Any]:
     note("began", number=params["number"])
-    time.sleep(SECONDS)
-    result = {"series": [params["x"]] * 10}
+    time.sleep(float(os.environ["STORM_SECONDS"]))
+    result = {"series": [params["x"]] * 600}
     note("computed", number=params["number"], x=params["x"])
     return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chaos.chaos import storm
+from chaos.storm import storm
 
 
 @pytest.mark.slow

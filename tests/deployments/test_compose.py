@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +103,14 @@ def test_a_worker_has_one_run_and_who_distributes_a_study_waits_elsewhere() -> N
 
 
 def test_the_commands_of_this_package_are_there() -> None:
-    from prefect_optuna.deployments import lab
+    from prefect_optuna.deployments import container, lab
 
     assert SERVICES["set-up"]["command"][-1] == lab.__name__
     variables = [name for name in SERVICES["set-up"]["environment"] if name.startswith("LAB_")]
     assert variables
     assert all(name in (lab.__doc__ or "") for name in variables)
+    for name in ("worker", "studies"):
+        assert SERVICES[name]["command"][:3] == ["python", "-m", container.__name__]
     assert SERVICES["dashboard"]["command"][:2] == ["prefect-optuna", "dashboard"]
 
 
@@ -120,12 +124,23 @@ def test_the_dashboard_s_command_is_one_that_the_command_line_takes() -> None:
     assert bound.arguments["host"] == "0.0.0.0"
 
 
-def test_no_secret_and_no_history_gets_into_the_image() -> None:
-    ignored = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+def test_no_secret_and_no_history_gets_into_the_image_and_every_module_does() -> None:
+    ignored = (FOLDER.parent / ".dockerignore").read_text().splitlines()
     rules = [line for line in ignored if not line.startswith("#")]
     assert rules[0] == "*"
     assert "deployments/secrets" in rules[rules.index("!deployments") :]
-    # And what is needed is there.
-    for rule in rules:
-        if rule.startswith("!"):
-            assert (FOLDER.parent / rule[1:]).exists(), rule
+    taken = [rule[1:] for rule in rules if rule.startswith("!")]
+    for rule in taken:
+        assert any(FOLDER.parent.glob(rule)), rule
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
+    folders = {path.split("/")[0] for path in project["tool"]["setuptools"]["package-dir"].values()}
+    modules = {path.name for path in FOLDER.parent.glob("*.py")}
+    assert len(modules) > 2
+    for name in (folders - {"."}) | modules | {"py.typed", "setup.cfg"}:
+        assert any(fnmatch(name, rule) for rule in taken), name
+
+
+def test_older_programs_take_the_file_too() -> None:
+    """Debian's docker-compose 1.29 refuses `name:`; its project is named beside it."""
+    assert "name" not in COMPOSE
+    assert "COMPOSE_PROJECT_NAME=" in (FOLDER / ".env").read_text()

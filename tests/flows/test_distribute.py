@@ -31,7 +31,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelling
 from pydantic import SecretStr
-from servers import Cable
+from servers import Cable, prefect_home, without_prefect
 
 from prefect_optuna.blocks import (
     ArtifactFileSystem,
@@ -336,6 +336,41 @@ def test_a_server_that_is_away_does_not_stop_the_study_and_the_report_catches_up
     assert result.n_trials == 120
     assert len(finished(block, "away")) == 120
     wait_until(lambda: "120 of 120" in report_of("study-away"), what="the last report")
+
+
+@pytest.mark.heavy
+def test_workers_and_their_parent_go_on_when_the_server_forgets_all_about_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its database is reset."""
+    monkeypatch.chdir(tmp_path)
+    block = JournalStudyStorage(path=tmp_path / "studies.journal")
+    with LocalServer(prefect_home(tmp_path / "prefect")) as server:
+        make_process_pool("forgotten")
+        deploy_worker("forgotten")
+        block.save("forgotten")
+        ArtifactFileSystem(url=str(tmp_path / "artifacts")).save("forgotten")
+        with LocalWorker("forgotten", tmp_path / "worker.log", query=1.0):
+            study = InBackground(
+                lambda: distribute(
+                    PROBLEM,
+                    study_name="forgotten",
+                    n_trials=200,
+                    workers=2,
+                    storage="journal-study-storage/forgotten",
+                    artifacts="artifact-file-system/forgotten",
+                    deployment="forgotten",
+                    progress=False,
+                )
+            )
+            begun = lambda: len(finished(block, "forgotten")) > 5  # noqa: E731
+            wait_until(begun, what="some trials", timeout=120)
+            with without_prefect(server, reset=True):
+                assert len(finished(block, "forgotten")) < 150
+            result = study.wait(240)
+        wait_until(lambda: "200 of 200" in report_of("study-forgotten"), what="its report")
+    assert result.states == {"complete": 200, "pruned": 0, "failed": 0}
+    assert len(block.load_study("forgotten").trials) == 200
 
 
 @pytest.mark.heavy

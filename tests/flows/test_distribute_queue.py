@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.states import Crashed, Running
 from servers import wait_until
 
 from prefect_optuna.blocks import (
@@ -33,6 +36,7 @@ from prefect_optuna.blocks.errors import (
 )
 from prefect_optuna.deployments import deploy_worker, make_process_pool
 from prefect_optuna.flows import Problem, _worker_runs, distribute, session
+from prefect_optuna.flows.distribute_flow import _Queue
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.study import FlowStudy, Sampler
 from prefect_optuna.flows.work import type_names, work
@@ -138,6 +142,82 @@ def test_a_worker_of_another_machine_that_is_known_to_be_dead_is_not_waited_for(
 
     assert parent.recover() == [0]
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_worker_that_may_be_taken_for_dead_shows_life_before_it_takes_a_trial(
+    study: FlowStudy, storage: BaseStorage, parent: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Session(study, storage)
+    worker.open()
+
+    def renewed() -> float:
+        return parent.records()[worker.id]["renewed"]
+
+    parent.release(2)
+    first = renewed()
+    assert worker.take(study, released_by=parent.id) is not None
+    assert renewed() == first
+    now = session._uptime()
+    monkeypatch.setattr(session, "_uptime", lambda: now + 1000)  # the machine has slept
+    assert worker.take(study, released_by=parent.id) is not None
+    assert renewed() > first
+    second = renewed()
+    monkeypatch.setattr(session, "_uptime", lambda: now + 2000)
+    assert worker.ask(study).number == 2  # a new one
+    assert renewed() > second
+    worker.close()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_worker_that_was_missed_and_is_back_keeps_its_trials_and_runs_for_the_server_too() -> (
+    None
+):
+    storage = InMemoryStudyStorage(name="back").get_storage()
+    optuna.create_study(study_name="s", storage=storage)
+    study = FlowStudy.open("s", storage, RandomSampler(seed=0), optuna.pruners.NopPruner())
+    with get_client(sync_client=True) as client:
+        flow_run = client.create_flow_run(work, parameters={}, state=Running())
+        own = client.create_flow_run(work, parameters={}, state=Running())
+
+        def state() -> str:
+            return client.read_flow_run(flow_run.id).state_name
+
+        parent = Session(study, study.storage)
+        log = logging.getLogger("back")
+        runs = _worker_runs.WorkerRuns("work/back", "back", "s", lambda _: {}, own.id, log)
+        runs._runs[flow_run.id] = _worker_runs._Run(flow_run, 0.0)
+        queue = _Queue(study, parent, runs, 1, 1, None, None, [], log)
+        parent.open()
+        details = {"place": "elsewhere", "parent": parent.id, "flow_run": str(flow_run.id)}
+        worker = leave_dead(study, storage, **details, lease=0.3)
+
+        def renews(**changes: object) -> None:
+            key, of = f"prefect_optuna:session:{worker.id}", study._study_id
+            record = storage.get_study_system_attrs(of)[key]
+            changes = {"renewed": time.time(), "closed": False, **changes}
+            storage.set_study_system_attr(of, key, {**record, **changes})
+
+        with runs:
+            queue._look_at_sessions()
+            wait_until(lambda: not queue._look_at_sessions(), what="it is missed", every=0.1)
+            wait_until(lambda: state() == "Crashed", what="the server hears that it is gone")
+
+            renews(lease=60.0)
+            parent.release(1)
+            taken = worker.take(study, released_by=parent.id)
+            assert taken is not None
+            for _ in range(3):
+                assert queue._look_at_sessions()  # it lives,
+                renews(lease=60.0)
+            assert study.trials[taken.number].state == TrialState.RUNNING  # and its trial is its
+            wait_until(lambda: state() == "Running", what="the server hears that it is back")
+
+            # And when it really ends, that is seen as before.
+            client.set_flow_run_state(flow_run.id, Crashed(), force=True)
+            wait_until(lambda: str(flow_run.id) in runs.ended, what="its end is seen")
+            queue._look_at_sessions()
+            assert study.trials[taken.number].state == TrialState.FAIL
+        parent.close()
 
 
 # -- a worker's flow, in a thread -----------------------------------------------------------------

@@ -23,7 +23,7 @@ import pytest
 from filesystems import s3_filesystem
 from optuna.trial import TrialState
 from redis_servers import RedisServer, redis_sentinel
-from servers import Cable, wait_until
+from servers import BusyStore, Cable, wait_until
 from storages_under_test import PostgresServer
 
 from prefect_optuna.blocks import (
@@ -328,6 +328,14 @@ def test_a_study_whose_picture_cannot_be_kept_is_whole(
     assert "The best trial's picture is not archived" in caplog.text
 
 
+def each_has_its_result(block: StudyStorage, artifacts: ArtifactFileSystem) -> None:
+    trials = block.load_study("s").trials
+    assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 6}
+    assert max(started().values()) == 1
+    archived = ArchivedStudy.load("s", storage=block, artifacts=artifacts)
+    assert all(archived.result(n)["series"] == [trials[n].params["x"]] * 600 for n in range(6))
+
+
 def test_a_result_waits_for_the_place_of_its_archive(
     artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,11 +344,42 @@ def test_a_result_waits_for_the_place_of_its_archive(
     block = JournalStudyStorage(path="s.journal")
     with away_in_mid_study(cable.out):
         optimize(PROBLEM, study_name="s", n_trials=6, storage=block, artifacts=artifacts)
-    trials = block.load_study("s").trials
-    assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 6}
-    assert max(started().values()) == 1
-    archived = ArchivedStudy.load("s", storage=block, artifacts=artifacts)
-    assert all(archived.result(n)["series"] == [trials[n].params["x"]] * 600 for n in range(6))
+    each_has_its_result(block, artifacts)
+
+
+def test_a_result_waits_for_a_store_that_is_too_busy(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers 503 to everything."""
+    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._SECONDS", 0.5)
+    block = JournalStudyStorage(path="s.journal")
+    s3_filesystem(s3_server)  # makes the bucket
+    with BusyStore(int(s3_server.rpartition(":")[2])) as store:
+        artifacts = s3_filesystem(
+            f"http://127.0.0.1:{store.port}", config_kwargs={"retries": {"max_attempts": 1}}
+        )
+        with away_in_mid_study(store.busy):
+            optimize(PROBLEM, study_name="s", n_trials=6, storage=block, artifacts=artifacts)
+        each_has_its_result(block, artifacts)
+    assert store.refused > 0
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+def test_a_study_goes_on_with_a_store_that_takes_twenty_seconds_a_call(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "AWAY", 45.0)
+    block = JournalStudyStorage(path="s.journal")
+    s3_filesystem(s3_server)  # makes the bucket
+    with Cable(int(s3_server.rpartition(":")[2])) as cable:
+        artifacts = s3_filesystem(f"http://127.0.0.1:{cable.port}")
+        # Ten seconds for what is asked, and ten for the answer.
+        with away_in_mid_study(lambda: cable.slow(10.0)):
+            optimize(
+                PROBLEM, study_name="s", n_trials=6, n_jobs=2, storage=block, artifacts=artifacts
+            )
+        each_has_its_result(block, artifacts)
 
 
 def test_when_patience_ends_no_trial_has_failed_and_the_next_run_goes_on(

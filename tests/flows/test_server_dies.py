@@ -11,8 +11,9 @@ from typing import Any
 
 import optuna
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from servers import prefect_home
+from servers import prefect_home, without_prefect
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments import LocalServer
@@ -70,3 +71,33 @@ def test_prefect_says_once_in_a_run_that_its_events_are_not_sent(name: str) -> N
     finally:
         logger.removeHandler(handler)
     assert said == ["Unable to connect to 0.", "Unable to connect to 'the next'."]
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_to_its_end_when_the_server_forgets_all_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its database is reset: another server answers, which has never heard of this flow run."""
+    monkeypatch.chdir(tmp_path)
+    with (
+        LocalServer(prefect_home(tmp_path / "prefect")) as server,
+        temporary_settings({"flows.heartbeat_frequency": None}),
+    ):
+
+        def reset(_: object, trial: object) -> None:
+            if getattr(trial, "number", None) == 1:
+                with without_prefect(server, reset=True):
+                    pass
+
+        result = optimize(objective, study_name="s", n_trials=8, n_jobs=2, callbacks=[reset])
+        with get_client(sync_client=True) as client:
+            assert client.count_flow_runs() == 0  # it was another database
+            (report,) = client.read_artifacts(limit=5)
+            assert "**8 of 8 trials**" in str(report.data)
+    assert result.states == {"complete": 8, "pruned": 0, "failed": 0}
+    assert len(as_study_storage().load_study("s").trials) == 8
+
+
+def objective(trial: optuna.Trial) -> float:
+    time.sleep(0.2)
+    return trial.suggest_float("x", 0, 1)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 import pytest
@@ -29,6 +29,7 @@ from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import (
     MARK,
     MAX_REPETITIONS,
+    OpenTrials,
     Session,
     ask_sessions,
     give_order,
@@ -135,6 +136,22 @@ def test_a_killed_session_runs_nothing_and_a_stranger_s_trial_may_run(
     assert state_of(study, study.trials) == "interrupted"
     study.ask()
     assert state_of(study, study.trials) == "running"
+
+
+def test_a_study_is_complete_though_one_that_ran_it_was_killed_before_its_end(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    study.tell(study.ask(), 1.0)
+    wanted_more = dead_session(study, storage, n_trials=2)
+    assert state_of(study, study.trials) == "interrupted"
+    other = Session(study, storage, {"n_trials": 2})
+    other.opened = wanted_more.opened - 1  # it was there before
+    other.open()
+    study.tell(study.ask(), 1.0)
+    other.close(state="completed")
+    assert state_of(study, study.trials) == "completed"
+    dead_session(study, storage, n_trials="many")
+    assert state_of(study, study.trials) == "interrupted"
 
 
 def test_recovering_twice_asks_again_once(study: optuna.Study, storage: BaseStorage) -> None:
@@ -505,3 +522,26 @@ def test_a_study_whose_trials_wait_for_nobody_is_interrupted(study: optuna.Study
     assert state_of(study, study.get_trials()) == "completed"
     study.enqueue_trial({})
     assert state_of(study, study.get_trials()) == "interrupted"
+
+
+def test_a_look_at_the_trials_of_a_study_costs_what_has_happened_since_the_one_before(
+    study: optuna.Study,
+) -> None:
+    class Settled:
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AssertionError(f"{name} of a trial that has ended was looked at again")
+
+    follows = OpenTrials()
+    study.tell(study.ask(), 1.0)
+    running = study.ask()
+    new, ended = follows.look(study.trials)
+    assert [t.number for t in new] == [0, 1]
+    assert [t.number for t in ended] == [0]
+    study.ask()
+    trials: list[Any] = [Settled(), *study.trials[1:]]
+    new, ended = follows.look(trials)
+    assert ([t.number for t in new], ended, follows.finished) == ([2], [], 1)
+    study.tell(running, 1.0)
+    _, ended = follows.look([Settled(), *study.trials[1:]])  # type: ignore[list-item]
+    assert [t.number for t in ended] == [1]
+    assert [t.number for t in follows.open] == [2]

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from prefect_optuna.blocks._secrets import secret_paths
 from prefect_optuna.tasks.archive.code.sources import SourceFile
 
 _NO_MATTER = {"sys", "builtins", "optuna", "prefect", "prefect_optuna"}
@@ -73,11 +74,23 @@ def settings(files: Iterable[SourceFile], code: Iterable[str]) -> Iterator[Chang
         yield from read()
     if any(_ERRORS.search(file.text) for file in listed):
         yield from _warnings()
-    if any(_ARGUMENTS.search(text) for text in code):
+    if any(_ARGUMENTS.search(text) for text in code) and not any(
+        secret_paths(_options(sys.argv), "sys.argv")
+    ):
         yield Change("sys", "sys", "argv", list(sys.argv))
     if names := {name for file in listed for name in _variables(file.tree)}:
         held = {name: os.environ[name] for name in sorted(names) if name in os.environ}
         yield Change("os", "os:environ.update", "", [held])
+
+
+def _options(arguments: list[str]) -> dict[str, str]:
+    """What a command line gives its options, `--token=x` and `--token x`."""
+    found: dict[str, str] = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.startswith("-"):
+            name, given, value = argument.lstrip("-").partition("=")
+            found[name] = value if given else following
+    return found
 
 
 def _targets(tree: ast.Module) -> Iterator[ast.Attribute]:
