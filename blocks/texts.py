@@ -116,7 +116,7 @@ def card(
     """An object as notebooks show it, in HTML; what it is given is text.
 
     Example:
-        >>> card("two & two", [("sum", "4")])[:34]
+        >>> card("two & two", [("sum", "4")])[:35]
         '<div><strong>two &amp; two</strong>'
     """
     parts = [f"<strong>{_html(title)}</strong>"]

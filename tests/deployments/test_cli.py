@@ -472,7 +472,7 @@ def test_the_commands_of_the_issue_are_there() -> None:
         "studies", "show", "trials", "report", "reevaluate", "export", "import", "gc", "dashboard",
         "scale", "spool", "rerun",
         "up", "down", "status", "demo", "stop", "pause", "resume", "delete", "watch",
-        "retry-failed",
+        "retry-failed", "make-pool",
     }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ def page(key: str) -> Any:
     return found.json()["data"]
 
 
+@pytest.mark.slow
 def test_trials_run_again_with_todays_packages_with_the_recorded_and_with_a_newer_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,18 +85,31 @@ WAYS = (
     in_processes,
     in_a_pool,
     in_a_process_of_its_own,
-    in_joblib,
 )
+
+
+def run(way: Callable[[], list[Any]], seed: int) -> list[Any]:
+    with seeding(seed):
+        return [way(), random.random()]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_the_same_seed_gives_the_same_numbers_elsewhere(way: Callable[[], list[Any]]) -> None:
-    def run(seed: int) -> list[Any]:
-        with seeding(seed):
-            return [way(), random.random()]
+    assert run(way, 1) == run(way, 1) != run(way, 2)
 
-    assert run(1) == run(1) != run(2)
+
+def test_the_same_seed_gives_the_same_numbers_through_joblib() -> None:
+    # In a process of its own, with which the processes of joblib end.
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_elsewhere import in_joblib, run
+print(run(in_joblib, 1) == run(in_joblib, 1) != run(in_joblib, 2))
+"""
+    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8")
+    assert done.stdout.split() == ["True"]
 
 
 def test_each_task_draws_its_own_numbers() -> None:

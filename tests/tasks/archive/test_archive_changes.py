@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from prefect_optuna.tasks.archive.code.changes import settings
+
 # Captures `run` of a script; or, in another process, restores that, and prints what it gives.
 _CAPTURE = """
 import json, pickle, sys
@@ -177,3 +179,12 @@ def test_code_finds_what_its_script_has_changed(name: str, tmp_path: Path) -> No
     (tmp_path / "log.txt").write_text("kept", encoding="utf-8")
     assert answer(tmp_path, "-c", _RESTORE) == then
     assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "kept"
+
+
+def test_a_secret_of_the_command_line_is_not_archived(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in (["--api-key", "s3cret-of-mine"], ["--api-key=s3cret-of-mine"]):
+        monkeypatch.setattr("sys.argv", ["script.py", "--scale", "2", *given])
+        assert list(settings([], ["parser.parse_args()"])) == []
+    monkeypatch.setattr("sys.argv", ["script.py", "--scale", "2"])
+    (change,) = settings([], ["parser.parse_args()"])
+    assert change.value == ["script.py", "--scale", "2"]
