@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic import field_validator as _field_validator
@@ -36,7 +36,7 @@ class Resources(BaseModel):
         '2 CPUs, 4.0 GiB of memory and 1 GPU'
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     cpus: float | None = Field(
         default=None, gt=0, title="CPUs", description="Of one trial; BLAS takes as many threads."
