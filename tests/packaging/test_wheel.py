@@ -71,7 +71,8 @@ def metadata(wheel: Path) -> Message:
 
 def modules_of_the_repository() -> set[str]:
     paths = [path for floor in FLOORS for path in (ROOT / floor).rglob("*.py")]
-    paths.remove(ROOT / "deployments/site/build.py")  # for `make docs` alone
+    site = ROOT / "deployments/site"  # for `make docs` alone
+    paths = [path for path in paths if site not in path.parents]
     paths += [ROOT / "errors.py", ROOT / "_lazy.py"]
     names = {
         ".".join(["prefect_optuna", *p.relative_to(ROOT).with_suffix("").parts]) for p in paths
