@@ -5,9 +5,15 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from prefect_optuna.flows.param_plots import importances_of, importances_plot, slices_plot
+from prefect_optuna.flows.param_plots import (
+    contour_plot,
+    importances_of,
+    importances_plot,
+    parallel_plot,
+    slices_plot,
+)
 from prefect_optuna.flows.plots import history_plot, pareto_plot
 from prefect_optuna.flows.study_status import Gallery, StudyStatus
 from prefect_optuna.flows.timeline_plot import timeline_plot
@@ -19,17 +25,22 @@ PICTURES: Mapping[str, str] = {
     "importances": "How much each parameter matters",
     "slices": "Values of the trials over the parameters that matter most",
     "timeline": "When each trial ran, and who ran it",
+    "parallel": "Trials as lines through their parameters and values",
+    "contour": "The value over the two parameters that matter most",
 }
 """What a report shows, the most telling first, and what each picture is."""
 
 
-def draw_gallery(status: StudyStatus, *, seconds: float = math.inf) -> Gallery:
-    """Draw what can be drawn of a study. All pictures together take 130 KB at the most.
+def draw_gallery(
+    status: StudyStatus, *, seconds: float = math.inf, for_page: bool = False
+) -> Gallery:
+    """Draw what can be drawn of a study: 130 KB at the most, or 310 for a page of its own.
 
     Args:
         status: how the study stands.
         seconds: of this thread's processor time, after which no other picture is begun. The
             first one is always drawn.
+        for_page: whether to draw those, too, for which Prefect's UI has no room.
 
     Example:
         >>> import optuna
@@ -45,8 +56,10 @@ def draw_gallery(status: StudyStatus, *, seconds: float = math.inf) -> Gallery:
     # Once, and no part of what drawing costs.
     importlib.import_module("matplotlib.backends.backend_agg")
     trials, directions = status.trials, status.directions
-    shares = _importances(status)
-    mean = _mean(shares)
+    shares = [importances_of(trials, directions, i) for i in range(min(2, len(directions)))]
+    names = dict.fromkeys(name for one in shares for name in one)
+    mean = {n: sum(one.get(n, 0.0) for one in shares) / len(shares) for n in names}
+    mean = dict(sorted(mean.items(), key=lambda item: -item[1]))
     best = best_first(trials, directions)[:1] if len(directions) == 1 else []
     now = time.time() if status.state == "running" else None
     draw: dict[str, Callable[[], bytes | None]] = {
@@ -58,6 +71,9 @@ def draw_gallery(status: StudyStatus, *, seconds: float = math.inf) -> Gallery:
             trials, best=best[0].number if best else None, now=now, max_bytes=21_000
         ),
     }
+    if for_page:
+        draw["parallel"] = lambda: parallel_plot(trials, directions, mean, max_bytes=90_000)
+        draw["contour"] = lambda: contour_plot(trials, directions, mean, max_bytes=90_000)
     if len(directions) == 1:
         del draw["pareto"]
     pictures: dict[str, bytes] = {}
@@ -68,19 +84,3 @@ def draw_gallery(status: StudyStatus, *, seconds: float = math.inf) -> Gallery:
         if png := picture():
             pictures[name] = png
     return Gallery(pictures)
-
-
-def importance_of_all(status: StudyStatus) -> dict[str, float]:
-    """How much each parameter matters for the first two values together, the largest first."""
-    return _mean(_importances(status))
-
-
-def _importances(status: StudyStatus) -> list[dict[str, float]]:
-    count = min(2, len(status.directions))
-    return [importances_of(status.trials, status.directions, i) for i in range(count)]
-
-
-def _mean(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for one in shares for name in one)
-    mean = {n: sum(one.get(n, 0.0) for one in shares) / len(shares) for n in names}
-    return dict(sorted(mean.items(), key=lambda item: -item[1]))

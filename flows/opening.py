@@ -74,6 +74,8 @@ def checked_arguments(known: Set[str], arguments: Mapping[str, Any]) -> dict[str
     if checked.get("problem", ARCHIVE) != ARCHIVE:
         Problem.of(checked["problem"], directions=checked.get("directions"))
     Resources.of(checked.get("resources"))
+    if isinstance(warm_start := checked.get("warm_start"), int):
+        StudySeries.checked(checked.get("study_name"), warm_start)
     if isinstance(scope := checked.get("scope"), Mapping):
         check_types(scope)  # pyright: ignore[reportUnknownArgumentType]
     return checked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,12 @@ def importances_of(
     usable = _evenly(usable, _MOST_TRIALS)
     study = _Trials(usable, directions, target)
     try:
-        found = optuna.importance.get_param_importances(
-            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
-        )
+        with warnings.catch_warnings():
+            # It is a picture, and says nothing of parameters that few trials have.
+            warnings.filterwarnings("ignore", message="Some regimes for parameter")
+            found = optuna.importance.get_param_importances(
+                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+            )
     except (ValueError, RuntimeError, ZeroDivisionError):  # such as no parameter in common
         return {}
     return found if all(map(math.isfinite, found.values())) and any(found.values()) else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from optuna.trial import FrozenTrial
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as current_flow_run
@@ -356,7 +356,12 @@ def _news(
         known.add(recorded.distributions[package])
     known |= {one.upgraded[package] for one in archived.reevaluations() if package in one.upgraded}
     newest = newest_version(package, python)
-    return newest if all(Version(newest) > Version(one) for one in known) else None
+    try:
+        return newest if all(Version(newest) > Version(one) for one in known) else None
+    except InvalidVersion as error:
+        raise InvalidSettingError(
+            f"`when` compares versions of {package}, and one that was recorded is none: {error}."
+        ) from None
 
 
 def _for_each(name: str, tolerance: float | Sequence[float], n_values: int) -> list[float]:

@@ -6,7 +6,14 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
+from optuna import Study
+
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    StudyStorage,
+    as_artifact_filesystem,
+    as_study_storage,
+)
 from prefect_optuna.blocks.errors import (
     ArchiveError,
     ArtifactNotFoundError,
@@ -84,7 +91,7 @@ def write_report(
         artifacts: where its archive is kept, as `optimize` takes it.
 
     Raises:
-        InvalidSettingError: the file is of another kind.
+        InvalidSettingError: the file is of another kind, or its folder is not there.
         StudyNotFoundError: there is no such study.
         StorageUnavailableError: the storage or the archive cannot be reached.
 
@@ -103,27 +110,37 @@ def write_report(
         raise InvalidSettingError(
             f"A report is written to a file that ends in .html, .pdf or .md; found {path.name!r}."
         )
-    status = read_status(study_name, storage=storage, artifacts=artifacts)
+    if not path.parent.is_dir():
+        raise InvalidSettingError(f"There is no folder {path.parent}: make it, or name another.")
+    filesystem = as_artifact_filesystem(artifacts)
+    block = as_study_storage(storage)
+    study = block.load_study(study_name)
+    status = _status_of(study, block, filesystem)
     if kind == ".md":
         content = render_report(status).markdown.encode()
     else:
-        from prefect_optuna.flows.report_page import render_page
-        from prefect_optuna.flows.report_pdf import render_pdf
-        from prefect_optuna.tasks.archive import ArchivedStudy
-
-        study = as_study_storage(storage).load_study(study_name)
-        archived = None
-        if read_manifest(study) is not None:
-            try:
-                archived = ArchivedStudy.of(study, artifacts=artifacts)
-            except ArchiveError as error:  # the trials are worth a page without it
-                status = replace(status, notes=(*status.notes, f"Its archive is left out: {error}"))
-        if kind == ".pdf":
-            content = render_pdf(status, archived)
-        else:
-            content = render_page(status, archived).encode()
+        content = _rendered(kind, status, study, filesystem)
     path.write_bytes(content)
     return path
+
+
+def _rendered(kind: str, status: StudyStatus, study: Study, artifacts: ArtifactFileSystem) -> bytes:
+    from prefect_optuna.flows.report_page import render_page
+    from prefect_optuna.flows.report_pdf import render_pdf
+    from prefect_optuna.tasks.archive import ArchivedStudy
+
+    def render(status: StudyStatus, archived: ArchivedStudy | None) -> bytes:
+        if kind == ".pdf":
+            return render_pdf(status, archived)
+        return render_page(status, archived).encode()
+
+    if read_manifest(study) is None:
+        return render(status, None)
+    try:
+        return render(status, ArchivedStudy.of(study, artifacts=artifacts))
+    except ArchiveError as error:  # the trials are worth a page without it
+        note = f"Its archive is left out: {error}"
+        return render(replace(status, notes=(*status.notes, note)), None)
 
 
 def read_status(
@@ -156,8 +173,10 @@ def read_status(
         'completed'
     """
     block = as_study_storage(storage)
-    filesystem = as_artifact_filesystem(artifacts)
-    study = block.load_study(study_name)
+    return _status_of(block.load_study(study_name), block, as_artifact_filesystem(artifacts))
+
+
+def _status_of(study: Study, block: StudyStorage, filesystem: ArtifactFileSystem) -> StudyStatus:
     trials = study.get_trials(deepcopy=False)
     state = state_of(study, trials)
     starts = [trial.datetime_start for trial in trials if trial.datetime_start]
@@ -173,7 +192,7 @@ def read_status(
         except ArtifactNotFoundError:
             picture = None
     return StudyStatus(
-        study_name=study_name,
+        study_name=study.study_name,
         directions=tuple(direction.name.lower() for direction in study.directions),
         trials=trials,
         n_trials=None,

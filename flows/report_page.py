@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import PrefectOptunaError
@@ -27,8 +27,7 @@ from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.markdown import data_uri
 from prefect_optuna.blocks.texts import visible, visible_line
 from prefect_optuna.flows.best_picture import spread
-from prefect_optuna.flows.gallery import PICTURES, draw_gallery, importance_of_all
-from prefect_optuna.flows.param_plots import contour_plot, parallel_plot
+from prefect_optuna.flows.gallery import PICTURES, draw_gallery
 from prefect_optuna.flows.plots import series_plot
 from prefect_optuna.flows.report import headline_of, loading_code, progress_of
 from prefect_optuna.flows.study_status import StudyStatus
@@ -117,8 +116,11 @@ def render_page(status: StudyStatus, archived: ArchivedStudy | None = None) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    parts = page_parts(status, archived)
+    if status.trials:
+        parts["table"] |= _all_trials(status, room=_PAGE_BYTES - _REST_BYTES - _size(parts))
     return environment.get_template("report_page.html.jinja").render(
-        page_parts(status, archived),
+        parts,
         # Nothing but what is in the file, and of scripts only this one.
         policy="default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src {_source(css)}; script-src {_source(script)}",
@@ -127,27 +129,29 @@ def render_page(status: StudyStatus, archived: ArchivedStudy | None = None) -> s
     )
 
 
+def _size(parts: Mapping[str, Any]) -> int:
+    """How much of a page is taken by pictures and long texts."""
+    pictures = sum(len(one["src"]) for section in parts["sections"] for one in section.pictures)
+    texts = parts["archive"]["texts"] if parts["archive"] else ()
+    return pictures + sum(len(escape(text).encode()) for _, text in texts)
+
+
 def page_parts(status: StudyStatus, archived: ArchivedStudy | None) -> dict[str, Any]:
     """What a page shows, by the names that the template has for it; all of it is text."""
     ranked = best_first(status.trials, status.directions)
     reevaluations = archived.reevaluations(last=_REEVALUATIONS) if archived else []
-    sections = _sections(status, ranked, archived, reevaluations)
-    archive = _archive(archived) if archived else None
-    taken = sum(len(picture["src"]) for section in sections for picture in section.pictures)
-    taken += sum(len(text) for _, text in archive["texts"]) if archive else 0
-    room = _PAGE_BYTES - _REST_BYTES - taken
     return {
         "name": visible_line(status.study_name),
         "headline": headline_of(status, ranked),
         "progress": progress_of(status),
         "notes": [visible_line(note) for note in status.notes],
-        "sections": sections,
+        "sections": _sections(status, ranked, archived, reevaluations),
         "best": _best(status, ranked),
-        "table": _table(status, ranked, room) if status.trials else None,
+        "table": _table(status) if status.trials else None,
         "headings_again": AGAIN,
         "headings_versions": VERSIONS,
         "again": [row for one in reversed(reevaluations) for row in _again(one)],
-        "archive": archive,
+        "archive": _archive(archived) if archived else None,
         "release": importlib.metadata.version("prefect-optuna"),
         "now": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
     }
@@ -205,16 +209,9 @@ def _sections(
 
 
 def _pictures(status: StudyStatus) -> dict[str, dict[str, str]]:
-    shares = importance_of_all(status)
-    names = {**PICTURES, "parallel": "Trials as lines through their parameters and values"}
-    names["contour"] = "The value over the two parameters that matter most"
-    found: dict[str, bytes | None] = dict(draw_gallery(status).pictures)
-    for name, draw in (("parallel", parallel_plot), ("contour", contour_plot)):
-        found[name] = draw(status.trials, status.directions, shares, max_bytes=90_000)
     return {
-        name: _picture(png, names[name], _CAPTIONS[name], "drawn")
-        for name, png in found.items()
-        if png
+        name: _picture(png, PICTURES[name], _CAPTIONS[name], "drawn")
+        for name, png in draw_gallery(status, for_page=True).pictures.items()
     }
 
 
@@ -258,13 +255,24 @@ def _best(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> list[tuple[str,
     return [(visible_line(k), visible_line(format_value(v))) for k, v in found.items()]
 
 
-def _table(status: StudyStatus, ranked: Sequence[FrozenTrial], room: int) -> dict[str, Any]:
-    """All trials, the best first: some as rows, all of them compressed, in so many bytes."""
+def _table(status: StudyStatus) -> dict[str, Any]:
+    """The best trials as rows."""
+    columns = _columns(_best_first(status)[:_STATIC_ROWS], rounded=False)
+    rows = [[_shown(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
+    return {"headings": list(columns), "rows": rows, "count": len(status.trials)}
+
+
+def _best_first(status: StudyStatus) -> list[FrozenTrial]:
+    ranked = best_first(status.trials, status.directions)
     leading = {trial.number for trial in ranked}
-    trials = [*ranked, *(trial for trial in status.trials if trial.number not in leading)]
-    columns, notes = _all_columns(trials[:_SAMPLE]), []
-    if len(columns) > _CELL:
-        notes.append(f"{len(columns) - _CELL} columns did not fit into this page.")
+    return [*ranked, *(trial for trial in status.trials if trial.number not in leading)]
+
+
+def _all_trials(status: StudyStatus, room: int) -> dict[str, Any]:
+    """All trials for the page's script, in so many bytes, and what had to be left out."""
+    trials, notes = _best_first(status), []
+    if (more := len(_all_columns(trials[:_SAMPLE])) - _CELL) > 0:
+        notes.append(f"{more} columns did not fit into this page.")
     rounded = _size_of(trials, rounded=False) > room
     if rounded:
         notes.append("Numbers are rounded to six digits. `prefect-optuna trials` has all of them.")
@@ -275,15 +283,7 @@ def _table(status: StudyStatus, ranked: Sequence[FrozenTrial], room: int) -> dic
             f"The other {len(trials) - len(kept):,} trials did not fit into this page; the best "
             "are here."
         )
-    columns = _columns(kept, rounded=rounded)
-    rows = zip(*(column[:_STATIC_ROWS] for column in columns.values()), strict=True)
-    return {
-        "headings": list(columns),
-        "rows": [[_shown(cell) for cell in row] for row in rows],
-        "count": len(trials),
-        "data": _packed(columns),
-        "notes": notes,
-    }
+    return {"data": _packed(_columns(kept, rounded=rounded)), "notes": notes}
 
 
 def _size_of(trials: Sequence[FrozenTrial], *, rounded: bool) -> float:

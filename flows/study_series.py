@@ -42,6 +42,13 @@ class StudySeries:
     @classmethod
     def of_run(cls, base: str | None, warm_start: int) -> StudySeries:
         """The series that this flow run goes on with."""
+        base = cls.checked(base, warm_start)
+        at = current_flow_run.scheduled_start_time
+        return cls(base, f"{base}-{datetime.fromtimestamp(at.timestamp(), UTC):%Y%m%d-%H%M%S}")
+
+    @staticmethod
+    def checked(base: str | None, warm_start: int) -> str:
+        """Refuse what makes no series, also before a server is started."""
         if not base:
             raise InvalidSettingError(
                 "`warm_start` makes studies in a row, called after `study_name` and the time: give "
@@ -52,8 +59,7 @@ class StudySeries:
                 "`warm_start` is how many of the best trials of the last study are asked first, 0 "
                 f"or more; found {warm_start}."
             )
-        at = current_flow_run.scheduled_start_time
-        return cls(base, f"{base}-{datetime.fromtimestamp(at.timestamp(), UTC):%Y%m%d-%H%M%S}")
+        return base
 
     def before(self, block: StudyStorage) -> list[str]:
         """The studies before this one, the first one first."""

@@ -274,6 +274,16 @@ def newest_version(package: str, python: str) -> str:
             ...
         prefect_optuna.blocks.errors.EnvironmentUnavailableError: Which version of no such ...
     """
+    from packaging.utils import InvalidName, canonicalize_name
+
+    try:
+        # It is a line of a file in which uv would read options and folders, too.
+        canonicalize_name(package, validate=True)
+    except InvalidName:
+        raise EnvironmentUnavailableError(
+            f"Which version of {visible_line(package)} is the newest cannot be said: that is no "
+            "name of a package. Expected one such as numpy."
+        ) from None
     with tempfile.TemporaryDirectory() as folder:
         done = _uv(
             "pip", "compile", "--no-deps", "--no-header", "--no-annotate", "--quiet",

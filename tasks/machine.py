@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -25,6 +27,8 @@ from filelock import FileLock, Timeout
 
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.blocks.stores.local import shared_part
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.resources import Resources, in_words
 
 THREAD_VARIABLES = (
@@ -199,8 +203,8 @@ class Share:
             InvalidSettingError: the machine never has it.
         """
         require_room(self._all)
-        if self._all.model_copy(update={"gpus": 0}) == Resources() and not self._all.gpus:
-            return True  # nothing of it is counted
+        if self._all == Resources():  # nothing of it is counted
+            return True
         while not self._try():
             if say is not None:
                 say(_waiting(self._all))
@@ -358,19 +362,23 @@ def _variables(values: Mapping[str, str]) -> Generator[None]:
 
 def _folder() -> Path:
     given = OptunaSettings.here().claims
-    if given is None:
-        who = getattr(os, "getuid", lambda: os.environ.get("USERNAME", ""))()
-        given = Path(tempfile.gettempdir(), f"prefect-optuna-{who}", "claims")
+    who = getattr(os, "getuid", lambda: os.environ.get("USERNAME", ""))()
+    folder = given or Path(tempfile.gettempdir(), f"prefect-optuna-{who}", "claims")
     try:
-        given.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not os.access(given, os.W_OK):
+        if given is None:
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
             raise PermissionError("it may not be written")
+        # One that is named may be shared, as by the containers of a machine.
+        if given is None and (shared := shared_part(folder)):
+            raise PermissionError(f"it is not its user's alone, because of {shared}")
     except OSError as error:
         raise InvalidSettingError(
             "Trials write down what they have of this machine, and cannot do so in "
-            f"{given}: {error}. PREFECT_INTEGRATIONS_OPTUNA_CLAIMS names another folder."
+            f"{folder}: {error}. PREFECT_INTEGRATIONS_OPTUNA_CLAIMS names another folder."
         ) from error
-    return given
+    return folder
 
 
 def _claims(folder: Path) -> list[dict[str, Any]]:
@@ -385,9 +393,24 @@ def _claims(folder: Path) -> list[dict[str, Any]]:
             continue
         except Timeout:
             pass
-        with suppress(OSError, ValueError):  # it is being given back
-            found.append(json.loads(file.read_text(encoding="utf-8")))
+        # It is being given back, or it is none.
+        with suppress(OSError, ValueError, RecursionError):
+            claim = json.loads(file.read_text(encoding="utf-8"))
+            if _is_claim(claim):
+                found.append(claim)
     return found
+
+
+def _is_claim(value: Any) -> bool:
+    """Whether a process has written it: others may share the folder, and no trial fails of that."""
+    if not isinstance(value, dict) or not isinstance(gpus := value.get("gpus"), dict):
+        return False
+    amounts: list[Any] = [value.get("cpus"), value.get("memory"), *gpus.values()]
+    return (
+        all(type(one) in (int, float) and 0 <= one < math.inf for one in amounts)
+        and type(value.get("pid")) is int
+        and all(isinstance(value.get(name), str) for name in ("host", "what"))
+    )
 
 
 def _left(machine: Machine, claims: Sequence[Mapping[str, Any]]) -> Machine:
@@ -414,7 +437,7 @@ def _held() -> str:
     with FileLock(folder / "all.lock", thread_local=False):
         claims = _claims(folder)
     words = [
-        f"process {claim['pid']}{claim['what'] and ' (' + claim['what'] + ')'} "
+        f"process {claim['pid']}{claim['what'] and ' (' + visible_line(claim['what']) + ')'} "
         + in_words(claim["cpus"] or None, claim["memory"] or None, sum(claim["gpus"].values()))
         for claim in claims
     ]
@@ -422,8 +445,6 @@ def _held() -> str:
 
 
 def _host() -> str:
-    import socket
-
     return socket.gethostname()
 
 

@@ -26,7 +26,13 @@ from PIL import Image
 from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.gallery import PICTURES, draw_gallery
-from prefect_optuna.flows.param_plots import importances_of, importances_plot, slices_plot
+from prefect_optuna.flows.param_plots import (
+    contour_plot,
+    importances_of,
+    importances_plot,
+    parallel_plot,
+    slices_plot,
+)
 from prefect_optuna.flows.plots import series_plot
 from prefect_optuna.flows.study_status import StudyStatus
 from prefect_optuna.flows.time_share import TimeShare
@@ -183,6 +189,86 @@ def test_no_value_and_no_range_breaks_slices(
     assert slices_plot(trials, [direction])
 
 
+# Parallel coordinates and contours
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "maximize"]])
+def test_lines_and_the_map_of_values_mark_the_best_trial(directions: list[str]) -> None:
+    trials = random_trials(60, directions)
+    shares = importances_of(trials, directions)
+    for draw in (parallel_plot, contour_plot):
+        png = draw(trials, directions, shares, max_bytes=90_000)
+        assert len(png or b"") <= 90_000
+        assert count(png, (230, 159, 0)) > 100
+
+
+def test_the_map_is_dark_where_values_are_good() -> None:
+    def darkness(direction: str) -> tuple[float, float]:
+        """Of the left and of the right half; the values grow to the right."""
+        space = {name: FloatDistribution(0, 1) for name in ("a", "b")}
+        trials = []
+        for number in range(100):
+            params = {"a": number % 10 / 9, "b": number // 10 / 9}
+            trial = create_trial(value=params["a"] + 1, params=params, distributions=dict(space))
+            trial.number = number
+            trials.append(trial)
+        picture = pixels(contour_plot(trials, [direction], {"a": 0.9, "b": 0.1}))
+        rows = picture[len(picture) // 4 : len(picture) // 2, : int(0.8 * picture.shape[1])]
+        blue = np.where(rows.max(axis=2) - rows.min(axis=2) > 15, 255 - rows.mean(axis=2), np.nan)
+        middle = blue.shape[1] // 2
+        return float(np.nanmean(blue[:, :middle])), float(np.nanmean(blue[:, middle:]))
+
+    left, right = darkness("minimize")
+    assert left > right + 50
+    left, right = darkness("maximize")
+    assert right > left + 50
+
+
+PARAMETERS = [
+    (FloatDistribution(0, 0), st.just(0.0)),
+    (FloatDistribution(0, 1), st.floats(0, 1)),
+    (FloatDistribution(1e-300, 1e300, log=True), st.floats(1e-300, 1e300)),
+    (FloatDistribution(-1e300, 1e300), st.floats(-1e300, 1e300)),
+    (IntDistribution(1, 9), st.integers(1, 9)),
+    (CategoricalDistribution(["$a_", None, 1.5]), st.sampled_from(["$a_", None, 1.5])),
+]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.sampled_from(PARAMETERS), min_size=1, max_size=4),
+    st.lists(st.floats(allow_nan=False), min_size=3, max_size=16),
+    st.sampled_from([["minimize"], ["maximize"], ["maximize", "minimize"]]),
+    st.data(),
+)
+def test_no_value_and_no_range_breaks_lines_and_maps(
+    parameters: list[tuple[Any, st.SearchStrategy[Any]]],
+    values: list[float],
+    directions: list[str],
+    data: st.DataObject,
+) -> None:
+    space = {f"$p{i}_": distribution for i, (distribution, _) in enumerate(parameters)}
+    trials = []
+    for number, value in enumerate(values):
+        params = {f"$p{i}_": data.draw(drawn) for i, (_, drawn) in enumerate(parameters)}
+        trial = create_trial(
+            values=[value] * len(directions), params=params, distributions=dict(space)
+        )
+        trial.number = number
+        trials.append(trial)
+    for draw in (parallel_plot, contour_plot):
+        assert (draw(trials, directions) or b"\x89PNG").startswith(b"\x89PNG")
+
+
+def test_lines_and_maps_need_trials_and_two_parameters() -> None:
+    alone = {"x": FloatDistribution(0, 1)}
+    trials = [create_trial(value=v, params={"x": v}, distributions=alone) for v in (0.1, 0.2, 0.3)]
+    for draw in (parallel_plot, contour_plot):
+        assert draw([], ["minimize"]) is None
+        assert draw(random_trials(2), ["minimize"]) is None
+        assert draw(trials, ["minimize"]) is None
+
+
 def test_two_trials_are_no_slices() -> None:
     assert slices_plot(random_trials(2), ["minimize"]) is None
     assert slices_plot([], ["minimize"]) is None
@@ -336,6 +422,9 @@ def test_a_gallery_of_no_trials_is_empty_and_one_without_time_has_a_picture() ->
     assert list(hurried.pictures) == ["history"]
     assert hurried.left_out
     everything = draw_gallery(status)
-    assert list(everything.pictures) == [name for name in PICTURES if name != "pareto"]
+    of_pages = {"parallel", "contour"}
+    assert list(everything.pictures) == [n for n in PICTURES if n not in {"pareto", *of_pages}]
+    page = draw_gallery(status, for_page=True)
+    assert set(page.pictures) == {*everything.pictures, *of_pages}
     assert not everything.left_out
     assert sum(map(len, everything.pictures.values())) < 130_000

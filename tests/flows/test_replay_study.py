@@ -119,6 +119,14 @@ def test_what_nobody_asked_through_this_package_stands_as_it_was() -> None:
     assert str(result).endswith("; 2 that this package did not ask stand as they were.")
 
 
+def test_where_nothing_was_asked_through_this_package_nothing_is_the_same() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    result = replay(study, sampler="random")
+    assert (result.same, result.n_trials) == (False, 0)
+    assert "none of its 3 trials was asked through this package" in str(result)
+
+
 def test_the_trials_go_into_an_empty_study_if_one_is_given() -> None:
     storage = InMemoryStorage()
     run_study(storage, problem_of("random"), 5, sampler="random")

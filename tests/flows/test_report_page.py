@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from studies_under_test import HOSTILE, hostile_study, lynx_hare_study, pareto_s
 from prefect_optuna.blocks import as_artifact_filesystem, as_study_storage
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.flows.examples import lynx_hare
+from prefect_optuna.flows.gallery import PICTURES
 from prefect_optuna.flows.report_flow import write_report
 from prefect_optuna.flows.report_page import render_page
 from prefect_optuna.flows.report_pdf import render_pdf
@@ -212,6 +214,39 @@ def test_a_study_of_nothing_has_a_page() -> None:
     status = StudyStatus("none", ("minimize",), [], None, "interrupted", 0.0, "a", "b")
     assert "No complete trial" in render_page(status)
     assert render_pdf(status).startswith(b"%PDF-")
+
+
+def test_parameters_that_only_bad_trials_have_are_columns_too(page: Page, tmp_path: Path) -> None:
+    status = many_trials(60, 1)
+    last = optuna.trial.create_trial(
+        params={"late": 0.5},
+        distributions={"late": optuna.distributions.FloatDistribution(0, 1)},
+        value=99.0,
+    )
+    last.number = 60
+    path = tmp_path / "page.html"
+    path.write_text(render_page(replace(status, trials=[*status.trials, last])), encoding="utf-8")
+    assert opened(page, path) == []
+    assert "param.late" in page.locator("th button").all_inner_texts()
+    page.fill("#search", "99")
+    assert "0.5" in page.locator("tbody tr", has_text="99").last.inner_text()
+
+
+def test_every_picture_is_in_the_page_and_named(files: dict[str, Path]) -> None:
+    named = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    for name, words in PICTURES.items():
+        assert (f'alt="{words}"' in named["lynx"]) == (name != "pareto")
+        assert f'alt="{words}"' in named["pareto"]
+
+
+def test_a_damaged_reevaluation_leaves_the_archive_out(tmp_path: Path) -> None:
+    places = archived_study(tmp_path)
+    archive = as_artifact_filesystem(places["artifacts"])
+    for path in archive.glob("studies/**/reevaluations/*.json"):
+        archive.write_path(path, b"damaged")
+    text = write_report("hares", tmp_path / "page.html", **places).read_text(encoding="utf-8")
+    assert "Its archive is left out" in text
+    assert "Best value" in text
 
 
 def test_a_damaged_archive_is_said_and_left_out(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from wheels_under_test import install_here, only_these_wheels, record_only
 from prefect_optuna.blocks import InvalidSettingError, as_study_storage
 from prefect_optuna.errors import EnvironmentUnavailableError
 from prefect_optuna.flows import optimize, reevaluate
+from prefect_optuna.flows.opening import checked_arguments
 from prefect_optuna.flows.reevaluate_flow import DriftError
 from prefect_optuna.flows.study_series import WARM
 from prefect_optuna.tasks import ArchivedStudy
@@ -80,6 +81,20 @@ def test_trials_run_again_with_todays_packages_with_the_recorded_and_with_a_newe
         reevaluate("nightly", trusted=True, when="tiny", environment="both")
     with pytest.raises(EnvironmentUnavailableError, match="Which version of nothing-of-the-kind"):
         newest_version("nothing-of-the-kind", "3.11.7")
+
+
+@pytest.mark.parametrize("package", ["-r /etc/passwd", "a\n--index-url http://127.0.0.1:1", "/etc"])
+def test_a_package_s_name_is_no_option_of_uv_and_no_folder(package: str) -> None:
+    with pytest.raises(EnvironmentUnavailableError, match="no name of a package"):
+        newest_version(package, "3.11.7")
+
+
+def test_a_row_of_studies_needs_a_name_and_says_so_before_a_server_is_started() -> None:
+    known = {"study_name", "warm_start"}
+    with pytest.raises(InvalidSettingError, match="give its name"):
+        checked_arguments(known, {"warm_start": 3})
+    with pytest.raises(InvalidSettingError, match="0 or more; found -1"):
+        checked_arguments(known, {"warm_start": -1, "study_name": "weekly"})
 
 
 def test_each_study_of_a_row_begins_with_the_best_of_the_last_one(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np  # whose BLAS is what threadpoolctl sees
 import pytest
+from filelock import FileLock
 from threadpoolctl import threadpool_info
 
 from prefect_optuna.blocks import InvalidSettingError
@@ -181,3 +182,34 @@ def test_what_is_visible_is_counted_as_cuda_does(monkeypatch: pytest.MonkeyPatch
     assert list(Machine.here().gpus) == ["0"]
     monkeypatch.setenv(DEVICES, "")
     assert list(Machine.here().gpus) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", "[" * 100_000, '{"gpus": []}', '{"gpus": {"3": "1"}}', '{"gpus": {"3": NaN}}'],
+    ids=["empty", "list", "nothing", "deep", "gpus", "text", "nan"],
+)
+def test_what_is_no_claim_is_none_and_no_error(tmp_path: Path, content: str) -> None:
+    with Share(Resources(gpus=1)).taken():  # makes the folder
+        held = FileLock(tmp_path / "claims" / "strange.lock")
+        with held:
+            (tmp_path / "claims" / "strange.json").write_text(content, encoding="utf-8")
+            with Share(Resources(gpus=1)).taken() as other:
+                assert other.devices
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has no such permissions")
+def test_a_folder_in_which_others_may_write_is_used_only_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_INTEGRATIONS_OPTUNA_CLAIMS")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Share(Resources(cpus=1)).taken():
+        pass
+    folder = tmp_path / f"prefect-optuna-{os.getuid()}" / "claims"
+    folder.chmod(0o777)
+    with pytest.raises(InvalidSettingError, match="not its user's alone"):
+        Share(Resources(cpus=1)).take()
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_CLAIMS", str(folder))
+    with Share(Resources(cpus=1)).taken():
+        pass
