@@ -48,7 +48,6 @@ from prefect_optuna.blocks.references import (
     public_parameters,
     storage_reference,
 )
-from prefect_optuna.blocks.texts import command
 from prefect_optuna.deployments.forms import form_of
 from prefect_optuna.deployments.work_pools import (
     STUDIES_QUEUE,
@@ -56,6 +55,7 @@ from prefect_optuna.deployments.work_pools import (
     page_of,
     prefect_server,
 )
+from prefect_optuna.flows.found_server import prefect_command
 from prefect_optuna.flows.pools import job_variables
 from prefect_optuna.flows.problem_source import ARCHIVE
 from prefect_optuna.tasks import Environment, OptunaArchive, Problem
@@ -588,7 +588,7 @@ def _refuse_another(client: SyncPrefectClient, full_name: str, whose: Mapping[st
             raise DeploymentExistsError(
                 f"The deployment {full_name!r} exists with {key} {_shown(existing.get(key))}, and "
                 f"{value!r} was asked for. Give this one another `name`, or remove that one "
-                f"first: {command('prefect', 'deployment', 'delete', full_name)}"
+                f"first: {prefect_command('deployment', 'delete', full_name)}"
             )
 
 
@@ -602,7 +602,7 @@ def _refuse_to_distrust(client: SyncPrefectClient, full_name: str) -> None:
         raise DeploymentExistsError(
             f"The deployment {full_name!r} may run the archived code, and this one may not. Say so "
             "again (--trusted, or trusted=True), or remove that one first: "
-            f"{command('prefect', 'deployment', 'delete', full_name)}"
+            f"{prefect_command('deployment', 'delete', full_name)}"
         )
 
 

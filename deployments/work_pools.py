@@ -21,6 +21,7 @@ from prefect_optuna.blocks.errors import (
     ServerUnavailableError,
 )
 from prefect_optuna.blocks.texts import command
+from prefect_optuna.flows.found_server import prefect_command
 from prefect_optuna.flows.pools import POOL_TYPES
 
 if TYPE_CHECKING:
@@ -113,10 +114,10 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
     if name is None and len(pools) == 1:
         return _of_known_type(client, pools[0])
     names = ", ".join(repr(pool.name) for pool in pools)
-    create = command("prefect", "work-pool", "create", name or "lab", "--type", "process")
+    create = command("prefect-optuna", "make-pool", name or "lab", "--type", "process")
     if name:
         missing = f"There is no work pool {name!r} on the server"
-        start = command("prefect", "worker", "start", "--pool", name)
+        start = prefect_command("worker", "start", "--pool", name)
         raise MissingReferenceError(
             f"{missing}; it has {names or 'none'}. Make it with: {create}{os.linesep}"
             f"and start a worker for it with: {start}"

@@ -21,6 +21,7 @@ from prefect.states import Cancelled, Cancelling, Crashed, Running
 from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.errors import InvalidSettingError, WorkersLostError
 from prefect_optuna.blocks.texts import command
+from prefect_optuna.flows.found_server import prefect_command
 from prefect_optuna.flows.session import MAX_REPETITIONS
 from prefect_optuna.flows.temporary_server import other_settings
 
@@ -269,7 +270,7 @@ class WorkerRuns:
                 f"{len(left)} of the study's workers have been waiting for more than "
                 f"{_LATE_SECONDS:g} seconds: no Prefect worker of the pool {self._pool!r} "
                 "picks them up. Start one, or more, or give them a higher --limit: "
-                + command("prefect", "worker", "start", "--pool", self._pool),
+                + prefect_command("worker", "start", "--pool", self._pool),
             )
             if not self.notes:
                 self._logger.warning("%s", notes[0])

@@ -8,6 +8,8 @@ import json
 import os
 from pathlib import Path
 
+from prefect_optuna.blocks.texts import command
+
 HOME = ".prefect"
 """Where the server of `prefect-optuna serve`, and of the demo, keeps its history."""
 
@@ -22,6 +24,19 @@ def running_server_url(home: str | os.PathLike[str] | None = None) -> str | None
         if url and is_healthy(url):
             return url
     return None
+
+
+def prefect_command(*words: str) -> str:
+    """A command of Prefect's own that somebody may copy into a shell.
+
+    Prefect does not look for the server of this directory, as we do; so it is named.
+    """
+    from prefect.settings import get_current_settings
+
+    url = running_server_url()
+    unsaid = url and "PREFECT_API_URL" not in os.environ
+    named = unsaid and get_current_settings().api.url == f"{url}/api"
+    return (f"PREFECT_API_URL={url}/api " if named else "") + command("prefect", *words)
 
 
 def read_server_file(home: Path) -> dict[str, object]:

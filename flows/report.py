@@ -33,6 +33,7 @@ from prefect.logging import get_logger
 from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape, fenced
+from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plot_style
 from prefect_optuna.flows.gallery import PICTURES, draw_gallery
@@ -114,6 +115,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
             "What matters", *(_image(PICTURES[n], drawn.get(n)) for n in ("importances", "slices"))
         ),
         _section("The best trial among others", _image("Series of trials", status.ensemble)),
+        _logged(ranked) if one else "",
         _section("Who ran what", _image(PICTURES["timeline"], drawn.get("timeline"))),
         _left_out(status) if gallery.left_out else "",
         _whereabouts(status),
@@ -472,17 +474,35 @@ def _took(trial: FrozenTrial) -> str:
     return format_duration(duration.total_seconds()).replace(" ", _NBSP) if duration else ""
 
 
+def _logged(ranked: Sequence[FrozenTrial]) -> str:
+    """What the best trial has kept with `log_artifact`."""
+    names = logged_artifacts(ranked[0]) if ranked else []
+    words = [code(name) for name in names[:40]]
+    if len(names) > 40:
+        words.append(f"and {len(names) - 40} more")
+    return _section(f"Logged by trial {ranked[0].number}", " · ".join(words)) if words else ""
+
+
 def _left_out(status: StudyStatus) -> str:
     draw = code(command("prefect-optuna", "report", status.study_name))
     return f"Drawing more pictures would have held up the end of the study. {draw} draws all."
 
 
 def loading_code(status: StudyStatus) -> str:
-    """The Python that opens a study."""
-    return (
+    """The Python that opens a study, and what its best trial has logged."""
+    opened = (
         "from prefect_optuna.blocks import as_study_storage\n\n"
         f"storage = as_study_storage({place_text(status.storage)!r})\n"
         f"study = storage.load_study({status.study_name!r})"
+    )
+    ranked = best_first(status.trials, status.directions)
+    names = logged_artifacts(ranked[0]) if ranked else []
+    if not names:
+        return opened
+    return (
+        f"from prefect_optuna import load_artifact\n{opened}\n"
+        f"trial = study.trials[{ranked[0].number}]\n"
+        f"load_artifact(trial, {names[0]!r}, artifacts={place_text(status.artifacts)!r})"
     )
 
 

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial
 from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.markdown import data_uri
+from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
 from prefect_optuna.blocks.texts import visible, visible_line
 from prefect_optuna.flows.best_picture import spread
 from prefect_optuna.flows.gallery import PICTURES, draw_gallery
@@ -252,6 +253,8 @@ def _best(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> list[tuple[str,
     read = best.user_attrs.get(SCOPE_KEY)
     found = {"trial": best.number, **best.params}
     found |= {f"scope: {k}": v for k, v in read.items()} if isinstance(read, Mapping) else {}
+    if names := logged_artifacts(best):
+        found["logged"] = ", ".join(names)
     return [(visible_line(k), visible_line(format_value(v))) for k, v in found.items()]
 
 

@@ -196,9 +196,10 @@ class ArtifactRepository:
         )
         if chosen.output_only:
             # Before anything is written: to some people a warning is an error.
+            # Without the name, so that Python shows it once for a line that logs many.
             warnings.warn(
-                f"The artifact {name!r} is logged for people to look at: {chosen.alias!r} does "
-                "not bring back the value that it was.",
+                f"What is logged as {chosen.alias!r} is for people to look at, and does not come "
+                "back as the value that it was.",
                 OutputOnlyWarning,
                 stacklevel=2,
             )

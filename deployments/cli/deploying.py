@@ -19,7 +19,8 @@ from prefect_optuna.deployments.cli.arguments import (
     Study,
     Variables,
 )
-from prefect_optuna.deployments.cli.output import FAILED, OK, answer, command, markup, note, working
+from prefect_optuna.deployments.cli.output import FAILED, OK, answer, markup, note, working
+from prefect_optuna.flows.found_server import prefect_command
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -314,7 +315,7 @@ def make_pool(
     from prefect_optuna.deployments.pools import make_pool as make_it
 
     is_new = make_it(name, type, address=address, image=image)  # pyright: ignore[reportArgumentType]
-    start = command("prefect", "worker", "start", "--pool", name)
+    start = prefect_command("worker", "start", "--pool", name)
     document = {"pool": name, "type": type, "new": is_new, "worker": start}
     shown = facts({"pool": markup(name), "type": markup(type), "a worker": markup(start)})
     answer(document, shown, as_json=json)
@@ -383,5 +384,5 @@ def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: 
     )
     answer(document, shown, as_json=as_json)
     if run is None and not schedule.cron:
-        start = command("prefect", "deployment", "run", deployed.name)
+        start = prefect_command("deployment", "run", deployed.name)
         note(f"[dim]Have it run: {markup(start)}[/]")

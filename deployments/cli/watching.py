@@ -19,9 +19,10 @@ from prefect_optuna.blocks import (
     StudyNotFoundError,
     as_study_storage,
 )
-from prefect_optuna.blocks.texts import command, markup
+from prefect_optuna.blocks.texts import markup
 from prefect_optuna.deployments.cli.output import note, working
 from prefect_optuna.deployments.work_pools import prefect_server
+from prefect_optuna.flows.found_server import prefect_command
 from prefect_optuna.flows.installing import INSTALLS
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.session import is_lost, owner_of, session_records
@@ -81,7 +82,7 @@ def _wait_for_start(client: SyncPrefectClient, flow_run_id: UUID, pool: str) -> 
             said = True
             note(
                 "[yellow]No worker has taken it yet.[/] Start one: "
-                + markup(command("prefect", "worker", "start", "--pool", pool))
+                + markup(prefect_command("worker", "start", "--pool", pool))
             )
         lines = _log_lines(client, flow_run_id, shown)
         shown += len(lines)

@@ -127,6 +127,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_writers_killed_at_any_moment_leave_a_whole_journal_with_all_that_they_have_written(
     child, block: JournalStudyStorage
 ) -> None:

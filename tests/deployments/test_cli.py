@@ -391,7 +391,7 @@ MISTAKES = [
     (("studies", "--storage", "sql-study-storage/nobody"), "prefect block ls"),
     (("gc", "--storage", "memory://"), "in memory"),
     (("deploy", "nowhere:problem", "--study", "s"), "Cannot import 'nowhere'"),
-    (("deploy-worker", "--pool", "nowhere"), "prefect work-pool create nowhere"),
+    (("deploy-worker", "--pool", "nowhere"), "prefect-optuna make-pool nowhere"),
     (("deploy-report", "s", "--pool", "cli-tests", "--cron", "daily at 3"), "five fields"),
     (("deploy-report", "s", "--storage", "postgresql://u:hunter2@h/d"), "save"),
     (("report", "parabola", "--output", "no/such/folder/x.md"), "no/such/folder"),

@@ -73,6 +73,7 @@ def test_one_file_is_enough_to_run_its_trials_again(call: Any, file: str) -> Non
     assert not {*os.listdir(tempfile.gettempdir())} - before  # noqa: PTH208
 
 
+@pytest.mark.slow
 def test_with_the_packages_of_today_it_drifts_and_the_exit_code_says_so(
     call: Any, file: str
 ) -> None:

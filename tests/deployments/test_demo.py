@@ -34,6 +34,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, result.stdout
 
 
+@pytest.mark.slow
 def test_it_finds_the_published_fit(demo: tuple[Path, str]) -> None:
     folder, _ = demo
     study = as_study_storage(f"journal:///{folder}/.prefect-optuna/studies.journal").load_study(
@@ -45,6 +46,7 @@ def test_it_finds_the_published_fit(demo: tuple[Path, str]) -> None:
         assert study.best_params[name] == pytest.approx(value, rel=0.3), name
 
 
+@pytest.mark.slow
 def test_it_says_what_a_person_wants_to_know(demo: tuple[Path, str]) -> None:
     folder, output = demo
     [picture] = re.findall(r"picture\s+(\S+\.png)", output)
@@ -56,6 +58,7 @@ def test_it_says_what_a_person_wants_to_know(demo: tuple[Path, str]) -> None:
     assert len(re.findall(r"^ +\d+ +0\.\d+ ", output, re.M)) == 5
 
 
+@pytest.mark.slow
 def test_all_of_its_history_is_there_afterwards(demo: tuple[Path, str]) -> None:
     folder, output = demo
     [task_runs] = re.findall(r"300 in (\d+) task runs", output)

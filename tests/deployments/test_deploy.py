@@ -309,7 +309,7 @@ BAD = [
     ({"artifacts": "memory://x"}, InvalidLocationError, "one process only"),
     ({"storage": "sql-study-storage/nobody"}, StorageUnavailableError, "prefect block ls"),
     ({"artifacts": "artifact-file-system/nobody"}, StorageUnavailableError, "prefect block ls"),
-    ({"pool": "nowhere"}, MissingReferenceError, "prefect work-pool create nowhere"),
+    ({"pool": "nowhere"}, MissingReferenceError, "prefect-optuna make-pool nowhere"),
     ({"best": 0}, InvalidSettingError, "1 or more"),
     ({"options": {"rtoll": 1}}, InvalidSettingError, "rtol, .*found 'rtoll'"),
     ({"options": {"storage": "x"}}, InvalidSettingError, "found 'storage'"),

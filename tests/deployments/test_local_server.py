@@ -26,6 +26,7 @@ from servers import free_port, prefect_home, wait_until
 
 from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.deployments import LocalServer, LocalServerError
+from prefect_optuna.flows.found_server import BACKGROUND_HOME, prefect_command
 
 
 @task
@@ -152,6 +153,7 @@ def test_a_server_that_ends_while_starting_shows_the_end_of_its_log(tmp_path: Pa
     assert not (tmp_path / "server.json").exists()
 
 
+@pytest.mark.slow
 def test_a_home_of_a_later_prefect_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
         database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
@@ -242,3 +244,20 @@ def test_a_process_that_got_the_pid_of_a_leftover_server_is_let_alone(home: Path
     (home / "server.json").write_text(json.dumps(record))
     with LocalServer(home):
         assert bystander.is_running()
+
+
+def test_commands_of_prefect_name_the_server_that_only_we_look_for(
+    prefect_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert prefect_command("deployment", "ls") == "prefect deployment ls"
+    home = tmp_path / BACKGROUND_HOME
+    home.mkdir(parents=True)
+    (home / "server.json").write_text(json.dumps({"url": prefect_server.url}), encoding="utf-8")
+    named = f"PREFECT_API_URL={prefect_server.url}/api prefect deployment ls"
+    assert prefect_command("deployment", "ls") == named
+    with temporary_settings({"api.url": "http://elsewhere:4200/api"}):
+        assert prefect_command("deployment", "ls") == "prefect deployment ls"
+    monkeypatch.setenv("PREFECT_API_URL", f"{prefect_server.url}/api")
+    assert prefect_command("deployment", "ls") == "prefect deployment ls"

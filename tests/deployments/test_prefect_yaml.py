@@ -19,6 +19,8 @@ from prefect_optuna.deployments import make_process_pool
 FILE = Path(__file__).resolve().parents[2] / "deployments" / "prefect.yaml"
 PASSWORD = "correct-horse-battery"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def deployed(

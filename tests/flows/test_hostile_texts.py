@@ -91,6 +91,7 @@ def test_a_report_has_no_markup_but_its_own(text: str) -> None:
     assert kinds(report.markdown) <= OURS
 
 
+@pytest.mark.slow
 @any_text
 def test_the_page_of_a_reevaluation_has_no_markup_but_its_own(text: str) -> None:
     page = render_reevaluation(result := reevaluation_of(text), [result, result])

@@ -88,6 +88,7 @@ def test_a_study_in_processes_is_kept_on_redis_by_a_saved_block_and_runs_again(
     block.get_storage().close()
 
 
+@pytest.mark.slow
 def test_a_study_on_a_redis_url_goes_on_after_its_process_was_killed(
     redis_server: str, tmp_path: Path
 ) -> None:

@@ -71,7 +71,10 @@ def trial_of(study_name: str, where: dict[str, Any]) -> FrozenTrial:
     return ArchivedStudy.load(study_name, **where).study.trials[0]
 
 
-@pytest.mark.parametrize(("task_runner", "n_jobs"), [(None, 1), ("threads", 2), ("processes", 1)])
+@pytest.mark.parametrize(
+    ("task_runner", "n_jobs"),
+    [(None, 1), ("threads", 2), pytest.param("processes", 1, marks=pytest.mark.slow)],
+)
 def test_trials_see_the_scope_wherever_they_run(
     task_runner: Any, n_jobs: int, problem: str, where: dict[str, Any]
 ) -> None:

@@ -54,6 +54,7 @@ def test_what_processes_log_goes_to_the_server_of_the_study_and_to_no_other() ->
     assert seen == ["http://127.0.0.1:1/api"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # six processes begin one after the other, and import Prefect
 @pytest.mark.usefixtures("prefect_server")
 def test_a_process_that_dies_takes_its_own_trial_along_and_the_study_goes_on() -> None:

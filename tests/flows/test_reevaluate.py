@@ -173,6 +173,7 @@ def test_several_processes_give_what_one_gives(task_runner: Any) -> None:
     assert all(len(trial.values) == 2 for trial in again.trials)
 
 
+@pytest.mark.slow
 def test_pruned_and_failed_trials_run_again_too() -> None:
     def descend(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", -1, 1)
@@ -352,6 +353,7 @@ def test_the_key_for_signing_is_passed_on_to_nobody(names: list[str]) -> None:
         reevaluate("no key", trusted=True, environment_variables=names)
 
 
+@pytest.mark.slow
 def test_code_that_keeps_something_gives_it_again_after_the_same_trials() -> None:
     seen: list[float] = []
     numbers = np.random.default_rng(0)

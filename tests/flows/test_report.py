@@ -26,6 +26,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 from servers import free_port, wait_until
 
+from prefect_optuna import log_artifact
 from prefect_optuna.flows.plot_style import figure_png
 from prefect_optuna.flows.report import (
     Report,
@@ -189,6 +190,25 @@ def test_the_code_in_the_report_loads_the_study(tmp_path: Any) -> None:
     exec(code[1], names)
     assert names["study"].study_name == loaded.study_name
     assert len(names["study"].trials) == 2
+
+
+def test_what_the_best_trial_has_logged_is_named_and_loaded_by_the_code(tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path}/logged.db"
+    artifacts = str(tmp_path / "artifacts")
+    study = optuna.create_study(study_name="logged", storage=url)
+    for value in (2.0, 1.0):
+        trial = study.ask()
+        log_artifact(trial, "curve", {"peak": value}, artifacts=artifacts)
+        study.tell(trial, value)
+    status = status_of(study, study_name="logged", storage=url, artifacts=artifacts)
+    markdown = render_report(status, pictures=False).markdown
+    assert "## Logged by trial 1\n\n`curve`" in markdown
+    code = re.search(r"```python\n(.*)\n(.*?)\n```", markdown, re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    assert eval(code[2], names) == {"peak": 1.0}
+    assert "Logged" not in render_report(status_of(study_of([1.0])), pictures=False).markdown
 
 
 def test_passwords_in_a_location_are_masked() -> None:

@@ -103,7 +103,10 @@ def screenshots(page: Page, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "headline", "n_pictures"),
-    [("lynx", "Best value 0.", 7), ("pareto", "Pareto-best trial", 6)],
+    [
+        ("lynx", "Best value 0.", 7),
+        pytest.param("pareto", "Pareto-best trial", 6, marks=pytest.mark.slow),
+    ],
 )
 def test_a_report_shows_its_headline_and_every_picture(
     pages: dict[str, str], page: Page, name: str, headline: str, n_pictures: int
@@ -134,6 +137,7 @@ def test_a_hostile_name_is_text_and_nothing_else(pages: dict[str, str], page: Pa
     assert watcher.errors == []
 
 
+@pytest.mark.slow
 def test_the_list_of_artifacts_shows_a_card_with_the_answer_and_a_thumbnail(
     pages: dict[str, str], page: Page
 ) -> None:

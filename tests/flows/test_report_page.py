@@ -123,8 +123,17 @@ def opened(page: Page, path: Path) -> list[str]:
     return wrong + [url for url in asked if not url.startswith(("file:", "data:"))]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["archived", "lynx", "pareto"])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("archived", "light"),
+        ("lynx", "dark"),
+        pytest.param("archived", "dark", marks=pytest.mark.slow),
+        pytest.param("lynx", "light", marks=pytest.mark.slow),
+        pytest.param("pareto", "light", marks=pytest.mark.slow),
+        pytest.param("pareto", "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_everybody_can_read_it(page: Page, files: dict[str, Path], name: str, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
     for width in (1100, 360):
@@ -195,6 +204,7 @@ def test_it_has_what_the_archive_says(files: dict[str, Path]) -> None:
         assert words in text
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_are_two_megabytes_at_most() -> None:
     page = render_page(many_trials(10_000, 30))
     assert len(page.encode()) <= 2_000_000
@@ -202,7 +212,9 @@ def test_ten_thousand_trials_are_two_megabytes_at_most() -> None:
     assert "did not fit into this page; the best are here" in page
 
 
-@pytest.mark.parametrize("make", [lynx_hare_study, pareto_study, hostile_study])
+@pytest.mark.parametrize(
+    "make", [lynx_hare_study, pytest.param(pareto_study, marks=pytest.mark.slow), hostile_study]
+)
 def test_it_is_written_on_paper(make: Any) -> None:
     status = make()
     pdf = render_pdf(status)

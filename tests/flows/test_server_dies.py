@@ -33,6 +33,7 @@ def kills_the_server(trial: optuna.Trial) -> float:
 ALL = os.environ.get("PREFECT_OPTUNA_TEST_ALL") == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", ["here", "threads", "processes"] if ALL else ["threads"])
 def test_a_study_goes_on_to_its_end_without_its_server(
     runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

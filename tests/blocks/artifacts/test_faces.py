@@ -386,6 +386,7 @@ def pages(prefect_server: LocalServer) -> dict[str, str]:
     return {name: f"{prefect_server.url}/v2/artifacts/artifact/{id_}" for name, id_ in ids.items()}
 
 
+@pytest.mark.slow
 def test_the_pages_in_a_browser(pages: dict[str, str], page: Page) -> None:
     page.set_viewport_size({"width": 1280, "height": 1500})
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -164,7 +164,7 @@ def test_LZ21_a_file_name_chooses_no_place(repository: ArtifactRepository) -> No
 def test_LZ16_LZ17_what_is_for_people_only_warns_when_logged_and_when_loaded(
     repository: ArtifactRepository,
 ) -> None:
-    with pytest.warns(OutputOnlyWarning, match="'fit' is logged for people") as caught:
+    with pytest.warns(OutputOnlyWarning, match="logged as 'png' is for people") as caught:
         repository.log("fit", Figure((1, 1)), "png")
     assert caught[0].filename == __file__
     with pytest.warns(OutputOnlyWarning, match="'fit' is loaded as it was written for people"):

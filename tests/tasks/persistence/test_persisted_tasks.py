@@ -140,6 +140,7 @@ def test_a_task_s_object_is_a_file_of_its_own_name_and_a_hit_in_every_process(
     assert (row["animal"], row["run"], len(row["power"])) == ("lynx", 0, 1000)
 
 
+@pytest.mark.slow
 def test_another_process_takes_what_this_one_has_saved(lab: str) -> None:
     program = Path(__file__).with_name("lab_tasks.py")
     name = lab.partition("/")[2]
