@@ -20,7 +20,7 @@ from prefect_optuna.flows.plot_style import (
     new_figure,
     style,
 )
-from prefect_optuna.flows.report import report_key
+from prefect_optuna.flows.report import reevaluation_key
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.reevaluation.verdicts import (
     ReevaluatedTrial,
@@ -40,16 +40,6 @@ SHOWN_REEVALUATIONS = 40
 """How many re-evaluations of a study its page draws, the latest ones."""
 
 _LISTED = 10
-
-
-def reevaluation_key(study_name: str) -> str:
-    """The key of a study's re-evaluations among Prefect's artifacts.
-
-    Example:
-        >>> reevaluation_key("lynx-hare")
-        'reevaluation-lynx-hare'
-    """
-    return "reevaluation-" + report_key(study_name).removeprefix("study-")
 
 
 def publish_reevaluation(result: Reevaluation, history: Sequence[Reevaluation]) -> None:

@@ -11,6 +11,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +30,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_logger
+from prefect.settings import get_current_settings
 
 from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
@@ -106,6 +108,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
         _parameters(ranked) if one else _extremes(status, ranked),
         _scope(ranked) if one else "",
         _progress(status),
+        _last_day(status),
         *(f"**Note:** {_escape(note, 500)}" for note in status.notes),
         _dashboard(status),
         _image(f"Trial {ranked[0].number}, the best one" if ranked else "Best trial", best),
@@ -117,6 +120,8 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
         _section("The best trial among others", _image("Series of trials", status.ensemble)),
         _logged(ranked) if one else "",
         _section("Who ran what", _image(PICTURES["timeline"], drawn.get("timeline"))),
+        _section("Versions", _versions(status)),
+        _section("Re-evaluations", _reevaluations(status)),
         _left_out(status) if gallery.left_out else "",
         _whereabouts(status),
     ]
@@ -144,6 +149,16 @@ def report_key(study_name: str) -> str:
         # No slug has two dashes in a row, so that none looks like a slug with its hash.
         slug += "--" + hashlib.sha256(study_name.encode()).hexdigest()[:8]
     return f"study-{slug}"
+
+
+def reevaluation_key(study_name: str) -> str:
+    """The key of the page of a study's re-evaluations among Prefect's artifacts.
+
+    Example:
+        >>> reevaluation_key("lynx-hare")
+        'reevaluation-lynx-hare'
+    """
+    return "reevaluation-" + report_key(study_name).removeprefix("study-")
 
 
 class Publisher(Protocol):
@@ -481,6 +496,51 @@ def _logged(ranked: Sequence[FrozenTrial]) -> str:
     if len(names) > 40:
         words.append(f"and {len(names) - 40} more")
     return _section(f"Logged by trial {ranked[0].number}", " · ".join(words)) if words else ""
+
+
+def _last_day(status: StudyStatus) -> str:
+    """What the last 24 hours brought, in a study that is older."""
+    yesterday = datetime.now() - timedelta(days=1)  # noqa: DTZ005 - local, as Optuna's times
+    ended = [trial for trial in status.trials if trial.state.is_finished()]
+    older = [t for t in ended if t.datetime_complete and t.datetime_complete < yesterday]
+    n_new = len(ended) - len(older)
+    if not older or not n_new:
+        return ""
+    words = f"**In the last 24 hours:** {n_new} trial{'s' if n_new > 1 else ''}"
+    if len(status.directions) > 1:
+        return words
+    before, now = (best_first(some, status.directions)[:1] for some in (older, ended))
+    if before and now and before[0].number != now[0].number:
+        old, new = (format_value(one[0].values[0]) for one in (before, now))
+        return f"{words}, and the best value went from {old} to **{new}**"
+    return f"{words}, none of them the best" if before else words
+
+
+def _versions(status: StudyStatus) -> str:
+    """The states of the code and its environment, where there is more than one."""
+    if len(status.versions) < 2:
+        return ""
+    lines = ["| version | from trial | archived (UTC) | code |", "| ---: | ---: | --- | --- |"]
+    lines += [
+        f"| {number} | {version.first_trial} | {code(version.created[:16].replace('T', ' '))} "
+        f"| {code(version.code_version[:12])} |"
+        for number, version in enumerate(status.versions)
+    ][-10:]
+    return "\n".join(lines)
+
+
+def _reevaluations(status: StudyStatus) -> str:
+    """What came of the last ones, with a link to their page in Prefect's UI."""
+    if not status.reevaluations:
+        return ""
+    lines = [
+        f"- {code(one.created[:16].replace('T', ' '))}: {_escape(one.headline)}"
+        for one in reversed(status.reevaluations)
+    ]
+    if ui := get_current_settings().ui_url:
+        address = f"{ui.rstrip('/')}/artifacts/key/{reevaluation_key(status.study_name)}"
+        lines.append(f"\n[All of them, and how they drift]({quote(address, safe=_IN_ADDRESSES)})")
+    return "\n".join(lines)
 
 
 def _left_out(status: StudyStatus) -> str:

@@ -29,6 +29,7 @@ from prefect_optuna.flows.report import (
 )
 from prefect_optuna.flows.session import lost_trials, state_of
 from prefect_optuna.flows.study_flow import study_flow
+from prefect_optuna.flows.study_watch import last_reevaluations
 from prefect_optuna.tasks.archive.record.manifest import read_manifest
 from prefect_optuna.tasks.seeding import shared_note
 
@@ -204,4 +205,6 @@ def _status_of(study: Study, block: StudyStorage, filesystem: ArtifactFileSystem
         notes=shared_note(trials),
         lost=len(lost_trials(trials)),
         study_id=study._study_id,  # pyright: ignore[reportPrivateUsage] - optuna-dashboard's key
+        versions=manifest.versions if manifest else (),
+        reevaluations=last_reevaluations(filesystem, manifest),
     )

@@ -8,6 +8,9 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial
 
+from prefect_optuna.tasks.archive.record.manifest import Version
+from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
+
 StudyState = Literal["running", "paused", "completed", "interrupted", "failed", "stopped"]
 
 
@@ -38,3 +41,5 @@ class StudyStatus:
     lost: int = 0
     gallery: Gallery | None = None
     study_id: int | None = None
+    versions: Sequence[Version] = ()
+    reevaluations: Sequence[Reevaluation] = ()

@@ -10,7 +10,12 @@ from optuna.trial import FrozenTrial
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 
-from prefect_optuna.blocks import StorageUnavailableError, StudyStorage
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    PrefectOptunaError,
+    StorageUnavailableError,
+    StudyStorage,
+)
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.events import StudyEvents
 from prefect_optuna.flows.session import lost_trials
@@ -19,9 +24,25 @@ from prefect_optuna.flows.study_result import BestTrial, StudyResult
 from prefect_optuna.flows.study_status import StudyState, StudyStatus
 from prefect_optuna.flows.wording import count_states
 from prefect_optuna.tasks.archive import OptunaArchive
+from prefect_optuna.tasks.archive.record.history import read_history
+from prefect_optuna.tasks.archive.record.manifest import Manifest
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 from prefect_optuna.tasks.seeding import shared_note
 from prefect_optuna.tasks.selection import best_first
+
+
+def last_reevaluations(
+    artifacts: ArtifactFileSystem, manifest: Manifest | None
+) -> Sequence[Reevaluation]:
+    """The latest re-evaluations for a report, the oldest first; none where they are damaged."""
+    if manifest is None:
+        return ()
+    try:
+        return read_history(artifacts, manifest.uuid, 5)
+    except PrefectOptunaError as error:
+        get_logger(__name__).warning("The report says nothing of re-evaluations: %s", error)
+        return ()
 
 
 class StudyWatch:
@@ -47,6 +68,7 @@ class StudyWatch:
         self._started = time.monotonic()
         self._state: StudyState = "running"
         self._version = archive.version_words
+        self._reevaluations: Sequence[Reevaluation] | None = None
 
     def trials(self) -> Sequence[FrozenTrial]:
         """All trials of the study."""
@@ -69,6 +91,9 @@ class StudyWatch:
     def status(self) -> StudyStatus:
         """How the study stands now."""
         trials = self.trials()
+        manifest = self._archive.manifest
+        if self._state != "running" and self._reevaluations is None:
+            self._reevaluations = last_reevaluations(self._archive.artifacts, manifest)
         status = StudyStatus(
             study_name=self._study.study_name,
             directions=tuple(self._problem.directions),
@@ -84,6 +109,8 @@ class StudyWatch:
             version=self._version,
             lost=len(lost_trials(trials)),
             study_id=self._study._study_id,  # pyright: ignore[reportPrivateUsage]
+            versions=manifest.versions if manifest else (),
+            reevaluations=self._reevaluations or (),
         )
         if self._events is not None:
             self._events.look(status)

@@ -111,8 +111,10 @@ def main() -> int:
     ]
     (SITE / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", "mkdocs.yml"]
-    result = subprocess.run(command, cwd=SITE, check=False)  # noqa: S603
-    return result.returncode
+    if code := subprocess.run(command, cwd=SITE, check=False).returncode:  # noqa: S603
+        return code
+    look = [sys.executable, HERE / "look.py", SITE / "html"]
+    return subprocess.run(look, check=False).returncode  # noqa: S603
 
 
 if __name__ == "__main__":

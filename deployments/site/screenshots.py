@@ -54,7 +54,9 @@ def main(folder: Path) -> None:
         }
         with (
             sync_playwright() as playwright,
-            playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"]) as one,
+            playwright.chromium.launch(
+                executable_path=find_browser(), args=["--no-sandbox"]
+            ) as one,
         ):
             for name, (address, height) in pages.items():
                 page = one.new_page(viewport={"width": 1280, "height": height})
@@ -78,7 +80,8 @@ def _wait(page: Page) -> None:
     page.wait_for_timeout(500)  # for what moves into its place
 
 
-def _chromium() -> str:
+def find_browser() -> str:
+    """Path of Chromium."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path

@@ -19,9 +19,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-FLYTE = os.path.join(sys.prefix, "flyte", "bin", "python")
+FLYTE = str(Path(sys.prefix, "flyte", "bin", "python"))
 FEW, MANY, JOBS, SECONDS = 20, 120, 2, 0.01
 
 
@@ -71,7 +72,7 @@ def ray_tune(n_trials: int) -> None:
             num_samples=n_trials,
             max_concurrent_trials=JOBS,
         ),
-        run_config=tune.RunConfig(storage_path=os.path.abspath("ray"), verbose=0),
+        run_config=tune.RunConfig(storage_path=str(Path("ray").resolve()), verbose=0),
     ).fit()
 
 
@@ -123,7 +124,7 @@ def seconds(name: str, n_trials: int) -> tuple[float, str]:
     python = FLYTE if name == "flytekitplugins-optuna" else sys.executable
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect", "HOME": folder}
-        command = [python, os.path.abspath(__file__), "--one", name, str(n_trials)]
+        command = [python, str(Path(__file__).resolve()), "--one", name, str(n_trials)]
         begun = time.perf_counter()
         ended = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False

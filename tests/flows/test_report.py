@@ -26,7 +26,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 from servers import free_port, wait_until
 
-from prefect_optuna import log_artifact
+from prefect_optuna import ArchivedStudy, OptunaArchive, Problem, log_artifact
 from prefect_optuna.flows.plot_style import figure_png
 from prefect_optuna.flows.report import (
     Report,
@@ -36,7 +36,9 @@ from prefect_optuna.flows.report import (
     render_report,
     report_key,
 )
+from prefect_optuna.flows.report_flow import read_status
 from prefect_optuna.flows.time_share import TimeShare
+from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import Artifact
@@ -190,6 +192,52 @@ def test_the_code_in_the_report_loads_the_study(tmp_path: Any) -> None:
     exec(code[1], names)
     assert names["study"].study_name == loaded.study_name
     assert len(names["study"].trials) == 2
+
+
+def test_the_last_day_of_an_older_study_is_told() -> None:
+    now = dt.datetime.now()  # noqa: DTZ005 - as Optuna does
+
+    def trial(number: int, value: float, hours: float) -> optuna.trial.FrozenTrial:
+        made = optuna.trial.create_trial(value=value)
+        made.number, made.datetime_complete = number, now - dt.timedelta(hours=hours)
+        return made
+
+    trials = [trial(0, 2.0, 60), trial(1, 3.0, 50)]
+    status = status_of(study_of([]), trials=trials)
+    assert "24 hours" not in render_report(status, pictures=False).markdown
+    worse = dataclasses.replace(status, trials=[*trials, trial(2, 2.5, 3)])
+    said = render_report(worse, pictures=False).markdown
+    assert "**In the last 24 hours:** 1 trial, none of them the best" in said
+    better = dataclasses.replace(status, trials=[*trials, trial(2, 2.5, 3), trial(3, 1.5, 1)])
+    said = render_report(better, pictures=False).markdown
+    assert "24 hours:** 2 trials, and the best value went from 2 to **1.5**" in said
+    young = dataclasses.replace(status, trials=[trial(0, 2.0, 3)])
+    assert "24 hours" not in render_report(young, pictures=False).markdown
+
+
+def test_versions_and_reevaluations_are_listed_with_a_link_to_their_page(tmp_path: Any) -> None:
+    def problem(slope: float) -> Problem:
+        return Problem(
+            suggest=lambda trial: {"x": trial.suggest_float("x", 0, 1)},
+            run=lambda params: {"path": [slope * params["x"]]},
+            evaluate=lambda result: result["path"][0],
+        )
+
+    places: dict[str, Any] = {"storage": f"sqlite:///{tmp_path}/v.db", "artifacts": tmp_path / "a"}
+    study = optuna.create_study(study_name="changing", storage=places["storage"])
+    for slope in (1.0, 2.0):
+        OptunaArchive(study, artifacts=places["artifacts"]).save_problem(problem(slope))
+        study.ask()
+    verdict = Reevaluation(
+        study_name="changing", trials=[], rtol=0.0, atol=0.0, created="2026-11-28T12:00:00"
+    )
+    ArchivedStudy.load("changing", **places).record_reevaluation(verdict)
+    status = read_status("changing", **places)
+    with temporary_settings({"ui_url": "http://lab:4200"}):
+        said = render_report(status, pictures=False).markdown
+    assert re.search(r"## Versions\n\n.*\n.*\n\| 0 \| 0 \|.*\n\| 1 \| 1 \|", said)
+    assert "## Re-evaluations\n\n- `2026-11-28 12:00`: " in said
+    assert "(http://lab:4200/artifacts/key/reevaluation-changing)" in said
 
 
 def test_what_the_best_trial_has_logged_is_named_and_loaded_by_the_code(tmp_path: Any) -> None:

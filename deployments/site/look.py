@@ -1,0 +1,62 @@
+"""Open every page of the built site as people do, and say what is wrong with it.
+
+    python deployments/site/look.py FOLDER
+
+`make docs` calls it. On a screen and on a phone, light and dark, and on paper, no page may have an
+error in its console, ask another server, or be wider than the screen.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from screenshots import find_browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+_WIDTHS = (1280, 360)
+
+
+def main(folder: Path) -> int:
+    """Print what is wrong; the exit code is 1 where something is."""
+    from playwright.sync_api import sync_playwright
+
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"]) as one,
+    ):
+        pages = sorted(folder.rglob("*.html"))
+        faults = {path: _faults(one, path) for path in pages}
+    lines = [f"{path.relative_to(folder)}: {f}" for path in pages for f in faults[path]]
+    print("\n".join(lines) or f"{len(pages)} pages looked at, and nothing wrong.")
+    return 1 if lines else 0
+
+
+def _faults(browser: Browser, path: Path) -> list[str]:
+    said: list[str] = []
+    page = browser.new_page()
+    page.on("console", lambda it: said.append(it.text) if it.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on(
+        "request",
+        lambda it: None if it.url.startswith(("file:", "data:", "blob:")) else said.append(it.url),
+    )
+    for width in _WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme, media="screen")
+            page.goto(path.as_uri())
+            found = int(page.evaluate("document.documentElement.scrollWidth"))
+            if found > width:
+                said.append(f"{found} pixels wide on a screen of {width}, {scheme}")
+    page.emulate_media(media="print")
+    page.pdf()
+    page.close()
+    return list(dict.fromkeys(said))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
