@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -106,14 +107,16 @@ def test_improvements_are_told_once_a_second_at_most_and_the_last_one_always(
 ) -> None:
     watched = Watched()
     watched.look()
+    begun = time.monotonic()
     for value in range(200, 0, -1):
         watched.tell(float(value))
         watched.look()
+    seconds = time.monotonic() - begun
     events = watched.told(prefect_server)
     values = [event["payload"]["value"] for event in events if "improved" in event["event"]]
     assert values[0] == "200"
     assert values[-1] == "1"
-    assert len(values) <= 5
+    assert len(values) <= seconds + 2
 
 
 def test_with_several_directions_a_trial_that_joins_the_front_is_an_improvement(
