@@ -8,6 +8,7 @@ error in its console, ask another server, or be wider than the screen.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,9 @@ def main(folder: Path) -> int:
     ):
         pages = sorted(folder.rglob("*.html"))
         faults = {path: _faults(one, path) for path in pages}
+        finds = _finds(one, folder / "index.html", "drift")
     lines = [f"{path.relative_to(folder)}: {f}" for path in pages for f in faults[path]]
+    lines += [] if finds else ["index.html: the search finds nothing of drift"]
     print("\n".join(lines) or f"{len(pages)} pages looked at, and nothing wrong.")
     return 1 if lines else 0
 
@@ -58,5 +61,22 @@ def _faults(browser: Browser, path: Path) -> list[str]:
     return list(dict.fromkeys(said))
 
 
+def _finds(browser: Browser, path: Path, word: str) -> bool:
+    """Whether the search finds a word, without a server."""
+    from playwright.sync_api import TimeoutError as Late
+
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(path.as_uri())
+    page.keyboard.press("/")
+    try:
+        page.get_by_placeholder("Search").last.fill(word)
+        page.get_by_text(re.compile(r"^\d+ results?$")).wait_for(timeout=20_000)
+    except Late:
+        return False
+    finally:
+        page.close()
+    return True
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]).resolve()))
