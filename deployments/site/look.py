@@ -29,7 +29,8 @@ def main(folder: Path) -> int:
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"]) as one,
     ):
-        pages = sorted(folder.rglob("*.html"))
+        # The page for what is not there is for servers: its links begin at the root of the site.
+        pages = sorted({*folder.rglob("*.html")} - {folder / "404.html"})
         faults = {path: _faults(one, path) for path in pages}
         finds = _finds(one, folder / "index.html", "drift")
     lines = [f"{path.relative_to(folder)}: {f}" for path in pages for f in faults[path]]
