@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import threading
@@ -103,6 +104,7 @@ class WorkerRuns:
         self._runs: dict[UUID, _Run] = {}
         self._dead: set[str] = set()
         self._revived: set[str] = set()
+        self._others: set[UUID] = set()
         self._died = self._refused = self._let_go = 0
         self._unanswered = 0
         self._closing = threading.Event()
@@ -135,6 +137,11 @@ class WorkerRuns:
     def dead(self, flow_run: str) -> None:
         """Say that the process of a flow run is gone; the server may learn of it much later."""
         self._dead.add(flow_run)
+
+    def other_dead(self, flow_run: str) -> None:
+        """Say that a flow run is gone that is none of these, such as who led the study before."""
+        if UUID(flow_run) != self._own_id:
+            self._others.add(UUID(flow_run))
 
     def alive(self, flow_run: str) -> None:
         """Say that a process lives, such as one whose machine stood still: it works again."""
@@ -190,6 +197,7 @@ class WorkerRuns:
             else:
                 self._runs[flow_run.id].flow_run = flow_run
                 self._consider(client, self._runs[flow_run.id])
+        self._tell_of_others(client)
         self._notice_late()
         alive = sum(not run.ended for run in self._runs.values())
         while alive < self.wanted - self._let_go and self.failure is None:
@@ -228,6 +236,15 @@ class WorkerRuns:
         elif state.type != StateType.COMPLETED:
             self._lost(flow_run, f"{state.name}: {state.message or 'no reason given'}")
             self._refused += state.type == StateType.FAILED
+
+    def _tell_of_others(self, client: SyncPrefectClient) -> None:
+        for key in [*self._others]:
+            with contextlib.suppress(ObjectNotFound):
+                state = client.read_flow_run(key).state
+                if state is not None and not state.is_final():
+                    gone = Crashed(message="The process that distributed this study is gone.")
+                    client.set_flow_run_state(key, gone, force=True)
+            self._others.discard(key)
 
     def _lost(self, flow_run: FlowRun, why: str) -> None:
         self._logger.warning("Worker %r is lost: %s", flow_run.name, why)
@@ -277,6 +294,7 @@ class WorkerRuns:
         self.notes = notes
 
     def _cancel(self, client: SyncPrefectClient, *, running: bool) -> None:
+        self._tell_of_others(client)
         for key, run in self._runs.items():
             if run.ended:
                 continue

@@ -12,7 +12,6 @@ import contextlib
 import math
 import queue
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
@@ -157,10 +156,10 @@ class ThreadDispatcher:
         # A server takes in some 30 task runs a second, from all lanes together.
         self._seconds = max(TASK_RUN_SECONDS, n_jobs / 15)
         self._feed: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[Outcome, bool] | BaseException] = queue.SimpleQueue()
         self._in_flight = 0
+        self._open = 0  # lanes that run one of these, or take the next
         self.task_runs: int = 0
-        self._open: deque[float] = deque()  # when each lane that still takes trials was opened
 
     def room(self) -> int:
         """How many more trials may be asked now."""
@@ -169,10 +168,9 @@ class ThreadDispatcher:
     def put(self, assignments: list[Assignment]) -> None:
         """Have these trials run."""
         for assignment in assignments:
-            self._close_old_lanes()
             self._in_flight += 1
             self._feed.put(assignment)
-            if len(self._open) < self._in_flight:
+            if self._open < self._in_flight:
                 self._open_lane(assignment.number)
 
     def get(self, timeout: float) -> list[Outcome]:
@@ -181,40 +179,53 @@ class ThreadDispatcher:
         try:
             while True:
                 event = self._events.get(block=not outcomes, timeout=timeout)
-                if not isinstance(event, Outcome):
+                if isinstance(event, BaseException):
                     raise event
+                outcome, was_last = event
                 self._in_flight -= 1
-                outcomes.append(event)
+                self._open -= was_last
+                outcomes.append(outcome)
         except queue.Empty:
+            if not outcomes:
+                self._close_lanes(self._open - self._in_flight)
             return outcomes
 
     def close(self) -> None:
         """Take no more trials: each lane ends with the trial it runs."""
-        while self._open:
-            self._close_lane()
+        self._close_lanes(self._open)
 
     def _open_lane(self, first: int) -> None:
-        self._open.append(time.monotonic())
+        self._open += 1
         self.task_runs += 1
+        end = time.monotonic() + self._seconds
+        was_last = False
+
+        def report(outcome: Outcome) -> None:
+            # Known before the next trial is asked: it has to find a lane that is free.
+            nonlocal was_last
+            was_last = time.monotonic() > end
+            self._events.put((outcome, was_last))
+
+        def assignments() -> Iterator[Assignment]:
+            while not was_last and (assignment := self._feed.get()) is not None:
+                yield assignment
+
         future = self._task_runner.submit(
             run_trials,
             parameters={
                 "first": first,
-                "assignments": iter(self._feed.get, None),
+                "assignments": assignments(),
                 "runner": self._trial_runner,
-                "report": self._events.put,
+                "report": report,
             },
         )
         future.add_done_callback(self._lane_ended)
 
-    def _close_old_lanes(self) -> None:
-        while self._open and time.monotonic() - self._open[0] > self._seconds:
-            self._close_lane()
-
-    def _close_lane(self) -> None:
-        """Whichever lane is free first takes the end mark; each mark ends exactly one."""
-        self._open.popleft()
-        self._feed.put(None)
+    def _close_lanes(self, count: int) -> None:
+        """End lanes that have nothing to run, or soon will not: each takes one mark."""
+        for _ in range(count):
+            self._open -= 1
+            self._feed.put(None)
 
     def _lane_ended(self, future: PrefectFuture[Any]) -> None:
         failure = _failure(future)

@@ -40,7 +40,13 @@ from prefect_optuna.flows.pools import job_variables_of
 from prefect_optuna.flows.problem_source import ARCHIVE, deployed_code
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
-from prefect_optuna.flows.session import OpenTrials, Session, is_lost
+from prefect_optuna.flows.session import (
+    OpenTrials,
+    Session,
+    history_of,
+    is_lost,
+    unrepeated_trials,
+)
 from prefect_optuna.flows.study import (
     FlowStudy,
     Pruner,
@@ -300,6 +306,7 @@ class _Queue:
         self._sessions_at = -math.inf
         self._ended = False
         self._follows = OpenTrials()
+        self._unrepeated: set[int] = set()  # lost, and about to be asked again
         self._leave: list[str] = []
         self._declared: set[str] = set()
         self._paused = False
@@ -313,6 +320,7 @@ class _Queue:
             self._follows.look(self._trials())  # what has ended by now was told before
             with self.runs:
                 if self._await_turn():
+                    self._tell_of_the_dead()
                     while not self._step():
                         time.sleep(_LOOK_SECONDS)
                 self._end()
@@ -370,6 +378,14 @@ class _Queue:
                 return False
             time.sleep(_SESSIONS_SECONDS)
 
+    def _tell_of_the_dead(self) -> None:
+        """Have the server know that runs which led this study have died: it sees them run."""
+        records = [one for one in self.session.records().values() if "workers" in one]
+        alive = {one["flow_run"] for one in records if one["alive"]}
+        for record in records:
+            if not record["closed"] and record["flow_run"] not in alive:
+                self.runs.other_dead(record["flow_run"])
+
     def _step(self) -> bool:
         """One look at everything; whether the study is over."""
         if self.runs.cancelled:
@@ -383,8 +399,9 @@ class _Queue:
         if self._must_stop() or missing <= 0:
             # What has begun is finished, as long as somebody runs it.
             return not running or self.runs.failure is not None
-        self.runs.wanted = int(min(self.workers, math.ceil(missing / self.n_jobs)))
-        room = min(missing - running - waiting, self._depth(finished) - waiting)
+        self.runs.wanted = math.ceil(min(self.workers, missing / self.n_jobs))
+        lost = len(self._unrepeated)
+        room = min(missing - running - waiting - lost, self._depth(finished) - waiting)
         if room > 0 and not self._paused:
             self.session.release(int(room))
         return False
@@ -420,7 +437,9 @@ class _Queue:
         return self.workers * self.n_jobs + math.ceil(rate * _AHEAD_SECONDS)
 
     def _tell(self) -> None:
-        _, ended = self._follows.look(self._trials())
+        new, ended = self._follows.look(self._trials())
+        self._unrepeated |= unrepeated_trials(ended)
+        self._unrepeated.difference_update(*map(history_of, new))
         for trial in ended:
             if not is_lost(trial):
                 self.runs.progress()

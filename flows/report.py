@@ -8,6 +8,7 @@ import logging
 import math
 import re
 import threading
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -283,18 +284,14 @@ class ReportThread:
         self._drawing = TimeShare(share=share, estimate=0.6)
         self._gallery = Gallery()
         self._closing = threading.Event()
+        self._publishing = threading.Lock()  # what is published later has been looked at later
         self._published: object = None
         self._failing = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         """Publish the first report, and go on in the background."""
-        # The flow run and its client are in context variables, which threads do not inherit.
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(
-            target=context.run, args=(self._run,), name="prefect-optuna-report", daemon=True
-        )
-        self._thread.start()
+        self._thread = self._start(self._run)
         return self
 
     def __exit__(
@@ -305,8 +302,25 @@ class ReportThread:
     ) -> None:
         """Publish the last report."""
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join(_LAST_REPORT_SECONDS)
+        # First the words: on a busy machine pictures that are being drawn may take longer than is
+        # waited for.
+        end = time.monotonic() + _LAST_REPORT_SECONDS
+        words = self._start(self._say_how_it_ended)
+        for thread in (words, self._thread):
+            if thread is not None:
+                thread.join(max(0.0, end - time.monotonic()))
+
+    def _start(self, action: Callable[[], None]) -> threading.Thread:
+        # The flow run and its client are in context variables, which threads do not inherit.
+        run = contextvars.copy_context().run
+        name = "prefect-optuna-report"
+        thread = threading.Thread(target=run, args=(action,), name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _say_how_it_ended(self) -> None:
+        with other_settings(client={"max_retries": 0}):
+            self._update(draw=False)
 
     def _run(self) -> None:
         # The next report is the better retry of one that a server did not take.
@@ -314,36 +328,37 @@ class ReportThread:
             self._update(draw=False)
             while not self._closing.wait(self._interval):
                 self._update(draw=self._drawing.affords())
-            # First the words: on a busy machine pictures may take longer than is waited for.
-            self._update(draw=False)
             self._update(draw=True)
 
     def _update(self, *, draw: bool) -> None:
         try:
-            status = self._status()
             if draw:
+                status = self._status()
                 # What stays has all pictures, but the end of a study is not held up by them.
                 seconds = math.inf if status.state == "running" else _LAST_SECONDS
                 with self._drawing.spend():
                     self._gallery = draw_gallery(status, seconds=seconds)
-            status = replace(status, gallery=self._gallery)
-            news = (
-                status.state,
-                status.notes,
-                status.lost,
-                status.best_figure,
-                status.ensemble,
-                count_states(status.trials),
-                status.gallery,
-            )
-            if news != self._published and self._publisher.publish(
-                render_report(status, pictures=False)
-            ):
-                self._published = news
+            with self._publishing:
+                self._publish(replace(self._status(), gallery=self._gallery))
         except Exception:  # a report must not end a study
             if not self._failing:
                 _logger.warning("Cannot write the study's report.", exc_info=True)
             self._failing = True
+
+    def _publish(self, status: StudyStatus) -> None:
+        news = (
+            status.state,
+            status.notes,
+            status.lost,
+            status.best_figure,
+            status.ensemble,
+            count_states(status.trials),
+            status.gallery,
+        )
+        if news != self._published and self._publisher.publish(
+            render_report(status, pictures=False)
+        ):
+            self._published = news
 
 
 def _paragraphs(parts: Iterable[str]) -> str:

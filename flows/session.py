@@ -79,6 +79,12 @@ def lost_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if is_lost(trial)]
 
 
+def unrepeated_trials(trials: Sequence[FrozenTrial]) -> set[int]:
+    """The numbers of lost trials that are still to be asked again."""
+    lost = {t.number for t in lost_trials(trials) if not t.system_attrs[LOST].get("for good")}
+    return lost.difference(*map(history_of, trials)) if lost else lost
+
+
 def owner_of(trial: FrozenTrial) -> str | None:
     """The id of the session that has marked a trial; `None` if none has."""
     mark = trial.system_attrs.get(MARK)
@@ -519,16 +525,28 @@ class Session:
         asked = self.orders(session).get("do")
         return asked if asked in ("stop", "pause") else None
 
-    def others_running(self, trials: Iterable[FrozenTrial]) -> int:
-        """How many of these trials are being run by other live sessions."""
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        owners = [owner_of(trial) or self.id for trial in running]
-        if all(owner == self.id for owner in owners):
-            return 0
-        records = self._records()
-        return sum(
-            owner != self.id and owner in records and self._is_alive(owner, records[owner])
-            for owner in owners
+    def others_running(self, trials: Sequence[FrozenTrial]) -> int:
+        """How many of the study's trials others run, or have left: those are asked again."""
+        running = sum(
+            trial.state == TrialState.RUNNING and owner_of(trial) not in (None, self.id)
+            for trial in trials
+        )
+        return running + len(unrepeated_trials(trials))
+
+    def ahead_of(self, first: int, trials: Iterable[FrozenTrial]) -> int:
+        """How many trials that were asked before this one have ended, run, or will be run.
+
+        A lost trial and its repetitions are one: there is always another one until it has ended.
+        """
+        return len(
+            {
+                first_number(trial)
+                for trial in trials
+                if first_number(trial) < first
+                and not (is_lost(trial) and trial.system_attrs[LOST].get("for good"))
+                and (trial.state != TrialState.WAITING or history_of(trial))
+                and (trial.state != TrialState.RUNNING or owner_of(trial) is not None)
+            }
         )
 
     def _repeat(self, trial: FrozenTrial, innocent: int | None = None) -> int:

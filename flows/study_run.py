@@ -41,6 +41,7 @@ from prefect_optuna.tasks.seeding import (
     SEED,
     SEED_KEY,
     SHARED_REMEDY,
+    first_number,
     seeding,
     suggest_seed,
 )
@@ -280,14 +281,10 @@ class StudyRun:
 
     def _is_too_many(self, trial: optuna.Trial) -> bool:
         """Whether others have begun what was missing at the same moment: the first ones count."""
-        if self.n_trials is None or trial.number < self.n_trials:
+        first = first_number(trial._cached_frozen_trial)  # pyright: ignore[reportPrivateUsage]
+        if self.n_trials is None or first < self.n_trials:
             return False  # there are not so many before it
-        trials = self._refresh()
-        earlier = trials[: trial.number]
-        ahead = sum(t.state.is_finished() and not is_lost(t) for t in earlier)
-        mine = set(self._in_flight) - {trial.number}
-        ahead += sum(t.number in mine for t in earlier) + self.session.others_running(earlier)
-        return ahead >= self.n_trials
+        return self.session.ahead_of(first, self._refresh()) >= self.n_trials
 
     def _refresh(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)

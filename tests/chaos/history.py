@@ -3,8 +3,9 @@
 Run by itself in a container of the lab, which reaches the storages: it needs nothing but the
 package.
 
-    python history.py watch STUDY    a line of JSON now and then, until nobody runs the study
-    python history.py dump STUDY     all of it
+    python history.py watch STUDY N    a line of JSON now and then, until nobody runs the study
+                                       and N are finished, or nobody has run it for minutes
+    python history.py dump STUDY       all of it
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ KILL_WINDOW = 3.0  # seconds in which a kill may take what has just been compute
 POINTS = 600  # of each result: too many for the trial itself, so that it is a file in the archive
 STORAGE, ARTIFACTS = "redis-study-storage/lab", "artifact-file-system/lab"
 _LOOK_SECONDS = 0.25
+_OVER, _GIVEN_UP = 8, 600  # looks at which nobody ran it
 
 Json = dict[str, Any]
 
@@ -168,11 +170,11 @@ def idle_seconds(history: Json, session: str, since: float = 0.0, until: float =
     return max(gaps, default=0.0)
 
 
-def _watch(study: Any) -> None:
+def _watch(study: Any, n_trials: int) -> None:
     from prefect_optuna.flows.session import owner_of, session_records, state_of
 
-    over = 0
-    while over < 8:
+    over = finished = 0
+    while over < (_OVER if finished >= n_trials else _GIVEN_UP):
         time.sleep(_LOOK_SECONDS)
         try:
             trials = study.get_trials(deepcopy=False)
@@ -188,7 +190,7 @@ def _watch(study: Any) -> None:
         print(json.dumps(line), flush=True)
 
 
-def _main(what: str, name: str) -> None:
+def _main(what: str, name: str, n_trials: str = "0") -> None:
     from prefect_optuna.blocks import as_study_storage
     from prefect_optuna.tasks import ArchivedStudy
 
@@ -197,7 +199,7 @@ def _main(what: str, name: str) -> None:
         time.sleep(_LOOK_SECONDS)
     study = block.load_study(name)
     if what == "watch":
-        _watch(study)
+        _watch(study, int(n_trials))
     else:
         archived = ArchivedStudy.load(name, storage=block, artifacts=ARTIFACTS)
         print(json.dumps(dump(study, archived)))

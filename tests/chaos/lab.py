@@ -226,11 +226,21 @@ class Lab:
         return self.containers("dashboard")[0]
 
     @contextmanager
-    def watching(self, study: str) -> Generator[Watch]:
+    def watching(self, study: str, n_trials: int) -> Generator[Watch]:
         """Look at a study several times a second while the block lasts."""
         source = Path(__file__).with_name("history.py").read_text(encoding="utf-8")
         process = subprocess.Popen(
-            ["docker", "exec", "-i", self._observer(), "python", "-", "watch", study],
+            [
+                "docker",
+                "exec",
+                "-i",
+                self._observer(),
+                "python",
+                "-",
+                "watch",
+                study,
+                str(n_trials),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self.folder / "watch.log").open("ab"),
@@ -420,7 +430,7 @@ def try_fault(lab: Lab, name: str, n_trials: int) -> list[str]:
     workers = lab.containers("worker")
     print(f"\n{fault.what}, in a study of {n_trials} trials", flush=True)
     began = time.monotonic()
-    with lab.watching(study) as watch:
+    with lab.watching(study, n_trials) as watch:
         lab.start(study, n_trials)
         look = watch.until(
             lambda look: (

@@ -220,6 +220,24 @@ def test_a_worker_that_was_missed_and_is_back_keeps_its_trials_and_runs_for_the_
         parent.close()
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_whoever_leads_after_a_dead_run_tells_the_server_that_it_is_dead(tmp_path: Path) -> None:
+    storage = JournalStudyStorage(path=tmp_path / "studies.journal").get_storage()
+    optuna.create_study(study_name="s", storage=storage)
+    study = FlowStudy.open("s", storage, RandomSampler(seed=0), optuna.pruners.NopPruner())
+    with get_client(sync_client=True) as client:
+        dead, own = (client.create_flow_run(work, parameters={}, state=Running()) for _ in "12")
+        for one, lease in ((dead, 0.3), (own, 0.3)):  # its own: run again, as Prefect does
+            details = {"place": "elsewhere", "flow_run": str(one.id), "workers": 1, "leads": True}
+            leave_dead(study, storage, **details, lease=lease)
+        log = logging.getLogger("led")
+        runs = _worker_runs.WorkerRuns("work/led", "led", "s", lambda _: {}, own.id, log)
+        parent = Session(study, study.storage, {"flow_run": str(own.id), "workers": 1})
+        _Queue(study, parent, runs, 1, 1, None, 3.0, [], log).run()
+        assert client.read_flow_run(dead.id).state_name == "Crashed"
+        assert client.read_flow_run(own.id).state_name == "Running"
+
+
 # -- a worker's flow, in a thread -----------------------------------------------------------------
 
 

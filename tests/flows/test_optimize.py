@@ -186,6 +186,23 @@ def test_trials_run_at_once() -> None:
     assert result.states["complete"] == 9
 
 
+def test_trials_that_do_not_end_together_run_at_once() -> None:
+    begun = [threading.Event() for _ in range(6)]
+    module = types.ModuleType("tests_relay")
+    module.begun = begun  # type: ignore[attr-defined] - events cannot be archived
+    sys.modules["tests_relay"] = module
+
+    def until_the_next_has_begun(trial: optuna.Trial) -> float:
+        begun = sys.modules["tests_relay"].begun
+        begun[trial.number].set()
+        time.sleep(0.5)  # longer than a task run takes further trials
+        if trial.number < 5 and not begun[trial.number + 1].wait(20):
+            raise TimeoutError(f"trial {trial.number} ran alone")
+        return trial.suggest_float("x", 0, 1)
+
+    assert optimize(until_the_next_has_begun, n_trials=6, n_jobs=2).states["complete"] == 6
+
+
 def test_each_trial_is_told_when_it_ends_and_not_with_the_slowest() -> None:
     def first_is_slow(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", 0, 1)

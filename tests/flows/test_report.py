@@ -27,6 +27,7 @@ from prefect.settings import temporary_settings
 from servers import free_port, wait_until
 
 from prefect_optuna import ArchivedStudy, OptunaArchive, Problem, log_artifact
+from prefect_optuna.flows.gallery import Gallery
 from prefect_optuna.flows.plot_style import figure_png
 from prefect_optuna.flows.report import (
     Report,
@@ -561,6 +562,33 @@ def test_while_a_study_runs_it_is_drawn_only_where_the_share_of_the_time_allows_
         wait_until(lambda: len(collector.reports) >= 3, what="some reports")
     assert not any("data:image/png" in report.markdown for report in collector.reports[:-1])
     assert "data:image/png" in collector.reports[-1].markdown
+
+
+def test_the_last_words_do_not_wait_for_pictures_that_are_being_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawing, go_on = threading.Event(), threading.Event()
+
+    def draw_slowly(status: StudyStatus, *, seconds: float) -> Gallery:
+        drawing.set()
+        assert go_on.wait(20)
+        return Gallery()
+
+    monkeypatch.setattr("prefect_optuna.flows.report.draw_gallery", draw_slowly)
+    monkeypatch.setattr("prefect_optuna.flows.report._LAST_REPORT_SECONDS", 1.0)
+    collector, state = Collector(), {"now": "running"}
+
+    def status() -> StudyStatus:
+        return status_of(study_of([1.0]), state=state["now"])
+
+    with ReportThread(status, collector, interval=0.01, share=1.0) as thread:
+        assert drawing.wait(20)
+        state["now"] = "completed"
+    assert "**completed**" in collector.reports[-1].markdown
+    go_on.set()  # and what it draws is of the end
+    assert thread._thread is not None
+    thread._thread.join(20)
+    assert "**completed**" in collector.reports[-1].markdown
 
 
 def test_a_share_of_the_time_is_kept() -> None:

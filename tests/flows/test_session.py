@@ -235,7 +235,7 @@ def test_a_session_of_another_machine_is_dead_when_its_record_stands_still(
         given_up += session.recover()
     assert given_up == [left.number]
     assert study.trials[running.number].state == TrialState.RUNNING
-    assert session.others_running(study.trials) == 1
+    assert session.others_running(study.trials) == 1  # what was left waits in the queue
 
 
 def test_time_in_which_nobody_could_look_kills_no_session(
@@ -443,6 +443,41 @@ def test_a_trial_that_is_one_too_many_is_taken_back(
     assert waiting.system_attrs["fixed_params"] == {"x": 0.5}
     assert Session(study, storage).recover() == []
     assert len(study.get_trials(states=(TrialState.WAITING,))) == 1
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(
+    "given_up", [False, True], ids=["", "and is given up, not asked again yet"]
+)
+def test_a_trial_that_a_dead_session_has_left_is_still_to_come(given_up: bool) -> None:
+    plain, told = InMemoryStorage(), []
+    run = study_run(plain, Problem.of(lambda trial: trial.suggest_float("x", 0, 1)))
+    dead = dead_session(run.study, plain, closed=True, clean=False)
+    left = asked(run.study, dead).number
+    if given_up:
+        mark = {"session": dead.id, "why": "it died"}
+        plain.set_trial_system_attr(left, "prefect_optuna:lost", mark)
+        plain.set_trial_state_values(left, TrialState.FAIL)
+    recover = run._recover
+    run._recover = lambda: None if not told else recover()  # it comes a moment later
+    run.callbacks = [lambda _, trial: told.append(trial.number)]
+    run.run()
+    trials = plain.get_all_trials(0)
+    assert told == [1, 2, 3]
+    assert [is_lost(t) for t in trials] == [True, False, False, False]  # and no fifth
+    assert trials[3].system_attrs["retry_history"] == [left]
+
+
+def test_what_was_asked_before_comes_before_though_it_is_asked_again(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    session, other = Session(study, storage), dead_session(study, storage)
+    numbers = [asked(study, other).number for _ in range(2)]
+    new = asked(study, session).number
+    session.give_up(numbers[0], "its process died")
+    assert session.ahead_of(new, study.trials) == 2
+    session.withdraw(new)
+    assert session.ahead_of(new + 5, study.trials) == 2
 
 
 @pytest.mark.usefixtures("prefect_server")
