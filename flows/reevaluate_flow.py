@@ -46,6 +46,7 @@ from prefect_optuna.tasks.reevaluation.rerun import (
     check_variables,
     prepared_for,
     rerun,
+    variables_without_secrets,
 )
 from prefect_optuna.tasks.reevaluation.verdicts import (
     ReevaluatedTrial,
@@ -54,6 +55,7 @@ from prefect_optuna.tasks.reevaluation.verdicts import (
     scope_as_text,
 )
 from prefect_optuna.tasks.reevaluation.why import Drift, find_causes
+from prefect_optuna.tasks.seeding import recorded_seed
 from prefect_optuna.tasks.selection import select_trials
 
 
@@ -147,8 +149,9 @@ def reevaluate(
             recorded, and that version. Else the flow run ends at once, and says so.
         why: Whether the cause of a drift is found by experiment: the trial runs again with one
             thing after the other put back as it was, the recorded packages first. Among those that
-            differ, it is found by halving, in at most log2(n) + 2 runs. `experiments` of each
-            trial says what was tried.
+            differ, it is found by halving, in at most log2(n) + 2 runs. With `trusted`, archived
+            data is put back, and environment variables that the code reads are passed on, except
+            for secret ones and the home folder. `experiments` of each trial says what was tried.
         rtol: How far a value may differ, relative to the archived one; with several directions,
             perhaps one for each.
         atol: How far a value may differ, absolutely; with several directions, perhaps one for
@@ -252,6 +255,8 @@ def reevaluate(
                             scope=archived.scope(version),
                             changed=scope_read,
                             inputs=partial(archived.archived_inputs, version) if trusted else None,
+                            seed=recorded_seed(trial, request.environment.trials_seed),
+                            variables=variables_without_secrets() if trusted else (),
                         )
                     )
                 compared[again.number] = found

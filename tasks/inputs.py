@@ -41,7 +41,12 @@ _POOL_SECONDS = 5.0
 _DATA_FOLDERS = {".cache", ".keras", ".local"}  # of a home, where libraries put what they fetch
 _LONGEST = 255  # bytes of the name of a file
 _MAX_FILES = 100
-_CODE = (".py", ".pyc", ".so", ".pyd", ".journal")
+_CODE = (".pyc", ".so", ".pyd", ".journal")
+# They read modules to import them, and for tracebacks; whoever else reads one takes it for data.
+_READ_MODULES = {
+    "importlib._bootstrap_external", "_frozen_importlib_external", "linecache", "tokenize",
+    "_pytest.assertion.rewrite",
+}  # fmt: skip
 _STUDIES = f"{os.sep}.prefect-optuna{os.sep}"
 
 _listening: list[dict[str, str]] = []
@@ -330,8 +335,8 @@ def _size(count: int) -> str:
 def files_read() -> Generator[dict[str, str]]:
     """Record the files that Python opens for reading while this is in force.
 
-    Left out are code, Python's own files, those of installed packages, and the system's; what is
-    written meanwhile, too; and where studies are kept.
+    Left out are modules that are imported, Python's own files, those of installed packages, and
+    the system's; what is written meanwhile, too; and where studies are kept.
     Libraries that open files in C without telling Python (HDF5, Arrow) are not seen.
 
     Example:
@@ -368,6 +373,10 @@ def _take_down(event: str, arguments: tuple[Any, ...]) -> None:
     path = os.path.abspath(given)  # noqa: PTH100 - of a string, as cheap as it can be
     if path.endswith(_CODE) or path.startswith(_not_data()) or _STUDIES in path:
         return
+    if path.endswith(".py"):
+        opener = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        if opener.f_globals.get("__name__") in _READ_MODULES:
+            return
     is_written = flags & (os.O_WRONLY | os.O_RDWR)
     for read in _listening:
         if is_written:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import os
 import sysconfig
 import zipfile
@@ -27,11 +29,17 @@ def wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> Path:
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{about}/WHEEL": wheel_text,
     }
-    record = "".join(f"{one},,\n" for one in [*files, f"{about}/RECORD"])
+    record = "".join(f"{one},sha256={_digest(text)},{len(text)}\n" for one, text in files.items())
+    record += f"{about}/RECORD,,\n"
     with zipfile.ZipFile(path, "w") as archive:
         for one, text in {**files, f"{about}/RECORD": record}.items():
             archive.writestr(one, text)
     return path
+
+
+def _digest(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def only_these_wheels(folder: Path, patch: pytest.MonkeyPatch) -> Path:

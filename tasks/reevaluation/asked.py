@@ -15,6 +15,7 @@ from prefect_optuna.tasks.archive.code.inspection import ARCHIVED_AS
 
 _ON_THE_WAY = ("os", "_collections_abc", "collections.abc", __name__)
 _CLOCKS = {"time": 1.0, "time_ns": 1e9}
+_CALENDARS = ("localtime", "gmtime", "ctime", "asctime")
 _STOPWATCHES = ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
 
 
@@ -67,7 +68,7 @@ def what_is_asked_for(*, clock: bool = False) -> Generator[Asked]:
             setattr(module, name, real)
 
 
-_now = time.time
+_now, _local, _format = time.time, time.localtime, time.strftime
 
 
 def _with_a_clock(asked: Asked) -> list[tuple[Any, str, Any]]:
@@ -84,6 +85,23 @@ def _with_a_clock(asked: Asked) -> list[tuple[Any, str, Any]]:
             return now if scale == 1.0 else int(now * scale)
 
         return tell
+
+    def told(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        """`localtime()` and its like, which take the present where they are given no time."""
+
+        def tell(*given: Any) -> Any:
+            if given and given[0] is not None:
+                return real(*given)
+            note(f"time.{name}")
+            now = _now() + asked.offset
+            return real(_local(now) if name == "asctime" else now)
+
+        return tell
+
+    def formatted(form: str, *given: Any) -> str:
+        if not given:
+            note("time.strftime")
+        return _format(form, *(given or (_local(_now() + asked.offset),)))
 
     def plain(name: str, real: Callable[[], Any]) -> Callable[[], Any]:
         def tell() -> Any:
@@ -116,6 +134,8 @@ def _with_a_clock(asked: Asked) -> list[tuple[Any, str, Any]]:
 
     made: dict[tuple[Any, str], Any] = {
         **{(time, name): shifted(name, scale) for name, scale in _CLOCKS.items()},
+        **{(time, name): told(name, getattr(time, name)) for name in _CALENDARS},
+        (time, "strftime"): formatted,
         **{(time, name): plain(name, getattr(time, name)) for name in _STOPWATCHES},
         (dt, "datetime"): Datetime,
         (dt, "date"): Date,

@@ -45,7 +45,13 @@ def likely_cause(
     """
     found: list[str] = []
     chance = len(set(rerun.values)) > 1 or any(c != rerun.constraints[0] for c in rerun.constraints)
-    if chance and rerun.unseeded:
+    if chance and rerun.unseeded and {*rerun.seeds} == {None}:
+        # NumPy asks for entropy as `secrets` does, and with a seed would not have.
+        found.append(
+            f"its repetitions differ from one another: random numbers of {_few(rerun.unseeded)} "
+            "or NumPy, and the trial had no seed"
+        )
+    elif chance and rerun.unseeded:
         found.append(
             "its repetitions differ from one another: random numbers of "
             f"{_few(rerun.unseeded)}, which no seed reaches"
@@ -74,13 +80,13 @@ def likely_cause(
         if trial.values is None:
             found.append(f"it {word} then, and gives a value now")
     found += _data(trial, rerun, answer)
-    found += _surroundings(request, answer)
-    if not found and (unknown := set(rerun.variables) - {*RECORDED_VARIABLES}):
+    if unknown := set(rerun.variables) - {*RECORDED_VARIABLES}:
         noun, told = ("variable", "it is") if len(unknown) == 1 else ("variables", "they are")
         found.append(
             f"it reads the environment {noun} {_few(sorted(unknown))}, of which no value was "
             f"recorded; {told} passed on where environment_variables says so"
         )
+    found += _surroundings(request, answer)
     if not found and depends_on_hashes(request):
         found.append(
             "it may depend on the order of a set of text, which is another one in each process "

@@ -29,7 +29,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from prefect.context import get_settings_context
 
-from prefect_optuna.blocks._secrets import public_text
+from prefect_optuna.blocks._secrets import SecretVariables, is_secret_name, public_text
 from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.tasks.archive.code.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.code.restore import restore_problem
@@ -78,6 +78,9 @@ _NEEDED = {
     "JAX_ENABLE_X64", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT",
     "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
 }  # fmt: skip
+
+# Where credentials lie, and how this package and Prefect are set up.
+_NEVER_TRIED = ("HOME", "USERPROFILE", "APPDATA", "XDG_", "PREFECT_", "AWS_", "SSH_")
 
 Threads = Literal["recorded", "here"]
 Inputs = Literal["here", "archived"]
@@ -316,6 +319,25 @@ def check_variables(names: Sequence[str]) -> None:
                 f"{name} is for signing archives, and archived code does not get it: it could "
                 "sign anything."
             )
+
+
+def variables_without_secrets() -> list[str]:
+    """The names of variables that may be passed on to find out whether they matter.
+
+    Example:
+        >>> from prefect_optuna.tasks.reevaluation.rerun import variables_without_secrets
+        >>> "HOME" in variables_without_secrets()
+        False
+    """
+    secrets = SecretVariables.here()
+    return [
+        name
+        for name, text in os.environ.items()
+        if name not in _NEEDED
+        and not name.startswith(_NEVER_TRIED)
+        and not is_secret_name(name)
+        and secrets.name_in(text) is None
+    ]
 
 
 def other_seeds(seed: int | None, number: int, count: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from packaging.utils import canonicalize_name
 
 from prefect_optuna.blocks.errors import ArchiveError, EnvironmentUnavailableError
+from prefect_optuna.tasks.archive.code.packages import edited_files
 from prefect_optuna.tasks.archive.record.environment import FOLDER, RECORDED_VARIABLES, Environment
 from prefect_optuna.tasks.reevaluation.drift import depends_on_hashes, holds_generator, likely_cause
 from prefect_optuna.tasks.reevaluation.rerun import RerunAnswer, RerunRequest
@@ -17,6 +18,7 @@ from prefect_optuna.tasks.reevaluation.verdicts import Rerun
 
 _OURS = "prefect-optuna"
 _PYTHON = "Python"
+_OF_PROCESS = ("variables", "threads", "kernels")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Drift:
         changed: what replaced parts of that, as far as trials read it.
         inputs: the archived content of the files that trials have read, by their relative paths;
             an `ArchiveError` where it was not kept. `None` where code may not have them.
+        seed: that the trial had.
+        variables: the names of the environment variables that code may have, if it asks.
     """
 
     trial: FrozenTrial
@@ -43,6 +47,8 @@ class Drift:
     scope: Mapping[str, Any] = field(default_factory=dict)
     changed: Mapping[str, Any] = field(default_factory=dict)
     inputs: Callable[[], Mapping[str, bytes]] | None = None
+    seed: int | None = None
+    variables: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,11 @@ class Cause:
 def find_cause(drift: Drift) -> Cause:
     """Find out by experiment why a trial did not give its archived value again.
 
-    First with the scope, if that was changed, and with the packages that were recorded, if they
-    are others than here. Where those help, what differs is halved until one package is left, in at
-    most log2(n) + 2 runs. Otherwise threads, kernels, the hash seed, data and the clock are put
-    back one by one, and then all at once. What is left is chance, or what no archive can know.
+    First with the scope and the seed, if those were changed, and with the packages that were
+    recorded, if they are others than here, or were edited. Where those help, what differs is
+    halved until one package is left, in at most log2(n) + 2 runs. Otherwise threads, kernels, the
+    hash seed, environment variables, data and the clock are put back one by one, and then all at
+    once. What is left is chance, or what no archive can know.
     """
     return _Investigation(drift).cause()
 
@@ -110,14 +117,21 @@ class _Investigation:
         self.request = replace(drift.request, trials=[replace(one, seeds=one.seeds[:1])])
         self.then: Environment = drift.request.environment
         self.here: Environment = _by_names_of(self.then, drift.answer.environment)
+        [self.rerun] = [one for one in drift.answer.reruns if one.number == drift.trial.number]
+        self.asked = sorted({*self.rerun.variables} - {*RECORDED_VARIABLES})
+        imported = {*drift.request.capture.document["distributions"].values()} - {_OURS, "optuna"}
+        self.imported = sorted(imported) if self.request.packages == "here" else []
+        self.edited = _edited(self.imported)
         self.said: list[str] = []
         self.ruled_out: set[str] = set()
 
     def cause(self) -> Cause:
         if self.drift.changed and self._helps(["scope"]):
             return self._found(["scope"])
+        if self.drift.seed not in (None, *self.request.trials[0].seeds) and self._helps(["seed"]):
+            return self._found(["seed"])
         packages = self._differences()
-        if packages and self._helps(["packages"]):
+        if (packages or self.edited) and self._helps(["packages"]):
             return self._halved(packages)
         suspects = self._suspects()
         for suspect in suspects:
@@ -134,7 +148,12 @@ class _Investigation:
                 "started without PYTHONHASHSEED",
                 tuple(self.said),
             )
-        tried = ["scope", "packages", *suspects]
+        if again is not None and again.clock and again.values[:1] != self.rerun.values[:1]:
+            return self._found(["clock"], _clock(again))
+        if self._may_be_another_build() and self._helps(["packages"]):
+            self.edited = _edited(self.then.distributions)
+            return self._found(["packages"], self._code())
+        tried = ["scope", "seed", "packages", *suspects]
         together = [one for one in tried if one in self.ruled_out] + ["clock"]
         if len(together) > 2 and self._helps(together):
             for suspect in list(together):
@@ -143,6 +162,12 @@ class _Investigation:
                     together = rest
             return self._found(together)
         return Cause(self._likely(again), tuple(self.said))
+
+    def _may_be_another_build(self) -> bool:
+        """Whether to build an environment in which all has the versions that are here already."""
+        if not self.imported or self._differences() or self.edited or self.asked:
+            return False
+        return "data" in self.ruled_out or all(one.same for one in self.drift.answer.inputs)
 
     def _run(self, suspects: Sequence[str], times: int = 1) -> Rerun | None:
         """Run the trial once more; `None` where that cannot be done."""
@@ -175,13 +200,18 @@ class _Investigation:
         return Cause(words, tuple(self.said), self._put_back(suspects))
 
     def _suspects(self) -> list[str]:
-        """What may be put back by itself, beside scope, packages and the clock."""
+        """What may be put back by itself, beside scope, seed, packages and the clock."""
         found: list[str] = []
         if self.request.threads == "here":
             for kind in ("variables", "threads", "kernels"):
                 was, now = getattr(self.then, kind), getattr(self.here, kind)
                 names = RECORDED_VARIABLES if kind == "variables" else sorted(was)
                 found += [f"{kind}.{name}" for name in names if was.get(name) != now.get(name)]
+        found += [
+            f"passed.{name}"
+            for name in self.asked
+            if name in self.request.environment_variables or name in self.drift.variables
+        ]
         if self._kept() and any(not one.same for one in self.drift.answer.inputs):
             found.append("data")
         return found
@@ -198,13 +228,21 @@ class _Investigation:
     def _put_back(self, suspects: Sequence[str]) -> Callable[[RerunRequest], RerunRequest]:
         chosen = {*suspects}
         kept = self._kept() if "data" in chosen else None
-        of_process = {one for one in chosen if one.partition(".")[2]}
+        of_process = {one for one in chosen if one.partition(".")[0] in _OF_PROCESS}
+        passed = {one.partition(".")[2] for one in chosen if one.startswith("passed.")}
 
         def put_back(request: RerunRequest) -> RerunRequest:
             if "scope" in chosen:
                 request = replace(request, scope=self.drift.scope)
             if "packages" in chosen:
                 request = replace(request, packages="recorded")
+            if "seed" in chosen:
+                seed = self.drift.seed
+                trials = [replace(one, seeds=[seed] * len(one.seeds)) for one in request.trials]
+                request = replace(request, trials=trials)
+            if passed:
+                names = sorted({*request.environment_variables} ^ passed)
+                request = replace(request, environment_variables=names)
             if "clock" in chosen:
                 request = replace(request, clock="recorded")
             if kept is not None:
@@ -228,12 +266,14 @@ class _Investigation:
         kind, _, name = suspect.partition(".")
         return {
             "scope": "the archived scope",
+            "seed": f"the seed that it had, {self.drift.seed}",
             "packages": "the packages that were recorded",
             "clock": "the clock put back",
             "data": "the archived data",
             "threads": f"the recorded threads of {name}",
             "kernels": f"the recorded kernel of {name}",
             "variables": f"{name} as recorded",
+            "passed": f"{name} {'not ' if name in self._passed() else ''}passed on",
         }[kind]
 
     def _cause(self, suspect: str) -> str:
@@ -241,6 +281,16 @@ class _Investigation:
         if kind == "scope":
             changed = ", ".join(f"{key}={value!r}" for key, value in self.drift.changed.items())
             return f"the scope was changed: {changed}"
+        if kind == "seed":
+            return f"the seed: another one than {self.drift.seed}"
+        if kind == "passed":
+            if name in self._passed():
+                return f"the environment variable {name}, which was not set"
+            return (
+                f"the environment variable {name}, which environment_variables=[{name!r}] passes on"
+            )
+        if kind == "packages" and not self._differences():
+            return self._code()
         if kind == "packages":
             return "packages: " + ", ".join(map(self._change, self._differences()))
         if kind == "clock":
@@ -251,6 +301,17 @@ class _Investigation:
         was, now = (getattr(one, kind).get(name, "not set") for one in (self.then, self.here))
         what = {"threads": "the threads of ", "kernels": "the kernel of ", "variables": ""}[kind]
         return f"{what}{name} {now}, was {was}"
+
+    def _passed(self) -> Sequence[str]:
+        return self.request.environment_variables
+
+    def _code(self) -> str:
+        """The packages whose files are not those that were installed."""
+        edited = [
+            f"{name} {self.here.distributions.get(name, '')} was edited here ({', '.join(files)})"
+            for name, files in self.edited.items()
+        ]
+        return f"code: {', '.join(edited) or 'a package is here in another build'}"
 
     def _differences(self) -> list[str]:
         """The packages of which another version is here than was recorded, and Python if it is."""
@@ -271,7 +332,25 @@ class _Investigation:
         return [*changed, *([_PYTHON] if python else [])]
 
     def _halved(self, differ: list[str]) -> Cause:
-        """The package that it is, of those without which the trial is reproduced."""
+        """The package that it is, or the packages, of those without which it is reproduced."""
+        if self.edited:
+            words = "the versions of here, none of them edited"
+            again = self._run_with(differ, words) if differ else None
+            if not differ or (again is not None and self.drift.is_reproduced(again)):
+                return self._found(["packages"], self._code())
+        suspected = self._one_of(differ)
+        while rest := [name for name in differ if name not in suspected]:
+            words = f"the {', '.join(suspected)} that was recorded, and all else as here"
+            again = self._run_with(rest, words)
+            if again is None or self.drift.is_reproduced(again):
+                break
+            suspected += self._one_of(rest)
+        words = ", ".join(map(self._change, suspected))
+        text = words if suspected == [_PYTHON] else f"packages: {words}"
+        return self._found(["packages"], text)
+
+    def _one_of(self, differ: Sequence[str]) -> list[str]:
+        """One package that it is, by halves; several where that cannot be told."""
         low, high = 0, len(differ)  # reproduced with the first `low` as here, not with `high`
         while high - low > 1:
             middle = (low + high) // 2
@@ -280,17 +359,9 @@ class _Investigation:
             if again is None:
                 break
             low, high = (middle, high) if self.drift.is_reproduced(again) else (low, middle)
-        suspected = differ[low:high]
-        if low:  # else that is what has just been tried
-            words = f"the {', '.join(suspected)} of here, and all else as recorded"
-            alone = self._run_with(suspected, words)
-            if alone is not None and self.drift.is_reproduced(alone):
-                suspected = differ[:high]  # it takes several of them
-        words = ", ".join(map(self._change, suspected))
-        text = words if suspected == [_PYTHON] else f"packages: {words}"
-        return self._found(["packages"], text)
+        return [*differ[low:high]]
 
-    def _run_with(self, names: list[str], words: str) -> Rerun | None:
+    def _run_with(self, names: Sequence[str], words: str) -> Rerun | None:
         """Run it with what was recorded, but for some packages, which are as they are here."""
         versions, sources = dict(self.then.distributions), dict(self.then.sources)
         for name in names:
@@ -341,6 +412,7 @@ class _Investigation:
             variables = {**self.here.variables, "PYTHONHASHSEED": seed}
             environment = replace(self.request.environment, variables=variables)
             request = replace(self.request, environment=environment, threads="recorded")
+            request = replace(request, clock="recorded")  # or that would make the difference
             found |= {again.values for again in self.drift.run(request).reruns}
             if len(found) > 1:
                 break
@@ -352,8 +424,7 @@ class _Investigation:
     def _likely(self, again: Rerun | None) -> str:
         """What may be the cause, without what experiments have ruled out."""
         drift, answer = self.drift, self.drift.answer
-        reruns = {one.number: one for one in answer.reruns}
-        rerun = reruns[drift.trial.number] if again is None else again
+        rerun = self.rerun if again is None else again
         if "packages" in self.ruled_out:
             same = {"distributions": self.then.distributions, "sources": self.then.sources}
             environment = replace(self.here, python=self.then.python, **same)
@@ -361,7 +432,14 @@ class _Investigation:
         if "data" in self.ruled_out:
             answer = replace(answer, inputs=())
         changed = {} if "scope" in self.ruled_out else drift.changed
-        return likely_cause(drift.trial, rerun, self.request, answer, changed)
+        likely = likely_cause(drift.trial, rerun, self.request, answer, changed)
+        if self.edited and "packages" not in self.ruled_out:  # they could not be had
+            likely = f"{self._code()}; {likely}"
+        return likely
+
+
+def _edited(names: Iterable[str]) -> dict[str, list[str]]:
+    return {name: files for name in names if (files := edited_files(name))}
 
 
 def _by_names_of(then: Environment, here: Environment) -> Environment:

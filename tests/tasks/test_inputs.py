@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 import multiprocessing
 import os
 from dataclasses import asdict, replace
@@ -21,6 +23,7 @@ from prefect_optuna.tasks.inputs import (
     InputFile,
     archived_inputs,
     as_bytes,
+    files_read,
     flush_inputs,
     inputs_now,
     note_inputs,
@@ -283,3 +286,16 @@ def test_a_trial_runs_again_on_the_files_that_it_had(
     cause = likely_cause(trials[0], answer.reruns[0], request, answer)
     # What other tests have loaded may have had other threads.
     assert cause.startswith("data: data/pelts.csv is not there: 4 B then")
+
+
+def test_a_module_is_data_where_it_is_read_and_not_where_it_is_imported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("settings_read.py").write_text("GAIN = 2\n", encoding="utf-8")
+    Path("settings_imported.py").write_text("GAIN = 2\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    with files_read() as read:
+        Path("settings_read.py").read_text(encoding="utf-8")
+        module = importlib.import_module("settings_imported")
+        inspect.getsource(module)
+    assert [Path(path).name for path in read] == ["settings_read.py"]

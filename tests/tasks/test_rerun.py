@@ -19,6 +19,7 @@ from prefect_optuna.tasks.reevaluation.rerun import (
     kernel_as_recorded,
     rerun,
     threads_as_recorded,
+    variables_without_secrets,
 )
 
 CANARY = "canary-4f1d"
@@ -152,3 +153,25 @@ def test_libraries_that_choose_as_many_threads_by_themselves_are_left_alone() ->
     assert threads_as_recorded(then) == {}
     more = replace(then, threads={"openblas": count + 1}, variables={"OMP_NUM_THREADS": "1"})
     assert threads_as_recorded(more) == {"OPENBLAS_NUM_THREADS": f"{count + 1}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LAB_TOKEN", "x"),
+        ("LAB_PLACE", "the-very-long-secret"),
+        ("LAB_DATABASE", "postgresql://me:hunter2-hunter2@here/db"),
+        ("HOME", "/home/me"),
+        ("AWS_PROFILE", "lab"),
+        ("PREFECT_API_URL", "http://here"),
+        ("PREFECT_INTEGRATIONS_OPTUNA_SIGNING_KEY", "0" * 64),
+    ],
+)
+def test_no_secret_is_passed_on_to_find_a_cause(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTHER_PASSWORD", "the-very-long-secret")
+    monkeypatch.setenv("LAB_GAIN", "3")
+    monkeypatch.setenv(name, value)
+    assert name not in variables_without_secrets()
+    assert "LAB_GAIN" in variables_without_secrets()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import random
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import optuna
@@ -258,3 +261,48 @@ def test_what_is_the_cause_for_one_trial_is_tried_on_the_others() -> None:
     assert {cause.text for cause in causes.values()} == {"the scope was changed: gain=3.0"}
     assert causes[2].experiments == ("with what has helped trial 0: reproduced",)
     assert counted.count == 2
+
+
+def of_seed(params: dict[str, float]) -> float:
+    return params["x"] + round(random.random())  # values that other seeds have in common
+
+
+@pytest.mark.slow
+def test_the_seed_that_it_had() -> None:
+    planted = Planted(of_seed)
+    value = planted.value()
+    seeds = [seed for seed in range(20) if round(Random(seed).random()) != round(value - 0.5)]
+    other = replace(planted.request().trials[0], seeds=seeds[:2])
+    cause = find_cause(replace(planted.drift(value, trials=[other]), seed=7))
+    assert cause.text == "the seed: another one than 7"
+    assert cause.experiments == ("with the seed that it had, 7: reproduced",)
+
+
+@pytest.mark.slow
+def test_a_variable_is_tried_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_GAIN", "4")
+    then = replace(planted := Planted(of_variable).drift(2.0), variables=["LAB_GAIN"])
+    text = "the environment variable LAB_GAIN, which environment_variables=['LAB_GAIN'] passes on"
+    assert find_cause(then).text == text
+    assert "reads the environment variable LAB_GAIN" in find_cause(planted).text
+    without = Planted(of_variable).drift(0.5, environment_variables=["LAB_GAIN"])
+    assert find_cause(without).text == "the environment variable LAB_GAIN, which was not set"
+
+
+@pytest.mark.slow
+def test_a_package_that_was_edited_and_one_that_is_none_the_less_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = only_these_wheels(tmp_path, monkeypatch)
+    install_here(wheels, "tiny", "1.0", monkeypatch)
+    planted = Planted(of_packages, recorded(tiny="1.0"))
+    (tmp_path / "site-packages" / "tiny.py").write_text("VALUE = 9\n", encoding="utf-8")
+    here = planted.drift(0.5)
+    here = replace(here, answer=replace(here.answer, environment=planted.then))
+    assert find_cause(here).text == "code: tiny 1.0 was edited here (tiny.py)"
+    (wheels / "tiny-1.0-py3-none-any.whl").unlink()
+    shutil.rmtree(tmp_path / "environments")
+    shutil.rmtree(tmp_path / "uv")
+    cause = find_cause(here)  # which cannot be tried, and is said nevertheless
+    assert cause.text.startswith("code: tiny 1.0 was edited here (tiny.py)")
+    assert "with the packages that were recorded: not possible" in cause.experiments[0]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import importlib.metadata
 import importlib.util
 import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect_optuna.blocks import ArchiveError
@@ -124,6 +127,28 @@ def other_versions(capture: Capture, environment: Environment | None) -> list[st
             found.append(
                 f"{one.name} is {here} here, and was {one.version} where the code was captured."
             )
+    return found
+
+
+def edited_files(name: str) -> list[str]:
+    """The modules of a distribution that are not what was installed: somebody has edited them.
+
+    Example:
+        >>> from prefect_optuna.tasks.archive.code.packages import edited_files
+        >>> edited_files("optuna")
+        []
+    """
+    try:
+        files = importlib.metadata.files(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    found: list[str] = []
+    for file in files:
+        if file.suffix == ".py" and file.hash is not None and file.hash.mode == "sha256":
+            with contextlib.suppress(OSError):
+                digest = hashlib.sha256(Path(file.locate()).read_bytes()).digest()
+                if base64.urlsafe_b64encode(digest).decode().rstrip("=") != file.hash.value:
+                    found.append(str(file))
     return found
 
 
