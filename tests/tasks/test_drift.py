@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import linecache
 import os
 import time
 from collections.abc import Mapping
@@ -153,7 +155,8 @@ def test_files_are_seen_that_python_reads_and_no_others(tmp_path: Path) -> None:
         data.read_text()
         os.close(os.open(data, os.O_RDONLY))
         written.write_text("2")
-        code.read_text()
+        importlib.machinery.SourceFileLoader("code_of_a_test", str(code)).get_code("code_of_a_test")
+        linecache.getlines(str(code))
     data.read_bytes()
     assert list(read) == [str(data)]
     assert list(inner) == [str(data)]
