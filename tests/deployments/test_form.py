@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from servers import log_of, wait_until
 
 from prefect_optuna.deployments import (
     LocalServer,
+    LocalWorker,
     deploy_optimization,
     make_process_pool,
 )
 from prefect_optuna.deployments.deploy import Deployed
 from prefect_optuna.deployments.forms import form_of
 from prefect_optuna.flows import distribute, optimize, reevaluate
+from prefect_optuna.flows.report import report_key
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
 
 POOL = "form-tests"
 
@@ -74,7 +82,12 @@ def deployed(
     }
     try:
         made = deploy_optimization("fit.py:objective", study_name="form", pool=POOL, **places)
-        yield made
+        worker = LocalWorker(POOL, folder / "worker.log", query=1.0)
+        worker.start()  # it may become ready while the form is filled in
+        try:
+            yield made
+        finally:
+            worker.stop()
     finally:
         os.chdir(before)
 
@@ -101,6 +114,42 @@ def test_sampler_and_scope_are_chosen_from_drop_downs_with_help(
     fill(page, ui, trials)
     page.screenshot(path=tmp_path / "filled.png", full_page=True)
     expect(page.get_by_text("square", exact=True).first).to_be_visible()
+    run = submit(page, made)
+    assert run.parameters["sampler"] == "random"
+    assert run.parameters["scope"] == {"model.kind": "square"}
+    assert run.parameters["n_trials"] == trials
+    with get_client(sync_client=True) as client:
+        wait_until(
+            lambda: (state := client.read_flow_run(run.id).state) and state.is_final(),
+            what="the run of the form ends",
+            timeout=240,
+            every=1.0,
+        )
+        state = client.read_flow_run(run.id).state
+        assert state is not None
+        assert state.is_completed(), (state, log_of(run.id))
+        key = ArtifactFilterKey(any_=[report_key("form")])
+        (report, *_) = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
+    page.goto(f"{prefect_server.url}{ui}/artifacts/artifact/{report.id}")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.get_by_text("model.kind").first.wait_for()
+        page.screenshot(path=tmp_path / f"report-{scheme}.png", full_page=True)
+
+
+def submit(page: Page, made: Deployed) -> FlowRun:
+    """Press the button; a server that is busy is asked again, as a person would.
+
+    Prefect's UI shows what the server refuses and stays on the form, with what was chosen.
+    """
+    for _ in range(5):
+        with page.expect_response(lambda one: "create_flow_run" in one.url) as answer:
+            page.get_by_role("button", name="Submit").last.click()
+        if answer.value.status != 503:  # SQLite was locked for too long
+            break
+    assert answer.value.ok, (answer.value.status, answer.value.text())
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(answer.value.json()["id"])
 
 
 def fill(page: Page, ui: str, trials: int) -> None:
