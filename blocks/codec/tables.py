@@ -11,6 +11,7 @@ from typing import Any
 from prefect_optuna.blocks.codec.untrusted import arrow_types_refused
 from prefect_optuna.blocks.errors import ArchiveError
 
+_LAYOUT = b"prefect_optuna:layout"  # in the metadata of a table of pandas whose rows lie together
 _KINDS = {
     ("pyarrow", "Table"): "pyarrow.Table",
     ("pyarrow", "RecordBatch"): "pyarrow.RecordBatch",
@@ -40,7 +41,9 @@ def to_arrow(value: Any) -> Any:
         case "pyarrow.RecordBatch":
             return pa.Table.from_batches([value])
         case "pandas.DataFrame":
-            return pa.Table.from_pandas(value)
+            table = pa.Table.from_pandas(value)
+            by_rows = {_LAYOUT: b"rows"} if _is_by_rows(value) else {}
+            return table.replace_schema_metadata({**(table.schema.metadata or {}), **by_rows})
         case "pandas.Series":
             return pa.Table.from_pandas(value.to_frame("" if value.name is None else value.name))
         case "polars.DataFrame":
@@ -49,6 +52,33 @@ def to_arrow(value: Any) -> Any:
             return _of_polars(value.to_frame())
         case _:
             return pa.table(value)
+
+
+def _is_by_rows(frame: Any) -> bool:
+    """Whether its numbers lie row by row, as after `DataFrame(array)`: sums depend on it."""
+    if not _has_one_kind_of_numbers(frame):
+        return False
+    flags = frame.to_numpy().flags
+    return flags.c_contiguous and not flags.f_contiguous
+
+
+def _has_one_kind_of_numbers(frame: Any) -> bool:
+    import numpy as np
+
+    kinds = {*frame.dtypes}
+    return len(kinds) == 1 and isinstance(kind := kinds.pop(), np.dtype) and kind.kind in "biufc"
+
+
+def _by_rows(frame: Any) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    if not _has_one_kind_of_numbers(frame):  # somebody has changed the file
+        return frame
+    values = np.ascontiguousarray(frame.to_numpy())
+    made = pd.DataFrame(values, index=frame.index, columns=frame.columns, copy=False)
+    made.attrs = frame.attrs
+    return made
 
 
 def _of_polars(frame: Any) -> Any:
@@ -92,7 +122,9 @@ def from_arrow(table: Any, kind: str) -> Any:
             case "pyarrow.RecordBatch":
                 return _one_batch(table)
             case "pandas.DataFrame":
-                return table.to_pandas()
+                frame = table.to_pandas()
+                by_rows = (table.schema.metadata or {}).get(_LAYOUT) == b"rows"
+                return _by_rows(frame) if by_rows else frame
             case "pandas.Series":
                 series = table.to_pandas().iloc[:, 0]
                 return series.rename(None) if series.name == "" else series

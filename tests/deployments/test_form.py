@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Response, expect
+from playwright.sync_api import TimeoutError as Late
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from servers import log_of, wait_until
@@ -142,14 +144,20 @@ def submit(page: Page, made: Deployed) -> FlowRun:
 
     Prefect's UI shows what the server refuses and stays on the form, with what was chosen.
     """
-    for _ in range(5):
+
+    def press() -> Response:
         with page.expect_response(lambda one: "create_flow_run" in one.url) as answer:
             page.get_by_role("button", name="Submit").last.click()
-        if answer.value.status != 503:  # SQLite was locked for too long
+        return answer.value
+
+    answer = press()
+    for _ in range(4):
+        if answer.status != 503:  # SQLite was locked for too long
             break
-    assert answer.value.ok, (answer.value.status, answer.value.text())
+        answer = press()
+    assert answer.ok, (answer.status, answer.text())
     with get_client(sync_client=True) as client:
-        return client.read_flow_run(answer.value.json()["id"])
+        return client.read_flow_run(answer.json()["id"])
 
 
 def fill(page: Page, ui: str, trials: int) -> None:
@@ -160,9 +168,17 @@ def fill(page: Page, ui: str, trials: int) -> None:
         return label.locator(f"xpath=following::{xpath}")
 
     after("Trials", "input[1]").fill(str(trials))
-    for words, choice in (("Sampler", "random"), ("model.kind", "square")):
+
+    def unfold(words: str) -> None:
         if ui:  # the first button behind a label opens a menu of what to do with the field
             after(words, "button[2]").click()
         else:  # a click of Playwright's also gives it the focus, which opens and closes it at once
             after(words, "*[contains(@class, 'p-select-button')][1]").dispatch_event("click")
-        page.get_by_role("option", name=choice, exact=True).click()
+
+    for words, choice in (("Sampler", "random"), ("model.kind", "square")):
+        option = page.get_by_role("option", name=choice, exact=True)
+        for _ in range(3):  # a form that is drawn anew meanwhile closes what was open
+            unfold(words)
+            with contextlib.suppress(Late):
+                option.click(timeout=10_000)
+                break
