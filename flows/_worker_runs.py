@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -246,6 +252,16 @@ class WorkerRuns:
                     client.set_flow_run_state(key, gone, force=True)
             self._others.discard(key)
 
+    def _unknown(self, client: SyncPrefectClient) -> list[UUID]:
+        """Runs that a busy server has made, and has not said so."""
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[self._own_id]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            )
+        )
+        return [one.id for one in found if one.id not in self._runs]
+
     def _lost(self, flow_run: FlowRun, why: str) -> None:
         self._logger.warning("Worker %r is lost: %s", flow_run.name, why)
         self._died += 1
@@ -295,6 +311,8 @@ class WorkerRuns:
 
     def _cancel(self, client: SyncPrefectClient, *, running: bool) -> None:
         self._tell_of_others(client)
+        for key in self._unknown(client):
+            client.set_flow_run_state(key, Cancelled(message="The study is over."))
         for key, run in self._runs.items():
             if run.ended:
                 continue

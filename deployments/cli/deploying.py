@@ -20,7 +20,6 @@ from prefect_optuna.deployments.cli.arguments import (
     Variables,
 )
 from prefect_optuna.deployments.cli.output import FAILED, OK, answer, markup, note, working
-from prefect_optuna.flows.found_server import prefect_command
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -315,6 +314,8 @@ def make_pool(
     from prefect_optuna.deployments.pools import make_pool as make_it
 
     is_new = make_it(name, type, address=address, image=image)  # pyright: ignore[reportArgumentType]
+    from prefect_optuna.flows.found_server import prefect_command
+
     start = prefect_command("worker", "start", "--pool", name)
     document = {"pool": name, "type": type, "new": is_new, "worker": start}
     shown = facts({"pool": markup(name), "type": markup(type), "a worker": markup(start)})
@@ -384,5 +385,7 @@ def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: 
     )
     answer(document, shown, as_json=as_json)
     if run is None and not schedule.cron:
+        from prefect_optuna.flows.found_server import prefect_command
+
         start = prefect_command("deployment", "run", deployed.name)
         note(f"[dim]Have it run: {markup(start)}[/]")

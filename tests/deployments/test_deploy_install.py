@@ -175,11 +175,11 @@ def test_such_a_run_is_cancelled_and_killed_as_any_other_and_goes_on(lab: Path) 
 def test_each_worker_of_a_distributed_study_installs_it_and_one_that_dies_is_replaced(
     lab: Path,
 ) -> None:
-    run = deploy("spread-installed", seconds=0.3, n_trials=60, workers=2).run()
+    run = deploy("spread-installed", seconds=0.3, n_trials=120, workers=2).run()
     os.kill(a_process_of("spread-installed"), signal.SIGKILL)
     assert ended(run).is_completed()
     complete = [one for one in trials("spread-installed") if one.state.name == "COMPLETE"]
-    assert len(complete) == 60
+    assert len(complete) == 120
     assert {one.user_attrs["tiny"] for one in complete} == {1.0}
     assert len({one.user_attrs["pid"] for one in complete}) >= 2
     [prefix] = {one.user_attrs["prefix"] for one in complete}

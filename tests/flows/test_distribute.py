@@ -469,7 +469,10 @@ def test_a_study_on_workers_pauses_goes_on_and_stops_when_it_is_asked_to(
     assert running() == 0
     assert not [t for t in block.load_study("asked").trials if t.state == TrialState.FAIL]
     runs = flow_runs("asked")
-    assert {run.state_type for run in runs} == {StateType.COMPLETED}, [run.state for run in runs]
+    # A busy server may have made one more than it said, which is called off.
+    states = {run.state_type for run in runs}
+    assert StateType.COMPLETED in states, [run.state for run in runs]
+    assert states <= {StateType.COMPLETED, StateType.CANCELLED}, [run.state for run in runs]
     capsys.readouterr()
     assert main(["stop", "asked", *place]) == 1
     assert "Nobody runs asked" in capsys.readouterr().err
