@@ -72,11 +72,7 @@ house: ## say how large the package is: lines, modules, names, errors, circles o
 
 .PHONY: bench
 bench: .venv/installed-bench .cache/neuralib/installed ## run the benchmarks; ratios within one run
-	for bench in $(filter-out %/bench_peers.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python "$$bench"; done
-
-.PHONY: peers
-peers: .cache/peers/installed ## run one study by Ray Tune, MLflow, Flyte's plugin and others, and compare
-	.cache/peers/bin/python tests/benchmarks/bench_peers.py
+	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
 .PHONY: docs
 docs: .venv/installed-docs chromium ## build the documentation site into .cache/site/html; a dead link fails
@@ -125,14 +121,6 @@ clean: ## remove everything that make has made, the environment included
 	$(@D)/bin/pip install --quiet uv
 	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct \
 		--editable ".[test]"
-	touch $@
-
-# In environments of their own: Flyte pins what Prefect needs newer.
-.cache/peers/installed: pyproject.toml
-	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/pip install --quiet --editable ".[peers]"
-	$(PYTHON) -m venv --clear $(@D)/flyte
-	$(@D)/flyte/bin/pip install --quiet "flytekitplugins-optuna>=1.15"
 	touch $@
 
 .PHONY: mariadb-server
