@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect_optuna.blocks._secrets import has_secret_urls
 from prefect_optuna.blocks.errors import InvalidLocationError, InvalidSettingError
 from prefect_optuna.deployments.work_pools import prefect_server
+from prefect_optuna.flows.found_server import prefect_command
 
 PoolKind = Literal["process", "docker", "kubernetes", "dask", "ray"]
 
@@ -102,9 +103,10 @@ def template_of(kind: str) -> dict[str, Any]:
         '{{ image }}'
     """
     if kind not in get_args(PoolKind):
+        create = prefect_command("work-pool", "create", "NAME", "--type", "TYPE")
         raise InvalidSettingError(
             f"There is no kind of pool {kind!r}: {', '.join(get_args(PoolKind))}. For another type "
-            "that Prefect knows: prefect work-pool create NAME --type TYPE."
+            f"that Prefect knows: {create}"
         )
     in_folder = Path("kubernetes", "work-pool.json")
     file = _HERE / (in_folder if kind == "kubernetes" else Path("pools", f"{kind}.json"))

@@ -144,10 +144,11 @@ class WorkerRuns:
         """Say that the process of a flow run is gone; the server may learn of it much later."""
         self._dead.add(flow_run)
 
-    def other_dead(self, flow_run: str) -> None:
-        """Say that a flow run is gone that is none of these, such as who led the study before."""
-        if UUID(flow_run) != self._own_id:
-            self._others.add(UUID(flow_run))
+    def other_dead(self, flow_run: object) -> None:
+        """Say that a flow run is gone that led the study before; the study's storage names it."""
+        with contextlib.suppress(ValueError):
+            if (key := UUID(str(flow_run))) != self._own_id:
+                self._others.add(key)
 
     def alive(self, flow_run: str) -> None:
         """Say that a process lives, such as one whose machine stood still: it works again."""
@@ -246,8 +247,13 @@ class WorkerRuns:
     def _tell_of_others(self, client: SyncPrefectClient) -> None:
         for key in [*self._others]:
             with contextlib.suppress(ObjectNotFound):
-                state = client.read_flow_run(key).state
-                if state is not None and not state.is_final():
+                other, own = client.read_flow_run(key), client.read_flow_run(self._own_id)
+                # Whoever can write to the storage could name any run of the server.
+                of_this_study = (other.flow_id, other.parameters.get("study_name")) == (
+                    own.flow_id,
+                    own.parameters.get("study_name"),
+                )
+                if of_this_study and other.state is not None and not other.state.is_final():
                     gone = Crashed(message="The process that distributed this study is gone.")
                     client.set_flow_run_state(key, gone, force=True)
             self._others.discard(key)

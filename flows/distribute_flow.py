@@ -381,10 +381,10 @@ class _Queue:
     def _tell_of_the_dead(self) -> None:
         """Have the server know that runs which led this study have died: it sees them run."""
         records = [one for one in self.session.records().values() if "workers" in one]
-        alive = {one["flow_run"] for one in records if one["alive"]}
+        alive = [one.get("flow_run") for one in records if one["alive"]]
         for record in records:
-            if not record["closed"] and record["flow_run"] not in alive:
-                self.runs.other_dead(record["flow_run"])
+            if not record["closed"] and record.get("flow_run") not in alive:
+                self.runs.other_dead(record.get("flow_run"))
 
     def _step(self) -> bool:
         """One look at everything; whether the study is over."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from optuna.trial import FrozenTrial
 
-from prefect_optuna.tasks.archive.record.manifest import Version
-from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
+if TYPE_CHECKING:
+    from prefect_optuna.tasks.archive.record.manifest import Version
+    from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 
 StudyState = Literal["running", "paused", "completed", "interrupted", "failed", "stopped"]
 

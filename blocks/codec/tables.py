@@ -55,7 +55,7 @@ def to_arrow(value: Any) -> Any:
 
 
 def _is_by_rows(frame: Any) -> bool:
-    """Whether its numbers lie row by row, as after `DataFrame(array)`: sums depend on it."""
+    """Whether its numbers lie row by row, as in scikit-learn's data: sums depend on it."""
     if not _has_one_kind_of_numbers(frame):
         return False
     flags = frame.to_numpy().flags

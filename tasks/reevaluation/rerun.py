@@ -80,7 +80,10 @@ _NEEDED = {
 }  # fmt: skip
 
 # Where credentials lie, and how this package and Prefect are set up.
-_NEVER_TRIED = ("HOME", "USERPROFILE", "APPDATA", "XDG_", "PREFECT_", "AWS_", "SSH_")
+_NEVER_TRIED = (
+    "HOME", "USERPROFILE", "APPDATA", "XDG_", "PREFECT_", "AWS_", "AZURE_", "BOTO_", "CLOUDSDK_",
+    "DOCKER_", "GOOGLE_", "KUBECONFIG", "NETRC", "PGPASSFILE", "SSH_",
+)  # fmt: skip
 
 Threads = Literal["recorded", "here"]
 Inputs = Literal["here", "archived"]

@@ -121,7 +121,7 @@ class _Investigation:
         self.asked = sorted({*self.rerun.variables} - {*RECORDED_VARIABLES})
         imported = {*drift.request.capture.document["distributions"].values()} - {_OURS, "optuna"}
         self.imported = sorted(imported) if self.request.packages == "here" else []
-        self.edited = _edited(self.imported)
+        self.edited: dict[str, list[str]] = {}
         self.said: list[str] = []
         self.ruled_out: set[str] = set()
 
@@ -130,7 +130,7 @@ class _Investigation:
             return self._found(["scope"])
         if self.drift.seed not in (None, *self.request.trials[0].seeds) and self._helps(["seed"]):
             return self._found(["seed"])
-        packages = self._differences()
+        packages, self.edited = self._differences(), _edited(self.imported)
         if (packages or self.edited) and self._helps(["packages"]):
             return self._halved(packages)
         suspects = self._suspects()

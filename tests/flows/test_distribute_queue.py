@@ -16,9 +16,11 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.states import Crashed, Running
+from prefect.context import FlowRunContext
+from prefect.states import Crashed, Running, Scheduled
 from servers import wait_until
 
 from prefect_optuna.blocks import (
@@ -227,15 +229,40 @@ def test_whoever_leads_after_a_dead_run_tells_the_server_that_it_is_dead(tmp_pat
     study = FlowStudy.open("s", storage, RandomSampler(seed=0), optuna.pruners.NopPruner())
     with get_client(sync_client=True) as client:
         dead, own = (client.create_flow_run(work, parameters={}, state=Running()) for _ in "12")
-        for one, lease in ((dead, 0.3), (own, 0.3)):  # its own: run again, as Prefect does
-            details = {"place": "elsewhere", "flow_run": str(one.id), "workers": 1, "leads": True}
-            leave_dead(study, storage, **details, lease=lease)
+        others = {"study_name": "of somebody else"}
+        foreign = client.create_flow_run(work, parameters=others, state=Running())
+        # Its own: run again, as Prefect does. Storages say what somebody wrote there.
+        for name in (str(dead.id), str(own.id), str(foreign.id), "no id at all", None):
+            details = {"place": "elsewhere", "flow_run": name, "workers": 1, "leads": True}
+            leave_dead(study, storage, **details, lease=0.3)
         log = logging.getLogger("led")
         runs = _worker_runs.WorkerRuns("work/led", "led", "s", lambda _: {}, own.id, log)
         parent = Session(study, study.storage, {"flow_run": str(own.id), "workers": 1})
         _Queue(study, parent, runs, 1, 1, None, 3.0, [], log).run()
         assert client.read_flow_run(dead.id).state_name == "Crashed"
         assert client.read_flow_run(own.id).state_name == "Running"
+        assert client.read_flow_run(foreign.id).state_name == "Running"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_that_a_busy_server_made_without_saying_so_is_called_off() -> None:
+    log = logging.getLogger("led")
+
+    @flow
+    def leads() -> tuple[str, str]:
+        with get_client(sync_client=True) as client:
+            own = FlowRunContext.get().flow_run
+            task_run = client.create_task_run(
+                task=task(lambda: None), flow_run_id=own.id, dynamic_key="worker"
+            )
+            of_it = {"parameters": {}, "parent_task_run_id": task_run.id}
+            stray = client.create_flow_run(work, **of_it, state=Scheduled())
+            begun = client.create_flow_run(work, **of_it, state=Running())
+            with _worker_runs.WorkerRuns("work/led", "led", "s", lambda _: {}, own.id, log):
+                pass
+            return tuple(str(client.read_flow_run(one.id).state_name) for one in (stray, begun))
+
+    assert leads() == ("Cancelled", "Running")
 
 
 # -- a worker's flow, in a thread -----------------------------------------------------------------

@@ -163,6 +163,7 @@ def test_libraries_that_choose_as_many_threads_by_themselves_are_left_alone() ->
         ("LAB_DATABASE", "postgresql://me:hunter2-hunter2@here/db"),
         ("HOME", "/home/me"),
         ("AWS_PROFILE", "lab"),
+        ("KUBECONFIG", "/etc/lab.yaml"),
         ("PREFECT_API_URL", "http://here"),
         ("PREFECT_INTEGRATIONS_OPTUNA_SIGNING_KEY", "0" * 64),
     ],
