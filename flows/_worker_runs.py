@@ -132,7 +132,10 @@ class WorkerRuns:
         if self._thread is not None:
             self._thread.join()
         with other_settings(client={"max_retries": 0}):
-            self._attempt(lambda client: self._cancel(client, running=exc_type is not None))
+            for left in reversed(range(_UNANSWERED_LOOKS)):  # nobody looks again after this
+                if self._attempt(lambda client: self._cancel(client, running=exc_type is not None)):
+                    return
+                time.sleep(_LOOK_SECONDS if left else 0)
 
     @property
     def ended(self) -> set[str]:
@@ -174,7 +177,7 @@ class WorkerRuns:
                 if self._closing.wait(_LOOK_SECONDS):
                     return
 
-    def _attempt(self, action: Callable[[SyncPrefectClient], None]) -> None:
+    def _attempt(self, action: Callable[[SyncPrefectClient], None]) -> bool:
         try:
             with get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True) as client:
                 action(client)
@@ -188,10 +191,11 @@ class WorkerRuns:
                     type(error).__name__,
                     error,
                 )
-        else:
-            if self._unanswered >= _UNANSWERED_LOOKS:
-                self._logger.info("The Prefect server answers again.")
-            self._unanswered = 0
+            return False
+        if self._unanswered >= _UNANSWERED_LOOKS:
+            self._logger.info("The Prefect server answers again.")
+        self._unanswered = 0
+        return True
 
     def _look(self, client: SyncPrefectClient) -> None:
         ids = [self._own_id, *(key for key, run in self._runs.items() if not run.ended)]
@@ -328,5 +332,5 @@ class WorkerRuns:
             message = "The study is over."
             if state.type in _WAITS:
                 client.set_flow_run_state(key, Cancelled(message=message))
-            elif running:
+            elif running and not state.is_cancelling():
                 client.set_flow_run_state(key, Cancelling(message=message))

@@ -56,7 +56,7 @@ from prefect_optuna.flows.study import (
 )
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
-from prefect_optuna.flows.work import type_names
+from prefect_optuna.flows.work import CANCELLED, type_names
 from prefect_optuna.tasks.archive.series.packs import Packer
 from prefect_optuna.tasks.inputs import as_bytes
 from prefect_optuna.tasks.problem import Direction, Problem
@@ -335,7 +335,7 @@ class _Queue:
                 raise self._deleted() from error
             # Their flow runs are being cancelled, and they put their trials back.
             with contextlib.suppress(Exception):
-                self._end()
+                self._end(cancelled=True)
                 self._await_workers()
             raise
         finally:
@@ -417,12 +417,14 @@ class _Queue:
             self._end()
         return over
 
-    def _end(self) -> None:
+    def _end(self, *, cancelled: bool = False) -> None:
         """No worker takes a trial any more."""
         self.runs.wanted = 0
-        if not self._ended:
+        if cancelled:
+            self.session.say(over=CANCELLED)
+        elif not self._ended:
             self.session.say(over=True)
-            self._ended = True
+        self._ended = True
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as current_flow_run
+from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
@@ -56,6 +57,7 @@ from prefect_optuna.tasks.stopping import Stopping
 from prefect_optuna.tasks.trial import Outcome, TrialRunner
 from prefect_optuna.tasks.trial_scope import TrialScope
 
+CANCELLED = "cancelled"
 _IDLE_SECONDS = 0.05
 _PARENT_SECONDS = 0.5
 
@@ -181,7 +183,7 @@ def work(
             share = Share(resources, n_jobs, study_name)
             try:
                 # The study may be over before there is room here.
-                if not share.take(logger.info, lambda: _goes_on(session, parent)):
+                if not share.take(logger.info, lambda: not _over(session, parent)):
                     session.close()
                     return 0
             except InvalidSettingError:
@@ -212,6 +214,9 @@ def work(
         )
         run.run()
     logger.info("%d trials.", run.told)
+    if run.over == CANCELLED:
+        # Also one that was about to start, whose process leaves a Cancelled state behind.
+        return cast("int", Cancelled(message="The study was cancelled."))
     return run.told
 
 
@@ -248,7 +253,7 @@ class _WorkerRun(StudyRun):
         self._idle_seconds = _IDLE_SECONDS
         self._why = ""
         self._looked = self._dry_until = 0.0
-        self._goes_on = True
+        self.over: str | bool = False
         self.told: int = 0
 
     def _next_trial(self) -> optuna.Trial | None:
@@ -277,10 +282,10 @@ class _WorkerRun(StudyRun):
         """The parent is asked, and asks its workers."""
 
     def _parent_goes_on(self) -> bool:
-        if self._goes_on and time.monotonic() - self._looked > _PARENT_SECONDS:
-            self._goes_on = _goes_on(self.session, self.parent)
+        if not self.over and time.monotonic() - self._looked > _PARENT_SECONDS:
+            self.over = _over(self.session, self.parent)
             self._looked = time.monotonic()
-        return self._goes_on
+        return not self.over
 
     def _catches(self, error: BaseException) -> bool:
         return not self.caught.isdisjoint(type_names(type(error)))
@@ -303,11 +308,10 @@ class _WorkerRun(StudyRun):
         )
 
 
-def _goes_on(session: Session, parent: str) -> bool:
-    """Whether there is anything to do for this worker still."""
+def _over(session: Session, parent: str) -> str | bool:
+    """Whether there is nothing to do for this worker any more, or that it was `CANCELLED`."""
     record = session.records().get(parent, {})
-    leaves = record.get("over") or session.id in record.get("leave", ())
-    return bool(record.get("alive")) and not leaves
+    return record.get("over") or session.id in record.get("leave", ()) or not record.get("alive")
 
 
 def _place_of(version: str, archived: ArchivedStudy) -> int:

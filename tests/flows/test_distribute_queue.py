@@ -20,6 +20,7 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.context import FlowRunContext
+from prefect.exceptions import CancelledRun
 from prefect.states import Crashed, Running, Scheduled
 from servers import wait_until
 
@@ -41,7 +42,7 @@ from prefect_optuna.flows import Problem, _worker_runs, distribute, session
 from prefect_optuna.flows.distribute_flow import _Queue
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.study import FlowStudy, Sampler
-from prefect_optuna.flows.work import type_names, work
+from prefect_optuna.flows.work import CANCELLED, type_names, work
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive
 
 
@@ -245,8 +246,20 @@ def test_whoever_leads_after_a_dead_run_tells_the_server_that_it_is_dead(tmp_pat
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_run_that_a_busy_server_made_without_saying_so_is_called_off() -> None:
+def test_a_run_that_a_busy_server_made_without_saying_so_is_called_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log = logging.getLogger("led")
+    monkeypatch.setattr(_worker_runs, "_LOOK_SECONDS", 0.1)
+    refused = iter([ConnectionError("it is busy still")])
+    ask = _worker_runs.WorkerRuns._unknown
+
+    def busy_once(runs: Any, client: Any) -> Any:
+        if error := next(refused, None):
+            raise error
+        return ask(runs, client)
+
+    monkeypatch.setattr(_worker_runs.WorkerRuns, "_unknown", busy_once)
 
     @flow
     def leads() -> tuple[str, str]:
@@ -349,6 +362,17 @@ def test_a_worker_whose_parent_is_gone_ends_and_takes_nothing_more(lab: Lab) -> 
     lab.parent.close()
     lab.parent.release(1)
     assert worker.result(30) <= 2  # it looks twice a second
+
+
+def test_a_worker_that_starts_after_its_study_was_cancelled_is_cancelled_too(lab: Lab) -> None:
+    # Prefect sets a Cancelled run to Running when its process, which had begun to start, is there.
+    lab.parent.release(1)
+    lab.parent.say(over=CANCELLED)
+
+    with pytest.raises(CancelledRun):
+        lab.start(number=0).result(60)
+
+    assert [t.state for t in lab.study.trials] == [TrialState.WAITING]
 
 
 def test_what_catch_does_not_name_stops_the_study_and_the_parent_is_told(lab: Lab) -> None:
