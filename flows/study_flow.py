@@ -40,8 +40,16 @@ from prefect_optuna.flows.installing import Code, enter_environment
 from prefect_optuna.flows.interruption import interruptible
 from prefect_optuna.flows.public_errors import PublicError, public_errors
 from prefect_optuna.flows.temporary_server import end_temporary_server, other_settings
+from prefect_optuna.tasks.archive.record.environment import of_this_process
 from prefect_optuna.tasks.problem import Problem
 
+_FOR_A_TRIAL = (
+    "prefect.utilities.visualization",
+    "prefect.task_engine",
+    "psutil",
+    "numpy.random",
+    "threadpoolctl",
+)
 _results: ContextVar[list[Any]] = ContextVar("prefect_optuna_results")
 
 P = ParamSpec("P")
@@ -105,6 +113,7 @@ class StudyFlow(Flow[P, R]):
             known = inspect.signature(self._declared).parameters.keys()
             kwargs = self.check(known, _named(self, args, kwargs))
             args = ()
+            threading.Thread(target=_prepare, name="prefect-optuna-prepare", daemon=True).start()
         found = None if get_current_settings().api.url else running_server_url()
         with other_settings(**_settings(found)), interruptible():
             return self._call(args, kwargs)
@@ -158,6 +167,14 @@ class StudyFlow(Flow[P, R]):
         """Validate as Prefect does, which would put what is wrong into its log, secrets and all."""
         with _without_its_log():
             return super().validate_parameters(parameters)
+
+
+def _prepare() -> None:
+    """Import and read what a first trial needs, while the server is waited for."""
+    for name in _FOR_A_TRIAL:
+        with suppress(ImportError):  # whoever needs it says so
+            importlib.import_module(name)
+    of_this_process()
 
 
 def _without_parameters(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -68,6 +69,7 @@ _SCHEMES = (
     "hg+https://", "hg+http://", "hg+ssh://", "svn+https://", "svn+ssh://", "bzr+https://",
 )  # fmt: skip
 _COMMIT = re.compile(r"git\+\w+://.+@[0-9a-f]{6,64}(#subdirectory=[\w./-]+)?")
+_reading = threading.Lock()
 _WORD = 30  # letters of an option of a sampler
 _KEPT_AS = {"deterministic_objective": "deterministic"}  # by `GPSampler`
 
@@ -194,7 +196,7 @@ class Environment:
         script = _script_bytes() if keeps_sources else b""
         threads, kernels = _thread_pools()
         return replace(
-            _here(),
+            of_this_process(),
             git=git,
             variables={
                 name: value for name, value in variables.items() if secrets.name_in(value) is None
@@ -370,8 +372,14 @@ def is_requirement(name: str, version: str, source: str | None) -> bool:
     return not source.startswith("git+") or _COMMIT.fullmatch(source) is not None
 
 
+def of_this_process() -> Environment:
+    """Return what stays the same in this process, read once."""
+    with _reading:  # whoever comes second waits for the first
+        return _read_once()
+
+
 @functools.cache
-def _here() -> Environment:
+def _read_once() -> Environment:
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     return Environment(
         python=platform.python_version(),
