@@ -307,6 +307,8 @@ class _Queue:
         self._ended = False
         self._follows = OpenTrials()
         self._unrepeated: set[int] = set()  # lost, and about to be asked again
+        self._term = 0  # in which this run leads; each that takes the lead counts on
+        self._superseded = False
         self._leave: list[str] = []
         self._declared: set[str] = set()
         self._paused = False
@@ -319,10 +321,8 @@ class _Queue:
             self.session.recover()
             self._follows.look(self._trials())  # what has ended by now was told before
             with self.runs:
-                if self._await_turn():
-                    self._tell_of_the_dead()
-                    while not self._step():
-                        time.sleep(_LOOK_SECONDS)
+                while self._await_turn() and not self._lead():
+                    self._follow()
                 self._end()
                 self._await_workers()
             clean, state = True, "stopped" if self.study.stopped else "completed"
@@ -347,24 +347,20 @@ class _Queue:
 
         Two that lead would let out more trials than there are to be.
         """
-        leads = said = False
+        said = False
         while True:
             if self.runs.cancelled:
                 raise _CancelledFromOutsideError
-            others = [
-                (record["opened"], key)
-                for key, record in self.session.records().items()
-                if key != self.session.id and record["alive"] and record.get("leads")
-            ]
-            if leads and (not others or (self.session.opened, self.session.id) < min(others)):
+            records = self.session.records()
+            others = self._leaders(records)
+            own = (-self._term, self.session.opened, self.session.id)
+            if self._term and (not others or own < min(others)):
                 return True
-            if others and leads:
-                leads = False
-                self.session.say(leads=False)
+            if others and self._term:
+                self._say_term(0)
             elif not others:
                 # Whoever has seen nobody at the same moment shows at the next look.
-                leads = True
-                self.session.say(leads=True)
+                self._say_term(1 + max(map(_term_of, records.values()), default=0))
                 time.sleep(_LOOK_SECONDS)
                 continue
             if not said:
@@ -377,6 +373,37 @@ class _Queue:
             if self._must_stop() or (self.n_trials is not None and finished >= self.n_trials):
                 return False
             time.sleep(_SESSIONS_SECONDS)
+
+    def _say_term(self, term: int) -> None:
+        self._term = term
+        if term:
+            self._ended = False
+        self.session.say(leads=term, over=self._ended)
+
+    def _leaders(self, records: Mapping[str, Mapping[str, Any]]) -> list[tuple[int, float, str]]:
+        """The others that lead and live, whoever took the lead last first."""
+        return [
+            (-term, record["opened"], key)
+            for key, record in records.items()
+            if key != self.session.id and record["alive"] and (term := _term_of(record))
+        ]
+
+    def _lead(self) -> bool:
+        """Lead the study to its end; whether it was, and no other run has taken over."""
+        self._tell_of_the_dead()
+        while not self._step():
+            if self._superseded:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
+
+    def _follow(self) -> None:
+        """Give the lead up, as after this machine stood still for longer than its lease."""
+        self.logger.warning("Another run leads this study by now. This one ends its workers.")
+        self._superseded = False
+        self._end()
+        self._await_workers()
+        self._say_term(0)
 
     def _tell_of_the_dead(self) -> None:
         """Have the server know that runs which led this study have died: it sees them run."""
@@ -395,6 +422,8 @@ class _Queue:
         running, waiting = self.session.under_way(self._follows.open)
         if time.monotonic() - self._sessions_at > _SESSIONS_SECONDS:
             self._look_at_sessions()
+            if self._superseded:
+                return False
         missing = math.inf if self.n_trials is None else self.n_trials - finished
         if self._must_stop() or missing <= 0:
             # What has begun is finished, as long as somebody runs it.
@@ -452,9 +481,12 @@ class _Queue:
         """Recover the trials of dead workers; whether any worker lives."""
         self._sessions_at = time.monotonic()
         self._take_orders()
+        all_records = self.session.records()
+        own = (-self._term, self.session.opened, self.session.id)
+        self._superseded = bool(self._term) and min([own, *self._leaders(all_records)]) != own
         records = {
             key: record
-            for key, record in self.session.records().items()
+            for key, record in all_records.items()
             if record.get("parent") == self.session.id
         }
         ended = self.runs.ended
@@ -516,6 +548,12 @@ class _Queue:
             f"The study {self.study.study_name!r} was deleted while it ran. What its trials have "
             "archived is still there; start it again for a new study of that name."
         )
+
+
+def _term_of(record: Mapping[str, Any]) -> int:
+    """Whoever can write to the storage could have written anything."""
+    term = record.get("leads")
+    return int(term) if isinstance(term, int) and 0 < term < 1 << 31 else 0
 
 
 def _explained(record: Mapping[str, Any]) -> str:

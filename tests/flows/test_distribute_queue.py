@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import optuna
 import pytest
@@ -243,6 +244,54 @@ def test_whoever_leads_after_a_dead_run_tells_the_server_that_it_is_dead(tmp_pat
         assert client.read_flow_run(dead.id).state_name == "Crashed"
         assert client.read_flow_run(own.id).state_name == "Running"
         assert client.read_flow_run(foreign.id).state_name == "Running"
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("storage", ["journal"], indirect=True)
+@pytest.mark.parametrize(
+    ("term", "is_older"), [(2, False), (1, True)], ids=["took over", "at the same moment"]
+)
+def test_a_leader_that_stood_still_follows_whoever_took_over(
+    study: FlowStudy, storage: BaseStorage, term: int, is_older: bool
+) -> None:
+    log = logging.getLogger("led")
+    of = {"workers": 1}
+    first, other = (Session(study, storage, of) for _ in range(2))
+    own = other if is_older else first
+    other = first if is_older else other
+    runs = _worker_runs.WorkerRuns("work/led", "led", "s", lambda _: {}, uuid4(), log)
+
+    def says(**what: object) -> bool:
+        record = own.records().get(own.id, {})
+        return what.items() <= record.items()
+
+    with ThreadPoolExecutor(1) as pool:
+        leads = pool.submit(_Queue(study, own, runs, 1, 1, 1, 60.0, [], log).run)
+        wait_until(lambda: says(leads=1) and len(study.trials) == 1, what="it leads")
+        # A leader of an earlier term wakes up: it is for that one to follow.
+        woken = Session(study, storage, {**of, "leads": 1})
+        woken.open()
+        time.sleep(1.5)  # longer than between two looks
+        assert says(leads=1)
+        woken.close()
+
+        other.open()
+        other.say(leads=term)
+        wait_until(lambda: says(leads=0, over=True), what="it follows")
+        other.release(2)
+        assert len(study.trials) == 2  # what waited is let out by whoever leads, and one more
+        other.close()
+        wait_until(lambda: says(leads=term + 1, over=False), what="it leads again")
+
+        worker, taken = Session(study, storage), []
+
+        def take() -> list[optuna.Trial]:
+            taken.extend(filter(None, [worker.take(study, released_by=own.id)]))
+            return taken
+
+        wait_until(take, what="a trial")
+        study.tell(taken[0], 1.0)
+        leads.result(60)
 
 
 @pytest.mark.usefixtures("prefect_server")
