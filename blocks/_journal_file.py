@@ -114,10 +114,10 @@ class JournalFile:
         self._place: int | None = None
         self._last = b""  # that was read, to be found there again
         self.torn: bool = False
-        """Whether the last line that was found had no end yet."""
+        """True while the last line that was found has no end yet."""
 
     def news(self) -> bool:
-        """Whether there is something that has not been read; cheap."""
+        """Tell cheaply whether there is something that has not been read."""
         found = os.stat(self._name)  # noqa: PTH116 (a microsecond, at every call of a storage)
         if found.st_size == self._read_to and found.st_ino == self._place:
             self.torn = False

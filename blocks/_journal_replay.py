@@ -1,4 +1,4 @@
-"""What the records of a journal say, in the order in which they are in the file.
+"""Replay of the records of a journal, in the order in which they are in the file.
 
 The records are those of Optuna's own `JournalStorage`, and so is what they mean: a record that
 could not be followed when it was written, such as an attribute of a trial that somebody else had
@@ -32,7 +32,7 @@ ENDED: frozenset[TrialState] = frozenset(state for state in TrialState if state.
 
 
 class Operation(IntEnum):
-    """What a record does, by its `op_code`."""
+    """The operation of a record: its `op_code`."""
 
     CREATE_STUDY = 0
     DELETE_STUDY = 1
@@ -130,7 +130,7 @@ class Replay:
         self._do[record["op_code"]](record)
 
     def _pass_over(self, record: dict[str, Any]) -> None:
-        """What Optuna does with it, too."""
+        """Ignore a record, as Optuna does."""
 
     def trial(self, trial_id: int) -> FrozenTrial | None:
         """The trial itself, which its reader may not change."""

@@ -67,7 +67,7 @@ class FileStorage(BaseStorage):
                 self._lock.release()
 
     def _start(self) -> None:
-        """What belongs to this process alone."""
+        """Set up the state that belongs to this process alone."""
         self._mutex = threading.RLock()
         self._writer = secrets.token_urlsafe(8)
         self._file = JournalFile(self.path)
@@ -404,7 +404,7 @@ class FileStorage(BaseStorage):
     def get_n_trials(
         self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
     ) -> int:
-        """How many trials a study has, of all states or of some."""
+        """Count the trials of a study, in all states or in some."""
         with self._mutex:
             known = self._known()
             counts = _study(known, study_id).counts

@@ -1,4 +1,4 @@
-"""What Prefect may read as the result of a run, where it is kept among the artifacts.
+"""Checks of what Prefect may read as the result of a run, where artifacts are kept.
 
 A result's record names the serializer that Prefect reads it with: pickle, any module, any class.
 So whoever can write where results are kept has code run by whoever asks the server for one. What

@@ -59,12 +59,12 @@ _ENCODE = (
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a field, an option or an environment variable of this name holds a secret."""
+    """Tell whether a field, option or environment variable of this name holds a secret."""
     return _NAME.search(name) is not None
 
 
 def scheme_of(text: str) -> str | None:
-    """What is before the `:` of a URL, where that can be nothing else: it is safe to quote."""
+    """Return the scheme of a URL, if it can be nothing else and is therefore safe to quote."""
     scheme, colon, _ = text.partition(":")
     return scheme.lower() if colon and _SCHEME.fullmatch(scheme) else None
 
@@ -78,7 +78,7 @@ def check_login(url: str) -> None:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether anything in a URL may be a secret: a password, or an option, which may be one."""
+    """Tell whether a URL may contain a secret: a password, or an option, which may be one."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return False
@@ -87,7 +87,7 @@ def has_credentials(url: str) -> bool:
 
 
 def has_secret_urls(text: str) -> bool:
-    """Whether a URL with a password or a token is in a text, such as the source of a program."""
+    """Tell whether a text, such as a program's source, contains a URL with a password or token."""
     return bool(
         _LOGIN_IN_TEXT.search(text)
         or _USER_IN_TEXT.search(text)
@@ -96,7 +96,7 @@ def has_secret_urls(text: str) -> bool:
 
 
 def holds_credentials(name: str, content: bytes) -> bool:
-    """Whether a file is one of credentials, by its name or by what it says."""
+    """Tell whether a file holds credentials, judging by its name and its content."""
     if _CREDENTIALS.search(name) or b"PRIVATE KEY-----" in content:  # however large
         return True
     text = content.decode("utf-8", "replace") if len(content) <= _MOST else ""
@@ -111,7 +111,7 @@ def holds_credentials(name: str, content: bytes) -> bool:
 
 
 def place_text(value: str) -> str:
-    """What a person has typed for a place, as everybody may read it."""
+    """Mask the secrets in a location that a person has typed, so that everybody may read it."""
     scheme, separator, rest = value.partition("://")
     if separator:
         if scheme_of(value) is None or _is_ambiguous(scheme, rest):
@@ -130,7 +130,7 @@ def _authority(rest: str) -> str:
 
 
 def _is_ambiguous(scheme: str, rest: str) -> bool:
-    """Whether what follows `://` may hold a password of which a part is taken for the path."""
+    """Tell whether a password may be mistaken for a part of the path after `://`."""
     authority = _authority(rest)
     if "@" not in rest[len(authority) :]:
         return authority.count("@") > 1
@@ -260,12 +260,12 @@ def error_words(error: BaseException) -> str:
 
 
 def public_text(text: str) -> str:
-    """What code of others has said, without secrets of URLs and values of secret variables."""
+    """Remove secrets of URLs and values of secret variables from the output of other code."""
     return SecretVariables.here().without(text)
 
 
 def is_public(error: BaseException) -> bool:
-    """Whether a traceback of an error may be read by everybody."""
+    """Tell whether everybody may read the traceback of an error."""
     variables = SecretVariables.here()
     return all(variables.without(str(one)) == str(one) for one in _chain(error))
 
@@ -356,7 +356,7 @@ def _is_path(value: str) -> bool:
 
 
 def _in_base64(content: bytes) -> Iterable[str]:
-    """What of some bytes is the same in base64 wherever in others they are."""
+    """Yield the parts of an encoding in base64 that are the same at every offset."""
     for shift in range(3):
         encoded = base64.b64encode(b"\0" * shift + content).decode("ascii")
         start, end = (8 * shift + 5) // 6, 8 * (shift + len(content)) // 6

@@ -528,7 +528,7 @@ class ArtifactFileSystem(WritableFileSystem):
         return digest.hexdigest()
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """Return the card that notebooks show."""
         return card(type(self).__name__, [("where", self.location())])
 
     def location(self, path: str = "") -> str:

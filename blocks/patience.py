@@ -44,7 +44,7 @@ _LASTING_NUMBERS = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EFBIG, 
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error of a storage says that it is away, full or refuses, which may pass.
+    """Tell whether an error says that a storage is away, full or refuses, which may pass.
 
     Example:
         >>> is_outage(StorageUnavailableError("no answer")), is_outage(KeyError(5))
@@ -103,7 +103,7 @@ class Patience:
         self._ended = threading.Event()
         self._since: float | None = None  # when the outage began, until a call gets through
         self.outages: int = 0
-        """How many calls had to wait until now."""
+        """Number of calls that have had to wait until now."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Patience, (self._limit,)

@@ -1,4 +1,4 @@
-"""What a deployment stores of a place: a saved block's name, or a URL without secrets.
+"""References that a deployment stores: a saved block's name, or a URL without secrets.
 
 A deployment's parameters are shown to everybody who may open Prefect's UI, and are copied to each
 of its flow runs. So a password stays in the block, which the worker loads by its name.

@@ -1,4 +1,4 @@
-"""What tells a study from every other, and whose a folder of artifacts is."""
+"""The identity of a study, and of the owner of a folder of artifacts."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class Artifact(ABC):
         return False
 
     def environment(self) -> dict[str, Any]:
-        """What reading depends on: the fields that the handler adds, such as a Python version.
+        """Return what reading depends on: the handler's own fields, such as a Python version.
 
         It is stored with an artifact, and compared on load with `current_environment`.
 
@@ -184,7 +184,7 @@ class Artifact(ABC):
 
     @classmethod
     def current_environment(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """What `environment` would be here and now, for the artifact that another was stored of.
+        """Return the `environment` that a stored artifact would have here and now.
 
         Args:
             recorded: what was stored.

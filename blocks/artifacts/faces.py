@@ -1,4 +1,4 @@
-"""How an artifact looks in Prefect's UI: a page of Markdown, with a card in the list.
+"""The look of an artifact in Prefect's UI: a page of Markdown, with a card in the list.
 
 Tables are shown as tables, figures as pictures, text as text, and everything else by what it is
 and how to load it. A page is small whatever the artifact is, because Prefect's list of artifacts
@@ -375,7 +375,7 @@ def _thumbnail(handler: type[Artifact], content: bytes) -> str:
 
 
 def _what(value: Any) -> str:
-    """What the value is, with its size as people count it."""
+    """Name the kind of a value, with its size as people count it."""
     kind = type_name(value)
     if table_library(value) is not None:
         rows, columns = value.shape

@@ -158,7 +158,7 @@ class VersionIndex:
         return record
 
     def marks(self, directory: str, numbers: Sequence[int]) -> dict[int, Marks]:
-        """What was said last about some versions."""
+        """Return the latest marks of some versions."""
         return {n: marks for n, (_, marks) in self._last_marks(directory, numbers).items()}
 
     def mark(

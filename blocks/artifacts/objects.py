@@ -92,7 +92,7 @@ class ContentStore:
         return content
 
     def problem(self, path: str) -> str | None:
-        """What is wrong with an object, read a piece at a time; `None` if it is sound."""
+        """Describe what is wrong with an object, read in pieces; `None` if it is sound."""
         for place in self._places(path):
             try:
                 found = self._filesystem.sha256(place)
@@ -176,7 +176,7 @@ class ContentStore:
             self._filesystem.rm(start, recursive=True)
 
     def abandoned(self, before: datetime) -> dict[str, list[str]]:
-        """What is in the trash of runs that began before a time and never came to their end."""
+        """List what unfinished runs that began before a time have left in the trash, by run."""
         found: dict[str, list[str]] = {}
         for start in self._filesystem.ls(self._trash):
             run = _name(start)

@@ -324,7 +324,7 @@ class ArtifactRepository:
         *,
         asof: datetime | str | None = None,
     ) -> dict[str, Any]:
-        """What is known about a version, as a dictionary that JSON can hold.
+        """Return what is known about a version, as a dictionary that JSON can hold.
 
         Args:
             name: of the artifact.

@@ -1,4 +1,4 @@
-"""What is no longer needed: found, and removed beside whoever writes and reads."""
+"""Garbage collection of artifacts, while others write and read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefect_optuna.blocks.artifacts.records import ArtifactVersion, Marks
 
 @dataclass(frozen=True)
 class Garbage:
-    """What `ArtifactRepository.gc` has removed, or would remove.
+    """Garbage that `ArtifactRepository.gc` has removed, or would remove.
 
     Attributes:
         dry_run: whether it has only been looked for.

@@ -1,4 +1,4 @@
-"""What is wrong with the keys of a namespace, and the commands that mend it."""
+"""Problems of the keys of a namespace, and the commands that mend them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Findings:
         return content.items if content.kind == "list" else ()
 
     def exists(self, key: str) -> bool:
-        """Whether there is such a key, of any type."""
+        """Tell whether there is such a key, of any type."""
         return self._contents.get(key, _NOTHING).kind != "none"
 
     def check_type(self, key: str, expected: str) -> None:
@@ -147,7 +147,7 @@ class Findings:
 
     @property
     def is_mendable(self) -> bool:
-        """Whether there are commands."""
+        """True if there are commands."""
         return bool(self._commands)
 
     def script(self) -> tuple[list[str], list[Any]]:

@@ -37,7 +37,7 @@ _CHUNK = 5_000
 
 @dataclass(frozen=True)
 class RedisReport:
-    """What `check` has found, or what `repair` has done. `str` of it is a text for people.
+    """The findings of `check`, or the work of `repair`. `str` of it is a text for people.
 
     Args:
         location: the server's URL, without user and password.
@@ -65,7 +65,7 @@ class RedisReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged or lost; a silent worker is neither."""
+        """True if nothing is damaged or lost; a silent worker is neither."""
         return all(problem.kind == "stale" for problem in self.problems)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What runs inside the server, each script whole or not at all.
+"""Scripts that run inside the server, each whole or not at all.
 
 Scripts never decode a value: they move text, so that no digit of a float is lost.
 """

@@ -165,7 +165,7 @@ class Server:
         return translated(error, self.where, waited, self._secrets)
 
     def cause(self, error: Exception) -> BaseException | None:
-        """What to raise it from: nothing, where a server has repeated a password."""
+        """Return the cause to raise an error from: none, if the server has repeated a password."""
         return clean_cause(error, self._secrets)
 
     def disconnect(self) -> None:

@@ -177,7 +177,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         self._next_study_id(0)
 
     def _start(self) -> None:
-        """What belongs to this process alone."""
+        """Set up the state that belongs to this process alone."""
         from prefect_optuna.blocks.redis_storage.server import Server
 
         self._lock = threading.RLock()
@@ -816,7 +816,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
     # Trials: reading
 
     def _is_second_half(self, of: int) -> bool:
-        """Whether this thread has made the trial in its last call, a moment ago.
+        """Tell whether this thread has just made the trial, in its last call.
 
         Optuna reads each trial right after it has made it. Nobody can have changed it since
         then and have told this thread; what the thread itself writes goes out with a read.
@@ -872,7 +872,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
     def get_n_trials(
         self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
     ) -> int:
-        """How many trials a study has, of all states or of some."""
+        """Count the trials of a study, in all states or in some."""
         if state is None:
             return len(self._fresh(study_id))
         return super().get_n_trials(study_id, state)
@@ -917,7 +917,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         return self.heartbeat_interval
 
     def get_heartbeat_stale_trial_callback(self) -> _StaleTrialCallback | None:
-        """What is called for a trial that has lost its worker."""
+        """Return the callback for a trial that has lost its worker."""
         return self.heartbeat_stale_trial_callback
 
 

@@ -1,4 +1,4 @@
-"""Whether the keys of one study fit together, and how to make them fit again."""
+"""Check that the keys of one study fit together, and repair them if not."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ class StudyCheck:
         return f'[{number},"F",null,{now},{now},{{{",".join(fields)}}}]'
 
     def _later(self, number: int) -> list[tuple[str, str, bool]]:
-        """What was set on a live trial: field, value, and whether they can be read."""
+        """List what was set on a live trial: field, value, and whether they can be read."""
         placed: list[tuple[int, str, str, bool]] = []
         for raw, value in self.findings.fields(self._keys.trial(number)).items():
             place, _, text = value.decode(errors="replace").partition(" ")
@@ -390,7 +390,7 @@ class StudyCheck:
 
 
 def _is_entry(entry: bytes) -> bool:
-    """Whether this can be an entry of the log."""
+    """Tell whether this can be an entry of the log."""
     try:
         first, *lines = entry.decode().split("\n")
         for line in lines:

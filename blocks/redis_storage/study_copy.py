@@ -48,7 +48,7 @@ Read = Callable[[Sequence[tuple[Any, ...]]], list[Any]]
 
 
 class Outbox:
-    """What this client has still to send for one trial; it outlives the copies of the trial.
+    """Operations that this client has still to send for one trial; it outlives the trial's copies.
 
     `lock` is held while something is added or sent, so that what comes first arrives first.
     """
@@ -118,7 +118,7 @@ class LiveTrial:
 
 
 class StudyCopy:
-    """What a client knows of one study."""
+    """A client's copy of one study."""
 
     def __init__(self, namespace: str, study_id: int, read: Read) -> None:
         self.study_id: int = study_id
@@ -442,7 +442,7 @@ class StudyCopy:
 
 
 def mapping(flat: Any) -> dict[str, bytes]:
-    """What HGETALL has given, of either protocol and inside a script."""
+    """Return the reply to HGETALL as a mapping, of either protocol and inside a script."""
     if isinstance(flat, dict):
         return {key.decode(): value for key, value in flat.items()}
     return {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}

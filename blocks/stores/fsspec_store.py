@@ -21,7 +21,7 @@ _CONCURRENT_REQUESTS = 16
 
 
 class FsspecStore:
-    """What all filesystems of fsspec do alike."""
+    """The part that all filesystems of fsspec have in common."""
 
     def __init__(self, filesystem: AbstractFileSystem, root: str, url: str) -> None:
         self._fs: Any = filesystem

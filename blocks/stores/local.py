@@ -273,7 +273,7 @@ def _opened(folder: int, name: str, depth: int, *, make: bool) -> int:
 
 
 def _status(place: _Place) -> os.stat_result | None:
-    """What is there, also if it is a link that leads nowhere."""
+    """Return the status of a file, also if it is a link that leads nowhere."""
     try:
         return os.stat(place.name, dir_fd=place.folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -332,7 +332,7 @@ def _unfinished(target: _Place, content: bytes | BinaryIO) -> Generator[_Place]:
 
 
 def is_private(path: Path) -> bool:
-    """Whether a file or folder is this user's, no link, and nobody else may write there."""
+    """Tell whether a path is this user's, is no link, and nobody else may write there."""
     try:
         status = path.lstat()
     except OSError:
@@ -344,7 +344,7 @@ def is_private(path: Path) -> bool:
 
 
 def shared_part(path: Path) -> Path | None:
-    """What somebody else may write to, or replace: a folder, or a link or a folder on its way."""
+    """Find the first folder or link on a path that somebody else may write to or replace."""
     names, place, seen = [*reversed(path.absolute().parts)], Path(), 0
     while names and hasattr(os, "getuid"):
         inner, seen = place / names.pop(), seen + 1
@@ -363,7 +363,7 @@ def shared_part(path: Path) -> Path | None:
 
 
 def _is_out_of_reach(status: os.stat_result) -> bool:
-    """Whether nobody but this user and the system's may change what is in a folder, or a link."""
+    """Tell whether only this user and the system's may change a folder's content, or a link."""
     system = Path("/").stat()  # in a container, its user may have any number
     if status.st_uid not in (os.getuid(), system.st_uid):
         return False
@@ -375,7 +375,7 @@ def _is_out_of_reach(status: os.stat_result) -> bool:
 
 
 def _has_others(group: int) -> bool:
-    """Whether a group is not one that a user has for itself, as most Linux systems make it."""
+    """Tell whether a group has members besides the user, unlike the one of a user's own."""
     import grp
     import pwd
 

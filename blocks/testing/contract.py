@@ -54,7 +54,7 @@ _NAMES = {
 
 
 class StudyStorageContract:
-    """What a storage has to survive when many processes use it, and when things break.
+    """Tests of a storage that many processes use, and around which things break.
 
     Subclass it and say how to open the storage; pytest runs the rows. Rows that need something
     which your storage has not, such as a server that can be killed, are skipped and say so.

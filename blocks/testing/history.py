@@ -1,4 +1,4 @@
-"""What processes did to a study, and whether what is left of it can be true."""
+"""Histories of what processes did to a study, and whether what is left of it can be true."""
 
 from __future__ import annotations
 

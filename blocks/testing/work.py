@@ -1,4 +1,4 @@
-"""What the processes of the contract do. Importable, so that another process can do it."""
+"""The work of the contract's processes. Importable, so that another process can do it."""
 
 # A storage deals in ids, which are private in Optuna.
 # pyright: reportPrivateUsage=false
