@@ -31,7 +31,7 @@ _TITLES = {
     "resources": "Resources",
     "warm_start": "Trials of the last study",
 }
-"""What people choose, in the order of the form, and what it is called there."""
+"""Fields that people choose, in the order of the form, with their labels."""
 
 _HELP = {
     "study_name": "It goes on where it stopped.",

@@ -1,4 +1,4 @@
-"""What a lab needs once its servers are there: saved blocks, a work pool, and its deployment.
+"""Setup of a lab once its servers are there: saved blocks, a work pool, and its deployment.
 
     python -m prefect_optuna.deployments.lab
 

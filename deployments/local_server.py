@@ -129,7 +129,7 @@ class LocalServer:
 
     @property
     def log_file(self) -> Path:
-        """What the server has printed since it was last started."""
+        """The file with what the server has printed since it was last started."""
         return self.home / "server.log"
 
     def __enter__(self) -> Self:

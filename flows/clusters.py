@@ -82,7 +82,7 @@ class ClusterRunner(TaskRunner[Any]):
 
 
 def is_cluster(runner: TaskRunner[Any]) -> bool:
-    """Whether task runs go to Ray or Dask."""
+    """Tell whether task runs go to Ray or Dask."""
     return type(runner).__module__.startswith(("prefect_ray", "prefect_dask"))
 
 

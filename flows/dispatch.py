@@ -41,11 +41,11 @@ ORCHESTRATION_SHARE = 0.02
 
 THREAD_TASK_RUN_SECONDS = 0.008
 PROCESS_TASK_RUN_SECONDS = 0.08
-"""What a task run was measured to cost, on threads and on process pools or Dask."""
+"""The measured cost of a task run, on threads and on process pools or Dask."""
 
 
 TASK_RUN_SECONDS = THREAD_TASK_RUN_SECONDS / ORCHESTRATION_SHARE
-"""How long a task run on threads takes further trials."""
+"""Number of seconds for which a task run on threads takes further trials."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def run_trials(
 
 
 def _name(first: int, last: Outcome, total: int, best: tuple[float, ...] | None) -> str:
-    """What a task run is called when its trials have ended."""
+    """Return the name of a task run whose trials have ended."""
     if total == 1:
         values = ", ".join(map(format_value, last.values or ()))
         infeasible = values and any(value > 0 for value in last.constraints.values())
@@ -109,10 +109,10 @@ class Dispatcher(Protocol):
     """Hands out assignments and brings back outcomes."""
 
     task_runs: int
-    """How many task runs there have been."""
+    """Number of task runs so far."""
 
     def room(self) -> int:
-        """How many more trials may be asked now."""
+        """Return the number of trials that may be asked now."""
         ...
 
     def put(self, assignments: list[Assignment]) -> None:
@@ -162,7 +162,7 @@ class ThreadDispatcher:
         self.task_runs: int = 0
 
     def room(self) -> int:
-        """How many more trials may be asked now."""
+        """Return the number of trials that may be asked now."""
         return self._n_jobs - self._in_flight
 
     def put(self, assignments: list[Assignment]) -> None:
@@ -255,7 +255,7 @@ class BatchDispatcher:
 
     @property
     def batch(self) -> int:
-        """How many trials share a task run: one until it is known how long they take.
+        """Number of trials that share a task run: one until it is known how long they take.
 
         Never more than two seconds' worth: the sampler learns nothing from a trial before its
         batch has ended.
@@ -266,7 +266,7 @@ class BatchDispatcher:
         return max(1, math.floor(min(least, 2.0) / max(self._seconds, 1e-6)))
 
     def room(self) -> int:
-        """How many more trials may be asked now."""
+        """Return the number of trials that may be asked now."""
         return self.batch * (self._n_jobs - self._under_way)
 
     def put(self, assignments: list[Assignment]) -> None:

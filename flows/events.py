@@ -1,4 +1,4 @@
-"""What happens in a study, as Prefect events: for automations, and in the UI's event feed."""
+"""Prefect events of a study: for automations, and in the UI's event feed."""
 
 from __future__ import annotations
 

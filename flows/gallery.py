@@ -28,7 +28,7 @@ PICTURES: Mapping[str, str] = {
     "parallel": "Trials as lines through their parameters and values",
     "contour": "The value over the two parameters that matter most",
 }
-"""What a report shows, the most telling first, and what each picture is."""
+"""The pictures of a report, the most telling first, with their descriptions."""
 
 
 def draw_gallery(

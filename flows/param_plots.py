@@ -45,7 +45,7 @@ _HUGE = 1e100  # arithmetic on larger numbers overflows
 def importances_of(
     trials: Sequence[FrozenTrial], directions: Sequence[str], target: int = 0
 ) -> dict[str, float]:
-    """How much each parameter matters for being among the best tenth of the trials.
+    """Return how much each parameter matters for being among the best tenth of the trials.
 
     By PED-ANOVA, which takes some 50 ms for a thousand trials; of more, a thousand are taken
     evenly. Parameters that only some trials have are left out.

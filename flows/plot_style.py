@@ -1,4 +1,4 @@
-"""How the pictures of a report look: colours, axes, and small files.
+"""The style of a report's pictures: colours, axes, and small files.
 
 Everything is drawn on Matplotlib's `Figure` objects. Pyplot keeps global state, is not safe in
 threads, and may open windows. Matplotlib is imported when the first picture is drawn.

@@ -323,7 +323,7 @@ def _axis_of(length: int, axes: Mapping[str, Sequence[Any]]) -> tuple[str, np.nd
 
 
 def _differ_in_size(series: Mapping[str, np.ndarray]) -> bool:
-    """Whether the smaller ones would be flat lines at the bottom of a common panel."""
+    """Tell whether the smaller series would be flat lines at the bottom of a common panel."""
     sizes = [float(np.nanmax(np.abs(values[np.isfinite(values)]))) for values in series.values()]
     return max(sizes) > 20 * min(sizes)
 

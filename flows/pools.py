@@ -1,4 +1,4 @@
-"""What work pools of each type call the resources of a trial, and which types there are."""
+"""Types of work pools, and the names that each has for the resources of a trial."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CLAIMS_VOLUME = "prefect-optuna-claims"
 def job_variables_of(
     pool: str, resources: Resources | None, n_jobs: int, client: SyncPrefectClient | None = None
 ) -> dict[str, Any]:
-    """How a flow run on a pool asks for the resources of so many trials at once.
+    """Return the job variables that ask a pool for the resources of so many trials at once.
 
     Raises:
         InvalidSettingError: pools of this type, or this pool's template, cannot say it.

@@ -53,7 +53,7 @@ class ProblemSource:
     words: str = ""
 
     def capture(self) -> Capture:
-        """What is archived of it."""
+        """Return what is archived of the problem."""
         return self.captured or Capture.of(self.problem)
 
 
@@ -90,7 +90,7 @@ def find_problem(
 
 
 def deployed_code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment] | None:
-    """What a flow run finds in the archive or with its deployment: code that may run, and has not.
+    """Find the code that a flow run takes from the archive or its deployment, without running it.
 
     `None` where the caller has given the problem.
     """

@@ -37,7 +37,7 @@ _ENVIRONMENTS = {
     "closest": "They ran with the Python and the packages that come closest to what was recorded.",
 }
 SHOWN_REEVALUATIONS = 40
-"""How many re-evaluations of a study its page draws, the latest ones."""
+"""Number of re-evaluations of a study that its page draws, the latest ones."""
 
 _LISTED = 10
 

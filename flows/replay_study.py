@@ -36,7 +36,7 @@ from prefect_optuna.tasks.seeding import first_number
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of replaying a study.
+    """The outcome of replaying a study.
 
     Attributes:
         study: the study that was made; as far as the first difference, if there is one.
@@ -59,7 +59,7 @@ class Replayed:
 
     @property
     def same(self) -> bool:
-        """Whether trials were asked again, and all parameters came out as they were."""
+        """True if trials were asked again, and all parameters came out as they were."""
         return self.n_trials > 0 and self.first_difference is None
 
     def __str__(self) -> str:
@@ -169,7 +169,7 @@ class _Replay:
         return Replayed(self._into, len(order), taken, None, message)
 
     def _is_asked(self, trial: FrozenTrial) -> bool:
-        """Whether a trial is to be asked again: one that has ended, and says how it was asked."""
+        """Tell whether a trial is to be asked again: it has ended, and says how it was asked."""
         if not is_asked(trial) or not trial.state.is_finished() or is_lost(trial):
             return False
         return "seed" in _asked(trial) or self._sequence(trial) is not None
@@ -260,7 +260,7 @@ class _Replay:
         return there, kept
 
     def _sampler(self, trial: FrozenTrial) -> BaseSampler:
-        """What asked for a trial, as it was before it was asked for anything."""
+        """Return the sampler that asked for a trial, in the state in which it was before."""
         version = ""
         if self._given is None:
             version = trial.system_attrs[MARK].get("version", "")
@@ -335,7 +335,7 @@ def _quiet() -> warnings.catch_warnings[None]:
 
 
 def _of_text(text: str, module: Any) -> Any:
-    """What an archive names, such as `"TPESampler(multivariate=True)"`; `None` if it is no more.
+    """Make the object that an archive names, such as `"TPESampler(multivariate=True)"`, or `None`.
 
     Only classes of Optuna are made, with numbers and words, or with others of them.
     """

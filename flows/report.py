@@ -366,7 +366,7 @@ def _paragraphs(parts: Iterable[str]) -> str:
 
 
 def headline_of(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
-    """What came of a study, in a few words."""
+    """Summarize the outcome of a study in a few words."""
     if not ranked:
         complete = count_states(status.trials)["complete"]
         found = f"No {'feasible' if complete else 'complete'} trial"
@@ -387,7 +387,7 @@ def _parameters(ranked: Sequence[FrozenTrial]) -> str:
 
 
 def _scope(ranked: Sequence[FrozenTrial]) -> str:
-    """What the best trial read of its scope."""
+    """List what the best trial read of its scope."""
     read = ranked[0].user_attrs.get(SCOPE_KEY) if ranked else None
     if not isinstance(read, Mapping) or not read:
         return ""
@@ -414,7 +414,7 @@ def _progress(status: StudyStatus) -> str:
 
 
 def progress_of(status: StudyStatus) -> str:
-    """How far a study is, in a line of plain text."""
+    """Describe how far a study is, in a line of plain text."""
     return "".join(_progress_parts(status)) + f", {status.state}"
 
 
@@ -505,7 +505,7 @@ def _took(trial: FrozenTrial) -> str:
 
 
 def _logged(ranked: Sequence[FrozenTrial]) -> str:
-    """What the best trial has kept with `log_artifact`."""
+    """List the artifacts that the best trial has kept with `log_artifact`."""
     names = logged_artifacts(ranked[0]) if ranked else []
     words = [code(name) for name in names[:40]]
     if len(names) > 40:
@@ -514,7 +514,7 @@ def _logged(ranked: Sequence[FrozenTrial]) -> str:
 
 
 def _last_day(status: StudyStatus) -> str:
-    """What the last 24 hours brought, in a study that is older."""
+    """Describe what the last 24 hours brought, in a study that is older."""
     yesterday = datetime.now() - timedelta(days=1)  # noqa: DTZ005 - local, as Optuna's times
     ended = [trial for trial in status.trials if trial.state.is_finished()]
     older = [t for t in ended if t.datetime_complete and t.datetime_complete < yesterday]
@@ -545,7 +545,7 @@ def _versions(status: StudyStatus) -> str:
 
 
 def _reevaluations(status: StudyStatus) -> str:
-    """What came of the last ones, with a link to their page in Prefect's UI."""
+    """List the outcomes of the last re-evaluations, with a link to their page in Prefect's UI."""
     if not status.reevaluations:
         return ""
     lines = [

@@ -131,14 +131,14 @@ def render_page(status: StudyStatus, archived: ArchivedStudy | None = None) -> s
 
 
 def _size(parts: Mapping[str, Any]) -> int:
-    """How much of a page is taken by pictures and long texts."""
+    """Return the number of bytes that pictures and long texts take on a page."""
     pictures = sum(len(one["src"]) for section in parts["sections"] for one in section.pictures)
     texts = parts["archive"]["texts"] if parts["archive"] else ()
     return pictures + sum(len(escape(text).encode()) for _, text in texts)
 
 
 def page_parts(status: StudyStatus, archived: ArchivedStudy | None) -> dict[str, Any]:
-    """What a page shows, by the names that the template has for it; all of it is text."""
+    """Return what a page shows, by the names that the template has for it; all of it is text."""
     ranked = best_first(status.trials, status.directions)
     reevaluations = archived.reevaluations(last=_REEVALUATIONS) if archived else []
     return {

@@ -84,7 +84,7 @@ class SpooledTrial:
 
     @property
     def id(self) -> str:
-        """What it is called in the spool."""
+        """The trial's name in the spool."""
         return f"{_study_id(self.uuid)}-{self.trial.number:06d}-{self.session[:8]}"
 
     def drop(self) -> None:
@@ -397,14 +397,14 @@ def store_given(
 
 
 def _is_same(stored: FrozenTrial, trial: FrozenTrial) -> bool:
-    """Whether a trial has ended as this one did."""
+    """Tell whether a stored trial has ended as this one did."""
     if stored.state != trial.state or is_lost(stored) or stored.params != trial.params:
         return False
     return trial.values is None or stored.values == trial.values
 
 
 def _fits(stored: FrozenTrial, trial: FrozenTrial) -> bool:
-    """Whether one that has not ended has no other parameters than this one."""
+    """Tell whether an unfinished trial has no other parameters than this one."""
     if stored.number == trial.number:
         return True
     given = {**stored.system_attrs.get("fixed_params", {}), **stored.params}

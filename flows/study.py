@@ -111,7 +111,7 @@ class FlowStudy(optuna.Study):
 
     _stop = threading.Event()  # replaced by each study's own
     later_seed: int | None = None
-    """What seeds the sampler if it does not go on where it was when the last trial was told."""
+    """The seed of the sampler if it does not go on where it was when the last trial was told."""
 
     @classmethod
     def open(
@@ -150,7 +150,7 @@ class FlowStudy(optuna.Study):
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody has called `stop`."""
+        """True once somebody has called `stop`."""
         return self._stop.is_set()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What a study came to."""
+"""The result of a study."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BestTrial(BaseModel):
 
 @persistence_class
 class StudyResult(BaseModel):
-    """What a study came to, when `optimize` returned.
+    """The result of a study, as `optimize` returns it.
 
     Counts and best trials are of the whole study, earlier runs included.
 
@@ -146,7 +146,7 @@ class StudyResult(BaseModel):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """Return the card that notebooks show."""
         return card(
             f"{self.study_name}: {self._headline()}", self._rows(), picture=self._local_picture()
         )

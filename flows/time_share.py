@@ -29,7 +29,7 @@ class TimeShare:
         self._since = time.monotonic()
 
     def affords(self) -> bool:
-        """Whether doing it once more stays within the share."""
+        """Tell whether doing it once more stays within the share."""
         return self._spent + self._cost <= self._share * (time.monotonic() - self._since)
 
     @contextlib.contextmanager

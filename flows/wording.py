@@ -59,7 +59,7 @@ def format_duration(seconds: float) -> str:
 
 
 def count_states(trials: Iterable[FrozenTrial]) -> dict[str, int]:
-    """How many trials are complete, pruned, failed, running and waiting; those lost do not count.
+    """Count the complete, pruned, failed, running and waiting trials; lost ones do not count.
 
     Example:
         >>> import optuna
@@ -73,7 +73,7 @@ def count_states(trials: Iterable[FrozenTrial]) -> dict[str, int]:
 
 
 def count_words(trials: Iterable[FrozenTrial]) -> list[str]:
-    """How many trials are in which state, in words; states without any are left out.
+    """Count the trials by state, in words; states without any are left out.
 
     Example:
         >>> import optuna
@@ -130,7 +130,7 @@ def detail_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
 
 
 def _metric_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
-    """What `log_metric` has kept."""
+    """Return a column for each metric that `log_metric` has kept."""
     from prefect_optuna.blocks import logged_metrics  # with every format of artifacts
 
     found = [logged_metrics(trial) for trial in trials]
@@ -151,7 +151,7 @@ def shorten(text: str, length: int = MAX_CELL) -> str:
 
 
 def column_width(name: str, cells: Sequence[str]) -> int:
-    """How many letters a table's column takes, with the gap beside it."""
+    """Return the width of a table's column, in characters, with the gap beside it."""
     return 2 + min(MAX_CELL, max(map(len, (name, *cells))))
 
 

@@ -115,7 +115,7 @@ Cron: TypeAlias = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Schedule:
-    """What all deployments have."""
+    """Options that all deployments have."""
 
     pool: Pool = None
     cron: Cron = None

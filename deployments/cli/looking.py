@@ -295,7 +295,7 @@ def import_(
 
 
 def as_selection(words: str) -> str | list[int]:
-    """What somebody typed for `trials`: a word, or numbers with commas between them.
+    """Parse what somebody typed for `trials`: a word, or numbers with commas between them.
 
     Example:
         >>> from prefect_optuna.deployments.cli.looking import as_selection

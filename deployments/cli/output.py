@@ -1,4 +1,4 @@
-"""What commands say: answers on standard output, all else on standard error; and exit codes."""
+"""Output of commands: answers on standard output, all else on standard error; and exit codes."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _say(records: Mapping[str, Mapping[str, Any]], said: dict[str, Any]) -> None
 
 @dataclass(frozen=True)
 class Work:
-    """What one run of a study has done.
+    """The trials that one run of a study has done.
 
     Attributes:
         name: where it is, or was, for people.
@@ -172,7 +172,7 @@ class Work:
 
 
 def work_done(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Work]:
-    """What each run of a study has done, those that have done nothing left out.
+    """List what each run of a study has done, those that have done nothing left out.
 
     Args:
         study: the study.

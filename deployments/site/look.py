@@ -63,7 +63,7 @@ def _faults(browser: Browser, path: Path) -> list[str]:
 
 
 def _finds(browser: Browser, path: Path, word: str) -> bool:
-    """Whether the search finds a word, without a server."""
+    """Tell whether the search finds a word, without a server."""
     from playwright.sync_api import TimeoutError as Late
 
     page = browser.new_page(viewport={"width": 1280, "height": 900})
