@@ -26,7 +26,7 @@ _SHOWN = 60  # letters of a value
 
 @dataclass(frozen=True)
 class StudyDiff:
-    """What differs between two archived studies; `print` it. Falsy when nothing differs.
+    """The differences between two archived studies; `print` it. Falsy when there are none.
 
     In each mapping, a name goes with the two values, that of the first study first; `None` stands
     for what is not there.

@@ -1,4 +1,4 @@
-"""What deleted studies have left on the artifact filesystem: found, and removed when asked."""
+"""Garbage of deleted studies on the artifact filesystem: found, and removed when asked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DeletedStudy:
 
 @dataclass(frozen=True)
 class StudyGarbage:
-    """What `collect_garbage` has removed, or would remove.
+    """Garbage that `collect_garbage` has removed, or would remove.
 
     Attributes:
         dry_run: whether it has only been looked for.

@@ -265,7 +265,7 @@ def _check_path(path: str, digest: str, uuid: str | None) -> None:
 
 
 def _is_member(path: str, uuid: str | None) -> bool:
-    """Whether a file, other than a blob, is one that the format has."""
+    """Tell whether the format has such a file, other than a blob."""
     if _UPLOAD.fullmatch(path):
         return True
     folder, member = f"studies/{uuid}/", path.removeprefix(f"studies/{uuid}/")
@@ -294,7 +294,7 @@ _MALFORMED = (
 
 
 class _DamagedError(ArchiveError):
-    """What is wrong with the file, as the rest of a sentence."""
+    """The file is damaged; the message is the rest of a sentence."""
 
 
 @contextlib.contextmanager

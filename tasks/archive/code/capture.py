@@ -157,7 +157,7 @@ def encode_scope(scope: Mapping[str, Any]) -> Any:
 
 
 def _secrets_in(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> list[str]:
-    """What holds the value of a secret environment variable, a line for each."""
+    """List what holds the value of a secret environment variable, a line for each."""
     secrets = SecretVariables.here()
     in_blobs = {
         digest: name

@@ -1,4 +1,4 @@
-"""What a script has changed around its code: attributes of modules, and settings of libraries.
+"""Changes that a script has made around its code: attributes of modules, library settings.
 
 `np.float = float`, `sklearn.set_config(transform_output="pandas")` and `decimal.getcontext().prec
 = 50` stand at the top of a script, in no function that a problem reaches, and its results depend
@@ -84,7 +84,7 @@ def settings(files: Iterable[SourceFile], code: Iterable[str]) -> Iterator[Chang
 
 
 def _options(arguments: list[str]) -> dict[str, str]:
-    """What a command line gives its options, `--token=x` and `--token x`."""
+    """Return the options of a command line with their values, `--token=x` and `--token x`."""
     found: dict[str, str] = {}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.startswith("-"):
@@ -94,7 +94,7 @@ def _options(arguments: list[str]) -> dict[str, str]:
 
 
 def _targets(tree: ast.Module) -> Iterator[ast.Attribute]:
-    """What is assigned when a module is loaded: not in its functions and classes."""
+    """Yield the attributes assigned when a module is loaded, outside its functions and classes."""
     for node in _at_once(tree.body):
         targets = node.targets if isinstance(node, ast.Assign) else []
         yield from (target for target in targets if isinstance(target, ast.Attribute))

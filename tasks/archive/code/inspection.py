@@ -1,4 +1,4 @@
-"""What Python says about live objects, and what `inspect` leaves out."""
+"""Inspection of live objects, beyond what `inspect` tells."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def attribute_names(cls: type) -> set[str]:
 
 
 def changed_attributes(cls: type, source: str) -> dict[str, Any]:
-    """What a class has that its statement, run again, might not give: set later, changed, drawn.
+    """Return attributes that a class's statement, run again, might not give: set later or drawn.
 
     What is written there as a literal and still holds is left out, and so are methods and the like,
     unless somebody has put others in their place.
@@ -106,7 +106,7 @@ def changed_attributes(cls: type, source: str) -> dict[str, Any]:
 
 
 def _is_made_by_installed_code(metaclass: type) -> bool:
-    """Whether the class of a class does something that is not known here."""
+    """Tell whether a metaclass does something that is not known here."""
     if metaclass in (type, ABCMeta):
         return False
     module = sys.modules.get(metaclass.__module__)
@@ -171,7 +171,7 @@ def instance_state(value: Any) -> dict[str, Any] | None:
 
 
 def _copies_by_itself(kind: type) -> bool:
-    """Whether a type has its own way of being copied or pickled; that of dataclasses is none."""
+    """Tell whether a type customizes copying or pickling; dataclasses' own methods do not count."""
     for name in ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__"):
         method = getattr(kind, name, None)
         own = method is not getattr(object, name, None)
@@ -217,7 +217,7 @@ def _lies_in_installation(file: str) -> bool:
 
 
 def is_installed(module_globals: Mapping[str, Any]) -> bool:
-    """Whether a module belongs to Python, to an installed distribution or to this project."""
+    """Tell whether a module belongs to Python, to an installed distribution or to this project."""
     name = module_globals.get("__name__") or ""
     if ARCHIVED_AS in module_globals or name == "__main__":
         return False

@@ -51,7 +51,7 @@ class Needed:
 
 
 def needed_packages(capture: Capture, environment: Environment | None) -> list[Needed]:
-    """What captured code imports of other distributions. Nothing is executed."""
+    """List what captured code imports of other distributions. Nothing is executed."""
     versions = environment.distributions if environment is not None else {}
     used: dict[str, dict[str, None]] = {}
     guarded: set[str] = set()
@@ -110,7 +110,7 @@ def lacking(capture: Capture, environment: Environment) -> list[str]:
 
 
 def is_this_python(environment: Environment) -> bool:
-    """Whether code of an environment is for this Python: the same but for its last number."""
+    """Tell whether code of an environment is for this Python: the same but for its last number."""
     here = platform.python_version_tuple()[:2]
     return (
         environment.implementation == platform.python_implementation()

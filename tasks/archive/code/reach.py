@@ -1,4 +1,4 @@
-"""What a problem's functions reach, found out and written down.
+"""Search for everything that a problem's functions reach, and its record.
 
 It starts at the problem's functions and follows what they refer to: helpers, classes, constants,
 closures' variables, decorators, modules. What is the user's own is recorded as source or as a
@@ -360,7 +360,7 @@ class Reach:
         return {"$singledispatch": [first, others]}
 
     def _changes(self) -> None:
-        """What scripts have changed around their code, before all else: code may depend on it."""
+        """Record what scripts have changed around their code, first: code may depend on it."""
         files = {id(s): list(self._sources.files(s.globals)) for s in self._spaces.values()}
         code = [str(symbol.get("source", "")) for symbol in self.symbols]
         found = list(settings((file for several in files.values() for file in several), code))
@@ -386,7 +386,7 @@ class Reach:
         return encoded(change, lambda value, path: self._value(value, place.inside(path)))
 
     def _tried(self, encode: Callable[[], Json]) -> Json:
-        """What can do without being captured; `None` if it cannot be, or is secret."""
+        """Encode something that may be left out; `None` if it cannot be captured, or is secret."""
         before = dict(self.refusals)
         try:
             value = encode()
@@ -500,7 +500,7 @@ class Reach:
             self._known.setdefault(id(value), (value, reference))
 
     def _captured(self) -> tuple[Any, ...]:
-        """What there is so far, to go back to."""
+        """Return a snapshot of the capture so far, to go back to."""
         return (
             dict(self.refusals),
             dict(self._known),
@@ -553,7 +553,7 @@ class Reach:
             self.distributions[module.partition(".")[0]] = distribution
 
     def _imported(self, value: Any, space: _Namespace, name: str) -> Json:
-        """What the module's own import statement says of a global, if it still holds."""
+        """Encode a global by the module's own import statement, if that still holds."""
         if (archived := space.globals.get(ARCHIVED_IMPORTS, {}).get(name)) is not None:
             return self._import(archived)
         for statement, original in self._sources.imports(name, space.globals):
@@ -623,7 +623,7 @@ class Reach:
     def _belongings(
         self, function: FunctionType, reference: str, qualname: str, found: References
     ) -> dict[str, Json]:
-        """What a function object has besides its code, as values."""
+        """Encode what a function object has besides its code, as values."""
         title = titled(function)
         place = _Place(self._space(function.__globals__), None, title)
         a_default = place.inside(f"a default value of {title}")
@@ -804,7 +804,7 @@ class Reach:
 
 
 def _made_anew(value: Any) -> tuple[str, list[Any]] | None:
-    """How to make an object again that is of this process: the function, and what it takes.
+    """Return how to make an object of this process again: a function and its arguments.
 
     Whoever runs the code again is to overwrite nobody's files: one that is open for writing is then
     open on nothing.
@@ -838,12 +838,12 @@ def _is_for_writing(file: io.IOBase) -> bool:
 
 
 def _is_definition(value: Any) -> bool:
-    """Whether a value is made by an assignment that may as well be made again."""
+    """Tell whether a value is made by an assignment that may as well be made again."""
     return isinstance(value, ContextVar) or type(value).__module__ in ("typing", "types")
 
 
 def _plain(value: Any) -> Any:
-    """What lies in lists and mappings; objects inside of them are looked at by themselves."""
+    """Return what lies in lists and mappings; objects inside of them are looked at separately."""
     if type(value) is dict:
         return {key: _plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):

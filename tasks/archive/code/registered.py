@@ -1,4 +1,4 @@
-"""What somebody has registered for a study: names with their values, and three entry points.
+"""Names and values that somebody has registered for a study, and its three entry points.
 
 Together they are a `Problem`. Its functions find what they refer to as they always do, in the
 globals and closures that are archived with them; whoever names a parameter `ctx` gets all the
@@ -72,11 +72,11 @@ class Registered:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all three entry points are known."""
+        """True once all three entry points are known."""
         return len(self.entrypoints) == len(_CALLED)
 
     def missing(self, *, run: bool = True) -> list[str]:
-        """What is missing for a study to be run again, and how to give it."""
+        """List what is missing for a study to be run again, and how to give it."""
         missing: list[str] = []
         if not self.context:
             missing.append("a context: `with archive.register():` around the definitions")
@@ -112,7 +112,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class ArchiveReport:
-    """What is archived of a study, as `OptunaArchive.check_minimal` found it.
+    """The contents of a study's archive, as `OptunaArchive.check_minimal` found them.
 
     Attributes:
         study_name: the study.

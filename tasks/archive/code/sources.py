@@ -259,7 +259,7 @@ def inner_codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def same_code(one: CodeType, other: CodeType) -> bool:
-    """Whether two code objects do the same, wherever they were written."""
+    """Tell whether two code objects do the same, wherever they were written."""
     if "@py_builtins" in (*one.co_names, *other.co_names):
         # Pytest rewrites the assertions of a test module: there is nothing to compare.
         return one.co_name == other.co_name

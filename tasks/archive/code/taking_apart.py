@@ -33,7 +33,7 @@ _REFUSED = (optuna.Study, optuna.Trial, optuna.storages.BaseStorage)
 
 @dataclass(frozen=True)
 class Parts:
-    """What an object is made of.
+    """The parts from which an object can be made again.
 
     Attributes:
         is_new: whether it is made by `make.__new__(make, ...)`, and not by calling `make`.

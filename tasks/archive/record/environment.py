@@ -1,4 +1,4 @@
-"""What a study ran in: Python, the machine, installed distributions, the state of the code.
+"""Environment of a study: Python, machine, installed distributions, the state of the code.
 
 Beside that it keeps what a digest names: the script that Python was started with, and the changes
 to tracked files that git has not committed. Files that git does not track are left out, since that
@@ -58,7 +58,7 @@ RECORDED_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "XLA_FLAGS",
 )
-"""What changes results without a change of code: the order of sets, of sums across threads."""
+"""Variables that change results without a change of code: order of sets, of sums in threads."""
 
 # What was not taken down says nothing about what it was: by a former version, without
 # threadpoolctl, or before a library was imported.
@@ -94,7 +94,7 @@ class GitState:
 
 @dataclass(frozen=True)
 class Environment:
-    """What a study ran in. No names of machines or people.
+    """The environment in which a study ran. No names of machines or people.
 
     Attributes:
         python: version of Python, such as `"3.11.7"`.
@@ -339,12 +339,12 @@ def _requirement(name: str, version: str, source: str | None) -> str:
 
 
 def is_built() -> bool:
-    """Whether this process runs in an environment that was built from a recorded one."""
+    """Tell whether this process runs in an environment that was built from a recorded one."""
     return Path(sys.prefix, RECORD_FILE).exists()
 
 
 def is_requirement(name: str, version: str, source: str | None) -> bool:
-    r"""Whether it is one package in one version, and nothing else that a file of them may have.
+    r"""Tell whether it is one package in one version, and nothing else that pip would obey.
 
     Example:
         >>> is_requirement("numpy", "2.1.0", None)
@@ -428,7 +428,7 @@ def _is_of_optuna(value: object) -> bool:
 
 
 def _kept(made: object, name: str, default: object) -> object:
-    """What became of an argument: Optuna's keep it under its name, or a part of theirs does."""
+    """Return what became of an argument: Optuna keeps it under its name, or in a part."""
     parts = [part for part in getattr(made, "__dict__", {}).values() if _is_of_optuna(part)]
     parts = [part for part in parts if not isinstance(part, (BaseSampler, BasePruner))]
     name = _KEPT_AS.get(name, name)

@@ -1,4 +1,4 @@
-"""What comes of trials afterwards: re-evaluations, and late trials.
+"""Later records of trials: re-evaluations, and late trials.
 
 A re-evaluation is a file beside the archive, never changed. A late trial is what one came to whose
 place another one had taken meanwhile.

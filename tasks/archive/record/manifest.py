@@ -52,13 +52,13 @@ class Version(BaseModel):
 
     @property
     def id(self) -> str:
-        """What names the version in its study, 16 hexadecimal digits, whenever it was made."""
+        """The name of the version in its study, 16 hexadecimal digits, whenever it was made."""
         content = [self.first_trial, self.code_version, self.environment, self.scope]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def content(self) -> dict[str, Any]:
-        """What is signed: everything but the signature."""
+        """Return what is signed: everything but the signature."""
         return self.model_dump(exclude={"signature"})
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Manifest(BaseModel):
     signature: Any = Field(default=None, description="Of all but the versions, if there is a key.")
 
     def content(self) -> dict[str, Any]:
-        """What is signed: everything but the signature, and the versions, which have their own."""
+        """Return what is signed: all but the signature and the versions, which have their own."""
         content = self.model_dump(exclude={"signature", "versions"})
         if not self.ledger:  # as it was signed before there were ledgers
             del content["ledger"]

@@ -57,7 +57,7 @@ class Entry:
 
     @property
     def head(self) -> list[Any]:
-        """What the next entry says of this one: the number, and a digest of all up to here."""
+        """Reference of the next entry to this one: the number, and a digest of all up to here."""
         # Samplers write constraints the old way when the trial is told, after it was signed.
         late = self.trial.system_attrs.get("constraints")
         parts = [self.signature["before"], self.trial.number, self.signature["hmac"], late]
@@ -81,7 +81,7 @@ class RunningList:
         self._knows: dict[str, dict[str, Any]] = {}
 
     def next(self) -> dict[str, Any]:
-        """What the signature of the next trial says of its place."""
+        """Return the place of the next trial in the list, as its signature gives it."""
         if self._written is None:
             self.manifest = with_ledger(self.study, self.manifest, self.keys)
             self._write(closed=False)
@@ -158,7 +158,7 @@ def signed_names(attributes: Mapping[str, Any]) -> list[str]:
 
 
 def known_now(study: Study, keys: SigningKeys, *, but: str) -> dict[str, dict[str, Any]]:
-    """What is signed in a study at this moment: versions, attributes, and the lists of runs.
+    """Return what is signed in a study at this moment: versions, attributes, and lists of runs.
 
     Of runs only those that no other one names: the others are missed through them.
     """

@@ -34,7 +34,7 @@ _PLAIN = frozenset({str, float, int, bool, type(None)})
 
 
 def _sorts_as_it_is(content: Any) -> bool:
-    """Whether all keys are ASCII text; of what is nested deeply, nobody looks."""
+    """Tell whether all keys are ASCII text, not looking into what is nested deeply."""
     level = [content]
     for _ in range(_LEVELS):
         inside: list[Any] = []

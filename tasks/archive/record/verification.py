@@ -1,4 +1,4 @@
-"""Whether the signatures of an archive hold, and signing what has none yet."""
+"""Verification of an archive's signatures, and signing of what has none yet."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _MAX_PLACES = 10_000  # of such digits in one attribute, which not every storage
 
 @dataclass(frozen=True)
 class SignatureCheck:
-    """What the signatures of an archive say.
+    """The result of checking the signatures of an archive.
 
     Attributes:
         configured: whether there is a key here to check them with.
@@ -70,12 +70,12 @@ class SignatureCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether everything is signed by a key that is configured here, and unchanged."""
+        """True if everything is signed by a key that is configured here, and unchanged."""
         return self.configured and not self.problems
 
     @property
     def complete(self) -> bool:
-        """Whether it holds, and nothing could be missing that was signed: there are no gaps."""
+        """True if it holds, and nothing could be missing that was signed: there are no gaps."""
         return self.holds and not self.gaps
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ def check_signatures(
 
 @dataclass
 class _Found:
-    """What checking the signatures of a study has found.
+    """Findings of checking the signatures of a study.
 
     Attributes:
         problems: what does not hold, each as a sentence.
@@ -306,7 +306,7 @@ class _Afterwards:
         self.covered = frozenset(numbers)
 
     def problems(self, keys: SigningKeys) -> Iterator[str]:
-        """What does not hold, each as a sentence."""
+        """Yield what does not hold, each as a sentence."""
         if self._record is None:
             return
         numbers, manifest, record = self._numbers, self._manifest, self._record
@@ -351,7 +351,7 @@ def _digests(
 def _former(
     study: Study, trials: Sequence[FrozenTrial], manifest: Manifest, numbers: Sequence[int]
 ) -> list[Any]:
-    """What a former version has signed of trials that had ended."""
+    """Return what a former version has signed of trials that had ended."""
     directions = _directions(study)
     content: list[Any] = []
     for number in numbers:

@@ -107,7 +107,7 @@ def _name_queued(study: Study, version: Version) -> None:
 
 
 def changes(manifest: Manifest) -> list[str]:
-    """What changed from each version to the next, for people who compare trials."""
+    """List what changed from each version to the next, for people who compare trials."""
     found: list[str] = []
     for before, after in zip(manifest.versions, manifest.versions[1:], strict=False):
         changed = [

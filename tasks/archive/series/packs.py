@@ -25,7 +25,7 @@ from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import ArtifactNotFoundError
 
 LARGE = 1 << 20
-"""How many bytes a file in a pack has at most; of a larger one, its place is the least cost."""
+"""Largest size of a file in a pack, in bytes; the place of a larger one costs least."""
 
 _FILES = 256  # of a pack
 _KEPT = 1024  # packs whose contents are remembered

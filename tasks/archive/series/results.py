@@ -1,4 +1,4 @@
-"""What `run` returns: in the trial itself where it is small, else as one Arrow file for each trial.
+"""Results of `run`: in the trial itself if they are small, else an Arrow file for each trial.
 
 The file is an Arrow IPC file ("Feather"), which `pyarrow.feather.read_table`, pandas, polars
 and DuckDB open. It has one of these layouts:
@@ -58,7 +58,7 @@ from prefect_optuna.tasks.persistence.info import INFO
 RESULT_FORMAT = 1
 
 INLINE = 4096
-"""How many bytes of JSON a result may take in the attribute of its trial, instead of a file."""
+"""Maximum number of bytes of a result's JSON in its trial's attribute, instead of a file."""
 
 _KEY = b"prefect_optuna"
 _COMPRESS_FROM = 1 << 15  # bytes; below, a file takes about as much of the disk either way
@@ -162,7 +162,7 @@ def decode_inline_series(reference: Mapping[str, Any], key: str) -> dict[str, An
 
 
 def is_of(key: str, name: str) -> bool:
-    """Whether a series is what a key names: itself, or one of several below it."""
+    """Tell whether a series is what a key names: itself, or one of several below it."""
     return name == key or name.startswith(f"{key}.")
 
 
@@ -183,7 +183,7 @@ def _inline_arrays(reference: Mapping[str, Any]) -> tuple[Mapping[str, Any], lis
 
 
 def fits_inline(size: int) -> bool:
-    """Whether so many bytes are few enough for an attribute; Base64 makes four of three."""
+    """Tell whether so many bytes are few enough for an attribute; Base64 makes four of three."""
     return size * 4 // 3 <= INLINE
 
 
@@ -465,7 +465,7 @@ def _serialized(table: Any, codec: Any) -> Any:
 
 
 def _is_compressible(buffer: Any) -> bool:
-    """Whether compressing saves much, by samples: simulated floats are mostly noise."""
+    """Tell from samples whether compressing saves much: simulated floats are mostly noise."""
     import pyarrow as pa
 
     if buffer.size < _COMPRESS_FROM:

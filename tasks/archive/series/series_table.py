@@ -143,7 +143,7 @@ class SeriesReader:
     def _held(
         self, spec: SeriesSpec | None
     ) -> Callable[[FrozenTrial], tuple[FrozenTrial, Any, Mapping[str, Any]]]:
-        """What reads a trial's attribute: the trial, what its series lie along, and the series."""
+        """Return a reader of a trial's attribute, for the trial, its axes and its series."""
 
         def of_result(trial: FrozenTrial) -> tuple[FrozenTrial, Any, Mapping[str, Any]]:
             axes = id(self.axes_of(trial))  # one object for each version
@@ -226,7 +226,7 @@ class SeriesReader:
         return axis
 
     def _from_result(self, trial: FrozenTrial) -> Any:
-        """What of a trial's result is called like the series, along the axes of its problem."""
+        """Return the part of a trial's result that the series names, along the problem's axes."""
         axes = self.axes_of(trial)
         content = self._read(trial, trial.user_attrs[RESULT_KEY])
         return self._along(trial, axes, *decode_series(content, self.key, axes))

@@ -145,7 +145,7 @@ class StudySeries:
         return axis
 
     def _spec(self, key: str) -> SeriesSpec | None:
-        """What the first trial has said of a series, if there has been one."""
+        """Return the specification of a series from the first trial that had it, if any."""
         if key not in self._specs:
             attribute = self._study.user_attrs.get(f"{KEY_TIMESERIES}{key}")
             if attribute is None:

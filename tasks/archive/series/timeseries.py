@@ -34,7 +34,7 @@ from prefect_optuna.tasks.archive.series.axes import MAX_BYTES, Axis, grid_size,
 from prefect_optuna.tasks.archive.series.results import fits_inline, inline_digest, write_arrow
 
 KEY_TIMESERIES = "timeseries:"
-"""What the attributes that are about a series start with, of studies and of trials."""
+"""Prefix of the attributes that are about a series, of studies and of trials."""
 
 Layout = Literal["aligned", "product"]
 
@@ -45,7 +45,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
 @dataclass(frozen=True)
 class SeriesSpec:
-    """What the series of one key have in common in all trials of a study.
+    """The properties that the series of one key share in all trials of a study.
 
     Attributes:
         axes: the names of the axes.
@@ -62,7 +62,7 @@ class SeriesSpec:
     units: Mapping[str, str] = field(default_factory=dict)
 
     def attribute(self) -> dict[str, Any]:
-        """What the attribute of the study says, as JSON."""
+        """Return the attribute of the study, as JSON."""
         attribute: dict[str, Any] = {
             "axes": list(self.axes),
             "columns": list(self.columns),
@@ -144,7 +144,7 @@ class TrialSeries:
         return write_arrow(batch, {"layout": "series", "key": key})
 
     def inline(self, key: str, dtype: str) -> dict[str, Any] | None:
-        """What the trial's attribute says of values that are in it; `None` if they need a file."""
+        """Return the trial's attribute with the values in it; `None` if they need a file."""
         values = self.values.astype(np.dtype(dtype), copy=False)
         if self.own or not fits_inline(values.nbytes):
             return None
@@ -152,7 +152,7 @@ class TrialSeries:
         return self.reference({"inline": inline, "sha256": inline_digest([key, inline])})
 
     def reference(self, place: Mapping[str, Any]) -> dict[str, Any]:
-        """What the trial's attribute says of it beside where it is, as JSON."""
+        """Return the trial's attribute, as JSON: where the series is, and what describes it."""
         reference: dict[str, Any] = {**place, "rows": len(self.values)}
         shared = {n: a.digest[:32] for n, a in self.axes.items() if n not in self.own}
         if shared:
