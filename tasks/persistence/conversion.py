@@ -112,7 +112,7 @@ def made_of(info: PersistentClass[T], d: Mapping[str, Any], where: str = "") -> 
 
 
 def _takes(cls: type, keys: Mapping[str, Any]) -> bool:
-    """Whether `__init__` has arguments of these names; what it makes of them is its own affair."""
+    """Tell whether `__init__` has arguments of these names, whatever it makes of them."""
     try:
         inspect.signature(cls).bind(**keys)
     except TypeError:

@@ -163,7 +163,7 @@ def _eq(self: Any, other: Any) -> Any:
 
 
 def _getattr(inherited: Any) -> Any:
-    """What is asked for an attribute that is not there: it may not have been read yet."""
+    """Return a `__getattr__` for missing attributes, which may not have been read yet."""
 
     def __getattr__(self: Any, name: str) -> Any:  # noqa: N807
         pending: Mapping[str, Any] | None = vars(self).get(PENDING)

@@ -87,7 +87,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
 
     @property
     def persistence_info(self) -> PersistentClass[T]:
-        """What is known of the class."""
+        """The description of the class."""
         return ensure_persistence_class(self.persistence_class)
 
     @property
@@ -328,7 +328,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             raise
 
     def _stamp(self) -> int | None:
-        """What is another time whenever a file of the folder is made, renamed or removed."""
+        """Return a stamp that changes when a file of the folder is made, renamed or removed."""
         if not is_folder(self.artifacts):
             return None
         try:

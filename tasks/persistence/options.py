@@ -57,7 +57,7 @@ class PersistenceOptions(abc.ABC, Generic[T]):
     GROUP_CACHE: ClassVar[str] = "Persistence options"
 
     invalid_cache: bool = False
-    """Whether to compute anew what there is."""
+    """True to compute anew what there is."""
 
     @property
     def persistence_class(self) -> type[T]:

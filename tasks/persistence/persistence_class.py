@@ -229,7 +229,7 @@ def _model_fields(cls: type[BaseModel], name: str) -> dict[str, PersistentField]
 
 
 def _leave_in_class(cls: type, one: PersistentField) -> None:
-    """What is left of a declaration: the default of data, or nothing."""
+    """Leave the default of data in place of a declaration, or nothing."""
     if not isinstance(vars(cls).get(one.field_name), PersistentField):
         return
     if not one.init and one.default is not missing:

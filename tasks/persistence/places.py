@@ -26,7 +26,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
 def is_folder(artifacts: ArtifactFileSystem) -> bool:
-    """Whether the artifacts are files of this machine."""
+    """Tell whether the artifacts are files of this machine."""
     return "://" not in artifacts.url
 
 

@@ -22,7 +22,7 @@ _PLAIN = {"bool", "int", "float", "complex", "str", "bytes"}
 
 
 def header_of(info: PersistentClass[Any]) -> dict[str, Any]:
-    """What a file says of the class of its object."""
+    """Return the header of a file, which names the class of its object."""
     return {
         "class": info.cls_name,
         "home": info.home,
