@@ -100,12 +100,12 @@ def likely_cause(
 
 
 def holds_generator(request: RerunRequest) -> bool:
-    """Whether code holds a generator of random numbers, which goes on from trial to trial."""
+    """Tell whether code holds a generator of random numbers, which goes on from trial to trial."""
     return any(name in request.capture.content for name in _GENERATORS)
 
 
 def depends_on_hashes(request: RerunRequest) -> bool:
-    """Whether code makes sets or hashes, and hashes of text were left to chance."""
+    """Tell whether code makes sets or hashes, while hashes of text were left to chance."""
     if request.environment.variables.get("PYTHONHASHSEED", "random") != "random":
         return False
     sources = (str(symbol.get("source", "")) for symbol in request.capture.document["symbols"])
@@ -115,7 +115,7 @@ def depends_on_hashes(request: RerunRequest) -> bool:
 def scope_that_is_read(
     scope: Mapping[str, Any] | None, trials: Iterable[FrozenTrial], archived: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What replaces parts of an archived scope, as far as the trials read it.
+    """Return what replaces parts of an archived scope, as far as the trials read it.
 
     Example:
         >>> import optuna

@@ -15,7 +15,7 @@ from prefect_optuna.tasks.archive.record.trial_records import MARK
 from prefect_optuna.tasks.sampling import is_lost
 
 MOST_SECONDS = 120.0
-"""How long the trials before may have taken together, unless somebody asks why."""
+"""Maximum number of seconds that the trials before may have taken, unless somebody asks why."""
 
 
 def histories(
@@ -76,6 +76,6 @@ def _session(trial: FrozenTrial) -> str:
 
 
 def _has_run(trial: FrozenTrial) -> bool:
-    """Whether its code came to an end, and it is known when it began."""
+    """Tell whether a trial's code came to an end, and it is known when it began."""
     timed = trial.datetime_start is not None and trial.datetime_complete is not None
     return trial.state.is_finished() and timed and not is_lost(trial)

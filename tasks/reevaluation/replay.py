@@ -1,4 +1,4 @@
-"""What archived code sees when it runs again: a real trial of a real study, in memory.
+"""A real trial of a real study, in memory, for archived code that runs again.
 
 The parameters are fixed to the archived ones. Where the code mentions its study, the study has the
 trials that had ended before the archived one began, as they were. A pruner repeats what was decided
@@ -35,7 +35,7 @@ _LOOKING = ("study", "storage")
 
 @dataclass(frozen=True)
 class Past:
-    """What archived code may see of its study: data, and picklable."""
+    """The part of its study that archived code may see: data, and picklable."""
 
     name: str = "study"
     user_attrs: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def own_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_json(value: Any) -> bool:
-    """Whether a value travels; a study in memory has attributes of any kind."""
+    """Tell whether a value travels; a study in memory has attributes of any kind."""
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError):

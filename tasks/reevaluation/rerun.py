@@ -112,7 +112,7 @@ _KERNELS = {
 
 @dataclass(frozen=True)
 class ArchivedTrial:
-    """What it takes to run a trial again."""
+    """An archived trial, as far as it takes to run it again."""
 
     number: int
     params: Mapping[str, Any]
@@ -206,7 +206,7 @@ class RerunRequest:
 
 @dataclass(frozen=True)
 class RerunAnswer:
-    """What trials gave, and where."""
+    """The answer to a request: what trials gave, and where."""
 
     reruns: Sequence[Rerun]
     environment: Environment
@@ -491,7 +491,7 @@ def _again(
 
 
 def _is_same_step(trial: ArchivedTrial, reported: Mapping[int, float]) -> bool:
-    """Whether the archived trial was pruned as well: there, or like this one before any report."""
+    """Tell whether the archived trial was pruned as well: here, or also before any report."""
     if trial.pruned_at is not None:
         return bool(reported)
     return trial.pruned and not reported

@@ -1,4 +1,4 @@
-"""What archived code uploads when it runs again: kept in a scratch folder, and compared.
+"""Uploads of archived code that runs again: kept in a scratch folder, and compared.
 
 `optuna.artifacts.upload_artifact` writes to the store that the code names, beside what the study
 has there. Here its place is taken: the file is compared with the archived trial's upload of that

@@ -1,4 +1,4 @@
-"""What archived trials gave when they were run again, beside what they had given."""
+"""Verdicts on archived trials that ran again: their new values beside the archived ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Value = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Rerun:
-    """What a trial gave when it was run again."""
+    """The outcome of a trial that was run again."""
 
     number: int
     values: tuple[tuple[float, ...], ...]
@@ -100,7 +100,7 @@ class ReevaluatedTrial(BaseModel):
 
     @property
     def distance(self) -> tuple[float, ...]:
-        """How far the archived value is above the mean of the new ones, in standard deviations.
+        """Distance of the archived value above the mean of the new ones, in standard deviations.
 
         Of values that other seeds gave (`reseed=True`), it says how much of the archived one is
         luck. It is below zero where that is less than the mean, and empty where there is none.
@@ -119,7 +119,7 @@ class ReevaluatedTrial(BaseModel):
 
 
 class Reevaluation(BaseModel):
-    """What came of running archived trials again."""
+    """The outcome of running archived trials again."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
@@ -161,17 +161,17 @@ class Reevaluation(BaseModel):
 
     @property
     def reproduced(self) -> bool:
-        """Whether every trial gave its archived value again."""
+        """True if every trial gave its archived value again."""
         return all(trial.verdict == "reproduced" for trial in self.trials)
 
     @property
     def drifted(self) -> bool:
-        """Whether a trial gave another value, or none, and not because of another seed."""
+        """True if a trial gave another value, or none, and not because of another seed."""
         return any(trial.verdict in ("drifted", "failed") for trial in self.trials)
 
     @property
     def headline(self) -> str:
-        """How many trials were reproduced, in a line."""
+        """The number of reproduced trials, in a line."""
         count = sum(trial.verdict == "reproduced" for trial in self.trials)
         varies = sum(trial.verdict == "varies" for trial in self.trials)
         more = f", {varies} with other values for other seeds" if varies else ""
@@ -196,7 +196,7 @@ class Reevaluation(BaseModel):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """Return the card that notebooks show."""
         return card(
             f"Reevaluation of {self.study_name}: {self.headline}",
             [("environment", note) for note in self.notes],
@@ -306,7 +306,7 @@ def constraint_words(trial: ReevaluatedTrial, number: Callable[[float], str]) ->
 
 
 def luck_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
-    """How much of a value is luck, for a trial that ran with other seeds.
+    """Describe how much of a value is luck, for a trial that ran with other seeds.
 
     Example:
         >>> from prefect_optuna.tasks.reevaluation.verdicts import luck_words

@@ -164,7 +164,7 @@ class _Investigation:
         return Cause(self._likely(again), tuple(self.said))
 
     def _may_be_another_build(self) -> bool:
-        """Whether to build an environment in which all has the versions that are here already."""
+        """Tell whether to build an environment anew in the versions that are here already."""
         if not self.imported or self._differences() or self.edited or self.asked:
             return False
         return "data" in self.ruled_out or all(one.same for one in self.drift.answer.inputs)
@@ -200,7 +200,7 @@ class _Investigation:
         return Cause(words, tuple(self.said), self._put_back(suspects))
 
     def _suspects(self) -> list[str]:
-        """What may be put back by itself, beside scope, seed, packages and the clock."""
+        """List what may be put back by itself, beside scope, seed, packages and the clock."""
         found: list[str] = []
         if self.request.threads == "here":
             for kind in ("variables", "threads", "kernels"):
@@ -400,7 +400,7 @@ class _Investigation:
         return f"{name} {now or 'not installed'}, was {was}"
 
     def _chance(self, again: Rerun) -> Cause:
-        """What made two runs of it differ that had everything in common."""
+        """Return what made two runs of a trial differ that had everything in common."""
         self.said.append("run twice in one process: its values differ from one another")
         is_seeded = None not in again.seeds and not again.unseeded
         is_clock = again.clock and is_seeded and not holds_generator(self.request)
@@ -422,7 +422,7 @@ class _Investigation:
         return len(found) > 1
 
     def _likely(self, again: Rerun | None) -> str:
-        """What may be the cause, without what experiments have ruled out."""
+        """Return the likely cause, without what experiments have ruled out."""
         drift, answer = self.drift, self.drift.answer
         rerun = self.rerun if again is None else again
         if "packages" in self.ruled_out:
@@ -453,14 +453,14 @@ def _by_names_of(then: Environment, here: Environment) -> Environment:
 
 
 def _clock(again: Rerun) -> str:
-    """What to say of a trial to which the time makes a difference."""
+    """Describe the cause for a trial to which the time makes a difference."""
     return "time: it reads the clock" + (f" ({', '.join(again.clock)})" if again.clock else "")
 
 
 def _chosen(
     kind: str, chosen: Iterable[str], then: Mapping[str, Any], rest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What was recorded of those that are chosen, and the rest of the others."""
+    """Return what was recorded of the chosen names, and the rest of the others."""
     mixed = dict(rest)
     for one in chosen:
         of, _, name = one.partition(".")
