@@ -38,7 +38,7 @@ class Slot(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is to be filled in the calls of one function.
+    """A plan of what to fill in the calls of one function.
 
     Attributes:
         function: the function, by module and qualified name.
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
 
 
 def make_slot(parameter: inspect.Parameter, namespace: str, hint: Any, literal: bool) -> Slot:
-    """What it takes to fill a parameter."""
+    """Return what it takes to fill a parameter."""
     default, kind = parameter.default, type(parameter.default)
     if default is parameter.empty:
         default, kind = MISSING, hint
