@@ -33,7 +33,7 @@ def without_pickles(sampler: BaseSampler) -> BaseSampler:
 
 
 def _restored(prefix: str, completed_trials: Sequence[FrozenTrial]) -> Any:
-    """What `CmaEsSampler._restore_optimizer` returns: the optimizer of the last trial with one."""
+    """Return the last trial's optimizer, in place of `CmaEsSampler._restore_optimizer`."""
     for trial in reversed(completed_trials):
         parts = {k: v for k, v in trial.system_attrs.items() if k.startswith(prefix)}
         if parts:

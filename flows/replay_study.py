@@ -251,7 +251,7 @@ class _Replay:
         return None
 
     def _seen(self, trials: list[FrozenTrial], seen: Any) -> tuple[list[FrozenTrial], Any]:
-        """What there was, in place. What had ended for one is not looked at again for the next."""
+        """Return the trials that there were, and their places; settled ones are not read again."""
         count, unfinished = seen
         places = self._places
         if count < places.known or min(map(int, unfinished), default=count) < places.settled:

@@ -166,7 +166,7 @@ class UnusedEnvironment:
 
 @dataclass
 class _Wanted:
-    """What has to be in an environment.
+    """Requirements of an environment.
 
     Attributes:
         implementation: of Python, such as `"cpython"`.
@@ -343,7 +343,7 @@ def collect_environments(
 
 
 def garbage_text(garbage: object, environments: Sequence[UnusedEnvironment], *, dry: bool) -> str:
-    """What `gc` has found, for people.
+    """Describe what `gc` has found, for people.
 
     Example:
         >>> from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
@@ -568,13 +568,13 @@ def _closest(part: Path, pin: str) -> str | None:
 
 
 def _likeness(one: Version, other: Version) -> int:
-    """How many leading numbers two versions share."""
+    """Count the leading numbers that two versions share."""
     pairs = zip(one.release, other.release, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), len(one.release))
 
 
 def _resolve(part: Path, requirements: Sequence[str], *options: str) -> tuple[str, str]:
-    """What uv would install, without what that needs; and why it cannot."""
+    """Return what uv would install, without its dependencies; and why it cannot."""
     done = _uv(
         "pip", "compile", "--no-deps", "--no-header", "--no-annotate", "--quiet", *options,
         "--python", str(_python_in(part)), "-", cwd=part, text="\n".join(requirements),
@@ -636,7 +636,7 @@ def _our_requirements(extras: Collection[str] = ("",)) -> list[Requirement]:
 
 
 def needed_here(extras: Collection[str] = ()) -> dict[str, str]:
-    """What this package needs, as it is installed here: a pin by canonical name.
+    """Return what this package needs, as it is installed here: a pin by canonical name.
 
     Args:
         extras: those of this package that are meant, too, as far as they are installed.

@@ -18,7 +18,7 @@ class Generator:
     """The generator of a library, and what it takes to lend it to a trial."""
 
     name = ""
-    """What people call it."""
+    """The name that people know it by."""
 
     def save(self) -> Any:
         """Its state, for `restore`."""
@@ -198,7 +198,7 @@ LIBRARIES: dict[str, Callable[[], Generator]] = {
     "tensorflow": _TensorFlow,
     "cupy": _CuPy,
 }
-"""What makes the adapter of a library, by the module that has to be there."""
+"""Adapters of libraries, by the module that has to be there."""
 
 _made: dict[str, Generator] = {}
 
@@ -226,5 +226,5 @@ def loaded_generators() -> list[Generator]:
 
 
 def _is_whole(module: str) -> bool:
-    """Whether it is imported altogether; a thread may be in the middle of that."""
+    """Tell whether a module is fully imported; a thread may be in the middle of that."""
     return not getattr(sys.modules[module].__spec__, "_initializing", False)

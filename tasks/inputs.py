@@ -79,13 +79,13 @@ class InputFile:
 
     @property
     def name(self) -> str:
-        """What people call it: the relative path where there is one."""
+        """The name for people: the relative path where there is one."""
         return self.relative or self.path
 
 
 @dataclass(frozen=True)
 class InputNow:
-    """What has become of a file that trials have read.
+    """The present state of a file that trials have read.
 
     Attributes:
         name: of the file.
@@ -208,7 +208,7 @@ _notes: _Notes | None = None
 
 
 def _is_hidden(path: str) -> bool:
-    """Whether it holds credentials, most often, as ~/.aws and ~/.netrc do, and no data."""
+    """Tell whether a path is hidden, and so most likely holds credentials, as ~/.aws does."""
     if f"{os.sep}.env" in path:
         return True
     for folder in (Path.cwd(), Path.home()):  # a study may itself lie below a hidden folder
@@ -253,7 +253,7 @@ def _adapter() -> TypeAdapter[InputFile]:
 def read_inputs(
     artifacts: ArtifactFileSystem, uuid: str, version: str | None = None
 ) -> list[InputFile]:
-    """What trials have read, by the names of the files."""
+    """Return the files that trials have read, by name."""
     of = "*" if version is None else f"{version}-*"
     paths = artifacts.glob(f"studies/{uuid}/inputs/{of}.json")
     found: list[InputFile] = []
@@ -288,7 +288,7 @@ def archived_inputs(artifacts: ArtifactFileSystem, files: Sequence[InputFile]) -
 
 
 def _is_inside(relative: str) -> bool:
-    """Whether it is the name of a file in a folder, wherever the archive comes from."""
+    """Tell whether a path is the name of a file in a folder, wherever the archive comes from."""
     parts = relative.split("/")
     special = {*"\\:"} if sys.platform == "win32" else set[str]()
     return not {"", ".", ".."} & {*parts} and all(

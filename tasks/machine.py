@@ -1,4 +1,4 @@
-"""What this machine has, what trials on it have taken of that, and the share of one process.
+"""Resources of this machine, what trials on it have taken of them, and one process's share.
 
 Processes of different studies know nothing of each other, and a GPU that two of them use is slow
 for both, or full. So what a process takes is written down in a folder of the machine, in a file
@@ -39,7 +39,7 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-"""How many threads libraries take that are loaded from now on, and programs that are started."""
+"""Variables for the number of threads of libraries loaded, and programs started, from now on."""
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -49,7 +49,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine has, or what is left of it; in a container, what that may use.
+    """The resources of a machine, or what is left of them; in a container, those it may use.
 
     Attributes:
         cpus: how many processors' time a process here may take.
@@ -76,7 +76,7 @@ class Machine:
         return cls(_cpus(), _memory(), dict.fromkeys(_gpus(), 1.0))
 
     def room(self, needs: Resources) -> int | None:
-        """How many trials there is room for at once; `None` where nothing is counted."""
+        """Return the number of trials that there is room for; `None` where nothing is counted."""
         counts: list[float] = []
         if needs.cpus is not None:
             counts.append((self.cpus + _ROUNDING) // needs.cpus)
@@ -142,7 +142,7 @@ def require_room(needs: Resources, jobs: int = 1, machine: Machine | None = None
 
 
 def jobs_here(n_jobs: int, needs: Resources | None) -> int:
-    """How many trials run at once; -1 is as many as there is room for on this machine."""
+    """Return the number of trials at once; -1 is as many as there is room for on this machine."""
     if n_jobs > 0:
         return n_jobs
     room = None if needs is None else Machine.here().room(needs)
@@ -150,7 +150,7 @@ def jobs_here(n_jobs: int, needs: Resources | None) -> int:
 
 
 class Share:
-    """What a process has of its machine: it holds it until it is released, or the process ends.
+    """A process's share of its machine, held until it is released or the process ends.
 
     Example:
         >>> from prefect_optuna.tasks.machine import Share
@@ -382,7 +382,7 @@ def _folder() -> Path:
 
 
 def _claims(folder: Path) -> list[dict[str, Any]]:
-    """What living processes have; what dead ones have left goes. Within the lock of the folder."""
+    """List the claims of living processes and remove the others, with the folder locked."""
     found: list[dict[str, Any]] = []
     for file in folder.glob("*.json"):
         lock = FileLock(file.with_suffix(".lock"), thread_local=False)
@@ -402,7 +402,7 @@ def _claims(folder: Path) -> list[dict[str, Any]]:
 
 
 def _is_claim(value: Any) -> bool:
-    """Whether a process has written it: others may share the folder, and no trial fails of that."""
+    """Tell whether a process has written it: others may share the folder, which fails no trial."""
     if not isinstance(value, dict) or not isinstance(gpus := value.get("gpus"), dict):
         return False
     amounts: list[Any] = [value.get("cpus"), value.get("memory"), *gpus.values()]
@@ -414,7 +414,7 @@ def _is_claim(value: Any) -> bool:
 
 
 def _left(machine: Machine, claims: Sequence[Mapping[str, Any]]) -> Machine:
-    """What is left; processors and memory are a container's own, GPUs are the machine's."""
+    """Return what is left; processors and memory are a container's own, GPUs are the machine's."""
     gpus = dict(machine.gpus)
     cpus, memory = machine.cpus, machine.memory
     for claim in claims:

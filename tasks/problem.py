@@ -1,4 +1,4 @@
-"""What is optimized: a `Problem` says how to suggest, run and evaluate.
+"""The optimization problem: a `Problem` says how to suggest, run and evaluate.
 
 The three parts are ordinary functions of the user's. They ask for what else they need by the
 name of a parameter, so that the simple case stays simple:
@@ -94,7 +94,7 @@ class Problem:
     )
 
     def _repr_html_(self) -> str:
-        """What notebooks show: the names of what it is made of, and no values of its context."""
+        """Return the card for notebooks: the names of its parts, and no values of its context."""
         parts = {name: getattr(self, name) for name in (*_FIRST, "objective")}
         facts = {
             **{k: f"{getattr(v, '__qualname__', type(v).__name__)}" for k, v in parts.items() if v},
@@ -153,19 +153,19 @@ class Problem:
 
     @property
     def needs_trial(self) -> bool:
-        """Whether a worker needs a live Optuna trial, and so the storage, to run this problem."""
+        """True if a worker needs a live Optuna trial, and so the storage, to run this problem."""
         if self.objective is not None:
             return True
         return any("trial" in self._named.get(part, ()) for part in ("run", "evaluate"))
 
     @property
     def names_scope(self) -> bool:
-        """Whether a part gets the parameters of the scope by naming a parameter `scope`."""
+        """True if a part gets the parameters of the scope by naming a parameter `scope`."""
         return any("scope" in names for names in self._named.values())
 
     @property
     def names_stopping(self) -> bool:
-        """Whether `run` hears that it should stop, by naming a parameter `stopping`."""
+        """True if `run` hears that it should stop, by naming a parameter `stopping`."""
         return "stopping" in self._named.get("run", ())
 
     def call(self, part: str, first: Any, **available: Any) -> Any:

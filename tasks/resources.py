@@ -1,4 +1,4 @@
-"""What one trial has to itself: processors, memory and GPUs, with one meaning wherever it runs."""
+"""Resources of one trial: processors, memory and GPUs, with one meaning wherever it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXPECTED = (
 
 
 class Resources(BaseModel):
-    """What one trial has to itself.
+    """The resources that one trial has to itself.
 
     A part that is left out is not counted; but a trial with resources and without `gpus` sees no
     GPU, on any runner.

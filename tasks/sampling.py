@@ -49,13 +49,13 @@ _MOST_BLOCKS = 20_000
 """A sampler that draws more at once has been seeded anew, and begins another sequence."""
 
 Seen = list[Any]
-"""What was there when a trial was asked: how many trials, but for those that waited after them;
+"""A note of what there was when a trial was asked: the number of trials, but for waiting ones;
 and of each that was not finished, how many parameters it had, and whether it had told others what
 it would take."""
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial was lost to a crash or an interruption, and so does not count.
+    """Tell whether a trial was lost to a crash or an interruption, and so does not count.
 
     Example:
         >>> import optuna
@@ -97,11 +97,11 @@ class Places:
 
     @property
     def known(self) -> int:
-        """How many trials there were when they were looked at last."""
+        """Number of trials that there were when they were looked at last."""
         return self._known
 
     def seen(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], dict[str, Any], Seen]:
-        """What there is now, in place, what samplers have kept with it, and a note of it."""
+        """Return the trials there are, in place, what samplers keep with them, and a note of it."""
         for trial in trials[self._known :]:
             if "retry_history" in trial.system_attrs:
                 self._repeats.append(trial.number)
@@ -287,7 +287,7 @@ class AskedSampler(BaseSampler):
         self._place = place
         self._seed = seed
         self.again: Mapping[str, Any] = {}
-        """What the trial had that this one repeats: it is drawn, and then taken from here."""
+        """Attributes of the trial that this one repeats: it is drawn, and then taken from here."""
         self._view: Any = None
 
     @property
@@ -365,7 +365,7 @@ class AskedSampler(BaseSampler):
 
 
 def _parts(sampler: BaseSampler) -> Iterator[tuple[str, Any]]:
-    """What a sampler is made of: its own samplers and strategies, and generators, with names."""
+    """Yield a sampler's parts with names: its own samplers, strategies and generators."""
     pending: list[tuple[str, Any]] = [("", sampler)]
     known: set[int] = set()
     while pending:
@@ -447,7 +447,7 @@ def _place_as_id(study: Any, search_space: Any) -> int:
 
 
 def scrambles(sampler: BaseSampler, seeds: Mapping[str, int] | None = None) -> dict[str, int]:
-    """What the scrambled sequences of a sampler follow from, by its parts; given to them, or read.
+    """Return the seeds of a sampler's scrambled sequences by its parts, set first if given.
 
     Example:
         >>> import optuna
@@ -477,7 +477,7 @@ def seed_of_generators(sampler: BaseSampler) -> int:
 
 
 class _Twister:
-    """How far a Mersenne Twister has come since it began, counted in blocks of words."""
+    """The progress of a Mersenne Twister since it began, counted in blocks of words."""
 
     def __init__(self, generator: np.random.RandomState, began: Any = None) -> None:
         self.generator = generator
@@ -544,7 +544,7 @@ class Numbers:
         }
 
     def place(self) -> dict[str, Any] | None:
-        """How far they have come, as JSON; `None` if they do not go on from where they began."""
+        """Return their progress, as JSON; `None` if they do not go on from where they began."""
         found: dict[str, Any] = {}
         for path, one in self._twisters.items():
             place = one.place()
@@ -602,7 +602,7 @@ def _plain(state: Any) -> Any:
 
 
 def _kernels(cached: Any) -> list[list[Any]] | None:
-    """What a Gaussian process begins its next fit with."""
+    """Return what a Gaussian process begins its next fit with."""
     if cached is None:
         return None
     return [[getattr(one, name).detach().tolist() for name in _KERNEL] for one in cached]
@@ -622,7 +622,7 @@ def _as_kernels(stored: Any) -> list[Any] | None:
 def _last_state(
     trials: Sequence[FrozenTrial], there: Sequence[FrozenTrial], attributes: Mapping[str, Any]
 ) -> list[Any] | None:
-    """How far the sampler had come when the last trial was told, if it is known."""
+    """Return the sampler's progress when the last trial was told, if it is known."""
     for trial in reversed(there):
         if trial.state.is_finished():
             if (state := trial.system_attrs.get(STATE)) is not None:
@@ -637,13 +637,13 @@ def _last_state(
 
 
 def is_asked(trial: FrozenTrial) -> bool:
-    """Whether a trial says what its sampler had seen."""
+    """Tell whether a trial says what its sampler had seen."""
     mark = trial.system_attrs.get(MARK)
     return isinstance(mark, dict) and "asked" in mark
 
 
 class Asks:
-    """How one run of a study asks its sampler.
+    """The way in which one run of a study asks its sampler.
 
     Args:
         sampler: the study's.
@@ -670,7 +670,7 @@ class Asks:
         return self._places.of(trial)
 
     def trials_of(self, storage: Any, study_id: int) -> Sequence[FrozenTrial]:
-        """What `ask` wants to see of a study; asked one after the other, that is a trial or two."""
+        """Return the trials that `ask` needs; asked one after the other, that is a trial or two."""
         if not self._alone:
             return storage.get_all_trials(study_id, deepcopy=False)
         return _Recent(storage, study_id, self._places.settled)
@@ -741,7 +741,7 @@ class Asks:
         return {"seen": seen, "place": place, **({} if seed is None else {"seed": seed})}
 
     def told(self) -> list[Any] | None:
-        """How far the sampler has come, for the trial that is about to be told."""
+        """Return the sampler's progress, for the trial that is about to be told."""
         if self._numbers is None:
             return None
         place = self._numbers.place()

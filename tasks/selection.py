@@ -130,7 +130,7 @@ def _losses(trial: FrozenTrial, directions: Sequence[str]) -> tuple[float, ...]:
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial meets all constraints that were set for it: none of them is above zero.
+    """Tell whether a trial meets all constraints that were set for it: none is above zero.
 
     Example:
         >>> import optuna

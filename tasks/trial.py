@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LiveTrial:
-    """What it takes to get hold of a running trial from another process."""
+    """The access to a running trial from another process."""
 
     storage: StudyStorage
     study_name: str
@@ -84,7 +84,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """The outcome of a trial.
 
     Args:
         number: the trial's number.

@@ -68,7 +68,7 @@ class TrialScope:
             yield used
 
     def attribute(self, used: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-        """What was read, as an attribute of the trial: JSON, and without its own parameters."""
+        """Return what was read, as an attribute of the trial: JSON, without its own parameters."""
 
         def short(value: Any, _: str) -> str:
             return repr(value)[:_MAX_LETTERS]

@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 UNPACKED = 1 << 30
-"""Number of bytes to which anything may unpack."""
+"""Largest number of bytes to which anything may unpack."""
 
 RATIO = 100
 """The largest ratio of unpacked to stored size, for what unpacks to more than that."""
