@@ -219,12 +219,12 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         # In a package the modules move about, the names do not.
         if module_name.partition(".")[0] == self._package:
-            found = self.classes.get(global_name)
+            known = self.classes.get(global_name)
         else:
-            found = self._names.get((module_name, global_name))
-        if found is None:
+            known = self._names.get((module_name, global_name))
+        if known is None:
             raise ForbiddenNameError(f"{module_name}.{global_name}")
-        return found
+        return known
 
 
 class _Thaw:

@@ -118,13 +118,13 @@ class JournalFile:
 
     def news(self) -> bool:
         """Tell cheaply whether there is something that has not been read."""
-        found = os.stat(self._name)  # noqa: PTH116 (a microsecond, at every call of a storage)
-        if found.st_size == self._read_to and found.st_ino == self._place:
+        status = os.stat(self._name)  # noqa: PTH116 (a microsecond, at every call of a storage)
+        if status.st_size == self._read_to and status.st_ino == self._place:
             self.torn = False
             return False
         if self._place is None:
-            self._place = found.st_ino
-        if found.st_ino != self._place or found.st_size < self._read_to:
+            self._place = status.st_ino
+        if status.st_ino != self._place or status.st_size < self._read_to:
             raise ReplacedError
         return True
 

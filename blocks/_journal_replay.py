@@ -144,10 +144,10 @@ class Replay:
         """A trial that nobody may change, and that does not change."""
         if trial.state in ENDED:
             return trial
-        found = self.shown.get(trial._trial_id)
-        if found is None:
-            found = self.shown[trial._trial_id] = copied(trial)
-        return found
+        shown = self.shown.get(trial._trial_id)
+        if shown is None:
+            shown = self.shown[trial._trial_id] = copied(trial)
+        return shown
 
     # Studies
 
@@ -281,12 +281,12 @@ class Replay:
 
     def distribution(self, text: str) -> BaseDistribution:
         """A distribution by its JSON; the same object for the same text."""
-        found = self._distributions.get(text)
-        if found is None:
-            found = json_to_distribution(text)
-            _attributes({"choices": [*getattr(found, "choices", ())]})
-            self._distributions[text] = found
-        return found
+        distribution = self._distributions.get(text)
+        if distribution is None:
+            distribution = json_to_distribution(text)
+            _attributes({"choices": [*getattr(distribution, "choices", ())]})
+            self._distributions[text] = distribution
+        return distribution
 
 
 def copied(trial: FrozenTrial) -> FrozenTrial:
@@ -321,8 +321,8 @@ def _attributes(given: dict[str, Any]) -> dict[str, Any]:
     for _ in range(_LEVELS if level else 0):
         level = [
             inner
-            for one in level
-            for inner in (one.values() if isinstance(one, dict) else one)
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
             if type(inner) in _NESTED
         ]
         if not level:

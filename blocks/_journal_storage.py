@@ -409,7 +409,7 @@ class FileStorage(BaseStorage):
             known = self._known()
             counts = _study(known, study_id).counts
             states = (state,) if isinstance(state, TrialState) else state
-            return sum(n for one, n in counts.items() if states is None or one in states)
+            return sum(n for counted, n in counts.items() if states is None or counted in states)
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """The best completed trial of a study with one direction."""
@@ -455,7 +455,7 @@ def _template(trial: FrozenTrial) -> dict[str, Any]:
         "value": None if several else trial.value,
         "values": trial.values if several else None,
         "distributions": {
-            name: stored_distribution(one).text for name, one in trial.distributions.items()
+            name: stored_distribution(d).text for name, d in trial.distributions.items()
         },
         "params": {
             name: trial.distributions[name].to_internal_repr(value)

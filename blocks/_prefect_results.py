@@ -26,10 +26,10 @@ def checked_result(content: bytes, place: str) -> bytes:
     if content.startswith(_ARROW):
         return content
     try:
-        found: Any = from_json(content)  # as Prefect reads it
-        if "metadata" not in found:  # of a record whose result is kept elsewhere
-            return to_json(_metadata(found, found["storage_key"]))
-        metadata, result = found["metadata"], found["result"]
+        record: Any = from_json(content)  # as Prefect reads it
+        if "metadata" not in record:  # of a record whose result is kept elsewhere
+            return to_json(_metadata(record, record["storage_key"]))
+        metadata, result = record["metadata"], record["result"]
         json.loads(result, object_hook=_plain)
         anew = _metadata(metadata, metadata.get("storage_key"))
         return to_json({"metadata": anew, "result": str(result)})

@@ -104,8 +104,8 @@ def holds_credentials(name: str, content: bytes) -> bool:
         has_secret_urls(text)
         or _TOKEN_IN_TEXT.search(text) is not None
         or any(
-            _is_secret_parameter(found[1], found[2]) and not found[2].isnumeric()
-            for found in _PAIR_IN_TEXT.finditer(text)
+            _is_secret_parameter(match[1], match[2]) and not match[2].isnumeric()
+            for match in _PAIR_IN_TEXT.finditer(text)
         )
     )
 
@@ -179,11 +179,11 @@ def _spellings(secret: str) -> Iterable[str]:
 def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
     """The secrets in a URL or in options: passwords, and what is under a name of a secret."""
     if isinstance(value, Mapping):
-        found = (
+        secrets = (
             secrets_in(inner, secret=secret or is_secret_name(str(name)))
             for name, inner in value.items()
         )
-        return set[str]().union(*found)
+        return set[str]().union(*secrets)
     if isinstance(value, (list, tuple, set, frozenset)):
         return set[str]().union(*(secrets_in(inner, secret=secret) for inner in value))
     if hasattr(value, "get_secret_value"):
@@ -247,10 +247,10 @@ def _chain(error: BaseException) -> list[BaseException]:
     seen: list[BaseException] = []
     pending: list[BaseException | None] = [error]
     while pending:
-        one = pending.pop()
-        if one is not None and all(one is not other for other in seen):
-            seen.append(one)
-            pending += [one.__cause__, one.__context__]
+        link = pending.pop()
+        if link is not None and all(link is not other for other in seen):
+            seen.append(link)
+            pending += [link.__cause__, link.__context__]
     return seen
 
 
@@ -267,7 +267,7 @@ def public_text(text: str) -> str:
 def is_public(error: BaseException) -> bool:
     """Tell whether everybody may read the traceback of an error."""
     variables = SecretVariables.here()
-    return all(variables.without(str(one)) == str(one) for one in _chain(error))
+    return all(variables.without(str(link)) == str(link) for link in _chain(error))
 
 
 class SecretVariables:
@@ -280,10 +280,10 @@ class SecretVariables:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._values: dict[str, str] = {}
         for name, value in environment.items():
-            found = secrets_in(value)
+            secrets = secrets_in(value)
             if is_secret_name(name) and not _is_path(value):
-                found.add(value)
-            self._values |= {secret: name for secret in found if len(secret) >= _LEAST}
+                secrets.add(value)
+            self._values |= {secret: name for secret in secrets if len(secret) >= _LEAST}
         # Longer ones first, so that of two the one is named that is meant.
         by_length = sorted(self._values.items(), key=lambda item: len(item[0]), reverse=True)
         parts = {value: name for value, name in by_length if not _is_word(value)}

@@ -108,12 +108,12 @@ def invalid_setting(what: str, error: ValidationError) -> InvalidSettingError:
 
 def reasons(error: ValidationError) -> str:
     """Why settings are not valid, each with its name."""
-    found: list[str] = []
+    texts: list[str] = []
     for detail in error.errors(include_input=False, include_url=False):
         text = detail["msg"].removeprefix("Value error, ")
         name = ".".join(map(str, detail["loc"][:1]))
-        found.append(text if detail["type"] == "value_error" else f"{name}: {text}")
-    return "; ".join(found)
+        texts.append(text if detail["type"] == "value_error" else f"{name}: {text}")
+    return "; ".join(texts)
 
 
 class ArchiveError(PrefectOptunaError, ValueError):

@@ -113,7 +113,7 @@ class Artifact(ABC):
         created_at = datetime.now(UTC) if created_at is None else _in_utc(created_at)
         if not fname:
             fname = f"{slugify(name) or 'artifact'}-{created_at:%Y%m%d%H%M%S}.{cls.suffix}"
-        own = {one.name for one in dataclasses.fields(cls) if one.compare}
+        own = {item.name for item in dataclasses.fields(cls) if item.compare}
         return cls(
             name=name,
             fname=checked_path(fname),
@@ -179,7 +179,7 @@ class Artifact(ABC):
             {'python_version': '3.11'}
         """
         return {
-            one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.compare
+            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.compare
         }
 
     @classmethod
@@ -205,7 +205,7 @@ class Artifact(ABC):
 
     # A pickled artifact holds its value as the handler writes it, not as pickle would.
     def __getstate__(self) -> dict[str, Any]:
-        state = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        state = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         if self.value is not None:
             content = encode(type(self), self.value, **self.writer_kwargs)
             state["value"] = content, self.reread_kwargs()

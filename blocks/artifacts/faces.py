@@ -85,9 +85,9 @@ def artifact_key(study: str | None, name: str) -> str:
         'study-lynx-hare--best-params--bf662f11'
     """
     names = [name] if study is None else [study, name]
-    key = "--".join(slugify(one, max_length=60) or "x" for one in names)
+    key = "--".join(slugify(part, max_length=60) or "x" for part in names)
     # A name like a hash could be the hash in the key of a report.
-    plain = all(_PLAIN.fullmatch(one) and len(one) <= 60 for one in names)
+    plain = all(_PLAIN.fullmatch(part) and len(part) <= 60 for part in names)
     if not plain or re.fullmatch("[0-9a-f]{8}", name):
         key += "--" + hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
     return ("artifact-" if study is None else "study-") + key

@@ -179,9 +179,9 @@ class VersionIndex:
         else:
             last = {n: self._last_mark(directory, n) for n in numbers}
         paths = {n: self._mark_path(directory, n, last[n]) for n in numbers if last.get(n, -1) >= 0}
-        found = self._filesystem.read_many(paths.values()) if paths else {}
+        contents = self._filesystem.read_many(paths.values()) if paths else {}
         return {
-            n: (last[n], decode_marks(found[paths[n]], self._filesystem.location(paths[n])))
+            n: (last[n], decode_marks(contents[paths[n]], self._filesystem.location(paths[n])))
             if n in paths
             else (-1, Marks())
             for n in numbers
@@ -204,18 +204,18 @@ class VersionIndex:
 
     def records(self, directory: str, numbers: Sequence[int]) -> dict[int, ArtifactVersion]:
         """The records of some versions, without marks. Raises what `record` raises."""
-        cached, found, paths = self._records, dict[int, ArtifactVersion](), dict[str, int]()
+        cached, records, paths = self._records, dict[int, ArtifactVersion](), dict[str, int]()
         for number in numbers:
             if (record := cached.get((directory, number))) is not None:
-                found[number] = record
+                records[number] = record
             else:
                 paths[self._path(directory, number)] = number
         if paths:
             for path, content in self._filesystem.read_many(paths).items():
                 number = paths[path]
-                found[number] = self._decoded(content, path, directory, number)
-                self._remember(directory, found[number])
-        return found
+                records[number] = self._decoded(content, path, directory, number)
+                self._remember(directory, records[number])
+        return records
 
     def _decoded(self, content: bytes, path: str, directory: str, number: int) -> ArtifactVersion:
         place = self._filesystem.location(path)

@@ -82,11 +82,11 @@ class ContentStore:
     def read(self, path: str) -> bytes:
         """Read an object."""
         content = self.content(path)
-        expected, found = _digest_in(path), sha256(content).hexdigest()
-        if found != expected:
+        expected, actual = _digest_in(path), sha256(content).hexdigest()
+        if actual != expected:
             raise CorruptArtifactError(
                 f"{self._filesystem.location(path)} is damaged or cut off: expected content with "
-                f"the SHA-256 {expected}, found {len(content)} bytes with {found}. Put the file "
+                f"the SHA-256 {expected}, found {len(content)} bytes with {actual}. Put the file "
                 "back from a copy of the repository, or log the same value again."
             )
         return content
@@ -95,11 +95,11 @@ class ContentStore:
         """Describe what is wrong with an object, read in pieces; `None` if it is sound."""
         for place in self._places(path):
             try:
-                found = self._filesystem.sha256(place)
+                digest = self._filesystem.sha256(place)
             except ArtifactNotFoundError:
                 continue
-            if found != _digest_in(path):
-                return f"the content is damaged or cut off: it has the SHA-256 {found}"
+            if digest != _digest_in(path):
+                return f"the content is damaged or cut off: it has the SHA-256 {digest}"
             return None
         return "the content is missing"
 
@@ -177,7 +177,7 @@ class ContentStore:
 
     def abandoned(self, before: datetime) -> dict[str, list[str]]:
         """List what unfinished runs that began before a time have left in the trash, by run."""
-        found: dict[str, list[str]] = {}
+        trashed: dict[str, list[str]] = {}
         for start in self._filesystem.ls(self._trash):
             run = _name(start)
             try:
@@ -185,8 +185,8 @@ class ContentStore:
                     continue
             except ArtifactNotFoundError:
                 pass  # it is being removed, and nothing in it is needed
-            found[run] = self._filesystem.ls(start)
-        return found
+            trashed[run] = self._filesystem.ls(start)
+        return trashed
 
     def _thrown(self, path: str, run: str) -> str:
         return f"{self._trash}/{run}/{_name(path)}"

@@ -126,4 +126,4 @@ def decode_marks(content: bytes, place: str) -> Marks:
 
 def _reasons(error: ValidationError) -> str:
     details = error.errors(include_url=False, include_input=False)
-    return "; ".join(": ".join([*map(str, one["loc"]), one["msg"]]) for one in details[:3])
+    return "; ".join(": ".join([*map(str, detail["loc"]), detail["msg"]]) for detail in details[:3])

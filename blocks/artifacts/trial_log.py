@@ -255,13 +255,13 @@ def load_artifact(
         >>> load_artifact(study, "note", artifacts="memory://docs-study")
         'the first season'
     """
-    found = _named(study_or_trial, _ARTIFACT)
-    if name not in found:
+    references = _named(study_or_trial, _ARTIFACT)
+    if name not in references:
         raise VersionNotFoundError(
             f"{_title(study_or_trial)} has no artifact {name!r}; it has "
-            f"{', '.join(map(repr, sorted(found))) or 'none'}."
+            f"{', '.join(map(repr, sorted(references))) or 'none'}."
         )
-    reference = found[name]
+    reference = references[name]
     try:
         prefix, full_name, version = (reference[k] for k in ("repository", "name", "version"))
     except (TypeError, KeyError):

@@ -445,10 +445,10 @@ def _check_parquet_schema(content: Any) -> None:
     if length > content.size - 8:
         raise ValueError("its end lies outside of it")
     footer = content.slice(content.size - 8 - length, length).to_pybytes()
-    found = _PARQUET_SCHEMA.findall(footer)
-    if len(found) < footer.count(b"ARROW:schema"):
+    schemas = _PARQUET_SCHEMA.findall(footer)
+    if len(schemas) < footer.count(b"ARROW:schema"):
         raise ValueError("it has Arrow's schema in a place where Arrow writes none")
-    for text in found:
+    for text in schemas:
         _check_schema_message(base64.b64decode(text))
 
 

@@ -67,7 +67,7 @@ def describe(server: Server, namespace: str) -> RedisDescription:
     info = _ask(server, nodes[0], "INFO")
     kept = [_persistence(server, node) for node in nodes]
     # A cluster loses what its most forgetful node loses.
-    persistence, warning = next((found for found in kept if found[1]), kept[0])
+    persistence, warning = next((settings for settings in kept if settings[1]), kept[0])
     studies, trials, size = _contents(server, namespace)
     return RedisDescription(
         location=server.location,

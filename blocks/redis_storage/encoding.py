@@ -181,12 +181,12 @@ def stored_distribution(distribution: BaseDistribution) -> StoredDistribution:
     if kind is FloatDistribution or kind is IntDistribution:
         bounds: Any = distribution
         key = (kind, bounds.low, bounds.high, bounds.step, bounds.log)
-        found = _by_bounds.get(key)
-        if found is None:
+        stored = _by_bounds.get(key)
+        if stored is None:
             if len(_by_bounds) >= 4096:
                 _by_bounds.clear()
-            found = _by_bounds[key] = _stored(distribution, None)
-        return found
+            stored = _by_bounds[key] = _stored(distribution, None)
+        return stored
     try:
         return _stored(distribution, _identity(distribution))
     except TypeError as error:

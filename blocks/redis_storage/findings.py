@@ -112,11 +112,11 @@ class Findings:
 
     def check_type(self, key: str, expected: str) -> None:
         """A key of another type is set aside, and its content counts as missing."""
-        found = self._contents.get(key, _NOTHING).kind
-        if found not in (expected, "none"):
+        actual = self._contents.get(key, _NOTHING).kind
+        if actual not in (expected, "none"):
             self.damaged(
                 key,
-                f"is a {found}, and a {expected} was expected",
+                f"is a {actual}, and a {expected} was expected",
                 f"set it aside as {key}:damaged-...",
                 ("RENAME", key, key + self._suffix),
             )

@@ -321,9 +321,9 @@ class StudyCheck:
 
     def _check_kinds(self) -> None:
         key = self._keys.kinds
-        found = self.findings.fields(key)
+        kinds = self.findings.fields(key)
         for field, kind in self._kinds.items():
-            if found.get(field.encode()) != kind.encode():
+            if kinds.get(field.encode()) != kind.encode():
                 self.findings.damaged(
                     key,
                     f"has the wrong kind of distribution for {field}",

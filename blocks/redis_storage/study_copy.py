@@ -368,17 +368,17 @@ class StudyCopy:
 
     def distribution(self, key: str) -> BaseDistribution:
         """Find a distribution by its short id, on the server if it is new."""
-        found = self.distributions.get(key)
-        if found is None:
+        distribution = self.distributions.get(key)
+        if distribution is None:
             (names,) = self._read([("HGETALL", self.keys.distributions)])
             self._learn_distributions(names)
-            found = self.distributions.get(key)
-        if found is None:
+            distribution = self.distributions.get(key)
+        if distribution is None:
             raise DamagedStorageError(
                 f"{self.keys.distributions} has no distribution {key!r}, and a trial was made with "
                 "it. Run `check` on the storage, and restore a backup if it cannot be repaired."
             )
-        return found
+        return distribution
 
     def _learn_distributions(self, stored: Any) -> None:
         with decoding(self.keys.distributions):
@@ -462,10 +462,10 @@ def without_garbage_collector() -> Generator[None]:
 
 def read_attributes(stored: Any) -> dict[str, Any]:
     """The attributes of a study, from the reply of `HGETALL`."""
-    found = {json.loads(name): json.loads(value) for name, value in mapping(stored).items()}
-    for name, value in found.items():
+    attributes = {json.loads(name): json.loads(value) for name, value in mapping(stored).items()}
+    for name, value in attributes.items():
         check_nesting(name, value)  # how deep JSON is read depends on the version of Python
-    return found
+    return attributes
 
 
 _MOST_TRIALS = 1 << 27  # a list of them takes a gigabyte

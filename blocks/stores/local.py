@@ -380,7 +380,7 @@ def _has_others(group: int) -> bool:
     import pwd
 
     try:
-        me, found = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
+        me, record = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
     except KeyError:
         return True
-    return found.gr_name != me.pw_name or bool({*found.gr_mem} - {me.pw_name})
+    return record.gr_name != me.pw_name or bool({*record.gr_mem} - {me.pw_name})

@@ -185,10 +185,10 @@ class StudyStorageContract:
         study = open_study(connect(), _STUDY)
         if heartbeat:
             _fail_stale(study)
-        found = violations(
+        broken = violations(
             map(History.read, logs), study.get_trials(), study.user_attrs, recovered=heartbeat
         )
-        assert not found, "\n".join(found)
+        assert not broken, "\n".join(broken)
         assert len(study.get_trials(states=[TrialState.COMPLETE])) > 20
 
     # Servers and connections that fail.
@@ -286,8 +286,8 @@ class StudyStorageContract:
                 each_gets_on()
             stop.touch()
             crew.answers()
-        found = violations(map(History.read, logs), _patiently(study.get_trials))
-        assert not found, "\n".join(found)
+        broken = violations(map(History.read, logs), _patiently(study.get_trials))
+        assert not broken, "\n".join(broken)
 
     # Damage and malice.
 
