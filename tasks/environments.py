@@ -290,14 +290,14 @@ def newest_version(package: str, python: str) -> str:
             "--python", sys.executable, "--python-version", python, "-",
             cwd=Path(folder), text=package,
         )  # fmt: skip
-    found = done.stdout.strip().partition("==")[2]
-    if done.returncode or not found:
+    newest = done.stdout.strip().partition("==")[2]
+    if done.returncode or not newest:
         raise EnvironmentUnavailableError(
             f"Which version of {visible_line(package)} is the newest cannot be said: "
             f"{_reason(done) or 'uv has found none'}. uv looks where its settings say, such as "
             "UV_INDEX and UV_FIND_LINKS."
         )
-    return found
+    return newest
 
 
 def collect_environments(
@@ -313,7 +313,7 @@ def collect_environments(
     from filelock import Timeout
 
     root = _root()
-    found: list[UnusedEnvironment] = []
+    unused: list[UnusedEnvironment] = []
     before = time.time() - days * 86400
     for folder in [] if shared_part(root) else sorted(root.iterdir()):
         is_part = folder.suffix == ".part"
@@ -324,7 +324,7 @@ def collect_environments(
             used = (folder if is_part else folder / RECORD_FILE).stat().st_mtime
             if used > before and not is_part:
                 continue
-            found.append(
+            unused.append(
                 UnusedEnvironment(
                     folder,
                     record.get("python", ""),
@@ -339,7 +339,7 @@ def collect_environments(
                     _remove(half)
                     folder.rename(half)  # so that a kill leaves nothing that looks whole
                 _remove(half)
-    return found
+    return unused
 
 
 def garbage_text(garbage: object, environments: Sequence[UnusedEnvironment], *, dry: bool) -> str:
@@ -357,7 +357,7 @@ def garbage_text(garbage: object, environments: Sequence[UnusedEnvironment], *, 
     lines = [] if text == str(StudyGarbage(dry)) else text.splitlines()
     head = "Would be removed, by dry_run=False:" if dry else "Removed:"
     lines = lines or [head]
-    return "\n".join([*lines, *(f"  {visible_line(str(one))}" for one in environments)])
+    return "\n".join([*lines, *(f"  {visible_line(str(unused))}" for unused in environments)])
 
 
 @contextlib.contextmanager
@@ -484,7 +484,7 @@ def _build(part: Path, wanted: _Wanted, closest: bool) -> list[str]:
         raise _unavailable(wanted, missing, nearest)
     if failed and (failed := _install(part, pins.values())):
         raise EnvironmentUnavailableError(f"The environment cannot be built: {failed}")
-    notes += [f"{nearest[one]} in place of {one}" for one in missing]
+    notes += [f"{nearest[pin]} in place of {pin}" for pin in missing]
     notes += _complete(part, wanted.also)
     record = {
         "format": _FORMAT,
@@ -510,7 +510,7 @@ def _make_venv(part: Path, request: str) -> str:
 def _install(part: Path, requirements: Iterable[str]) -> str:
     """Install exactly these."""
     file = part / "requirements.txt"
-    file.write_text("".join(f"{one}\n" for one in requirements), encoding="utf-8")
+    file.write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
     return _reason(
         _uv("pip", "install", "--no-deps", "--python", str(_python_in(part)), "-r", str(file),
             cwd=part)
@@ -519,7 +519,7 @@ def _install(part: Path, requirements: Iterable[str]) -> str:
 
 def _unobtainable(part: Path, pins: Mapping[str, str], otherwise: str) -> dict[str, str]:
     """Which packages cannot be had, and why; found by halving, for uv says one at a time."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     pending: list[list[str]] = [list(pins)]
     while pending:
         names = pending.pop()
@@ -532,10 +532,10 @@ def _unobtainable(part: Path, pins: Mapping[str, str], otherwise: str) -> dict[s
                 f"is away, {otherwise}; what uv has fetched before, it has in its cache."
             )
         if len(names) == 1:
-            found[names[0]] = reason
+            reasons[names[0]] = reason
         else:
             pending += [names[len(names) // 2 :], names[: len(names) // 2]]
-    return found
+    return reasons
 
 
 def _closest(part: Path, pin: str) -> str | None:
@@ -544,7 +544,7 @@ def _closest(part: Path, pin: str) -> str | None:
     from packaging.version import InvalidVersion, Version
 
     requirement = Requirement(pin)
-    text = next((one.version for one in requirement.specifier), "")
+    text = next((clause.version for clause in requirement.specifier), "")
     try:
         version = Version(text)
     except InvalidVersion:
@@ -629,9 +629,9 @@ def _our_requirements(extras: Collection[str] = ("",)) -> list[Requirement]:
         return []
     every = map(Requirement, texts)
     return [
-        one
-        for one in every
-        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in extras)
+        need
+        for need in every
+        if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras)
     ]
 
 
@@ -649,33 +649,33 @@ def needed_here(extras: Collection[str] = ()) -> dict[str, str]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    found: dict[str, str] = {}
+    pins: dict[str, str] = {}
     pending = _our_requirements(("", *extras))
     while pending:
-        one = pending.pop()
-        name = canonicalize_name(one.name)
-        if name in found:
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        if name in pins:
             continue
         try:
-            distribution = importlib.metadata.distribution(one.name)
+            distribution = importlib.metadata.distribution(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        found[name] = f"{name}=={distribution.version}"
+        pins[name] = f"{name}=={distribution.version}"
         for text in distribution.requires or ():
             needs = Requirement(text)
             marked = needs.marker
-            extras = ("", *one.extras)
+            extras = ("", *requirement.extras)
             if marked is None or any(marked.evaluate({"extra": extra}) for extra in extras):
                 pending.append(needs)
-    return found
+    return pins
 
 
 def _unavailable(
     wanted: _Wanted, missing: Mapping[str, str], nearest: Mapping[str, str]
 ) -> EnvironmentUnavailableError:
     lines = [
-        f"  {one}: {f'{nearest[one]} comes closest; ' if one in nearest else ''}{reason}"
-        for one, reason in missing.items()
+        f"  {pin}: {f'{nearest[pin]} comes closest; ' if pin in nearest else ''}{reason}"
+        for pin, reason in missing.items()
     ]
     ways = wanted.otherwise
     if ways == _OTHERWISE and not missing.keys() - nearest.keys():

@@ -96,7 +96,7 @@ class Machine:
         order = sorted(self.gpus, key=lambda one: one not in preferred)
         if gpus < 1:  # those that are shared already go first: whole ones stay whole
             order.sort(key=lambda one: self.gpus[one])
-        fitting = [one for one in order if self.gpus[one] + _ROUNDING >= min(gpus, 1)]
+        fitting = [device for device in order if self.gpus[device] + _ROUNDING >= min(gpus, 1)]
         count = int(max(gpus, 1))
         return tuple(fitting[:count]) if len(fitting) >= count else None
 
@@ -383,7 +383,7 @@ def _folder() -> Path:
 
 def _claims(folder: Path) -> list[dict[str, Any]]:
     """List the claims of living processes and remove the others, with the folder locked."""
-    found: list[dict[str, Any]] = []
+    claims: list[dict[str, Any]] = []
     for file in folder.glob("*.json"):
         lock = FileLock(file.with_suffix(".lock"), thread_local=False)
         try:
@@ -397,8 +397,8 @@ def _claims(folder: Path) -> list[dict[str, Any]]:
         with suppress(OSError, ValueError, RecursionError):
             claim = json.loads(file.read_text(encoding="utf-8"))
             if _is_claim(claim):
-                found.append(claim)
-    return found
+                claims.append(claim)
+    return claims
 
 
 def _is_claim(value: Any) -> bool:
@@ -407,7 +407,7 @@ def _is_claim(value: Any) -> bool:
         return False
     amounts: list[Any] = [value.get("cpus"), value.get("memory"), *gpus.values()]
     return (
-        all(type(one) in (int, float) and 0 <= one < math.inf for one in amounts)
+        all(type(amount) in (int, float) and 0 <= amount < math.inf for amount in amounts)
         and type(value.get("pid")) is int
         and all(isinstance(value.get(name), str) for name in ("host", "what"))
     )
@@ -482,14 +482,14 @@ def _gpus() -> list[str]:
     named = os.environ.get(DEVICES)
     if named is None:
         return list(listed)
-    found: list[str] = []
+    names: list[str] = []
     for name in named.split(","):
         name = name.strip()
         if not name or name == "-1":  # as CUDA does: what follows is not visible
             break
         number = int(name) if name.isdigit() else -1
-        found.append(listed[number] if 0 <= number < len(listed) else name)
-    return found
+        names.append(listed[number] if 0 <= number < len(listed) else name)
+    return names
 
 
 @functools.cache

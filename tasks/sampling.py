@@ -226,7 +226,7 @@ class _SeenStorage:
     # Most samplers ask for none of it, and all trials are many.
     @cached_property
     def _ids(self) -> dict[int, int]:
-        return {one.number: one._trial_id for one in self._trials}  # pyright: ignore[reportPrivateUsage]
+        return {trial.number: trial._trial_id for trial in self._trials}  # pyright: ignore[reportPrivateUsage]
 
     @cached_property
     def _places(self) -> dict[int, int]:
@@ -263,9 +263,9 @@ class _SeenStorage:
         self.written[key] = value
         if isinstance(value, list):
             ids = cast("list[Any]", value)
-            if all(isinstance(one, int) and one in self._places for one in ids):
+            if all(isinstance(place, int) and place in self._places for place in ids):
                 # A genetic algorithm's parents, which have other ids in a copy of the study.
-                value = {"places": [self._places[one] for one in ids]}
+                value = {"places": [self._places[place] for place in ids]}
         self.storage.set_trial_system_attr(self.current._trial_id, f"{_KEPT}{key}", value)
 
 
@@ -455,13 +455,13 @@ def scrambles(sampler: BaseSampler, seeds: Mapping[str, int] | None = None) -> d
         >>> scrambles(optuna.samplers.RandomSampler())
         {}
     """
-    found: dict[str, int] = {}
+    seeds_of: dict[str, int] = {}
     for path, part in _parts(sampler):
         if isinstance(part, QMCSampler) and vars(part).get("_scramble"):
             own: Any = vars(part)["_seed"]
             seed: Any = (seeds or {}).get(path, own)
-            vars(part)["_seed"] = found[path] = int(seed)
-    return found
+            vars(part)["_seed"] = seeds_of[path] = int(seed)
+    return seeds_of
 
 
 def seed_of_generators(sampler: BaseSampler) -> int:
@@ -539,31 +539,31 @@ class Numbers:
         """Where they began, as JSON."""
         return {
             "kind": type(self._sampler).__qualname__,
-            "generators": {path: _as_json(one.began) for path, one in self._twisters.items()},
+            "generators": {path: _as_json(own.began) for path, own in self._twisters.items()},
             "seeds": scrambles(self._sampler),
         }
 
     def place(self) -> dict[str, Any] | None:
         """Return their progress, as JSON; `None` if they do not go on from where they began."""
-        found: dict[str, Any] = {}
-        for path, one in self._twisters.items():
-            place = one.place()
+        places: dict[str, Any] = {}
+        for path, twister in self._twisters.items():
+            place = twister.place()
             if place is None:
                 return None
-            if place != one.first:
-                found[path] = place
+            if place != twister.first:
+                places[path] = place
         for path, other in self._others.items():
-            found[path] = _plain(other.bit_generator.state)
+            places[path] = _plain(other.bit_generator.state)
         for path, part in _parts(self._sampler):
             if isinstance(part, GPSampler):
                 kernels = {name: _kernels(vars(part).get(name)) for name in _GP}
-                found[f"{path}:kernels"] = {k: v for k, v in kernels.items() if v is not None}
-        return found
+                places[f"{path}:kernels"] = {k: v for k, v in kernels.items() if v is not None}
+        return places
 
     def go(self, place: Mapping[str, Any]) -> None:
         """Come to a place, as if what lies between had been drawn."""
-        for path, one in self._twisters.items():
-            one.go(place.get(path, one.first))
+        for path, twister in self._twisters.items():
+            twister.go(place.get(path, twister.first))
         for path, other in self._others.items():
             if path in place:
                 other.bit_generator.state = place[path]
@@ -605,7 +605,7 @@ def _kernels(cached: Any) -> list[list[Any]] | None:
     """Return what a Gaussian process begins its next fit with."""
     if cached is None:
         return None
-    return [[getattr(one, name).detach().tolist() for name in _KERNEL] for one in cached]
+    return [[getattr(kernel, name).detach().tolist() for name in _KERNEL] for kernel in cached]
 
 
 def _as_kernels(stored: Any) -> list[Any] | None:

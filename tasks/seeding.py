@@ -268,14 +268,14 @@ def _beside() -> list[Seeding]:
     """The trials under way that other threads may disturb."""
     if len(_entered) < 2:
         return []
-    return [one for one in _entered if any(one.is_beside(other) for other in _entered)]
+    return [trial for trial in _entered if any(trial.is_beside(other) for other in _entered)]
 
 
 def _note_draws() -> None:
     """Have trials that share generators know of those that were drawn from since the last time."""
     drawn = {generator.name for generator, mark in _marks.items() if generator.mark() != mark}
-    for one in _beside() if drawn else ():
-        one.shared |= drawn
+    for trial in _beside() if drawn else ():
+        trial.shared |= drawn
 
 
 def _take_marks() -> None:

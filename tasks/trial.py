@@ -317,13 +317,13 @@ def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:
             else tuple(float(v) for v in value)
         )
     except (TypeError, ValueError):
-        found = type(value).__name__ if not isinstance(value, (str, tuple, list)) else repr(value)
+        given = type(value).__name__ if not isinstance(value, (str, tuple, list)) else repr(value)
         hint = " Give the problem an `evaluate` function." if what == "run" else ""
         if value is None:
-            found, hint = "None", hint or " Does it end with a `return`?"
+            given, hint = "None", hint or " Does it end with a `return`?"
         raise InvalidProblemError(
             f"`{what}` has to return {'a number' if expected == 1 else f'{expected} numbers'}, "
-            f"found {found}.{hint}"
+            f"found {given}.{hint}"
         ) from None
     if len(values) != expected:
         raise InvalidProblemError(

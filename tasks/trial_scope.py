@@ -51,10 +51,10 @@ class TrialScope:
 
     def unread(self, read: Iterable[str]) -> str:
         """A sentence about what was given and a trial has not read; empty if there is nothing."""
-        found = set(read)
-        if self._handed_out or len(found) >= _MAX_READS:
+        names = set(read)
+        if self._handed_out or len(names) >= _MAX_READS:
             return ""
-        return unread_words(self._given - found, found)
+        return unread_words(self._given - names, names)
 
     @contextmanager
     def around(

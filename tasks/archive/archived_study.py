@@ -615,11 +615,11 @@ class ArchivedStudy:
 
     @cached_property
     def _study_axes(self) -> dict[str, Axis]:
-        found = (
+        axes = (
             read_axis(self.study, self._artifacts, name)
             for name in axis_names(self.study.user_attrs)
         )
-        return {axis.name: axis for axis in found if axis is not None}
+        return {axis.name: axis for axis in axes if axis is not None}
 
     @cached_property
     def _version_ids(self) -> list[str]:
@@ -635,8 +635,8 @@ class ArchivedStudy:
     def _problem_axes(self, version: Version) -> dict[str, Axis]:
         if version.code_version not in self._axes:
             capture = self._captures[version.code_version]
-            found = problem_axes(capture.document, capture.blobs.__getitem__)
-            self._axes[version.code_version] = found
+            axes = problem_axes(capture.document, capture.blobs.__getitem__)
+            self._axes[version.code_version] = axes
         return self._axes[version.code_version]
 
     @_explained

@@ -114,10 +114,10 @@ def diff(
         'one' and 'two' do not differ.
     """
     a, b = (
-        one
-        if isinstance(one, ArchivedStudy)
-        else ArchivedStudy.load(one, storage=storage, artifacts=artifacts)
-        for one in (study_a, study_b)
+        study
+        if isinstance(study, ArchivedStudy)
+        else ArchivedStudy.load(study, storage=storage, artifacts=artifacts)
+        for study in (study_a, study_b)
     )
     return StudyDiff(
         names=(a.study.study_name, b.study.study_name),

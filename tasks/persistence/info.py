@@ -117,10 +117,10 @@ class PersistentClass(Generic[T]):
             name = field.field_name
             if field.validator is False:
                 continue
-            asked, found = _value(v, name), _value(u, name)
-            if not field.validate(asked, found):
+            asked, stored = _value(v, name), _value(u, name)
+            if not field.validate(asked, stored):
                 raise PersistenceValidationError(
-                    f"{self.cls_name}.{name} validate fail: {_short(asked)} != {_short(found)}. "
+                    f"{self.cls_name}.{name} validate fail: {_short(asked)} != {_short(stored)}. "
                     "What was found belongs to other values: compute it anew, or ask for those."
                 )
         return True
@@ -186,17 +186,17 @@ class PersistentClass(Generic[T]):
         if name in values:
             return values[name]
         if data is None or data is self.cls:
-            found = None if field.autoinc else missing
+            value = None if field.autoinc else missing
         else:
-            found = getattr(data, name, missing)
-            if found is missing and name in vars(data):
+            value = getattr(data, name, missing)
+            if value is missing and name in vars(data):
                 return missing  # set on purpose: any value will do
-        if found is missing:
+        if value is missing:
             raise UnsetFieldError(
                 f"field {name} is required for filename: give {self.cls_name}.{name} a value, or "
                 f"pass {name}=..."
             )
-        return found
+        return value
 
     def part(self, field: PersistentField, value: Any) -> str | None:
         """Return the part of a file name for a field's value; `None` if it is left out.

@@ -155,7 +155,7 @@ class PersistedResultStore(ResultStore):
 
     def _candidates(self, handler: ArrowHandler[Any]) -> list[str]:
         info = handler.persistence_info
-        if any(self._asked[one.field_name] is missing for one in info.fields if one.filename):
+        if any(self._asked[field.field_name] is missing for field in info.fields if field.filename):
             return handler.names(**self._asked)[::-1]  # the newest first
         return [handler.filename(**self._asked)]
 
@@ -168,8 +168,8 @@ class PersistedResultStore(ResultStore):
         container = handler.opened(name)
         if self._fingerprint not in (None, container.header.get("fingerprint")):
             return "the code or a dependency has changed since"
-        found = handler.accepted(container, name, self._asked)
-        self._hit = self._record(handler, name, found, None)
+        accepted = handler.accepted(container, name, self._asked)
+        self._hit = self._record(handler, name, accepted, None)
         return None
 
     def _record(

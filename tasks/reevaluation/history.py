@@ -47,7 +47,7 @@ def histories(
     for number in drifted:
         session = _session(by_number[number])
         last[session] = max(number, last.get(session, -1))
-    found: list[list[FrozenTrial]] = []
+    groups: list[list[FrozenTrial]] = []
     for session, number in last.items():
         ended = [
             trial
@@ -58,11 +58,11 @@ def histories(
         numbers = [trial.number for trial in ended]
         if len(ended) < 2 or numbers == list(ran)[: len(numbers)]:
             continue
-        one_by_one = not any(_ran_into(one, other) for one, other in pairwise(ended))
+        one_by_one = not any(_ran_into(trial, other) for trial, other in pairwise(ended))
         seconds = sum(trial.duration.total_seconds() for trial in ended if trial.duration)
         if one_by_one and seconds <= most_seconds:
-            found.append(ended)
-    return found
+            groups.append(ended)
+    return groups
 
 
 def _ran_into(one: FrozenTrial, other: FrozenTrial) -> bool:

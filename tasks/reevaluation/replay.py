@@ -66,7 +66,7 @@ class Past:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Past:
         """Read what `to_json` gave."""
-        trials = [trial_from_json(one) for one in data["trials"]]
+        trials = [trial_from_json(stored) for stored in data["trials"]]
         return cls(data["name"], data["user_attrs"], trials)
 
 

@@ -273,7 +273,7 @@ def compare(
         archived=None if archived is None else _value(archived),
         values=[_value(values) for values in rerun.values],
         constraints=constraints,
-        new_constraints=[dict(one) for one in rerun.constraints],
+        new_constraints=[dict(given) for given in rerun.constraints],
         difference=max(differences, default=None),
         params=trial.params,
         message=rerun.error,
@@ -296,7 +296,7 @@ def constraint_words(trial: ReevaluatedTrial, number: Callable[[float], str]) ->
     words: list[str] = []
     for name in dict.fromkeys([*trial.constraints, *(n for c in trial.new_constraints for n in c)]):
         then = trial.constraints.get(name)
-        now = list(dict.fromkeys(one.get(name) for one in trial.new_constraints))
+        now = list(dict.fromkeys(given.get(name) for given in trial.new_constraints))
         text = f"{name} {'not set' if then is None else number(then)}"
         if now and now != [then]:
             new = ["not set" if value is None else number(value) for value in now]
@@ -321,8 +321,8 @@ def luck_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
     spreads = zip(trial.mean, trial.spread, strict=True)
     given = ", ".join(f"{number(mean)} ± {number(spread)}" for mean, spread in spreads)
     away = ", ".join(
-        f"{abs(one):.1f} standard deviations {'below' if one < 0 else 'above'}"
-        for one in trial.distance
+        f"{abs(distance):.1f} standard deviations {'below' if distance < 0 else 'above'}"
+        for distance in trial.distance
     )
     noun = "value is" if len(trial.distance) == 1 else "values are"
     return f"{len(trial.values)} other seeds give {given}; the archived {noun} {away}"
@@ -368,7 +368,7 @@ def _is_within(old: float, new: float, relative: float, absolute: float) -> bool
 
 
 def _differ(ones: Sequence[Any]) -> bool:
-    return any(one != ones[0] for one in ones)
+    return any(value != ones[0] for value in ones)
 
 
 def _distance(old: float, mean: float, spread: float) -> float:

@@ -123,7 +123,7 @@ def restore(snapshot: ScopeSnapshot) -> Generator[ParamScope]:
     _, _, _, _, reads, recorders = captured
     outer, layer = get(), snapshot._layer()  # pyright: ignore[reportPrivateUsage]
     values, content, _, _, _, recording = entered(layer, outer)
-    others = [one for one in recording if all(one is not two for two in recorders)]
+    others = [recorder for recorder in recording if all(recorder is not two for two in recorders)]
     put((values, content, layer, outer, reads, (*recorders, *others)))
     try:
         yield handle(layer)

@@ -75,8 +75,8 @@ class Explanation:
 def explain(name: str, frame: Frame) -> Explanation:
     """Explain a parameter as it is read in a frame."""
     layers = [(describe(origin), value) for origin, value in origins_of(name, frame)]
-    if (found := find_default(name)) is not None:
-        function, default = found
+    if (known := find_default(name)) is not None:
+        function, default = known
         layers = [(origin, coerce(value, default)) for origin, value in layers]
         layers.append((f"the default in {function}", default))
     return Explanation(name, tuple(layers), None if layers else nearest(name, set(frame[0])))

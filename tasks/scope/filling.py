@@ -107,7 +107,7 @@ _IN_A_SCOPE_OF_ITS_OWN = """
 def bind(function: Any, plan: Plan, body: str) -> Any:
     """Compile a function that has the parameters of another, and fills those it is not given."""
     names = [slot.name for slot in plan.slots]
-    signature = inspect.Signature([_marked(one, names) for one in plan.parameters])
+    signature = inspect.Signature([_marked(parameter, names) for parameter in plan.parameters])
     call = f"§function({', '.join(map(_passed_on, plan.parameters))})"
     idle = busy = "pass"
     for slot in plan.slots:

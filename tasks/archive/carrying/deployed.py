@@ -105,9 +105,9 @@ def unpack(text: str, code_version: str, install: bool | str = False) -> Capture
             str(digest): base64.b64decode(blob, validate=True)
             for digest, blob in content["blobs"].items()
         }
-        found = {digest: hashlib.sha256(blob).hexdigest() for digest, blob in blobs.items()}
+        digests = {digest: hashlib.sha256(blob).hexdigest() for digest, blob in blobs.items()}
         if hashlib.sha256(code).hexdigest() != code_version or any(
-            digest != own for digest, own in found.items()
+            digest != own for digest, own in digests.items()
         ):
             raise _changed(code_version)
         document = document_of(code, "the problem that came with the deployment")

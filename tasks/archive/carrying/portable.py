@@ -146,7 +146,7 @@ def trial_from_json(data: dict[str, Any]) -> FrozenTrial:
         return moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
 
     distributions = {
-        name: json_to_distribution(json.dumps(one)) for name, one in data["distributions"].items()
+        name: json_to_distribution(json.dumps(text)) for name, text in data["distributions"].items()
     }
     # As Optuna's storages do: a category is the very one of the distribution.
     params = {
@@ -155,7 +155,7 @@ def trial_from_json(data: dict[str, Any]) -> FrozenTrial:
     }
     numbers = [*(data["values"] or ()), *data["intermediate_values"].values()]
     is_int = isinstance(data["number"], int)
-    if not is_int or not all(isinstance(one, (int, float)) for one in numbers):
+    if not is_int or not all(isinstance(number, (int, float)) for number in numbers):
         raise ValueError("the number of a trial, or one of its values, is no number")
     trial = FrozenTrial(
         number=data["number"],

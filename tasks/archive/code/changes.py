@@ -85,12 +85,12 @@ def settings(files: Iterable[SourceFile], code: Iterable[str]) -> Iterator[Chang
 
 def _options(arguments: list[str]) -> dict[str, str]:
     """Return the options of a command line with their values, `--token=x` and `--token x`."""
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.startswith("-"):
             name, given, value = argument.lstrip("-").partition("=")
-            found[name] = value if given else following
-    return found
+            options[name] = value if given else following
+    return options
 
 
 def _targets(tree: ast.Module) -> Iterator[ast.Attribute]:
@@ -190,7 +190,7 @@ def _torch() -> Iterator[Change]:
 def _warnings() -> Iterator[Change]:
     """The filters of warnings, one by one, where code makes errors of some."""
     for action, message, kind, module, line in reversed(warnings.filters):
-        pattern, of = (getattr(one, "pattern", one) or "" for one in (message, module))
+        pattern, of = (getattr(regex, "pattern", regex) or "" for regex in (message, module))
         yield Change("warnings", "warnings:filterwarnings", "", [action, pattern, kind, of, line])
 
 
@@ -211,14 +211,14 @@ def encoded(change: Change, value: Callable[[Any, str], Any]) -> Any:
         owner = {"$make": [owner, []]} if name.endswith("()") else owner
         return {"$with": [owner, {change.name: value(change.value, f"{where}.{change.name}")}]}
     arguments = [
-        {"$import": one.path} if isinstance(one, _Named) else value(one, where)
-        for one in change.value
+        {"$import": item.path} if isinstance(item, _Named) else value(item, where)
+        for item in change.value
     ]
     function: Any = {"$import": change.path}
     if name.count("."):  # a method of what is imported: os.environ.update
         held, _, method = change.path.rpartition(".")
         function = {"$method": [{"$import": held}, method]}
     if change.keywords:
-        keywords = {key: value(one, where) for key, one in change.keywords.items()}
+        keywords = {key: value(item, where) for key, item in change.keywords.items()}
         function = {"$partial": [function, [], keywords]}
     return {"$make": [function, arguments]}

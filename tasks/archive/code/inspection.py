@@ -83,7 +83,7 @@ def changed_attributes(cls: type, source: str) -> dict[str, Any]:
     if isinstance(cls, EnumMeta) or named or _is_made_by_installed_code(type(cls)):
         return {}
     body = _body(cls, source)
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for name, value in vars(cls).items():
         if (name.startswith("__") and name.endswith("__")) or name.startswith("_abc_"):
             continue
@@ -101,8 +101,8 @@ def changed_attributes(cls: type, source: str) -> dict[str, Any]:
                 literal = ast.literal_eval(said.value)
                 if type(literal) is type(value) and repr(literal) == repr(value):
                     continue
-        found[name] = value
-    return found
+        changed[name] = value
+    return changed
 
 
 def _is_made_by_installed_code(metaclass: type) -> bool:
@@ -116,14 +116,14 @@ def _is_made_by_installed_code(metaclass: type) -> bool:
 def _body(cls: type, source: str) -> dict[str, ast.stmt]:
     """The last statement of a class's body that binds each name."""
     node = next((n for n in ast.walk(parse(source)) if isinstance(n, ast.ClassDef)), None)
-    found: dict[str, ast.stmt] = {}
+    statements: dict[str, ast.stmt] = {}
     for statement in node.body if node is not None else ():
         names = [getattr(statement, "name", None)]
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
         names += [target.id for target in targets if isinstance(target, ast.Name)]
-        found |= {_mangled(cls, name): statement for name in names if name}
-    return found
+        statements |= {_mangled(cls, name): statement for name in names if name}
+    return statements
 
 
 def _mangled(cls: type, name: str) -> str:
@@ -262,8 +262,8 @@ def import_path(obj: Any) -> str | None:
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
         candidate = ".".join(parts[:end])
-        found = sys.modules.get(candidate)
-        if found is not None and is_installed(vars(found)) and _at(found, name) is obj:
+        holder = sys.modules.get(candidate)
+        if holder is not None and is_installed(vars(holder)) and _at(holder, name) is obj:
             return f"{candidate}:{name}"
     return None
 
@@ -290,8 +290,8 @@ def distribution_of(module: str) -> str | None:
         return importlib.metadata.distribution(top).name
     except importlib.metadata.PackageNotFoundError:
         pass
-    found = importlib.util.find_spec(top)
-    if found is None:
+    spec = importlib.util.find_spec(top)
+    if spec is None:
         return None
     for distribution in importlib.metadata.distributions():
         listed = distribution.read_text("top_level.txt")

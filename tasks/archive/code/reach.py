@@ -189,8 +189,8 @@ class Reach:
                 return imported
             if (decorated := self._decorated(value, place.space, place.name)) is not None:
                 return decorated
-        elif (found := self._global_name(value)) is not None:
-            return self._named(value, *found)
+        elif (known := self._global_name(value)) is not None:
+            return self._named(value, *known)
         inside = place.inside()
         match value:
             case FunctionType(registry=types.MappingProxyType()):
@@ -363,12 +363,12 @@ class Reach:
         """Record what scripts have changed around their code, first: code may depend on it."""
         files = {id(s): list(self._sources.files(s.globals)) for s in self._spaces.values()}
         code = [str(symbol.get("source", "")) for symbol in self.symbols]
-        found = list(settings((file for several in files.values() for file in several), code))
+        changes = list(settings((file for several in files.values() for file in several), code))
         for space in list(self._spaces.values()):
-            found += patches(files[id(space)], space.globals)
+            changes += patches(files[id(space)], space.globals)
         place = _Place(self._problem, None, "")
         symbols: list[dict[str, Json]] = []
-        for change in found:
+        for change in changes:
             top = change.module.partition(".")[0]
             if top not in self.distributions and top not in sys.stdlib_module_names:
                 continue  # none of the code uses it
@@ -523,7 +523,7 @@ class Reach:
         top = kind.__module__.partition(".")[0]
         if module is None or top in _NOT_ANEW or not self._is_installed(vars(module)):
             return None
-        if not all(CANNOT in one for one in self.refusals.keys() - refusals.keys()):
+        if not all(CANNOT in refusal for refusal in self.refusals.keys() - refusals.keys()):
             return None
         source = self._sources.assignment(name, space.globals)
         if source is None:
@@ -606,7 +606,7 @@ class Reach:
         name = name or space.unused(function.__qualname__)
         reference = {"$ref": f"{space.label}:{name}"}
         self._known[id(function)] = (function, reference)
-        found = references(source.code)
+        used = references(source.code)
         self._emit(
             space,
             name,
@@ -615,9 +615,9 @@ class Reach:
             source=source.text,
             qualname=source.qualname,
             **({"futures": list(source.futures)} if source.futures else {}),
-            **self._belongings(function, reference["$ref"], source.qualname, found),
+            **self._belongings(function, reference["$ref"], source.qualname, used),
         )
-        self._follow(space, found, source.text, titled(function))
+        self._follow(space, used, source.text, titled(function))
         return reference
 
     def _belongings(
@@ -695,8 +695,8 @@ class Reach:
 
     def _local_imports(self, space: _Namespace, source: str, user: str) -> None:
         """Capture what functions import when they are called."""
-        for found in local_imports(source):
-            name = absolute_name(found.module, found.level, space.globals)
+        for statement in local_imports(source):
+            name = absolute_name(statement.module, statement.level, space.globals)
             module = imported_module(name, space.globals) or self._import_of_the_users(name, user)
             if module is None:
                 continue
@@ -704,7 +704,7 @@ class Reach:
                 self._needs(name)
                 continue
             inner = self._space(vars(module))
-            for chain in found.used:
+            for chain in statement.used:
                 self._reach_attributes(inner, chain, user)
 
     def _import_of_the_users(self, name: str, user: str) -> ModuleType | None:
@@ -791,15 +791,15 @@ class Reach:
     def _statement(self, value: Any, space: _Namespace, name: str, source: StatementSource) -> Json:
         reference = {"$ref": f"{space.label}:{name}"}
         self._known[id(value)] = (value, reference)
-        found = references(source.code)
+        used = references(source.code)
         title = f"{space.label}.{name}"
-        for chain in found.now:
+        for chain in used.now:
             self._reach(space, chain, title)
         # What a decorator or a base class calls has to be there before the statement runs.
         self._follow_pending()
         futures = {"futures": list(source.futures)} if source.futures else {}
         self._emit(space, name, "source", kind="statement", source=source.text, **futures)
-        self._follow(space, found, source.text, title)
+        self._follow(space, used, source.text, title)
         return reference
 
 
@@ -810,7 +810,7 @@ def _made_anew(value: Any) -> tuple[str, list[Any]] | None:
     open on nothing.
     """
     for name in ("stdout", "stderr", "stdin"):
-        if any(value is getattr(sys, one) for one in (name, f"__{name}__")):
+        if any(value is getattr(sys, stream) for stream in (name, f"__{name}__")):
             return "builtins:getattr", [sys, name]
     if isinstance(value, _LOCKS):
         return f"threading:{'Lock' if isinstance(value, _LOCKS[0]) else 'RLock'}", []

@@ -95,13 +95,13 @@ class Registered:
         """The problem that this is. Without a `run`, `eval` gets the parameters."""
         if not probe and (missing := self.missing(run=False)):
             raise ArchiveError(listing("There is no problem yet. It needs", missing))
-        found: dict[EntryPoint, Any] = {
+        functions: dict[EntryPoint, Any] = {
             part: self.context[name] for part, name in self.entrypoints.items()
         }
-        evaluate = found.get("eval")
-        run = found.get("run") or (None if probe else evaluate)
+        evaluate = functions.get("eval")
+        run = functions.get("run") or (None if probe else evaluate)
         return Problem(
-            suggest=found.get("suggest", _stand_in),
+            suggest=functions.get("suggest", _stand_in),
             run=run or _stand_in,
             evaluate=None if run is evaluate else evaluate,
             context=self.context,
@@ -193,12 +193,12 @@ class Registration:
         if frame is None or kind is not None:
             return
         nothing = object()
-        found = {
+        added = {
             name: value
             for name, value in dict(frame.f_locals).items()
             if not name.startswith("_")
             and before.get(name, nothing) is not value
             and value is not self
         }
-        self._add(found)
-        self.names = tuple(found)
+        self._add(added)
+        self.names = tuple(added)

@@ -93,7 +93,7 @@ def _set(held: Any) -> str:
 
 def _parts(held: Any) -> str:
     rest = [f"{part}: {as_python(inner)}" for part, inner in held[3].items()]
-    return "".join(f", and gives it its {one}" for one in rest)
+    return "".join(f", and gives it its {part}" for part in rest)
 
 
 CODE_TAGS: Mapping[str, CodeTag] = {

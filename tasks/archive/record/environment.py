@@ -470,16 +470,16 @@ def _thread_pools() -> tuple[dict[str, int], dict[str, str]]:
 
 def sources() -> dict[str, str]:
     """Where distributions came from that were not taken from an index, as PEP 610 records it."""
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         text = distribution.read_text("direct_url.json")
         if text:
             name = _name_and_version(distribution)[0]
             try:
-                found.setdefault(name, _source(json.loads(text)))
+                by_name.setdefault(name, _source(json.loads(text)))
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
-    return dict(sorted(found.items()))
+    return dict(sorted(by_name.items()))
 
 
 def _source(record: dict[str, Any]) -> str:
@@ -549,12 +549,12 @@ def _keep(content: bytes, files: dict[str, bytes]) -> str:
 
 
 def _distributions() -> dict[str, str]:
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name, version = _name_and_version(distribution)
-        if name and name not in found:  # the first one on the path is the one that is imported
-            found[name] = version
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+        if name and name not in versions:  # the first one on the path is the one that is imported
+            versions[name] = version
+    return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 
 def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:

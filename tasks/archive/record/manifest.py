@@ -111,10 +111,10 @@ def manifest_of(study_name: str, attributes: Mapping[str, Any]) -> Manifest | No
     data = attributes.get(BACKUP_CONTEXT)
     if data is None:
         return None
-    found = data.get("format") if isinstance(data, dict) else None
-    if isinstance(found, int) and found > MANIFEST_FORMAT:
+    written = data.get("format") if isinstance(data, dict) else None
+    if isinstance(written, int) and written > MANIFEST_FORMAT:
         raise ArchiveError(
-            f"The archive of the study {study_name!r} has the format {found}, and this "
+            f"The archive of the study {study_name!r} has the format {written}, and this "
             f"version reads up to {MANIFEST_FORMAT}: pip install --upgrade prefect-optuna."
         )
     try:
@@ -155,7 +155,7 @@ def write_version(
         # Another flow may have begun the archive at the same moment, with a UUID of its own.
         written = read_manifest(study)
         assert written is not None  # noqa: S101 - nothing removes an attribute of a study
-        stored = next((one for one in written.versions if one.id == version.id), None)
+        stored = next((known for known in written.versions if known.id == version.id), None)
         if stored is not None and (keys is None or not _problem(stored, written.uuid, keys)):
             return written
         if keys is not None:

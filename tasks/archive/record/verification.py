@@ -115,7 +115,7 @@ def check_signatures(
 ) -> SignatureCheck:
     """Check every signature of an archive."""
     signatures = [manifest.signature, *(version.signature for version in manifest.versions)]
-    found = _Found()
+    findings = _Found()
     if keys is not None:  # else there is no need to read the trials
         # Attributes first: a run that goes on tells a trial before its list has it.
         attributes = study.user_attrs
@@ -124,10 +124,10 @@ def check_signatures(
             trials[trial.number] = trial
         to_run = {trial.number for trial in chosen}
         signatures += map(trial_signature, trials)
-        found = _look(study, attributes, trials, to_run, manifest, keys)
+        findings = _look(study, attributes, trials, to_run, manifest, keys)
     named = {str(s["key"]) for s in signatures if isinstance(s, Mapping) and "key" in s}
     return SignatureCheck(
-        keys is not None, tuple(sorted(named)), tuple(found.problems), tuple(found.gaps)
+        keys is not None, tuple(sorted(named)), tuple(findings.problems), tuple(findings.gaps)
     )
 
 
@@ -154,22 +154,22 @@ def _look(
     manifest: Manifest,
     keys: SigningKeys,
 ) -> _Found:
-    found = _Found()
-    found.problems += _manifest_problems(manifest, keys)
-    found.problems += _attribute_problems(attributes, manifest.uuid, keys)
-    _look_at_trials(study, attributes, trials, to_run, manifest, keys, found)
-    problems, gaps = list_problems(attributes, manifest, keys, found.entries, trials)
-    found.problems += problems
-    found.gaps += gaps
-    return found
+    findings = _Found()
+    findings.problems += _manifest_problems(manifest, keys)
+    findings.problems += _attribute_problems(attributes, manifest.uuid, keys)
+    _look_at_trials(study, attributes, trials, to_run, manifest, keys, findings)
+    problems, gaps = list_problems(attributes, manifest, keys, findings.entries, trials)
+    findings.problems += problems
+    findings.gaps += gaps
+    return findings
 
 
 def sign_study(study: Study, manifest: Manifest, keys: SigningKeys) -> None:
     """Sign what is not signed yet: the manifest, its versions, attributes, and ended trials."""
     wrong = [
-        one
-        for one in check_signatures(study, manifest, keys).problems
-        if not one.endswith("not signed.")
+        problem
+        for problem in check_signatures(study, manifest, keys).problems
+        if not problem.endswith("not signed.")
     ]
     if wrong:
         raise ArchiveError(
@@ -335,17 +335,17 @@ def _digests(
 ) -> list[str]:
     """A digest of each trial, whatever signature of its own it has."""
     directions, ids = _directions(study), [version.id for version in manifest.versions]
-    found: list[str] = []
+    digests: list[str] = []
     for number in numbers:
         if number >= len(trials):
-            found.append("")
+            digests.append("")
             continue
         trial = trials[number]
         version = ids[version_of(manifest, trial, ids)]
         content = full_content(trial, directions=directions, version=version)
         late = trial.system_attrs.get("constraints")
-        found.append(hashlib.sha256(canonical([content, late])).hexdigest())
-    return found
+        digests.append(hashlib.sha256(canonical([content, late])).hexdigest())
+    return digests
 
 
 def _former(

@@ -112,11 +112,11 @@ def _verified(
             f"The archive is incomplete: {what} is missing. Expected the file {place}. "
             "Bring it back, or name the artifacts that the study was archived to: artifacts=..."
         ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != digest:
         raise ArchiveError(
             f"The archive is damaged: {what} in {place} is not what was archived. Expected the "
-            f"SHA-256 digest {digest}, found {found} ({len(content)} bytes). Bring the file back "
+            f"SHA-256 digest {digest}, found {actual} ({len(content)} bytes). Bring the file back "
             "from a copy; nothing of it has been used."
         )
     return content

@@ -43,14 +43,14 @@ def file_references(trials: Iterable[FrozenTrial], at_most: float = math.inf) ->
         trials: whose they are.
         at_most: the size in bytes of the largest one that is wanted.
     """
-    found: dict[str, str] = {}
+    references: dict[str, str] = {}
     for trial in trials:
         for value in trial.user_attrs.values():
             if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
                 path, size = value.get("path"), value.get("bytes", 0)
                 if isinstance(path, str) and not (isinstance(size, int) and size > at_most):
-                    found[path] = value["sha256"]
-    return found
+                    references[path] = value["sha256"]
+    return references
 
 
 def packed(artifacts: ArtifactFileSystem, path: str, digest: str) -> bytes | None:
@@ -169,7 +169,7 @@ def _entries_of(artifacts: ArtifactFileSystem, pack: str) -> _Entries:
             ) from None
         while len(_entries) >= _KEPT:
             _entries.pop(next(iter(_entries)), None)
-        _entries[place] = {one.filename: (one.header_offset, one.file_size) for one in stored}
+        _entries[place] = {info.filename: (info.header_offset, info.file_size) for info in stored}
     return _entries[place]
 
 

@@ -49,11 +49,11 @@ class StudySeries:
     def add_axis(self, axis: Axis) -> None:
         """Write an axis; the same one again is nothing."""
         study, whose = self._study, f"The study {self._study.study_name!r}"
-        if (found := read_axis(study, self._artifacts, axis.name)) is not None:
-            check_same(found, axis, whose)
+        if (stored := read_axis(study, self._artifacts, axis.name)) is not None:
+            check_same(stored, axis, whose)
             return
-        if (found := self._axes_of_problem().get(axis.name)) is not None:
-            check_same(replace(found, unit=axis.unit), axis, whose)
+        if (stored := self._axes_of_problem().get(axis.name)) is not None:
+            check_same(replace(stored, unit=axis.unit), axis, whose)
         if not axis.is_inline:
             write_blobs(self._artifacts, self._claimed(), [axis.content])
         self._set_study_attribute(f"{KEY_AXIS}{axis.name}", axis.attribute())

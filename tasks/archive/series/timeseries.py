@@ -277,8 +277,8 @@ def _array(title: str, values: Any) -> np.ndarray[Any, Any]:
     except (ValueError, TypeError) as error:
         raise SeriesError(f"{title} is no array of numbers: {error}.") from None
     if array.dtype.kind not in "biufmM" or array.dtype.char == "g" or array.ndim == 0:
-        found = f"an array of {array.dtype}" if array.ndim else described(values)
-        raise SeriesError(f"{title} holds numbers of up to 64 bits or times; found {found}.")
+        given = f"an array of {array.dtype}" if array.ndim else described(values)
+        raise SeriesError(f"{title} holds numbers of up to 64 bits or times; found {given}.")
     if array.nbytes > MAX_BYTES:
         raise SeriesError(too_large(title, array.nbytes, MAX_BYTES))
     return storable(array)
