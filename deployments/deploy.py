@@ -505,7 +505,7 @@ def deploy_gc(
     if storage is None or isinstance(storage, (StudyStorage, str, Path)):
         places: str | list[str] = storage_reference(storage)
     else:
-        places = [storage_reference(one) for one in storage]
+        places = [storage_reference(place) for place in storage]
     parameters = {
         "storage": places,
         "artifacts": artifacts_reference(artifacts),

@@ -240,10 +240,10 @@ class LocalServer:
 
     def _refuse_another_version(self) -> None:
         log = self.log_file.read_text(errors="replace")
-        if found := re.search(r"Can't locate revision identified by '(\w+)'", log):
+        if match := re.search(r"Can't locate revision identified by '(\w+)'", log):
             raise LocalServerError(
                 f"expected {self.home} to hold the history of Prefect {prefect.__version__} or of "
-                f"an earlier one, found a database of another version (revision {found[1]}, which "
+                f"an earlier one, found a database of another version (revision {match[1]}, which "
                 "this one does not know). It is left as it is. Move that folder away, name "
                 "another home, or use the Prefect that wrote it."
             )

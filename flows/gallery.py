@@ -57,8 +57,8 @@ def draw_gallery(
     importlib.import_module("matplotlib.backends.backend_agg")
     trials, directions = status.trials, status.directions
     shares = [importances_of(trials, directions, i) for i in range(min(2, len(directions)))]
-    names = dict.fromkeys(name for one in shares for name in one)
-    mean = {n: sum(one.get(n, 0.0) for one in shares) / len(shares) for n in names}
+    names = dict.fromkeys(name for share in shares for name in share)
+    mean = {n: sum(share.get(n, 0.0) for share in shares) / len(shares) for n in names}
     mean = dict(sorted(mean.items(), key=lambda item: -item[1]))
     best = best_first(trials, directions)[:1] if len(directions) == 1 else []
     now = time.time() if status.state == "running" else None

@@ -68,12 +68,12 @@ def importances_of(
         with warnings.catch_warnings():
             # It is a picture, and says nothing of parameters that few trials have.
             warnings.filterwarnings("ignore", message="Some regimes for parameter")
-            found = optuna.importance.get_param_importances(
+            shares = optuna.importance.get_param_importances(
                 study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
             )
     except (ValueError, RuntimeError, ZeroDivisionError):  # such as no parameter in common
         return {}
-    return found if all(map(math.isfinite, found.values())) and any(found.values()) else {}
+    return shares if all(map(math.isfinite, shares.values())) and any(shares.values()) else {}
 
 
 def importances_plot(
@@ -474,9 +474,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
     """Three numbers or fewer that are easily said, apart from each other."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     tens = [10.0**p for p in powers if low <= 10.0**p <= high]
-    found = tens if len(tens) >= 3 else [k * 10.0**p for p in powers for k in (1, 2, 5)]
-    found = [number for number in found if low <= number <= high]
-    return found[:: math.ceil(len(found) / 3)] if found else [low, high]
+    ticks = tens if len(tens) >= 3 else [k * 10.0**p for p in powers for k in (1, 2, 5)]
+    ticks = [number for number in ticks if low <= number <= high]
+    return ticks[:: math.ceil(len(ticks) / 3)] if ticks else [low, high]
 
 
 def _later_is_darker() -> Any:

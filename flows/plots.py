@@ -222,13 +222,13 @@ def _draw_history(axes: Axes, trials: Sequence[FrozenTrial], direction: str, ind
 
 def _points(trials: Sequence[FrozenTrial], index: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers and values of trials; a pruned one has the last value that it reported."""
-    found = []
+    pairs = []
     for trial in trials:
         if trial.values is not None:
-            found.append((trial.number, trial.values[index]))
+            pairs.append((trial.number, trial.values[index]))
         elif trial.intermediate_values:
-            found.append((trial.number, trial.intermediate_values[max(trial.intermediate_values)]))
-    points = np.array(found, dtype=float).reshape(-1, 2)
+            pairs.append((trial.number, trial.intermediate_values[max(trial.intermediate_values)]))
+    points = np.array(pairs, dtype=float).reshape(-1, 2)
     return points[:, 0], points[:, 1]
 
 
@@ -279,7 +279,7 @@ def _bands(
     ensemble: Sequence[Mapping[str, np.ndarray]], name: str, length: int
 ) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """Within which many trials are: nine of ten, and half of them."""
-    rows = [one[name] for one in ensemble if name in one and len(one[name]) == length]
+    rows = [member[name] for member in ensemble if name in member and len(member[name]) == length]
     if len(rows) < _LEAST_ENSEMBLE:
         return []
     values = np.array(rows)

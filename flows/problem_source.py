@@ -77,16 +77,16 @@ def find_problem(
                 "it is."
             )
         return ProblemSource(Problem.of(problem, directions=directions))
-    found = _find_code(study_name, version, trusted, install, storage, artifacts)
+    code = _find_code(study_name, version, trusted, install, storage, artifacts)
     if install:
-        require_installed(found.capture, found.environment)
-    made = restore_problem(found.capture, found.environment)
-    captured = replace(found.capture, axes=made.axes, origin=found.environment)
+        require_installed(code.capture, code.environment)
+    made = restore_problem(code.capture, code.environment)
+    captured = replace(code.capture, axes=made.axes, origin=code.environment)
     if directions is not None and (wanted := as_directions(directions)) != made.directions:
         made = replace(made, directions=wanted)
         document = {**captured.document, "directions": list(wanted)}
         captured = replace(captured, document=document)
-    return ProblemSource(made, captured, found.words)
+    return ProblemSource(made, captured, code.words)
 
 
 def deployed_code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment] | None:
@@ -98,8 +98,8 @@ def deployed_code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment] 
         return None
     names = ("study_name", "version", "trusted", "install", "storage", "artifacts")
     given: dict[str, Any] = {"install": False, **parameters}
-    found = _find_code(*(given[name] for name in names))
-    return found.capture, found.environment
+    code = _find_code(*(given[name] for name in names))
+    return code.capture, code.environment
 
 
 def say_version(
@@ -145,8 +145,8 @@ def _find_code(
             f"`version` is the id of a version, or {_LEAST} digits or more of the digest of its "
             f"code; found {version!r}. `prefect-optuna show STUDY` lists them."
         )
-    found = _archived(study_name, version, trusted, storage, artifacts)
-    return found or _brought(study_name, str(version), trusted, install)
+    archived = _archived(study_name, version, trusted, storage, artifacts)
+    return archived or _brought(study_name, str(version), trusted, install)
 
 
 def _archived(

@@ -152,7 +152,7 @@ class _Replay:
             storage, study_id = self._study.storage, self._study._study_id  # pyright: ignore[reportPrivateUsage]
             storage.create_new_trial(study_id, template_trial=template)
         order = list(self._order())
-        taken = sum(not is_lost(one) and not self._is_asked(one) for one in self._trials)
+        taken = sum(not is_lost(trial) and not self._is_asked(trial) for trial in self._trials)
         for asked, number in enumerate(order):
             if (difference := self._ask(self._trials[number])) is not None:
                 return Replayed(self._into, asked + 1, taken, number, difference)
@@ -226,14 +226,14 @@ class _Replay:
         asked = _asked(trial)
         storage, study_id = self._study.storage, self._study._study_id  # pyright: ignore[reportPrivateUsage]
         there, kept = self._seen(storage.get_all_trials(study_id, deepcopy=False), asked["seen"])
-        one, seed = self._study.for_one_trial(), asked.get("seed")
+        alone, seed = self._study.for_one_trial(), asked.get("seed")
         own = self._sampler(trial) if seed is not None else self._continued(trial)
         asks = AskedSampler(own, asked["seen"], asked["place"], seed)
-        asks.look(one, there, kept)
-        one.sampler = asks
+        asks.look(alone, there, kept)
+        alone.sampler = asks
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
         storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        again = optuna.Trial(one, trial_id)
+        again = optuna.Trial(alone, trial_id)
         for name, distribution in trial.distributions.items():
             was = trial.params[name]
             now = again._suggest(name, distribution)  # pyright: ignore[reportPrivateUsage]
@@ -245,7 +245,7 @@ class _Replay:
         for step, value in trial.intermediate_values.items():
             storage.set_trial_intermediate_value(trial_id, step, value)
         values = trial.values if trial.state == TrialState.COMPLETE else None
-        one.tell(again, values=values, state=trial.state)
+        alone.tell(again, values=values, state=trial.state)
         if seed is None:
             asks.publish()
         return None
@@ -287,7 +287,7 @@ class _Replay:
 
     def _environment(self, version: str) -> Any:
         assert self._archived is not None  # noqa: S101 - or a sampler is given
-        places = [p for p, one in enumerate(self._archived.versions) if one.id == version]
+        places = [p for p, entry in enumerate(self._archived.versions) if entry.id == version]
         return self._archived.environment_of(
             places[0] if places else len(self._archived.versions) - 1
         )

@@ -111,10 +111,10 @@ class Spool:
         return iter(self._read_all(self._paths()))
 
     def _read_all(self, paths: Iterable[Path]) -> list[SpooledTrial]:
-        found: list[SpooledTrial] = []
+        trials: list[SpooledTrial] = []
         for path in paths:
             try:
-                found.append(_read(path))
+                trials.append(_read(path))
             except FileNotFoundError:
                 continue  # somebody has just told it
             except Exception as error:  # noqa: BLE001 - whatever it is, the others are whole
@@ -123,7 +123,7 @@ class Spool:
                     path,
                     error_words(error),
                 )
-        return sorted(found, key=lambda one: (one.at, one.id))
+        return sorted(trials, key=lambda one: (one.at, one.id))
 
     def of(self, uuid: str) -> list[SpooledTrial]:
         """The trials of a study."""
@@ -197,7 +197,7 @@ def _read(path: Path) -> SpooledTrial:
     data = json.loads(head)
     reference = data["reference"]
     words = [data[name] for name in ("study_name", "storage", "uuid", "session")]
-    if not all(one.encode() for one in words) or not 0 <= data["at"] < _LATEST:
+    if not all(word.encode() for word in words) or not 0 <= data["at"] < _LATEST:
         raise ValueError("it says nothing of a trial")
     return SpooledTrial(
         data["study_name"],
@@ -247,8 +247,8 @@ class TrialKeeper:
 
         with before_waiting(keep):
             yield
-        for one in kept:
-            one.drop()
+        for trial in kept:
+            trial.drop()
 
     def ended(
         self, outcome: Outcome, trial: FrozenTrial, encoded: EncodedResult | None = None

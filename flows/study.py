@@ -67,8 +67,8 @@ def _known(kind: str, classes: Mapping[str, str], value: Any) -> Any:
         return "".join(filter(str.isalnum, name.lower())).removesuffix(kind)
 
     names = {bare(word): name for name, its_class in classes.items() for word in (its_class, name)}
-    if (found := names.get(bare(value))) is not None:
-        return found
+    if (known := names.get(bare(value))) is not None:
+        return known
     near = difflib.get_close_matches(bare(value), names, n=1)
     hint = f"; did you mean {names[near[0]]!r}?" if near else "."
     raise InvalidSettingError(

@@ -171,9 +171,9 @@ class StudyResult(BaseModel):
         rows = []
         if len(self.directions) == 1 and self.best_trials:
             best = self.best_trials[0]
-            for name, found in ("parameters", best.params), ("constraints", best.constraints):
-                if found or name == "parameters":
-                    rows.append((name, ", ".join(f"{k}={_short(v)}" for k, v in found.items())))
+            for name, values in ("parameters", best.params), ("constraints", best.constraints):
+                if values or name == "parameters":
+                    rows.append((name, ", ".join(f"{k}={_short(v)}" for k, v in values.items())))
         rows.append(("trials", _counts(self.states) or "none"))
         rows.append(("study", self.storage))
         rows.append(("archive", self.artifacts))

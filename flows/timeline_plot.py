@@ -127,12 +127,12 @@ def _spans(
     if not ends:
         return []
     last = max(ends)
-    found: list[tuple[float, float, FrozenTrial]] = []
+    spans: list[tuple[float, float, FrozenTrial]] = []
     for begun, trial in started:
         start = begun.timestamp()
         end = trial.datetime_complete.timestamp() if trial.datetime_complete else last
-        found.append((start, max(end, start), trial))
-    return sorted(found, key=lambda span: span[:2])
+        spans.append((start, max(end, start), trial))
+    return sorted(spans, key=lambda span: span[:2])
 
 
 def _lanes(spans: Sequence[tuple[float, float, FrozenTrial]]) -> dict[str, list[_Lane]]:

@@ -68,8 +68,8 @@ def count_states(trials: Iterable[FrozenTrial]) -> dict[str, int]:
         >>> count_states(study.trials)["complete"]
         1
     """
-    found = Counter(trial.state for trial in trials if not is_lost(trial))
-    return {name: found[state] for state, name in _STATE_NAMES.items()}
+    counts = Counter(trial.state for trial in trials if not is_lost(trial))
+    return {name: counts[state] for state, name in _STATE_NAMES.items()}
 
 
 def count_words(trials: Iterable[FrozenTrial]) -> list[str]:
@@ -99,12 +99,12 @@ def constraint_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
         >>> constraint_columns([optuna.trial.create_trial(value=1.0, constraints={"mass": 0.5})])
         {'mass ≤ 0': ['0.5']}
     """
-    found = [trial.constraints for trial in trials]
+    constraints = [trial.constraints for trial in trials]
     return {
         f"{shorten(name, MAX_CELL - 4)} ≤ 0": [
-            format_value(one[name], digits=4) if name in one else "" for one in found
+            format_value(own[name], digits=4) if name in own else "" for own in constraints
         ]
-        for name in dict.fromkeys(name for one in found for name in one)
+        for name in dict.fromkeys(name for own in constraints for name in own)
     }
 
 
@@ -133,10 +133,10 @@ def _metric_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
     """Return a column for each metric that `log_metric` has kept."""
     from prefect_optuna.blocks import logged_metrics  # with every format of artifacts
 
-    found = [logged_metrics(trial) for trial in trials]
+    metrics = [logged_metrics(trial) for trial in trials]
     return {
-        shorten(name): [format_value(one.get(name, ""), digits=4) for one in found]
-        for name in dict.fromkeys(name for one in found for name in one)
+        shorten(name): [format_value(own.get(name, ""), digits=4) for own in metrics]
+        for name in dict.fromkeys(name for own in metrics for name in own)
     }
 
 

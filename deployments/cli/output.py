@@ -42,8 +42,8 @@ def answer(document: Any, *shown: RenderableType, as_json: bool) -> None:
         print(json_text(plain(document)), flush=True)
         return
     console = _terminal()
-    for one in shown:
-        console.print(one, soft_wrap=isinstance(one, str))
+    for part in shown:
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def note(text: str) -> None:
