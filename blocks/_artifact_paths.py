@@ -1,4 +1,4 @@
-"""Which paths an artifact may have."""
+"""Validation of artifact paths."""
 
 from __future__ import annotations
 

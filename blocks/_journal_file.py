@@ -177,7 +177,7 @@ class JournalFile:
                 written += os.write(descriptor, content[written:])
         except BaseException as error:
             if isinstance(error, OSError):
-                # The disk is full. A part of a line is nothing that anybody has read.
+                # The disk is full. Nobody has read a part of a line.
                 os.ftruncate(descriptor, self._read_to)
             os.close(descriptor)
             raise

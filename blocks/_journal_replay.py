@@ -141,7 +141,7 @@ class Replay:
         return self._study_of[trial_id]
 
     def shared(self, trial: FrozenTrial) -> FrozenTrial:
-        """A trial that nobody may change, and that does not change."""
+        """Return a read-only trial that does not change."""
         if trial.state in ENDED:
             return trial
         shown = self.shown.get(trial._trial_id)
@@ -290,7 +290,7 @@ class Replay:
 
 
 def copied(trial: FrozenTrial) -> FrozenTrial:
-    """A copy whose parameters, attributes and reports can be changed."""
+    """Return a copy whose parameters, attributes and reports can be changed."""
     return FrozenTrial(
         number=trial.number,
         trial_id=trial._trial_id,

@@ -43,7 +43,7 @@ def checked_result(content: bytes, place: str) -> bytes:
 
 
 def _metadata(found: dict[str, Any], key: Any) -> dict[str, Any]:
-    """The metadata anew, of nothing but text; raises unless the serializer reads only JSON.
+    """Rebuild the metadata from text alone; raise unless the serializer reads only JSON.
 
     Prefect hands what is no record of its own to the serializer of whoever reads: it begins with
     a key of ours, which is no pickle in anybody's reading, and has no dictionary of a stranger's.

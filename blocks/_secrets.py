@@ -206,7 +206,7 @@ def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
 
 
 def secret_paths(value: Any, path: str) -> Iterator[str]:
-    """Where in parameters, or in a context, text is a secret by its name, or a URL with one."""
+    """Yield the paths of secrets in parameters or a context: by name, or in a URL."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             inside = f"{path}[{name!r}]"

@@ -107,7 +107,7 @@ def invalid_setting(what: str, error: ValidationError) -> InvalidSettingError:
 
 
 def reasons(error: ValidationError) -> str:
-    """Why settings are not valid, each with its name."""
+    """Say why settings are not valid, each with its name."""
     texts: list[str] = []
     for detail in error.errors(include_input=False, include_url=False):
         text = detail["msg"].removeprefix("Value error, ")

@@ -31,7 +31,7 @@ STUDY_EVENTS: Mapping[EventName, str] = {
 """The events by their short names."""
 
 MAX_FAILED_EVENTS = 100
-"""A run of a study emits no more events of failed trials; the last one says so."""
+"""Maximum number of events of failed trials in a run of a study; the last one says so."""
 
 _SECONDS_BETWEEN = 1.0
 _STALLED_LEAST = 300.0  # seconds

@@ -1,4 +1,4 @@
-"""Which pictures a study's report has, in which order, and how large they may be together."""
+"""Pictures of a study's report: their choice, their order, and their total size."""
 
 from __future__ import annotations
 

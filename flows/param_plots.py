@@ -1,4 +1,4 @@
-"""Which parameters matter, and where their good values are."""
+"""Plots of the parameters that matter, and of their good values."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ def _numbered_first(
 
 
 def _height(trials: Sequence[FrozenTrial], name: str) -> tuple[Callable[[Any], float], str, str]:
-    """Where between 0 and 1 a parameter's values are, and what is at both ends."""
+    """Return a parameter's values between 0 and 1, and what is at both ends."""
     distribution = trials[-1].distributions[name]
     if not isinstance(distribution, (FloatDistribution, IntDistribution)):
         listed = getattr(distribution, "choices", ())
@@ -434,7 +434,7 @@ def _draw_slice(
 def _placer(
     axes: Axes, distribution: BaseDistribution, values: Sequence[Any], which: str = "x"
 ) -> Callable[[Any], float]:
-    """Where on the axis a value is, after the axis has been set up for it."""
+    """Set up an axis for a parameter; return a function from values to positions on it."""
     from matplotlib.ticker import MaxNLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis

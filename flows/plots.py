@@ -278,7 +278,7 @@ def _draw_best(
 def _bands(
     ensemble: Sequence[Mapping[str, np.ndarray]], name: str, length: int
 ) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Within which many trials are: nine of ten, and half of them."""
+    """Return the bands that hold nine of ten trials, and half of them."""
     rows = [member[name] for member in ensemble if name in member and len(member[name]) == length]
     if len(rows) < _LEAST_ENSEMBLE:
         return []
@@ -305,7 +305,7 @@ def _series_of(result: Any) -> dict[str, np.ndarray]:
 
 
 def _numbers(values: Any) -> np.ndarray:
-    """A series as numbers; empty where it is none."""
+    """Return a series as numbers; empty if it has none."""
     try:
         array = np.asarray(values)
     except (TypeError, ValueError):  # such as a list of lists of different lengths

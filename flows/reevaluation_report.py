@@ -132,7 +132,7 @@ def _past(result: Reevaluation) -> str:
 
 
 def packages_words(result: Reevaluation) -> str:
-    """With which packages trials ran again, in a word or two."""
+    """Name the packages with which trials ran again, in a word or two."""
     newer = ", ".join(f"{name} {version}" for name, version in result.upgraded.items())
     return newer or {"here": "today's"}.get(result.environment, result.environment)
 

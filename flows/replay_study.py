@@ -175,7 +175,7 @@ class _Replay:
         return "seed" in _asked(trial) or self._sequence(trial) is not None
 
     def _sequence(self, trial: FrozenTrial) -> str | None:
-        """Of which random numbers a trial has had its share, if it is known where they began."""
+        """Return the id of the sequence that a trial has drawn from, if its start is known."""
         state = trial.system_attrs.get(STATE)
         return state[0] if state and f"{STATE}:{state[0]}" in self._attributes else None
 
@@ -330,7 +330,7 @@ def _shown(value: Any) -> str:
 
 
 def _quiet() -> warnings.catch_warnings[None]:
-    """Whoever has made a sampler before knows that it is experimental."""
+    """Silence warnings of experimental samplers: the user has seen them before."""
     return warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning)
 
 

@@ -453,7 +453,7 @@ def _fitting(picture: bytes | None, room: int) -> bytes | None:
 
 
 def _section(heading: str, *parts: str) -> str:
-    """A heading with what is below it, or nothing where there is nothing."""
+    """Return a heading with its content, or nothing if there is none."""
     there = [part for part in parts if part]
     return "\n\n".join((f"## {heading}", *there)) if there else ""
 

@@ -272,7 +272,7 @@ def _best_first(status: StudyStatus) -> list[FrozenTrial]:
 
 
 def _all_trials(status: StudyStatus, room: int) -> dict[str, Any]:
-    """All trials for the page's script, in so many bytes, and what had to be left out."""
+    """Return the trials for the page's script, within a size limit, and what was left out."""
     trials, notes = _best_first(status), []
     if (more := len(_all_columns(trials[:_SAMPLE])) - _CELL) > 0:
         notes.append(f"{more} columns did not fit into this page.")

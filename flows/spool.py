@@ -247,8 +247,8 @@ class TrialKeeper:
 
         with before_waiting(keep):
             yield
-        for trial in kept:
-            trial.drop()
+        for entry in kept:
+            entry.drop()
 
     def ended(
         self, outcome: Outcome, trial: FrozenTrial, encoded: EncodedResult | None = None

@@ -34,7 +34,7 @@ class TimeShare:
 
     @contextlib.contextmanager
     def spend(self) -> Generator[None]:
-        """Do it, and note what it cost."""
+        """Measure what the code within costs."""
         before = time.thread_time()
         try:
             yield

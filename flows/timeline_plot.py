@@ -1,4 +1,4 @@
-"""When each trial ran, and who ran it."""
+"""Plot of when each trial ran, and who ran it."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class _Clock:
         ][:8]
 
     def __call__(self, time: float) -> float:
-        """Where on the axis a moment is, in seconds."""
+        """Return the position of a moment on the axis, in seconds."""
         index = int(np.searchsorted(self._from, time, side="right")) - 1
         return time - float(self._from[0]) - float(self._cut[max(index, 0)])
 

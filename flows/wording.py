@@ -26,7 +26,7 @@ _STATE_NAMES = {
 
 
 def format_value(value: Any, digits: int = 5) -> str:
-    """A value or parameter with so many significant digits."""
+    """Format a value or parameter with a number of significant digits."""
     if isinstance(value, float):
         if math.isinf(value):
             return "∞" if value > 0 else "-∞"
@@ -141,7 +141,7 @@ def _metric_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
 
 
 def shorten(text: str, length: int = MAX_CELL) -> str:
-    """Text of the user's in one line of at most so many letters.
+    """Shorten a user's text to one line of at most `length` characters.
 
     Example:
         >>> shorten("learning rate of the first layer", 16)
@@ -156,7 +156,7 @@ def column_width(name: str, cells: Sequence[str]) -> int:
 
 
 def fit_columns(columns: Mapping[str, Sequence[str]], room: int) -> dict[str, Sequence[str]]:
-    """The first columns of a table, as many as there is room for.
+    """Return the first columns of a table that fit.
 
     Example:
         >>> list(fit_columns({"alpha": ["0.1"], "beta": ["0.2"], "gamma": ["0.3"]}, room=14))

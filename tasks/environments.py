@@ -440,7 +440,7 @@ def _wanted(environment: Environment, needed: Iterable[str]) -> _Wanted:
 
 
 def _needed_python(version: str) -> str:
-    """Which Python this package needs, if one is not among those."""
+    """Say which Python this package needs, if one is not among those."""
     from packaging.specifiers import SpecifierSet
 
     try:
@@ -518,7 +518,7 @@ def _install(part: Path, requirements: Iterable[str]) -> str:
 
 
 def _unobtainable(part: Path, pins: Mapping[str, str], otherwise: str) -> dict[str, str]:
-    """Which packages cannot be had, and why; found by halving, for uv says one at a time."""
+    """Find the unavailable packages, and why, by bisection: uv names one at a time."""
     reasons: dict[str, str] = {}
     pending: list[list[str]] = [list(pins)]
     while pending:
@@ -723,7 +723,7 @@ def _variables() -> dict[str, str]:
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Why uv has failed, in a line; empty where it has not."""
+    """Return the reason why uv has failed, in a line; empty if it has not."""
     if not done.returncode:
         return ""
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
@@ -760,7 +760,7 @@ def _lock(root: Path, key: str, timeout: float = -1) -> Any:
 
 
 def _kept(place: Path) -> PreparedEnvironment | None:
-    """An environment that is there, which is used from now on; `None` where it is not."""
+    """Return an existing environment, which counts as used now; `None` if there is none."""
     try:
         record = _read_record(place)
         if not _python_in(place).exists():

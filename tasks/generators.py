@@ -29,11 +29,11 @@ class Generator:
         raise NotImplementedError
 
     def seed(self, seed: int) -> Any:
-        """Have it begin anew."""
+        """Start it anew from a seed, and return what `release` takes back."""
         raise NotImplementedError
 
     def mark(self) -> Any:
-        """Something that is another as soon as somebody has drawn from it."""
+        """Return a value that differs after any draw from it."""
         return self.save()
 
     def release(self, lent: Any) -> None:

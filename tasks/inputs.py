@@ -113,7 +113,7 @@ class InputNow:
 
 
 def as_bytes(size: str | int | None) -> int:
-    """A size, such as `"200 MB"`, as a number of bytes; `None` is nothing."""
+    """Parse a size, such as `"200 MB"`, into a number of bytes; `None` is 0."""
     try:
         return 0 if size is None else int(TypeAdapter(ByteSize).validate_python(size))
     except ValidationError:

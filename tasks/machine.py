@@ -90,7 +90,7 @@ class Machine:
         return int(min(counts)) if counts else None
 
     def devices(self, gpus: float, preferred: Sequence[str] = ()) -> tuple[str, ...] | None:
-        """The GPUs that somebody gets who wants so many; `None` where that many are not left."""
+        """Choose GPUs for a demand; `None` if there are not enough left."""
         if not gpus:
             return ()
         order = sorted(self.gpus, key=lambda one: one not in preferred)
@@ -246,7 +246,7 @@ class Share:
 
     @contextmanager
     def applied(self) -> Generator[None]:
-        """Have libraries in this process take as many threads, and see those GPUs."""
+        """Limit the threads and GPUs of libraries in this process to the share."""
         with threads_of(self.needs), _variables({DEVICES: ",".join(self.devices)}):
             yield
 
@@ -326,7 +326,7 @@ def share_of_trial(needs: Resources | None) -> Generator[None]:
 
 @contextmanager
 def threads_of(needs: Resources | None) -> Generator[None]:
-    """Have libraries take as many threads as a trial has processors.
+    """Limit the threads of libraries to the processors of a trial.
 
     By threadpoolctl, where it is there, also those that are loaded already.
     """
@@ -432,7 +432,7 @@ def _waiting(needs: Resources) -> str:
 
 
 def _held() -> str:
-    """Who has something, in words."""
+    """Describe who has taken what."""
     folder = _folder()
     with FileLock(folder / "all.lock", thread_local=False):
         claims = _claims(folder)

@@ -188,7 +188,7 @@ def as_of(trials: Sequence[FrozenTrial], seen: Seen, *, since: int = 0) -> list[
 
 
 def _begun(trial: FrozenTrial, n_params: int, *, shared: bool) -> FrozenTrial:
-    """A trial as it was with so many of its parameters; fewer than none while it waited."""
+    """Return a trial as it was with its first `n_params` parameters; negative while it waited."""
     names = list(trial.params)[: max(n_params, 0)]
     begun = copy.copy(trial)
     begun.state = TrialState.WAITING if n_params < 0 else TrialState.RUNNING
@@ -292,7 +292,7 @@ class AskedSampler(BaseSampler):
 
     @property
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Whoever looks at it should find the sampler that was chosen."""
+        """The class of the chosen sampler, so that checks by type find it."""
         return type(self._sampler)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -393,7 +393,7 @@ def _fix(sampler: BaseSampler) -> dict[str, np.random.RandomState | np.random.Ge
 
 
 def _unused(sampler: BaseSampler) -> dict[int, Any]:
-    """For copies of a sampler: what it knows of trials may be more than they are to see."""
+    """Return a memo for `deepcopy` that resets what a sampler knows of trials."""
     memo: dict[int, Any] = {}
     for _, part in _parts(sampler):
         for value in getattr(part, "__dict__", {}).values():
@@ -465,7 +465,7 @@ def scrambles(sampler: BaseSampler, seeds: Mapping[str, int] | None = None) -> d
 
 
 def seed_of_generators(sampler: BaseSampler) -> int:
-    """A seed that follows from the generators of a sampler: of those with a seed, from that."""
+    """Derive a seed from the generators of a sampler: from the seeds of those that have one."""
     digest = hashlib.sha256()
     for generator in _fix(sampler).values():
         if isinstance(generator, np.random.RandomState):
@@ -536,7 +536,7 @@ class Numbers:
                 self._others[path] = generator
 
     def began(self) -> dict[str, Any]:
-        """Where they began, as JSON."""
+        """Return the states in which they began, as JSON."""
         return {
             "kind": type(self._sampler).__qualname__,
             "generators": {path: _as_json(own.began) for path, own in self._twisters.items()},

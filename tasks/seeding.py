@@ -179,7 +179,7 @@ class Seeding:
             _take_marks()
 
     def renew(self, seed: int) -> None:
-        """Begin anew with another seed, for another attempt."""
+        """Start again with another seed, for another attempt."""
         self.seed, self._entropy, self._shares = seed, itertools.count(), {}
         with _lock:
             _note_draws()
@@ -318,7 +318,7 @@ def _count_fork() -> None:
 
 
 def _seed_fork() -> None:
-    """Begin anew in a process that a trial has forked off: each of them draws its own numbers."""
+    """Start again in a process that a trial has forked: each draws its own numbers."""
     trial = _current.get()
     if trial is not None and trial.forked is not None:
         _entered.clear()

@@ -124,7 +124,7 @@ class Keeper(Protocol):
     def keeping(
         self, outcome: Outcome, trial: FrozenTrial, encoded: EncodedResult | None = None
     ) -> AbstractContextManager[None]:
-        """Keep it while the code within waits; what ends there in good order is kept no more."""
+        """Keep it while the code within waits, and drop it once that has succeeded."""
         ...
 
 

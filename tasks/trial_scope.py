@@ -50,7 +50,7 @@ class TrialScope:
         check_types(self.values)
 
     def unread(self, read: Iterable[str]) -> str:
-        """A sentence about what was given and a trial has not read; empty if there is nothing."""
+        """Name the given parameters that a trial has not read; empty if it has read all."""
         names = set(read)
         if self._handed_out or len(names) >= _MAX_READS:
             return ""

@@ -101,7 +101,7 @@ class VersionIndex:
         return [path.rsplit("/", 2)[1] for path in self._filesystem.glob(pattern)]
 
     def numbers(self, directory: str) -> list[int]:
-        """The versions whose records are there, by listing them: slow, but it sees gaps."""
+        """List the versions that have a record: slow, but it sees gaps."""
         names = self._filesystem.ls(f"{self._prefix}versions/{directory}")
         matches = (_NUMBER.fullmatch(path.rpartition("/")[2]) for path in names)
         return sorted(int(match[1]) for match in matches if match)
@@ -113,7 +113,7 @@ class VersionIndex:
         )
 
     def newest(self, directory: str) -> int:
-        """The newest version; -1 if there is none."""
+        """Return the number of the newest version; -1 if there is none."""
         low = self._newest.get(directory)
         if low is None:
             low = self._hinted(directory)
@@ -277,7 +277,7 @@ def _is_of(record: ArtifactVersion, directory: str, number: int) -> bool:
 
 
 def with_marks(record: ArtifactVersion, marks: Marks | None = None) -> ArtifactVersion:
-    """A record with its marks, as one of its own: whoever changes it spoils no cached one."""
+    """Return a copy of a record with its marks, so that changing it spoils no cached one."""
     marks = marks or Marks()
     return record.model_copy(
         update={

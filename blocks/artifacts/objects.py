@@ -41,7 +41,7 @@ _LONGEST_RUN = timedelta(hours=1)
 
 
 def object_path(digest: str, suffix: str) -> str:
-    """Where the content of a digest is, relative to the prefix."""
+    """Return the path of a digest's content, relative to the prefix."""
     return f"objects/{digest[:2]}/{digest}.{suffix}"
 
 
@@ -68,7 +68,7 @@ class ContentStore:
         self._trash = f"{prefix}{trash}"
 
     def put(self, path: str, content: bytes) -> None:
-        """Make an object, or mend one that is there and damaged."""
+        """Make an object, or replace a damaged one."""
         if not self._filesystem.create(path, content) and not self._is_sound(path):
             self._filesystem.write_path(path, content)
 
@@ -209,7 +209,7 @@ class ContentStore:
         return self._filesystem.read_path(path)
 
     def _places(self, path: str) -> Iterator[str]:
-        """Where an object may be, until it is found."""
+        """Yield the places where an object may be."""
         for pause in _PAUSES:
             time.sleep(pause)
             yield path

@@ -1,4 +1,4 @@
-"""Which handlers there are, and which one a value gets.
+"""Registry of artifact handlers, and the choice of one for a value.
 
 Where two handlers could be meant, the same one is taken everywhere: those of `register_handler`
 come first, the latest at the front, then the built-in ones, then those of installed packages in

@@ -58,7 +58,7 @@ def collect(
 
 
 def _live(index: VersionIndex) -> list[ArtifactVersion]:
-    """The versions whose content has not been removed."""
+    """List the versions whose content has not been removed."""
     versions: list[ArtifactVersion] = []
     for directory in index.directories():
         numbers = index.numbers(directory)

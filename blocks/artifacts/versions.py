@@ -1,4 +1,4 @@
-"""Which version is meant: by its number, by the time it was made, or as of a time."""
+"""Lookup of a version: by its number, by the time it was made, or as of a time."""
 
 from __future__ import annotations
 

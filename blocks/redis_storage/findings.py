@@ -39,7 +39,7 @@ while ARGV[i] do
 end
 return 1
 """)
-"""Carries out commands, unless somebody has written in the meantime."""
+"""Runs commands, unless the hash has been written meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Content:
 
     @property
     def fields(self) -> dict[bytes, bytes]:
-        """Of a hash, or of a sorted set its members and scores."""
+        """Fields of a hash, or members and scores of a sorted set."""
         return dict(zip(self.items[::2], self.items[1::2], strict=True))
 
 
@@ -97,12 +97,12 @@ class Findings:
         self._suffix = f":damaged-{secrets.token_hex(4)}"
 
     def fields(self, key: str) -> dict[bytes, bytes]:
-        """The content of a hash or a sorted set; nothing if it is none."""
+        """Return the content of a hash or a sorted set; empty for other types."""
         content = self._contents.get(key, _NOTHING)
         return content.fields if content.kind in ("hash", "zset") else {}
 
     def items(self, key: str) -> Sequence[bytes]:
-        """The content of a list; nothing if it is none."""
+        """Return the content of a list; empty for other types."""
         content = self._contents.get(key, _NOTHING)
         return content.items if content.kind == "list" else ()
 
@@ -131,7 +131,7 @@ class Findings:
         self.problems.append(RedisProblem(key, "lost", found, remedy))
 
     def stale(self, key: str, found: str, remedy: str) -> None:
-        """Add something that nobody has to mend."""
+        """Add a problem that needs no repair."""
         self.problems.append(RedisProblem(key, "stale", found, remedy))
 
     def mend(self, *commands: tuple[Any, ...]) -> None:

@@ -291,7 +291,7 @@ def _finished(server: Server, keys: StudyKeys) -> list[bytes]:
 
 
 class _Registry:
-    """Which studies there are, and whether the registry says the same."""
+    """The studies that there are, checked against the registry."""
 
     def __init__(self, server: Server, namespace: str, names: Iterable[str]) -> None:
         self.registry: Registry = Registry(namespace)

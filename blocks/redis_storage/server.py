@@ -161,7 +161,7 @@ class Server:
                 attempt += 1
 
     def explained(self, error: Exception, waited: float = 0.0) -> PrefectOptunaError:
-        """The error to raise for one of redis-py's, tried again for so many seconds."""
+        """Return the error to raise for one of redis-py's, after `waited` seconds of retries."""
         return translated(error, self.where, waited, self._secrets)
 
     def cause(self, error: Exception) -> BaseException | None:

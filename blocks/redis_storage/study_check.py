@@ -368,7 +368,7 @@ class StudyCheck:
                     )
 
     def _check_log(self) -> None:
-        """The log only saves clients from reading everything, so that it can always begin anew."""
+        """Check the log, which can always begin anew: it only saves clients some reading."""
         findings, keys = self.findings, self._keys
         fields, log = findings.fields(keys.meta), findings.items(keys.log)
         version, tip = integer(fields.get(b"version")), fields.get(b"tip")

@@ -99,13 +99,13 @@ class LiveTrial:
         self.snapshot = None
 
     def frozen(self) -> FrozenTrial:
-        """A trial that its reader may change."""
+        """Return a trial that its reader may change."""
         return self.parts.copy().frozen(
             self.number, self.trial_id, self.state, self.started, self.completed
         )
 
     def shared(self) -> FrozenTrial:
-        """A trial that nobody may change; the same until something happens."""
+        """Return a read-only trial, the same object until something happens."""
         if self.snapshot is None:
             self.snapshot = self.frozen()
         return self.snapshot
@@ -407,7 +407,7 @@ class StudyCopy:
         return trial
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, which nobody may change."""
+        """Return all trials, which are read-only."""
         with self.lock:
             trials: list[Any] = self._trials.copy()
             for number, live in self.live.items():
@@ -450,7 +450,7 @@ def mapping(flat: Any) -> dict[str, bytes]:
 
 @contextmanager
 def without_garbage_collector() -> Generator[None]:
-    """It would look at each of many thousand new objects, which all stay, again and again."""
+    """Pause the collector, which would scan thousands of new objects that all stay."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -186,7 +186,7 @@ class LocalStore:
 
     @contextmanager
     def _place(self, path: str, *, make: bool = False, links: bool = True) -> Generator[_Place]:
-        """Where a path is, in a folder that stays the same one whatever it is called meanwhile."""
+        """Resolve a path in a folder that stays the same even if it is renamed meanwhile."""
         for _ in range(_LINKS):
             try:
                 place = self._walked(path.split("/"), make=make, links=links)

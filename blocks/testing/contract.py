@@ -447,7 +447,7 @@ _random = random.Random(7)  # noqa: S311 -- no secret hangs on it
 
 
 def _text(size: int) -> str:
-    """No database can make it smaller, or find it to be the same again."""
+    """Return text that no database can compress or deduplicate."""
     return _random.randbytes(size // 2).hex()
 
 

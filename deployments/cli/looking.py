@@ -252,9 +252,9 @@ def export(
     inputs = [{"name": n, "bytes": file.bytes, "kept": file.kept} for n, file in read.items()]
     document = {"path": str(path), "bytes": size, "inputs": inputs}
     answer(document, markup(f"{path} ({size:,} bytes)"), as_json=json)
-    for file in read.values():
-        where = "in the file" if file.kept else "not in the file; `keep_inputs` archives it"
-        note(f"[dim]Its trials have read {markup(file.name)} ({file.bytes:,} bytes), {where}.[/]")
+    for item in read.values():
+        where = "in the file" if item.kept else "not in the file; `keep_inputs` archives it"
+        note(f"[dim]Its trials have read {markup(item.name)} ({item.bytes:,} bytes), {where}.[/]")
 
 
 def import_(

@@ -66,7 +66,7 @@ def markup(text: str) -> str:
 
 
 def command(*words: str) -> str:
-    """A command that somebody may copy into a shell."""
+    """Return a command that can be copied into a shell."""
     from prefect_optuna.blocks import texts
 
     return texts.command(*words)

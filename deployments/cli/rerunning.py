@@ -176,11 +176,7 @@ def _run_again(study: str, *, scope: Scope, **options: Any) -> Reevaluation:
 
 
 def _show(result: Reevaluation, json: bool) -> int:
-    """Say what trials came to.
-
-    Returns:
-        The exit code.
-    """
+    """Show the outcomes of the trials, and return the exit code."""
     from prefect_optuna.deployments.cli.tables import reevaluation_table
     from prefect_optuna.flows.wording import format_value
     from prefect_optuna.tasks.reevaluation.verdicts import luck_words

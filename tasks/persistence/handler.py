@@ -337,7 +337,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             return None
 
     def _next_number(self, result: T) -> int:
-        """One more than the highest number in the folder, whose files are not opened."""
+        """Return one more than the highest number in the folder, without opening its files."""
         asked = self._asked(result, {}) | self._no_number()
         pattern = self.persistence_info.matching(None, asked, self.ext).pattern
         # One search through all names takes a fifth of the time of one for each name.

@@ -278,7 +278,7 @@ def _is_int(annotation: Any, cls: type) -> bool:
 
 
 def _home(cls: type) -> str:
-    """Where the class is defined, by a name that does not depend on how the file is run."""
+    """Name the place where a class is defined, independently of how the file is run."""
     module = sys.modules.get(cls.__module__)
     spec = getattr(module, "__spec__", None)
     file = getattr(module, "__file__", None)

@@ -232,7 +232,7 @@ class _NoSampler(optuna.samplers.BaseSampler):
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Without Optuna's word on a new study, which is none of the user's."""
+    """Silence Optuna's log line about a new study, which is not the user's."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -396,7 +396,7 @@ def kernel_as_recorded(then: Environment, here: Environment) -> dict[str, str]:
 
 
 def _without_ours(environment: Environment, request: RerunRequest) -> Environment:
-    """Where trials ran, without the variables that only say what was recorded in another way."""
+    """Return the environment of trials, without variables that are recorded in another way."""
     if request.threads != "recorded":
         return environment
     ours = threads_as_recorded(request.environment).keys() - {*request.environment_variables}

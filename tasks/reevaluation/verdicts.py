@@ -88,7 +88,7 @@ class ReevaluatedTrial(BaseModel):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """The mean of the new values, one for each direction; empty where there is none."""
+        """The mean of the new values, one for each direction; empty if there is none."""
         return tuple(statistics.fmean(column) for column in self._columns())
 
     @property
@@ -363,7 +363,7 @@ def _difference(old: float, new: float) -> float:
 
 
 def _is_within(old: float, new: float, relative: float, absolute: float) -> bool:
-    """Of an infinite value every tolerance would be infinite, too."""
+    """Tell whether two values are close; no relative tolerance holds for an infinite one."""
     return _difference(old, new) <= absolute + (relative * abs(old) if isfinite(old) else 0)
 
 

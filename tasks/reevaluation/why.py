@@ -306,7 +306,7 @@ class _Investigation:
         return self.request.environment_variables
 
     def _code(self) -> str:
-        """The packages whose files are not those that were installed."""
+        """Describe the cause: packages whose files are not those that were installed."""
         edited = [
             f"{name} {self.here.distributions.get(name, '')} was edited here ({', '.join(files)})"
             for name, files in self.edited.items()
@@ -443,7 +443,7 @@ def _edited(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _by_names_of(then: Environment, here: Environment) -> Environment:
-    """An environment whose distributions are spelled as in another one: Jinja2, not jinja2."""
+    """Spell the distributions of an environment as another one does: Jinja2, not jinja2."""
     spelled = {canonicalize_name(name): name for name in then.distributions}
 
     def renamed(found: Mapping[str, str]) -> dict[str, str]:

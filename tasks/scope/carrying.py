@@ -133,7 +133,7 @@ def restore(snapshot: ScopeSnapshot) -> Generator[ParamScope]:
 
 
 def _origins(frame: Frame) -> dict[str, Origin]:
-    """Where each value in force in a frame came from."""
+    """Return the origin of each value in force in a frame."""
     return {key: next(origins_of(key, frame), ("the frozen base",))[0] for key in frame[0]}
 
 

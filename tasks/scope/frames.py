@@ -51,7 +51,7 @@ asked for, unless nobody wants to know; and dictionaries that record what is rea
 
 
 class Reader:
-    """Somebody who may read the values of a frame after its scope has ended."""
+    """A reader that may still read a frame's values after its scope has ended."""
 
     def __init__(self, frame: Frame) -> None:
         self._reads = frame[4]
@@ -59,7 +59,7 @@ class Reader:
             self._reads[self] = AWAY
 
     def is_done(self) -> None:
-        """Take notice that it reads no more."""
+        """Note that it has finished reading."""
         if self._reads is not None:
             self._reads.pop(self, None)
 
@@ -107,13 +107,13 @@ def view(layer: Layer) -> Frame:
 
 
 def origin_of(content: Content, key: str) -> Origin:
-    """Where a scope's value for a key came from."""
+    """Return the origin of a scope's value for a key."""
     _, origins, _, origin, _ = content
     return (origins or {}).get(key, origin)
 
 
 def origins_of(key: str, frame: Frame) -> Iterator[tuple[Origin, Any]]:
-    """Where values for a key came from, and the values, from the one in force outwards."""
+    """List the origins and values of a key, from the one in force outwards."""
     for _, content, *_ in chain(frame):
         own, _, inherits, _, _ = content
         if key in own:

@@ -89,7 +89,7 @@ def nearest(key: str, asked: set[str]) -> str | None:
 
 
 def may_be_read_elsewhere(frame: Frame) -> None:
-    """Take notice that a frame goes to another process, and nobody will hear what it reads."""
+    """Mark all values as read: the frame goes to another process, which does not report."""
     values, _, _, _, reads, _ = frame
     if reads is not None:
         reads.update(dict.fromkeys(values))

@@ -46,7 +46,7 @@ class Needed:
 
     @property
     def requirement(self) -> str:
-        """As pip takes it."""
+        """The requirement in pip's syntax."""
         return f"{self.name}=={self.version}" if self.version else self.name
 
 

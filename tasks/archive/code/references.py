@@ -1,4 +1,4 @@
-"""Which names of its module, and which attributes of them, a piece of code refers to.
+"""Names of its module, and attributes of them, that a piece of code refers to.
 
 Read off the bytecode, where the compiler has already decided which names are global.
 """

@@ -47,7 +47,7 @@ def too_large(path: str, size: int, limit: int) -> str:
 
 
 def secret_value(path: str, variable: str) -> str:
-    """A value is that of an environment variable whose name says that it is secret."""
+    """Describe a value of an environment variable that is secret by its name."""
     return (
         f"{path} holds the value of the environment variable {variable}. Read it inside the "
         f"function, when it runs: os.environ[{variable!r}]."

@@ -45,7 +45,7 @@ class Registered:
         own: Iterable[dict[str, Any]] = (),
         allow_pickle: bool = False,
     ) -> Registered:
-        """Add names, each in place of what it was before."""
+        """Add names, each replacing its former value."""
         for name in values:
             if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidSettingError(

@@ -22,7 +22,7 @@ _SHOWN = 120  # letters of a value that is nothing but data, in the source text
 
 
 def tag_of(data: Any) -> str:
-    """The tag of tagged JSON; empty where there is none."""
+    """Return the tag of tagged JSON; empty if there is none."""
     if not isinstance(data, dict) or len(data) != 1:
         return ""
     tag = str(next(iter(data)))

@@ -54,10 +54,7 @@ _parsing = threading.Lock()
 
 
 def parse(source: str) -> ast.Module:
-    """Parse source, one thread at a time.
-
-    In Python 3.11 threads that parse at the same moment fail with a `SystemError`.
-    """
+    """Parse source, one thread at a time: Python 3.11 raises `SystemError` otherwise."""
     with _parsing:
         return ast.parse(source)
 

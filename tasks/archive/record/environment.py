@@ -469,7 +469,7 @@ def _thread_pools() -> tuple[dict[str, int], dict[str, str]]:
 
 
 def sources() -> dict[str, str]:
-    """Where distributions came from that were not taken from an index, as PEP 610 records it."""
+    """Return the sources of distributions that no index has, as PEP 610 records them."""
     by_name: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         text = distribution.read_text("direct_url.json")
@@ -505,7 +505,7 @@ def _public_url(url: SplitResult) -> str:
 
 
 def _commit_in(folder: str) -> str | None:
-    """Where others get what is in a folder; `None` where it is no commit of a git repository."""
+    """Return a URL for pip of a folder's commit; `None` if it is no commit of a repository."""
     state = _git("status", "--porcelain", cwd=folder)
     if state is None or state.strip():  # what git does not track may be imported as well
         return None
@@ -530,7 +530,7 @@ def _script_bytes() -> bytes:
 
 
 def _secret_note(content: bytes, what: str, secrets: SecretVariables) -> str | None:
-    """Why a file is not archived, for people; `None` if nothing in it is known to be secret."""
+    """Say why a file is not archived; `None` if nothing in it is known to be secret."""
     if not content or len(content) > MAX_SOURCE_BYTES:
         return None
     if name := secrets.name_in(content):

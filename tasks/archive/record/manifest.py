@@ -144,7 +144,7 @@ def manifest_of(study_name: str, attributes: Mapping[str, Any]) -> Manifest | No
 def write_version(
     study: Study, version: Version, *, uuid: str, artifacts: str, keys: SigningKeys | None = None
 ) -> Manifest:
-    """Add a version to a study's archive, whoever else does so at the same time."""
+    """Add a version to a study's archive, also while others do the same."""
     manifest = read_manifest(study)
     if manifest is None:
         begun = Manifest(uuid=uuid, artifacts=artifacts, ledger=_ledger(study))

@@ -17,7 +17,7 @@ from prefect_optuna.tasks.archive.series.packs import packed
 
 
 def blob_path(digest: str) -> str:
-    """Where the blob of that digest lies, relative to the root of the artifacts."""
+    """Return the path of the blob of that digest, relative to the root of the artifacts."""
     return f"blobs/{digest[:2]}/{digest}"
 
 
@@ -57,7 +57,7 @@ def needed_blobs(artifacts: ArtifactFileSystem, folder: str) -> set[str]:
 
 
 def needed_paths(artifacts: ArtifactFileSystem, gone: Container[str] = ()) -> set[str]:
-    """The paths of the blobs that any study needs, but for those whose folders are `gone`."""
+    """List the paths of blobs that any study needs, except those whose folders are `gone`."""
     return {
         blob_path(digest)
         for folder in artifacts.ls("studies")

@@ -150,7 +150,7 @@ def _parts(path: str) -> tuple[str, str]:
 
 
 def _entries_of(artifacts: ArtifactFileSystem, pack: str) -> _Entries:
-    """Where each entry of a pack begins, and its size."""
+    """Return where each entry of a pack begins, and its size."""
     place = artifacts.location(pack)
     if place not in _entries:
         try:

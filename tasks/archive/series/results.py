@@ -533,7 +533,7 @@ def _array_structure(
 
 
 def _number_list(value: Sequence[Any]) -> tuple[np.ndarray[Any, Any], str] | None:
-    """The array of a list or tuple whose items all have one numeric type, and what it was."""
+    """Return the array of a list or tuple of one numeric type, and its original type."""
     kinds = set(map(type, value))
     if len(kinds) != 1:
         return None

@@ -47,7 +47,7 @@ class StudySeries:
         self._folder = ""
 
     def add_axis(self, axis: Axis) -> None:
-        """Write an axis; the same one again is nothing."""
+        """Write an axis; writing the same one again has no effect."""
         study, whose = self._study, f"The study {self._study.study_name!r}"
         if (stored := read_axis(study, self._artifacts, axis.name)) is not None:
             check_same(stored, axis, whose)

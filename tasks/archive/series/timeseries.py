@@ -184,7 +184,7 @@ def unit_of(unit: str) -> dict[str, str] | None:
 
 
 def series_path(uuid: str, key: str, number: int) -> str:
-    """Where the file of a trial's series lies."""
+    """Return the path of the file of a trial's series."""
     plain = _PLAIN.fullmatch(key)
     name = key if plain else quote(key, safe="")
     if not plain and len(name) > 80:
@@ -195,7 +195,7 @@ def series_path(uuid: str, key: str, number: int) -> str:
 
 
 def axis_columns(layout: str, axes: Mapping[str, Axis], rows: int) -> dict[str, Any]:
-    """The axes as Arrow arrays, with a value for each of so many rows."""
+    """Return the axes as Arrow arrays, with a value for each row."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
