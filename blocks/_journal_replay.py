@@ -172,7 +172,7 @@ class Replay:
                 self.shown.pop(trial._trial_id, None)
             study.trials, study.live, study.best = [], {}, None
 
-    # What was handed out before stays as it is, so that these are made anew.
+    # What was handed out before stays as it is, so each change makes new dictionaries.
 
     def _set_study_user_attr(self, record: dict[str, Any]) -> None:
         if (study := self.studies.get(record["study_id"])) is not None:

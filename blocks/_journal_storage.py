@@ -41,7 +41,7 @@ from prefect_optuna.blocks.errors import DamagedStorageError, StorageFormatError
 from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
 from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
 
-# What a record that nobody has written so makes the replay raise.
+# The errors of the replay at a record that no client has written.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 _opened: weakref.WeakSet[FileStorage] = weakref.WeakSet()

@@ -20,14 +20,14 @@ _PARAMETER = re.compile(
     r"(?:^|_)(?:token|secret|passw(?:or)?d|passphrase|pwd|credentials?|connection_string"
     r"|(?:api|access|account|auth|encryption|private|secret|signing|ssh)_?keys?)s?$"
 )
-# Of a limited length, as all that is looked for in text: a message may be a megabyte of letters.
+# Of a limited length, as all that is looked for in text: a message may have a megabyte.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,63}")
 _URL = re.compile(rf"{_SCHEME.pattern}://[^\s'\"`<>]*")
-# What somebody wrote who forgot a slash.
+# A URL in which a slash was forgotten.
 _ONE_SLASH = re.compile(rf"({_SCHEME.pattern}):/[^\s/:@'\"`<>]{{0,256}}:[^\s'\"`<>]{{1,1024}}@")
 _FILES = ("sqlite", "sqlite+pysqlite", "journal", "file", "local", "memory", "unix")
 _LEAST = 6  # characters; a shorter value is found in any text
-_WORD = 12  # letters; a shorter word, such as `postgres`, is found in text that means no password
+_WORD = 12  # characters; shorter words, such as `postgres`, also occur where no password is meant
 
 # What a program fills in is no secret: {password}, %s, $PASSWORD.
 _LOGIN_IN_TEXT = re.compile(r":/{1,3}[^\s/?#'\"`<>@:]{0,256}:(?!%[s(])/?[^\s/'\"`<>@{}$*]{1,1024}@")
@@ -163,7 +163,7 @@ def _bare_url(match: re.Match[str]) -> str:
 
 
 def _spellings(secret: str) -> Iterable[str]:
-    # An empty one would be found between any two letters.
+    # An empty one would be found between any two characters.
     forms = {secret, unquote(secret)} if len(secret) > 2 else set[str]()
     for form in sorted(forms):
         yield from {

@@ -139,7 +139,7 @@ class Patience:
             keep()
         limit = OptunaSettings.here().patience if self._limit is None else self._limit
         logger = self._logger or get_logger(__name__)
-        # Whoever cleans up when the limit is over does not wait for it once more.
+        # Cleaning up after the limit does not wait once more.
         began = self._since = self._since or time.monotonic()
         pause, reminder = _FIRST_PAUSE, 0.0
         while True:

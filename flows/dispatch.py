@@ -90,7 +90,7 @@ def run_trials(
                 report(outcome)
     total = sum(counts.values())
     if outcome is not None and (context := TaskRunContext.get()) is not None:
-        # Its last event tells the server the name anew.
+        # Its last event tells the server the new name.
         context.task_run.name = _name(first, outcome, total, best)
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return Completed(message=f"{total} trial{'' if total == 1 else 's'}: {words}", data=outcomes)

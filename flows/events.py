@@ -35,7 +35,7 @@ MAX_FAILED_EVENTS = 100
 
 _SECONDS_BETWEEN = 1.0
 _STALLED_LEAST = 300.0  # seconds
-_STALLED_TRIALS = 10.0  # so many times the longest trial
+_STALLED_TRIALS = 10.0  # times the longest trial
 
 
 def study_resource(uuid: str) -> str:

@@ -38,7 +38,7 @@ _MOST_DOTS = 1500
 _COLUMNS = 4
 _AXES = 8
 _MOST_LINES = 400
-_LEAST_MAP = 10  # different places; between fewer, there is nothing to be seen
+_LEAST_MAP = 10  # different places; fewer show nothing
 _HUGE = 1e100  # arithmetic on larger numbers overflows
 
 

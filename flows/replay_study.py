@@ -255,7 +255,7 @@ class _Replay:
         count, unfinished = seen
         places = self._places
         if count < places.known or min(map(int, unfinished), default=count) < places.settled:
-            places = Places()  # somebody else knew more than this one
+            places = Places()  # another process knew more than this one
         there, kept, _ = places.seen(as_of(trials, seen, since=places.settled))
         return there, kept
 

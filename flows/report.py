@@ -431,7 +431,7 @@ def _progress_parts(status: StudyStatus) -> tuple[str, str, str]:
 
 
 def _short_progress(status: StudyStatus) -> str:
-    return f"{_done(status)}, {status.state}"  # a card has room for some thirty letters
+    return f"{_done(status)}, {status.state}"  # a card has room for some thirty characters
 
 
 def _done(status: StudyStatus) -> str:

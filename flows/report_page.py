@@ -53,10 +53,10 @@ VERSIONS = (
 )
 """The headings of a page's tables of re-evaluations and of versions."""
 
-_CELL = 80  # letters of a text; and as many columns
+_CELL = 80  # characters of a text; and as many columns
 _PAGE_BYTES = 2_000_000
 _REST_BYTES = 100_000  # of the page, beside pictures, long texts and the data of the table
-_TEXT = 200_000  # letters of source; a page is for reading
+_TEXT = 200_000  # characters of source; a page is for reading
 _SAMPLE = 2_000  # trials, by which is told how large all of them are
 _REEVALUATIONS = 20
 _READING_SECONDS = 5.0

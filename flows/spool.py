@@ -116,7 +116,7 @@ class Spool:
             try:
                 trials.append(_read(path))
             except FileNotFoundError:
-                continue  # somebody has just told it
+                continue  # another process has just told it
             except Exception as error:  # noqa: BLE001 - whatever it is, the others are whole
                 get_logger(__name__).warning(
                     "%s is no whole file of the spool, and is left alone: %s",
@@ -170,7 +170,7 @@ class Spool:
         return replace(kept, path=path)
 
     def _paths(self) -> list[Path]:
-        # What is told is signed: somebody else must not have put it there.
+        # What is told is signed: nobody else may have put it there.
         if shared_part(self.folder):
             return []
         paths = [path for path in self.folder.glob(f"*{_SUFFIX}") if path.name[0] != "."]
@@ -321,7 +321,7 @@ class Delivery:
             kept.drop()  # it was told after all
             return ours
         if len(attempts) == 1 and is_lost(attempts[0]):
-            return None  # somebody is about to ask it again
+            return None  # another process is about to ask it again
         attributes = dict(kept.trial.user_attrs)
         if kept.encoded is not None:
             attributes[RESULT_KEY] = self._writer.put(number, kept.encoded)

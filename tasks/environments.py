@@ -132,7 +132,7 @@ class PreparedEnvironment:
                 part = Path(made, "part")
                 part.mkdir()
                 _put_package(part, source)
-                with contextlib.suppress(OSError):  # somebody else was faster
+                with contextlib.suppress(OSError):  # another process was faster
                     part.rename(place)
         return place
 
@@ -245,7 +245,7 @@ def prepare_environment(
         with _lock(root, key):
             if (kept := _kept(place)) is not None:
                 return kept
-            _remove(part)  # somebody was killed while it was built
+            _remove(part)  # a process was killed while it built this
             try:
                 notes = _build(part, wanted, closest)
                 _remove(place)  # its Python is gone

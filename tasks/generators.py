@@ -129,7 +129,7 @@ class _Torch(Generator):
         self._mps = torch.mps if torch.backends.mps.is_available() else None
 
     def save(self) -> Any:
-        # Of a device that nobody has used yet, there is no state.
+        # A device that has not been used yet has no state.
         devices = [(d, d.get_rng_state_all()) for d in self._devices if d.is_initialized()]
         mps = None if self._mps is None else self._mps.get_rng_state()
         return self._cpu.get_state(), devices, mps

@@ -393,7 +393,7 @@ def _claims(folder: Path) -> list[dict[str, Any]]:
             continue
         except Timeout:
             pass
-        # It is being given back, or it is none.
+        # It is being released, or it is not a claim.
         with suppress(OSError, ValueError, RecursionError):
             claim = json.loads(file.read_text(encoding="utf-8"))
             if _is_claim(claim):

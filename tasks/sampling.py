@@ -44,7 +44,7 @@ LOST = "prefect_optuna:lost"
 _KEPT = "prefect_optuna:kept:"  # before the name of what a sampler has written to the study
 _GP = ("_gprs_cache_list", "_constraints_gprs_cache_list")
 _KERNEL = ("inverse_squared_lengthscales", "kernel_scale", "noise_var")
-_WORDS = 624  # in the state of a Mersenne Twister, which makes so many anew at once
+_WORDS = 624  # in the state of a Mersenne Twister, which makes that many at once
 _MOST_BLOCKS = 20_000
 """A sampler that draws more at once has been seeded anew, and begins another sequence."""
 
@@ -80,7 +80,7 @@ class Places:
 
     def __init__(self) -> None:
         self._known = 0
-        self.settled: int = 0  # so many of those that are known do not change any more
+        self.settled: int = 0  # that many of the known trials do not change any more
         self._repeats: list[int] = []
         self._trials: list[FrozenTrial] = []  # finished, and all before them as well
         self._kept: dict[str, tuple[int, Any]] = {}
@@ -319,7 +319,7 @@ class AskedSampler(BaseSampler):
 
     def _as_seen(self, study: Any, trial: FrozenTrial) -> tuple[Any, Any, FrozenTrial]:
         if self._view is None:
-            study = getattr(study, "_study", study)  # of a bracket, which is found anew below
+            study = getattr(study, "_study", study)  # of a bracket, which is determined again below
             there, kept, _ = Places().seen(as_of(study.get_trials(deepcopy=False), self._seen))
             self.look(study, there, kept)
         placed, view = _numbered(trial, self._place), cast("Any", self._view)
@@ -628,7 +628,7 @@ def _last_state(
             if (state := trial.system_attrs.get(STATE)) is not None:
                 return state
             if is_asked(trial) and "seed" not in trial.system_attrs[MARK]["asked"]:
-                return None  # it was told by somebody who did not know it
+                return None  # it was told by a process that did not know it
     for trial in trials:  # none was told, but one may have been asked
         of = trial.system_attrs[MARK]["id"] if is_asked(trial) else None
         if "generators" in attributes.get(f"{STATE}:{of}", {}):
@@ -746,7 +746,7 @@ class Asks:
             return None
         place = self._numbers.place()
         if place is None:
-            self._numbers = None  # somebody has seeded it anew
+            self._numbers = None  # it has been seeded again
             return None
         self._place = place
         return [self._sequence, place]

@@ -303,7 +303,7 @@ def _constraints(trial: BaseTrial | LiveTrial | None) -> dict[str, float]:
 
 
 _OURS = str(Path(__file__).resolve().parent)
-_MAX_TRACEBACK = 4000  # letters
+_MAX_TRACEBACK = 4000  # characters
 
 
 def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:

@@ -286,7 +286,7 @@ def decode(handler: type[Artifact], content: bytes, /, **reader_kwargs: Any) -> 
             f"The artifact handler {handler.alias!r} {_needs(error)}"
         ) from error
     except Exception as error:
-        # With arguments nobody can tell whether they or the bytes are to blame.
+        # With arguments it is unknown whether they or the bytes are to blame.
         kind = ArtifactLoadError if reader_kwargs else CorruptArtifactError
         raise kind(
             f"The artifact handler {handler.alias!r} cannot read these {len(content)} bytes"

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 _logger = get_logger(__name__)
 
-_MAX_URI = 100_000  # letters of a picture in the page
-_MAX_THUMBNAIL = 14_000  # letters of one in a card
-_MAX_TEXT = 4_000  # letters
+_MAX_URI = 100_000  # characters of a picture in the page
+_MAX_THUMBNAIL = 14_000  # characters of one in a card
+_MAX_TEXT = 4_000  # characters
 _ROWS = 20
 _TABLE_LETTERS = 76  # what fits beside the page's margin on a common screen
 _CELL_LETTERS = 24

@@ -73,7 +73,7 @@ def _by_rows(frame: Any) -> Any:
     import numpy as np
     import pandas as pd
 
-    if not _has_one_kind_of_numbers(frame):  # somebody has changed the file
+    if not _has_one_kind_of_numbers(frame):  # the file has been changed
         return frame
     values = np.ascontiguousarray(frame.to_numpy())
     made = pd.DataFrame(values, index=frame.index, columns=frame.columns, copy=False)

@@ -40,7 +40,7 @@ _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # of the headers of a message
 # As Schema.fbs numbers them. Missing: unions, run-end encoding and list views, whose values may be
 # as many as they like in a few bytes.
 _TYPES = frozenset(range(1, 25)) - {14, 22}
-# Others are read by classes that somebody has registered, and some of those unpickle.
+# Others are read by registered classes, and some of those unpickle.
 _EXTENSIONS = {
     "arrow.bool8",
     "arrow.fixed_shape_tensor",

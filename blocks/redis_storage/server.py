@@ -133,7 +133,7 @@ class Server:
             connection.send_packed_command(packed, check_health=False)
             replies = [_reply(connection) for _ in commands]
         except BaseException:
-            # Nobody knows which reply would come next.
+            # The next reply could be that of an earlier command.
             connection.disconnect()
             pool.release(connection)
             raise

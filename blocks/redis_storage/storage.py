@@ -635,7 +635,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
                 self._send(study, trial, [operation])
                 return
             with study.lock:
-                # It may have been loaded again since, or finished by somebody else.
+                # It may have been loaded again since, or finished by another client.
                 if (current := study.live.get(trial.number)) is None:
                     self._refuse_finished(study, trial.number)
                 current.set(name, value)

@@ -72,7 +72,7 @@ class FsspecStore:
                 names = self._fs.ls(self._full(path), detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 names = []
-        # Some stores list the directory itself, where somebody has made a marker for it.
+        # Some stores list the directory itself, where there is a marker for it.
         entries = [name for name in map(self._relative, names) if name and name != path]
         if not entries and path and self.is_file(path):
             return [path]

@@ -20,12 +20,12 @@ from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
 from prefect_optuna.blocks.errors import ArtifactPathError
 from prefect_optuna.blocks.stores.protocol import ArtifactInfo
 
-# Where folders can be opened, nobody who swaps one for a link leads a call out of the root.
+# Where folders can be opened, swapping one for a link cannot lead a call out of the root.
 _BY_FOLDER = {os.open, os.stat, os.mkdir, os.unlink} <= os.supports_dir_fd
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0)
 _PASSING = getattr(os, "O_PATH", os.O_RDONLY) | _FOLDER  # needs no right to list it
-# A FIFO that nobody writes to would keep us waiting.
+# A FIFO without a writer would block.
 _FILE = _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _LINKS = 40  # on the way to a path, as Linux has it
 _STEPS = 1000
@@ -77,7 +77,7 @@ class LocalStore:
                 return _put(temporary, place, replace=False)
 
     def scratch(self, path: str) -> str:
-        # In the root, so that putting it in place is a rename, and nobody can swap the folder.
+        # In the root, so that putting it in place is a rename, and the folder cannot be swapped.
         with self._place(path, make=True):
             return self.root
 

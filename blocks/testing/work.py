@@ -219,7 +219,7 @@ def _one_turn(
         trial.report(value + step, step)
     trial.set_user_attr("tag", tag)
     if kind > 0.97:
-        time.sleep(0.005)  # somebody else is likely to come between
+        time.sleep(0.005)  # another process is likely to come between
     state = TrialState.FAIL if kind > 0.9 else TrialState.COMPLETE
     told = value if state == TrialState.COMPLETE else None
     with recorder.attempt("tell", number=trial.number, value=told, tag=tag, params=trial.params):

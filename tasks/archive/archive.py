@@ -196,7 +196,7 @@ class OptunaArchive:
         """
         frame = inspect.currentframe()
         assert frame is not None  # noqa: S101 - Python has frames
-        assert frame.f_back is not None  # noqa: S101 - somebody has called this
+        assert frame.f_back is not None  # noqa: S101 - this has a caller
         own = frame.f_back.f_globals
         return Registration(frame.f_back, lambda values: self._add_names(values, own))
 

@@ -21,7 +21,7 @@ from prefect_optuna.tasks.archive.code.review import restore_value
 from prefect_optuna.tasks.selection import is_feasible
 
 _Pairs = Mapping[str, tuple[Any, Any]]
-_SHOWN = 60  # letters of a value
+_SHOWN = 60  # characters of a value
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
         name = field.field_name
         before = getattr(result, name, None)
         family = (self.artifacts.url, self.filename(result, **{name: missing}))
-        # Whoever has just saved one need not list the folder again, if nothing there has changed.
+        # After a save the folder is not listed again if nothing there has changed.
         stamp = self._stamp()
         last, then = _LAST.get(family, (0, None))
         known = stamp is not None and then == stamp
@@ -314,7 +314,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             while True:
                 try:
                     self._write(result, self.artifacts, self.filename(result), exclusive=True)
-                except ArtifactExistsError:  # somebody has been faster
+                except ArtifactExistsError:  # another process was faster
                     number = self._next_number(result) if known else number + 1
                     known = False
                     setattr(result, name, number)

@@ -49,7 +49,7 @@ class ScopeSnapshot:
         self._content: Content | None = None  # once it is restored, for it may be often
 
     def __del__(self) -> None:
-        # Thrown away, it is restored by nobody.
+        # It is never restored if it is thrown away.
         self._reader.is_done()
 
     def values(self) -> dict[str, Any]:

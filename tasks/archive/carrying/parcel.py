@@ -316,7 +316,7 @@ def _create(path: str, content: bytes, artifacts: ArtifactFileSystem, made: list
     made.append(path)
     if artifacts.create(path, content):
         return True
-    made.remove(path)  # somebody else was faster
+    made.remove(path)  # another process was faster
     return False
 
 

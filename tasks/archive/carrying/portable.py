@@ -79,7 +79,7 @@ def _write(parcel: Parcel, archive: zipfile.ZipFile) -> None:
     files: dict[str, Any] = {}
     for path in parcel.files:
         if not path.startswith("blobs/") and not _is_member(path, parcel.uuid):
-            continue  # somebody has put it into the folder, or it is left of a write cut short
+            continue  # a foreign file, or what is left of an interrupted write
         content = parcel.read(path)
         archive.writestr(f"{_FILES}{path}", content, zipfile.ZIP_STORED)
         files[path] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
@@ -246,7 +246,7 @@ def _text(archive: zipfile.ZipFile, name: str) -> bytes:
     if entry.compress_type == zipfile.ZIP_STORED:
         return archive.read(entry)
     with archive.open(entry) as file:
-        # Counted, for what an entry says of its size is somebody's word.
+        # Counted, since the size that an entry states is not to be trusted.
         content = file.read(_MAX_UNPACKED + 1)
     if len(content) > _MAX_UNPACKED:
         raise _DamagedError(f"{name} unpacks to more than {_MAX_UNPACKED:,} bytes")

@@ -147,7 +147,7 @@ def _numpy() -> Iterator[Change]:
 
 
 def _recursion() -> Iterator[Change]:
-    if sys.getrecursionlimit() > 3000:  # which is IPython's; a deeper one is somebody's wish
+    if sys.getrecursionlimit() > 3000:  # which is IPython's; a deeper one was chosen
         yield Change("sys", "sys:setrecursionlimit", "", [sys.getrecursionlimit()])
 
 

@@ -18,7 +18,7 @@ from prefect_optuna.blocks.texts import visible, visible_line
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.code.capture import Capture
 
-_SHOWN = 120  # letters of a value that is nothing but data, in the source text
+_SHOWN = 120  # characters of a value that is only data, in the source text
 
 
 def tag_of(data: Any) -> str:

@@ -68,7 +68,7 @@ _SCHEMES = (
     "hg+https://", "hg+http://", "hg+ssh://", "svn+https://", "svn+ssh://", "bzr+https://",
 )  # fmt: skip
 _COMMIT = re.compile(r"git\+\w+://.+@[0-9a-f]{6,64}(#subdirectory=[\w./-]+)?")
-_WORD = 30  # letters of an option of a sampler
+_WORD = 30  # characters of an option of a sampler
 _KEPT_AS = {"deterministic_objective": "deterministic"}  # by `GPSampler`
 
 

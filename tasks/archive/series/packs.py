@@ -99,7 +99,7 @@ def pack_files(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
         some = paths[first : first + _FILES]
         try:
             contents = artifacts.read_many(some)
-        except ArtifactNotFoundError:  # somebody else packs them, too
+        except ArtifactNotFoundError:  # another process packs them, too
             contents = artifacts.read_many([path for path in some if artifacts.exists(path)])
         whole = {
             path: content
@@ -137,7 +137,7 @@ def _pack(artifacts: ArtifactFileSystem, files: Mapping[str, bytes]) -> int:
                 "be in it are in their places. Look at the disk, remove the pack, and try again."
             )
     for path in files:
-        with contextlib.suppress(ArtifactNotFoundError):  # somebody else has packed it, too
+        with contextlib.suppress(ArtifactNotFoundError):  # another process has packed it, too
             artifacts.rm(path)
     return len(new)
 
