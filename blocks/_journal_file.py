@@ -56,7 +56,7 @@ class _OSLock(BaseJournalFileLock):
 
 
 class PortableLock(_OSLock):
-    """By the `filelock` library, for systems without `fcntl`: it polls, and costs 0.1 ms."""
+    """A lock by the `filelock` library, for systems without `fcntl`: polls, and costs 0.1 ms."""
 
     def acquire(self) -> bool:
         from filelock import FileLock
@@ -73,7 +73,7 @@ class PortableLock(_OSLock):
 if sys.platform != "win32":
 
     class KernelLock(_OSLock):
-        """By `flock`, which waits in the kernel and costs a few microseconds."""
+        """Lock by `flock`, which waits in the kernel and costs a few microseconds."""
 
         def acquire(self) -> bool:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -305,7 +305,7 @@ class SecretVariables:
 
     @classmethod
     def here(cls) -> SecretVariables:
-        """Those of this process, as they are now."""
+        """Return the variables of this process, as they are now."""
         global _here
         now = dict(os.environ)
         if _here is None or _here[0] != now:

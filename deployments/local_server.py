@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"
 USED_FILE = "used"
-"""In a server's home: its time is when somebody last asked the server something."""
+"""File in a server's home whose time is that of the last request to the server."""
 # Longer than the server itself takes to empty its queue, see _serve.py.
 _STOP_SECONDS = 110.0
 _FINISHED_STATES = ["COMPLETED", "FAILED", "CANCELLED", "CRASHED"]

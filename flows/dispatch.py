@@ -145,7 +145,7 @@ class InlineDispatcher:
 
 
 class ThreadDispatcher:
-    """On threads: `n_jobs` lanes, each one task run after another, that share one feed."""
+    """Dispatch to threads: `n_jobs` lanes, each one task run after another, with one feed."""
 
     def __init__(
         self, task_runner: ThreadPoolTaskRunner[Any], trial_runner: TrialRunner, n_jobs: int
@@ -234,7 +234,7 @@ class ThreadDispatcher:
 
 
 class BatchDispatcher:
-    """On processes, Dask or Ray: task runs of several trials each.
+    """Dispatch to processes, Dask or Ray: task runs of several trials each.
 
     A process of this program that dies is replaced, and its trials are lost. Dask and Ray see to
     their own workers.
@@ -335,7 +335,7 @@ class BatchDispatcher:
 
 
 def _failure(future: PrefectFuture[Any]) -> BaseException | None:
-    """Why a task run failed, where it did; a trial's own error is an outcome and no failure."""
+    """Return why a task run failed, if it did; a trial's own error is an outcome, no failure."""
     cause: Exception | None = None
     try:
         future.wait()

@@ -11,10 +11,10 @@ from pathlib import Path
 from prefect_optuna.blocks.texts import command
 
 HOME = ".prefect"
-"""Where the server of `prefect-optuna serve`, and of the demo, keeps its history."""
+"""Folder in which the server of `prefect-optuna serve`, and of the demo, keeps its history."""
 
 BACKGROUND_HOME = ".prefect-optuna/prefect"
-"""Where the server of `prefect-optuna up` keeps it."""
+"""The same of the server of `prefect-optuna up`."""
 
 
 def running_server_url(home: str | os.PathLike[str] | None = None) -> str | None:

@@ -15,7 +15,7 @@ POOL_TYPES = ("process", "docker", "kubernetes")
 """The types of work pools that are known to give a trial its resources."""
 
 CLAIMS = "/var/lib/prefect-optuna/claims"
-"""Where containers of one machine write down which GPUs they have: a volume that they share."""
+"""The volume that containers of one machine share, to write down which GPUs they have."""
 
 _CLAIMS_VOLUME = "prefect-optuna-claims"
 

@@ -1,4 +1,4 @@
-"""Where the problem of a flow comes from: its caller, the study's archive, or its deployment."""
+"""Sources of a flow's problem: its caller, the study's archive, or its deployment."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Replayed:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Those of the study that was made."""
+        """The trials of the study that was made."""
         return self.study.trials
 
     @property

@@ -136,7 +136,7 @@ class FlowStudy(optuna.Study):
 
     @property
     def storage(self) -> PatientStorage:
-        """Where it is kept; calls wait for it while it is away."""
+        """The storage of the study; calls wait for it while it is away."""
         return cast("PatientStorage", self._storage)
 
     def for_one_trial(self) -> FlowStudy:

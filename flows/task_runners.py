@@ -1,4 +1,4 @@
-"""Where task runs run: threads, processes, or whatever Prefect task runner somebody brings."""
+"""Task runners: threads, processes, or any task runner of Prefect's that is given."""
 
 from __future__ import annotations
 

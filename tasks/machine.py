@@ -101,7 +101,7 @@ class Machine:
         return tuple(fitting[:count]) if len(fitting) >= count else None
 
     def __str__(self) -> str:
-        """In words, for people."""
+        """Return it in words, for people."""
         return in_words(round(self.cpus, 2), self.memory, sum(self.gpus.values())) + (
             "" if self.gpus else ", and no GPU"
         )

@@ -112,11 +112,11 @@ class Resources(BaseModel):
         )
 
     def as_json(self) -> dict[str, Any]:
-        """As a parameter of a flow run, and in an archive."""
+        """Return them as a parameter of a flow run, or for an archive."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def __str__(self) -> str:
-        """In words, for people."""
+        """Return them in words, for people."""
         return in_words(self.cpus, self.memory_bytes, self.gpus)
 
 

@@ -327,17 +327,17 @@ class AskedSampler(BaseSampler):
         return view.sampler, _filter_study(view, placed), placed
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         sampler, *seen = self._as_seen(study, trial)
         sampler.before_trial(*seen)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Any:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         sampler, *seen = self._as_seen(study, trial)
         return sampler.infer_relative_search_space(*seen)
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         sampler, *seen = self._as_seen(study, trial)
         drawn = sampler.sample_relative(*seen, search_space)
         return {name: self.again.get(name, value) for name, value in drawn.items()}
@@ -345,7 +345,7 @@ class AskedSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
     ) -> Any:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         sampler, *seen = self._as_seen(study, trial)
         drawn = sampler.sample_independent(*seen, param_name, param_distribution)
         return self.again.get(param_name, drawn)
@@ -353,7 +353,7 @@ class AskedSampler(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any
     ) -> None:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         if self._seed is not None:  # others have been told meanwhile, which may be the end of it
             self._sampler.after_trial(study, trial, state, values)
             return

@@ -1,4 +1,4 @@
-"""Which versions there are: an index that only grows, and that needs no lock.
+"""Index of the versions that there are: it only grows, and needs no lock.
 
 Below the prefix of a repository:
 

@@ -38,7 +38,7 @@ from prefect_optuna.blocks.errors import (
 )
 
 ENTRY_POINT_GROUP = "prefect_optuna.artifacts"
-"""Where installed packages name their handlers: `alias = "package.module:Class"`."""
+"""Entry points in which packages name their handlers: `alias = "package.module:Class"`."""
 
 # In the order in which they are asked whether they take a value: NPZ before JSON, for both take
 # a dictionary of arrays.
@@ -200,7 +200,7 @@ def register_handler(handler: _HandlerClass) -> _HandlerClass:
 
 
 class _Broken(NamedTuple):
-    """Why an alias has no handler. Each time it is asked for, it gets an error of its own."""
+    """The reason why an alias has no handler. Each lookup gets an error of its own."""
 
     kind: type[UnknownHandlerError]
     text: str

@@ -123,7 +123,7 @@ class ArtifactRepository:
 
     @property
     def location(self) -> str:
-        """Where it is: an absolute path or a URL, without secrets."""
+        """The repository's absolute path or URL, without secrets."""
         return self.filesystem.location(self.prefix)
 
     def log(

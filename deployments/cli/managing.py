@@ -115,7 +115,7 @@ def retry_failed(study: Study, /, *, places: Places = HERE, json: Json = False) 
 
 
 def _failed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that failed by their own error."""
+    """List the trials that failed by their own error."""
     from optuna.trial import TrialState
 
     from prefect_optuna.flows.session import is_lost

@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 OK = 0
-"""It was done."""
+"""Exit code of a command that has done its work."""
 
 FAILED = 1
-"""It could not be done; the message says why."""
+"""Exit code of a command that has failed; the message says why."""
 
 USAGE = 2
 """The command line itself is wrong."""

@@ -64,7 +64,7 @@ class Again:
     environment_variable: Variables = ()
 
     def keywords(self) -> dict[str, Any]:
-        """As `reevaluate` of the flows takes them."""
+        """Return them as `reevaluate` of the flows takes them."""
         from prefect_optuna.blocks import InvalidSettingError
         from prefect_optuna.deployments.cli.looking import as_selection
 

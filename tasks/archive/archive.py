@@ -123,7 +123,7 @@ class OptunaArchive:
 
     @property
     def location(self) -> str:
-        """Where the files go, for people."""
+        """The place of the files, for people."""
         return self.artifacts.location()
 
     @property

@@ -117,7 +117,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
         return self._checked(name + self.ext)
 
     def filepath(self, result: T | type[T] | None = None, **values: Any) -> Path | str:
-        """Where the file of an object is: a path, or a URL if it is not on this machine.
+        """Return the place of an object's file: a path, or a URL if it is not on this machine.
 
         Takes and raises what `filename` does.
         """

@@ -1,4 +1,4 @@
-"""From what a file holds to an object of the class that is asked for, or to an error."""
+"""Reading of a file into an object of the class that is asked for, or into an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a trial did not give its archived value again: what differs, the likeliest first."""
+"""Reasons why a trial did not give its archived value again, the likeliest first."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Past:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """It as JSON, for `from_json`."""
+        """Return it as JSON, for `from_json`."""
         trials: list[dict[str, Any]] = []
         for trial in self.trials:
             data = trial_to_json(trial)

@@ -1,4 +1,4 @@
-"""Why a trial does not give its archived value again: found by putting back one thing at a time."""
+"""Search for why a trial does not give its archived value again, one suspect at a time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why it did not.
+    """The cause of a drift.
 
     Attributes:
         text: the cause, for people.

@@ -247,7 +247,7 @@ def module_label(module_globals: Mapping[str, Any]) -> str:
 
 
 def import_path(obj: Any) -> str | None:
-    """Where an installed function or class is imported from: `"package.module:name"`.
+    """Return the path to import an installed function or class: `"package.module:name"`.
 
     The shortest way is taken, as that is the public one: `scipy.integrate:quad`, though it is
     defined in a private module.

@@ -108,7 +108,7 @@ class _Namespace:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a value was met: a namespace, its global name there if it has one, and for people."""
+    """The place of a value: a namespace, its global name there if any, and a path for people."""
 
     space: _Namespace
     name: str | None

@@ -121,7 +121,7 @@ def _set_state(value: Any, kind: Any, state: Any) -> None:
 
 
 def installed_name(value: Any) -> str | None:
-    """Where an object is kept that an installed module has one of: NumPy's own generator.
+    """Return the name of an object that an installed module keeps: NumPy's own generator.
 
     Example:
         >>> import numpy as np

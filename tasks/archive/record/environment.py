@@ -44,7 +44,7 @@ FOLDER = "a folder"
 """The source of a distribution that was installed from this machine's disk."""
 
 RECORD_FILE = "environment.json"
-"""In an environment that was built from a recorded one: what is in it."""
+"""The file that describes an environment that was built from a recorded one."""
 
 _GIT_SECONDS = 3.0
 

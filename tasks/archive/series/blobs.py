@@ -86,7 +86,7 @@ def read_verified(artifacts: ArtifactFileSystem, path: str, digest: str, what: s
 
 
 def beside_path(path: str, digest: str) -> str:
-    """Where a file goes whose place is taken by another content: `000003-<16 digits>.arrow`.
+    """Return the path of a file whose place other content has: `000003-<16 digits>.arrow`.
 
     Example:
         >>> from prefect_optuna.tasks.archive.series.blobs import beside_path
