@@ -64,7 +64,7 @@ class Stored(NamedTuple):
 
 
 class _Noted:
-    """The record of one object in a pickle. A pickle cannot change its classes.
+    """The record of one object in a pickle, which cannot change the record's class.
 
     A pickle changes something by `BUILD`, which calls `__setstate__` where there is one: that of
     an object takes the state down, and that of a class fails for want of an object.

@@ -375,7 +375,7 @@ def _is_out_of_reach(status: os.stat_result) -> bool:
 
 
 def _has_others(group: int) -> bool:
-    """Tell whether a group has members besides the user, unlike the one of a user's own."""
+    """Tell whether a group is not the private one that most Linux systems make for each user."""
     import grp
     import pwd
 

@@ -491,7 +491,7 @@ def _again(
 
 
 def _is_same_step(trial: ArchivedTrial, reported: Mapping[int, float]) -> bool:
-    """Tell whether the archived trial was pruned as well: here, or also before any report."""
+    """Tell whether the archived trial was pruned there as well, or likewise before any report."""
     if trial.pruned_at is not None:
         return bool(reported)
     return trial.pruned and not reported
