@@ -757,7 +757,7 @@ class Reach:
         return reference
 
     def _attributes(self, cls: type, source: str, space: _Namespace, reference: Json) -> None:
-        """What a class holds that its statement alone does not give again: set later, or drawn."""
+        """Record what a class holds that its statement alone does not give: set later, or drawn."""
         title = f"{space.label}.{cls.__qualname__}"
         place = _Place(space, None, title)
         held: dict[str, Json] = {}
