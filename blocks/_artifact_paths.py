@@ -1,4 +1,4 @@
-"""Which paths an artifact may have."""
+"""Validation of artifact paths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from prefect_optuna.blocks.errors import ArtifactPathError
 
-# Unfinished writes have names like this; nobody else may, and listings leave them out.
+# Only unfinished writes have names like this, and listings leave them out.
 TEMPORARY_PREFIX = ".tmp-"
 
 _MAX_NAME = 255  # bytes, the limit of common filesystems

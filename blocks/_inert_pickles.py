@@ -64,7 +64,7 @@ class Stored(NamedTuple):
 
 
 class _Noted:
-    """What a pickle says about one object. Its classes cannot be changed by a pickle.
+    """The record of one object in a pickle, which cannot change the record's class.
 
     A pickle changes something by `BUILD`, which calls `__setstate__` where there is one: that of
     an object takes the state down, and that of a class fails for want of an object.
@@ -219,12 +219,12 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         # In a package the modules move about, the names do not.
         if module_name.partition(".")[0] == self._package:
-            found = self.classes.get(global_name)
+            known = self.classes.get(global_name)
         else:
-            found = self._names.get((module_name, global_name))
-        if found is None:
+            known = self._names.get((module_name, global_name))
+        if known is None:
             raise ForbiddenNameError(f"{module_name}.{global_name}")
-        return found
+        return known
 
 
 class _Thaw:

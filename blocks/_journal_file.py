@@ -56,7 +56,7 @@ class _OSLock(BaseJournalFileLock):
 
 
 class PortableLock(_OSLock):
-    """By the `filelock` library, for systems without `fcntl`: it polls, and costs 0.1 ms."""
+    """A lock by the `filelock` library, for systems without `fcntl`: polls, and costs 0.1 ms."""
 
     def acquire(self) -> bool:
         from filelock import FileLock
@@ -73,7 +73,7 @@ class PortableLock(_OSLock):
 if sys.platform != "win32":
 
     class KernelLock(_OSLock):
-        """By `flock`, which waits in the kernel and costs a few microseconds."""
+        """Lock by `flock`, which waits in the kernel and costs a few microseconds."""
 
         def acquire(self) -> bool:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -114,17 +114,17 @@ class JournalFile:
         self._place: int | None = None
         self._last = b""  # that was read, to be found there again
         self.torn: bool = False
-        """Whether the last line that was found had no end yet."""
+        """True while the last line that was found has no end yet."""
 
     def news(self) -> bool:
-        """Whether there is something that has not been read; cheap."""
-        found = os.stat(self._name)  # noqa: PTH116 (a microsecond, at every call of a storage)
-        if found.st_size == self._read_to and found.st_ino == self._place:
+        """Tell cheaply whether there is something that has not been read."""
+        status = os.stat(self._name)  # noqa: PTH116 (a microsecond, at every call of a storage)
+        if status.st_size == self._read_to and status.st_ino == self._place:
             self.torn = False
             return False
         if self._place is None:
-            self._place = found.st_ino
-        if found.st_ino != self._place or found.st_size < self._read_to:
+            self._place = status.st_ino
+        if status.st_ino != self._place or status.st_size < self._read_to:
             raise ReplacedError
         return True
 
@@ -177,7 +177,7 @@ class JournalFile:
                 written += os.write(descriptor, content[written:])
         except BaseException as error:
             if isinstance(error, OSError):
-                # The disk is full. A part of a line is nothing that anybody has read.
+                # The disk is full. Nobody has read a part of a line.
                 os.ftruncate(descriptor, self._read_to)
             os.close(descriptor)
             raise

@@ -1,4 +1,4 @@
-"""What the records of a journal say, in the order in which they are in the file.
+"""Replay of the records of a journal, in the order in which they are in the file.
 
 The records are those of Optuna's own `JournalStorage`, and so is what they mean: a record that
 could not be followed when it was written, such as an attribute of a trial that somebody else had
@@ -32,7 +32,7 @@ ENDED: frozenset[TrialState] = frozenset(state for state in TrialState if state.
 
 
 class Operation(IntEnum):
-    """What a record does, by its `op_code`."""
+    """The operation of a record: its `op_code`."""
 
     CREATE_STUDY = 0
     DELETE_STUDY = 1
@@ -130,7 +130,7 @@ class Replay:
         self._do[record["op_code"]](record)
 
     def _pass_over(self, record: dict[str, Any]) -> None:
-        """What Optuna does with it, too."""
+        """Ignore a record, as Optuna does."""
 
     def trial(self, trial_id: int) -> FrozenTrial | None:
         """The trial itself, which its reader may not change."""
@@ -141,13 +141,13 @@ class Replay:
         return self._study_of[trial_id]
 
     def shared(self, trial: FrozenTrial) -> FrozenTrial:
-        """A trial that nobody may change, and that does not change."""
+        """Return a read-only trial that does not change."""
         if trial.state in ENDED:
             return trial
-        found = self.shown.get(trial._trial_id)
-        if found is None:
-            found = self.shown[trial._trial_id] = copied(trial)
-        return found
+        shown = self.shown.get(trial._trial_id)
+        if shown is None:
+            shown = self.shown[trial._trial_id] = copied(trial)
+        return shown
 
     # Studies
 
@@ -172,7 +172,7 @@ class Replay:
                 self.shown.pop(trial._trial_id, None)
             study.trials, study.live, study.best = [], {}, None
 
-    # What was handed out before stays as it is, so that these are made anew.
+    # What was handed out before stays as it is, so each change makes new dictionaries.
 
     def _set_study_user_attr(self, record: dict[str, Any]) -> None:
         if (study := self.studies.get(record["study_id"])) is not None:
@@ -281,16 +281,16 @@ class Replay:
 
     def distribution(self, text: str) -> BaseDistribution:
         """A distribution by its JSON; the same object for the same text."""
-        found = self._distributions.get(text)
-        if found is None:
-            found = json_to_distribution(text)
-            _attributes({"choices": [*getattr(found, "choices", ())]})
-            self._distributions[text] = found
-        return found
+        distribution = self._distributions.get(text)
+        if distribution is None:
+            distribution = json_to_distribution(text)
+            _attributes({"choices": [*getattr(distribution, "choices", ())]})
+            self._distributions[text] = distribution
+        return distribution
 
 
 def copied(trial: FrozenTrial) -> FrozenTrial:
-    """A copy whose parameters, attributes and reports can be changed."""
+    """Return a copy whose parameters, attributes and reports can be changed."""
     return FrozenTrial(
         number=trial.number,
         trial_id=trial._trial_id,
@@ -321,8 +321,8 @@ def _attributes(given: dict[str, Any]) -> dict[str, Any]:
     for _ in range(_LEVELS if level else 0):
         level = [
             inner
-            for one in level
-            for inner in (one.values() if isinstance(one, dict) else one)
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
             if type(inner) in _NESTED
         ]
         if not level:

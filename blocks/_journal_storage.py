@@ -41,7 +41,7 @@ from prefect_optuna.blocks.errors import DamagedStorageError, StorageFormatError
 from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
 from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
 
-# What a record that nobody has written so makes the replay raise.
+# The errors of the replay at a record that no client has written.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 _opened: weakref.WeakSet[FileStorage] = weakref.WeakSet()
@@ -67,7 +67,7 @@ class FileStorage(BaseStorage):
                 self._lock.release()
 
     def _start(self) -> None:
-        """What belongs to this process alone."""
+        """Set up the state that belongs to this process alone."""
         self._mutex = threading.RLock()
         self._writer = secrets.token_urlsafe(8)
         self._file = JournalFile(self.path)
@@ -404,12 +404,12 @@ class FileStorage(BaseStorage):
     def get_n_trials(
         self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
     ) -> int:
-        """How many trials a study has, of all states or of some."""
+        """Count the trials of a study, in all states or in some."""
         with self._mutex:
             known = self._known()
             counts = _study(known, study_id).counts
             states = (state,) if isinstance(state, TrialState) else state
-            return sum(n for one, n in counts.items() if states is None or one in states)
+            return sum(n for counted, n in counts.items() if states is None or counted in states)
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """The best completed trial of a study with one direction."""
@@ -455,7 +455,7 @@ def _template(trial: FrozenTrial) -> dict[str, Any]:
         "value": None if several else trial.value,
         "values": trial.values if several else None,
         "distributions": {
-            name: stored_distribution(one).text for name, one in trial.distributions.items()
+            name: stored_distribution(d).text for name, d in trial.distributions.items()
         },
         "params": {
             name: trial.distributions[name].to_internal_repr(value)

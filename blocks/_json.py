@@ -18,7 +18,7 @@ def _of_numpy(value: object) -> Any:
 
 
 FLAT = frozenset({str, float, bool, type(None)})
-"""Types whose values are read back as they are, and need no check."""
+"""Types whose values are read back unchanged, and need no check."""
 to_json = json.JSONEncoder(separators=(",", ":"), default=_of_numpy).encode
 """Does what `encode` does, for what has been checked."""
 

@@ -1,4 +1,4 @@
-"""What Prefect's UI shows of every block of this package."""
+"""The metadata that Prefect's UI shows of every block of this package."""
 
 from pydantic import HttpUrl
 

@@ -1,4 +1,4 @@
-"""What Prefect may read as the result of a run, where it is kept among the artifacts.
+"""Checks of what Prefect may read as the result of a run, where artifacts are kept.
 
 A result's record names the serializer that Prefect reads it with: pickle, any module, any class.
 So whoever can write where results are kept has code run by whoever asks the server for one. What
@@ -26,10 +26,10 @@ def checked_result(content: bytes, place: str) -> bytes:
     if content.startswith(_ARROW):
         return content
     try:
-        found: Any = from_json(content)  # as Prefect reads it
-        if "metadata" not in found:  # of a record whose result is kept elsewhere
-            return to_json(_metadata(found, found["storage_key"]))
-        metadata, result = found["metadata"], found["result"]
+        record: Any = from_json(content)  # as Prefect reads it
+        if "metadata" not in record:  # of a record whose result is kept elsewhere
+            return to_json(_metadata(record, record["storage_key"]))
+        metadata, result = record["metadata"], record["result"]
         json.loads(result, object_hook=_plain)
         anew = _metadata(metadata, metadata.get("storage_key"))
         return to_json({"metadata": anew, "result": str(result)})
@@ -43,7 +43,7 @@ def checked_result(content: bytes, place: str) -> bytes:
 
 
 def _metadata(found: dict[str, Any], key: Any) -> dict[str, Any]:
-    """The metadata anew, of nothing but text; raises unless the serializer reads only JSON.
+    """Rebuild the metadata from text alone; raise unless the serializer reads only JSON.
 
     Prefect hands what is no record of its own to the serializer of whoever reads: it begins with
     a key of ours, which is no pickle in anybody's reading, and has no dictionary of a stranger's.

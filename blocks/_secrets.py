@@ -20,14 +20,14 @@ _PARAMETER = re.compile(
     r"(?:^|_)(?:token|secret|passw(?:or)?d|passphrase|pwd|credentials?|connection_string"
     r"|(?:api|access|account|auth|encryption|private|secret|signing|ssh)_?keys?)s?$"
 )
-# Of a limited length, as all that is looked for in text: a message may be a megabyte of letters.
+# Of a limited length, as all that is looked for in text: a message may have a megabyte.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,63}")
 _URL = re.compile(rf"{_SCHEME.pattern}://[^\s'\"`<>]*")
-# What somebody wrote who forgot a slash.
+# A URL in which a slash was forgotten.
 _ONE_SLASH = re.compile(rf"({_SCHEME.pattern}):/[^\s/:@'\"`<>]{{0,256}}:[^\s'\"`<>]{{1,1024}}@")
 _FILES = ("sqlite", "sqlite+pysqlite", "journal", "file", "local", "memory", "unix")
 _LEAST = 6  # characters; a shorter value is found in any text
-_WORD = 12  # letters; a shorter word, such as `postgres`, is found in text that means no password
+_WORD = 12  # characters; shorter words, such as `postgres`, also occur where no password is meant
 
 # What a program fills in is no secret: {password}, %s, $PASSWORD.
 _LOGIN_IN_TEXT = re.compile(r":/{1,3}[^\s/?#'\"`<>@:]{0,256}:(?!%[s(])/?[^\s/'\"`<>@{}$*]{1,1024}@")
@@ -59,12 +59,12 @@ _ENCODE = (
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a field, an option or an environment variable of this name holds a secret."""
+    """Tell whether a field, option or environment variable of this name holds a secret."""
     return _NAME.search(name) is not None
 
 
 def scheme_of(text: str) -> str | None:
-    """What is before the `:` of a URL, where that can be nothing else: it is safe to quote."""
+    """Return the scheme of a URL, if it can be nothing else and is therefore safe to quote."""
     scheme, colon, _ = text.partition(":")
     return scheme.lower() if colon and _SCHEME.fullmatch(scheme) else None
 
@@ -78,7 +78,7 @@ def check_login(url: str) -> None:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether anything in a URL may be a secret: a password, or an option, which may be one."""
+    """Tell whether a URL may contain a secret: a password, or an option, which may be one."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return False
@@ -87,7 +87,7 @@ def has_credentials(url: str) -> bool:
 
 
 def has_secret_urls(text: str) -> bool:
-    """Whether a URL with a password or a token is in a text, such as the source of a program."""
+    """Tell whether a text, such as a program's source, contains a URL with a password or token."""
     return bool(
         _LOGIN_IN_TEXT.search(text)
         or _USER_IN_TEXT.search(text)
@@ -96,7 +96,7 @@ def has_secret_urls(text: str) -> bool:
 
 
 def holds_credentials(name: str, content: bytes) -> bool:
-    """Whether a file is one of credentials, by its name or by what it says."""
+    """Tell whether a file holds credentials, judging by its name and its content."""
     if _CREDENTIALS.search(name) or b"PRIVATE KEY-----" in content:  # however large
         return True
     text = content.decode("utf-8", "replace") if len(content) <= _MOST else ""
@@ -104,14 +104,14 @@ def holds_credentials(name: str, content: bytes) -> bool:
         has_secret_urls(text)
         or _TOKEN_IN_TEXT.search(text) is not None
         or any(
-            _is_secret_parameter(found[1], found[2]) and not found[2].isnumeric()
-            for found in _PAIR_IN_TEXT.finditer(text)
+            _is_secret_parameter(match[1], match[2]) and not match[2].isnumeric()
+            for match in _PAIR_IN_TEXT.finditer(text)
         )
     )
 
 
 def place_text(value: str) -> str:
-    """What a person has typed for a place, as everybody may read it."""
+    """Mask the secrets in a location that a person has typed, so that everybody may read it."""
     scheme, separator, rest = value.partition("://")
     if separator:
         if scheme_of(value) is None or _is_ambiguous(scheme, rest):
@@ -130,7 +130,7 @@ def _authority(rest: str) -> str:
 
 
 def _is_ambiguous(scheme: str, rest: str) -> bool:
-    """Whether what follows `://` may hold a password of which a part is taken for the path."""
+    """Tell whether a password may be mistaken for a part of the path after `://`."""
     authority = _authority(rest)
     if "@" not in rest[len(authority) :]:
         return authority.count("@") > 1
@@ -163,7 +163,7 @@ def _bare_url(match: re.Match[str]) -> str:
 
 
 def _spellings(secret: str) -> Iterable[str]:
-    # An empty one would be found between any two letters.
+    # An empty one would be found between any two characters.
     forms = {secret, unquote(secret)} if len(secret) > 2 else set[str]()
     for form in sorted(forms):
         yield from {
@@ -179,11 +179,11 @@ def _spellings(secret: str) -> Iterable[str]:
 def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
     """The secrets in a URL or in options: passwords, and what is under a name of a secret."""
     if isinstance(value, Mapping):
-        found = (
+        secrets = (
             secrets_in(inner, secret=secret or is_secret_name(str(name)))
             for name, inner in value.items()
         )
-        return set[str]().union(*found)
+        return set[str]().union(*secrets)
     if isinstance(value, (list, tuple, set, frozenset)):
         return set[str]().union(*(secrets_in(inner, secret=secret) for inner in value))
     if hasattr(value, "get_secret_value"):
@@ -206,7 +206,7 @@ def secrets_in(value: Any, *, secret: bool = False) -> set[str]:
 
 
 def secret_paths(value: Any, path: str) -> Iterator[str]:
-    """Where in parameters, or in a context, text is a secret by its name, or a URL with one."""
+    """Yield the paths of secrets in parameters or a context: by name, or in a URL."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             inside = f"{path}[{name!r}]"
@@ -247,10 +247,10 @@ def _chain(error: BaseException) -> list[BaseException]:
     seen: list[BaseException] = []
     pending: list[BaseException | None] = [error]
     while pending:
-        one = pending.pop()
-        if one is not None and all(one is not other for other in seen):
-            seen.append(one)
-            pending += [one.__cause__, one.__context__]
+        link = pending.pop()
+        if link is not None and all(link is not other for other in seen):
+            seen.append(link)
+            pending += [link.__cause__, link.__context__]
     return seen
 
 
@@ -260,14 +260,14 @@ def error_words(error: BaseException) -> str:
 
 
 def public_text(text: str) -> str:
-    """What code of others has said, without secrets of URLs and values of secret variables."""
+    """Remove secrets of URLs and values of secret variables from the output of other code."""
     return SecretVariables.here().without(text)
 
 
 def is_public(error: BaseException) -> bool:
-    """Whether a traceback of an error may be read by everybody."""
+    """Tell whether everybody may read the traceback of an error."""
     variables = SecretVariables.here()
-    return all(variables.without(str(one)) == str(one) for one in _chain(error))
+    return all(variables.without(str(link)) == str(link) for link in _chain(error))
 
 
 class SecretVariables:
@@ -280,10 +280,10 @@ class SecretVariables:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._values: dict[str, str] = {}
         for name, value in environment.items():
-            found = secrets_in(value)
+            secrets = secrets_in(value)
             if is_secret_name(name) and not _is_path(value):
-                found.add(value)
-            self._values |= {secret: name for secret in found if len(secret) >= _LEAST}
+                secrets.add(value)
+            self._values |= {secret: name for secret in secrets if len(secret) >= _LEAST}
         # Longer ones first, so that of two the one is named that is meant.
         by_length = sorted(self._values.items(), key=lambda item: len(item[0]), reverse=True)
         parts = {value: name for value, name in by_length if not _is_word(value)}
@@ -305,7 +305,7 @@ class SecretVariables:
 
     @classmethod
     def here(cls) -> SecretVariables:
-        """Those of this process, as they are now."""
+        """Return the variables of this process, as they are now."""
         global _here
         now = dict(os.environ)
         if _here is None or _here[0] != now:
@@ -356,7 +356,7 @@ def _is_path(value: str) -> bool:
 
 
 def _in_base64(content: bytes) -> Iterable[str]:
-    """What of some bytes is the same in base64 wherever in others they are."""
+    """Yield the parts of an encoding in base64 that are the same at every offset."""
     for shift in range(3):
         encoded = base64.b64encode(b"\0" * shift + content).decode("ascii")
         start, end = (8 * shift + 5) // 6, 8 * (shift + len(content)) // 6

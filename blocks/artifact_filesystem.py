@@ -143,10 +143,10 @@ class ArtifactFileSystem(WritableFileSystem):
             return _checked_remote(url)
         scheme = scheme_of(url)
         if protocol is not None and protocol not in _LOCAL:
-            found = f"{scheme}://" if scheme == protocol else "something else"
+            given = f"{scheme}://" if scheme == protocol else "something else"
             raise ValueError(
                 f"expected a local path, file://, memory://, s3://, gs://, abfs:// or sftp://, "
-                f"and found {found}, which is not supported. Write one of these."
+                f"and found {given}, which is not supported. Write one of these."
             )
         if not path or "\0" in path:
             raise ValueError("expected the path of a folder, and found none.")
@@ -528,7 +528,7 @@ class ArtifactFileSystem(WritableFileSystem):
         return digest.hexdigest()
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """Return the card that notebooks show."""
         return card(type(self).__name__, [("where", self.location())])
 
     def location(self, path: str = "") -> str:
@@ -569,10 +569,10 @@ class ArtifactFileSystem(WritableFileSystem):
         """
         limit = datetime.now(UTC) - older_than
         with self._explained("", "remove"):
-            found = [file.path for file in self._store.unfinished() if file.modified < limit]
-            for path in () if dry_run else found:
+            paths = [file.path for file in self._store.unfinished() if file.modified < limit]
+            for path in () if dry_run else paths:
                 self._store.rm(path, False)
-        return sorted(found)
+        return sorted(paths)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Open what Optuna's `upload_artifact` has stored; part of Optuna's artifact stores.

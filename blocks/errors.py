@@ -30,7 +30,7 @@ class StorageNotFoundError(StorageUnavailableError, FileNotFoundError):
 
 
 class InvalidLocationError(PrefectOptunaError, ValueError):
-    """What was given names no study storage and no artifact filesystem."""
+    """The given location names no study storage and no artifact filesystem."""
 
 
 class ArtifactNotFoundError(PrefectOptunaError, FileNotFoundError):
@@ -70,7 +70,7 @@ class HandlerImportError(UnknownHandlerError, ImportError):
 
 
 class InvalidHandlerError(UnknownHandlerError, TypeError):
-    """What is named or registered as an artifact handler is none, or its alias is taken."""
+    """The artifact handler is not a handler, or its alias is taken."""
 
 
 class VersionNotFoundError(ArtifactError, LookupError):
@@ -78,7 +78,7 @@ class VersionNotFoundError(ArtifactError, LookupError):
 
 
 class InvalidVersionError(ArtifactError, ValueError):
-    """What was given is no version: neither a number nor a time."""
+    """The given version is neither a number nor a time."""
 
 
 class ReadOnlyError(ArtifactError, PermissionError):
@@ -94,7 +94,7 @@ class StudyMismatchError(PrefectOptunaError, ValueError):
 
 
 class InvalidProblemError(PrefectOptunaError, TypeError):
-    """What was given is no optimization problem, or a part of it breaks its contract."""
+    """The given object is no optimization problem, or a part of it breaks its contract."""
 
 
 class InvalidSettingError(PrefectOptunaError, ValueError):
@@ -107,13 +107,13 @@ def invalid_setting(what: str, error: ValidationError) -> InvalidSettingError:
 
 
 def reasons(error: ValidationError) -> str:
-    """Why settings are not valid, each with its name."""
-    found: list[str] = []
+    """Say why settings are not valid, each with its name."""
+    texts: list[str] = []
     for detail in error.errors(include_input=False, include_url=False):
         text = detail["msg"].removeprefix("Value error, ")
         name = ".".join(map(str, detail["loc"][:1]))
-        found.append(text if detail["type"] == "value_error" else f"{name}: {text}")
-    return "; ".join(found)
+        texts.append(text if detail["type"] == "value_error" else f"{name}: {text}")
+    return "; ".join(texts)
 
 
 class ArchiveError(PrefectOptunaError, ValueError):
@@ -141,7 +141,7 @@ class CaptureError(ArchiveError, TypeError):
 
 
 class ResultEncodingError(ArchiveError, TypeError):
-    """What `run` returned cannot be archived."""
+    """The value that `run` returned cannot be archived."""
 
 
 class UntrustedArchiveError(ArchiveError, PermissionError):
@@ -172,7 +172,7 @@ class HostilePickleError(DamagedStorageError, PermissionError):
 
 
 class StorageFormatError(PrefectOptunaError, ValueError):
-    """What is in a storage is something else, or was written by a newer version."""
+    """The content of a storage is something else, or was written by a newer version."""
 
 
 class AttributeEncodingError(PrefectOptunaError, TypeError):

@@ -209,9 +209,9 @@ class _Reader:
         if name is None:
             return [self._study(study_id, its_name) for its_name, study_id in names.items()]
         if name not in names:
-            found = ", ".join(map(repr, names)) or "none at all"
+            known = ", ".join(map(repr, names)) or "none at all"
             raise StudyNotFoundError(
-                f"expected a study {name!r} of Optuna's former RedisStorage, and found {found}. "
+                f"expected a study {name!r} of Optuna's former RedisStorage, and found {known}. "
                 "Correct the name, or the number of the database at the end of the URL."
             )
         return [self._study(names[name], name)]

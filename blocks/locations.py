@@ -1,4 +1,4 @@
-"""From what a person writes, a URL, a path or a saved block's name, to a block."""
+"""Blocks from what a person writes: a URL, a path or a saved block's name."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _LASTING_NUMBERS = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EFBIG, 
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error of a storage says that it is away, full or refuses, which may pass.
+    """Tell whether an error says that a storage is away, full or refuses, which may pass.
 
     Example:
         >>> is_outage(StorageUnavailableError("no answer")), is_outage(KeyError(5))
@@ -103,7 +103,7 @@ class Patience:
         self._ended = threading.Event()
         self._since: float | None = None  # when the outage began, until a call gets through
         self.outages: int = 0
-        """How many calls had to wait until now."""
+        """Number of calls that have had to wait until now."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Patience, (self._limit,)
@@ -139,7 +139,7 @@ class Patience:
             keep()
         limit = OptunaSettings.here().patience if self._limit is None else self._limit
         logger = self._logger or get_logger(__name__)
-        # Whoever cleans up when the limit is over does not wait for it once more.
+        # Cleaning up after the limit does not wait once more.
         began = self._since = self._since or time.monotonic()
         pause, reminder = _FIRST_PAUSE, 0.0
         while True:

@@ -1,4 +1,4 @@
-"""What a deployment stores of a place: a saved block's name, or a URL without secrets.
+"""References that a deployment stores: a saved block's name, or a URL without secrets.
 
 A deployment's parameters are shown to everybody who may open Prefect's UI, and are copied to each
 of its flow runs. So a password stays in the block, which the worker loads by its name.
@@ -118,9 +118,9 @@ def check_public(name: str, value: Any) -> None:
             ...
         prefect_optuna.blocks.errors.InvalidLocationError: `scope` holds a URL with a password ...
     """
-    found = SecretVariables.here().name_in(value)
-    what = f"the value of {found}" if found else "a URL with a password or a token, or a secret"
-    if found or secrets_in(value) or any(map(has_secret_urls, _texts(value))):
+    source = SecretVariables.here().name_in(value)
+    what = f"the value of {source}" if source else "a URL with a password or a token, or a secret"
+    if source or secrets_in(value) or any(map(has_secret_urls, _texts(value))):
         raise InvalidLocationError(
             f"`{name}` holds {what}, and would be readable for everybody who may open "
             "Prefect's UI. Save a block with it once, as in Secret(value=...).save('lab'), "
@@ -134,7 +134,7 @@ _REFERENCES: dict[str, Any] = {"storage": storage_reference, "artifacts": artifa
 
 def _references(reference: Any, value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_references(reference, one) for one in value]
+        return [_references(reference, item) for item in value]
     return None if value is None else reference(value)
 
 

@@ -120,7 +120,7 @@ class OptunaSettings(PrefectBaseSettings):
 
     @classmethod
     def here(cls) -> OptunaSettings:
-        """As the flow that runs here has read them: reading takes as long as a request."""
+        """Return the settings as the running flow has read them, since reading is slow."""
         return _read.get() or cls()
 
 

@@ -1,4 +1,4 @@
-"""What tells a study from every other, and whose a folder of artifacts is."""
+"""The identity of a study, and of the owner of a folder of artifacts."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def study_uuid(study: Study) -> str:
     """
     storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
     study_id = storage.get_study_id_from_name(study.study_name)
-    if (found := uuid_of(storage, study_id)) is None:
+    if (uuid := uuid_of(storage, study_id)) is None:
         storage.set_study_system_attr(study_id, UUID_ATTRIBUTE, str(uuid4()))
         # Another process may have done so at the same time, and the last one holds.
-        found = str(storage.get_study_system_attrs(study_id)[UUID_ATTRIBUTE])
-    return found
+        uuid = str(storage.get_study_system_attrs(study_id)[UUID_ATTRIBUTE])
+    return uuid
 
 
 def uuid_of(storage: BaseStorage, study_id: int) -> str | None:

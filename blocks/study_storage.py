@@ -74,7 +74,7 @@ class StudyStorage(Block, ABC):
         """The storage's URL for people to read, without any password."""
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """Return the card that notebooks show."""
         return card(type(self).__name__, [("where", self.location)])
 
     def get_storage(self) -> BaseStorage:

@@ -54,7 +54,7 @@ def markup(text: str) -> str:
 
 
 def command(*words: str) -> str:
-    """A command that somebody may copy into a shell."""
+    """Return a command that can be copied into a shell."""
     return " ".join(map(_word, words))
 
 

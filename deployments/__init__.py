@@ -1,4 +1,4 @@
-"""How studies run elsewhere, and how a person looks at them: servers, the UI, deployments.
+"""Deployments of studies, servers, and the command line: how to run and watch them elsewhere.
 
 The names are imported when they are first used: the command line is a part of this floor, and its
 help should not wait for Prefect.

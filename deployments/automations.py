@@ -226,7 +226,7 @@ def run_on(
     public = public_parameters(parameters or {})
     with prefect_server() as client:
         try:
-            found = client.read_deployment_by_name(deployment)
+            known = client.read_deployment_by_name(deployment)
         except (ObjectNotFound, ValueError):
             raise MissingReferenceError(
                 f"expected a deployment as 'flow/deployment', found none that is {deployment!r}. "
@@ -234,7 +234,7 @@ def run_on(
             ) from None
     action = RunDeployment(
         source="selected",
-        deployment_id=found.id,
+        deployment_id=known.id,
         job_variables=None,
         parameters={key: _templated(value) for key, value in public.items()} or None,
     )

@@ -86,7 +86,7 @@ class Dashboard:
         self._thread.join()
 
     def wait(self) -> None:
-        """Wait until somebody else stops it, or until Ctrl-C."""
+        """Wait until another process stops it, or until Ctrl-C."""
         while self._thread.is_alive():
             self._thread.join(1)  # in between, Python looks whether a signal has come
 

@@ -505,7 +505,7 @@ def deploy_gc(
     if storage is None or isinstance(storage, (StudyStorage, str, Path)):
         places: str | list[str] = storage_reference(storage)
     else:
-        places = [storage_reference(one) for one in storage]
+        places = [storage_reference(place) for place in storage]
     parameters = {
         "storage": places,
         "artifacts": artifacts_reference(artifacts),
@@ -708,7 +708,7 @@ def _archive(
 
 
 def _is_only_here(top: str) -> bool:
-    """Whether a top-level module is found in this directory and nowhere else."""
+    """Tell whether a top-level module is found in this directory and nowhere else."""
     here = Path.cwd()
     elsewhere = [path for path in sys.path if Path(path or ".").resolve() != here.resolve()]
     if PathFinder.find_spec(top, [str(here)]) is None:

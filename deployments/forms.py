@@ -31,7 +31,7 @@ _TITLES = {
     "resources": "Resources",
     "warm_start": "Trials of the last study",
 }
-"""What people choose, in the order of the form, and what it is called there."""
+"""Fields that people choose, in the order of the form, with their labels."""
 
 _HELP = {
     "study_name": "It goes on where it stopped.",
@@ -106,9 +106,9 @@ def _simplify(name: str, field: dict[str, Any], parameters: Mapping[str, Any]) -
             field.pop("anyOf", None)
             field |= {"type": "string", "enum": list(dict.fromkeys([given, *_SELECTIONS]))}
         return
-    choices = [one for one in field.get("anyOf", ()) if one and one.get("type") != "null"]
-    words = [word for one in choices for word in one.get("enum", ())]
-    words += [one["const"] for one in choices if "const" in one]
+    choices = [kind for kind in field.get("anyOf", ()) if kind and kind.get("type") != "null"]
+    words = [word for kind in choices for word in kind.get("enum", ())]
+    words += [kind["const"] for kind in choices if "const" in kind]
     if words and (given is None or given in words):
         _become(field, {"type": "string", "enum": words})
     elif len(choices) == 1 and "type" in choices[0] and name != "timeout":
@@ -126,15 +126,15 @@ def _list_scope(
     field: dict[str, Any], given: Mapping[str, Any], modules: Collection[str] | None
 ) -> None:
     """A field for each parameter that the code reads, as far as it is one value."""
-    found = {
-        one.name: entry
-        for one in auto_params()
-        if (modules is None or any(one.function.startswith(f"{name}.") for name in modules))
-        and (entry := _entry(one)) is not None
+    fields = {
+        parameter.name: entry
+        for parameter in auto_params()
+        if (modules is None or any(parameter.function.startswith(f"{name}.") for name in modules))
+        and (entry := _entry(parameter)) is not None
     }
-    if not found:
+    if not fields:
         return
-    _become(field, {"type": "object", "properties": found, "additionalProperties": True})
+    _become(field, {"type": "object", "properties": fields, "additionalProperties": True})
 
 
 def _entry(one: AutoParameter) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What a lab needs once its servers are there: saved blocks, a work pool, and its deployment.
+"""Setup of a lab once its servers are there: saved blocks, a work pool, and its deployment.
 
     python -m prefect_optuna.deployments.lab
 
@@ -104,11 +104,7 @@ def make_kubernetes_pool(name: str, template: Mapping[str, Any]) -> bool:
 
 
 def main() -> int:
-    """Set the lab up that the environment describes.
-
-    Returns:
-        The exit code: 0, or 1 where it could not be.
-    """
+    """Set up the lab that the environment describes; return 0, or 1 if that fails."""
     try:
         sys.stdout.write(set_up(os.environ) + "\n")
     except PrefectOptunaError as error:
@@ -138,7 +134,7 @@ def _secret(environment: Mapping[str, str], name: str) -> str | None:
 
 
 def _make_bucket(url: str, options: Mapping[str, Any]) -> None:
-    """An own store begins without a bucket; elsewhere there is one, and nobody may make more."""
+    """Make the bucket of a store of one's own; elsewhere there is one already."""
     protocol, _, path = url.partition("://")
     if protocol != "s3":
         return

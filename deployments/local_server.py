@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"
 USED_FILE = "used"
-"""In a server's home: its time is when somebody last asked the server something."""
+"""File in a server's home whose time is that of the last request to the server."""
 # Longer than the server itself takes to empty its queue, see _serve.py.
 _STOP_SECONDS = 110.0
 _FINISHED_STATES = ["COMPLETED", "FAILED", "CANCELLED", "CRASHED"]
@@ -129,7 +129,7 @@ class LocalServer:
 
     @property
     def log_file(self) -> Path:
-        """What the server has printed since it was last started."""
+        """The file with what the server has printed since it was last started."""
         return self.home / "server.log"
 
     def __enter__(self) -> Self:
@@ -240,10 +240,10 @@ class LocalServer:
 
     def _refuse_another_version(self) -> None:
         log = self.log_file.read_text(errors="replace")
-        if found := re.search(r"Can't locate revision identified by '(\w+)'", log):
+        if match := re.search(r"Can't locate revision identified by '(\w+)'", log):
             raise LocalServerError(
                 f"expected {self.home} to hold the history of Prefect {prefect.__version__} or of "
-                f"an earlier one, found a database of another version (revision {found[1]}, which "
+                f"an earlier one, found a database of another version (revision {match[1]}, which "
                 "this one does not know). It is left as it is. Move that folder away, name "
                 "another home, or use the Prefect that wrote it."
             )

@@ -109,7 +109,7 @@ class BestPicture:
             self._failing = True
 
     def _read(self, others: Sequence[FrozenTrial]) -> list[Any]:
-        """What these trials have returned: those that have been read, and some more."""
+        """Return the results of these trials that there was time to read."""
         end = time.monotonic() + _READING_SECONDS
         for trial in others:
             if trial.number not in self._results and time.monotonic() < end:

@@ -82,7 +82,7 @@ class ClusterRunner(TaskRunner[Any]):
 
 
 def is_cluster(runner: TaskRunner[Any]) -> bool:
-    """Whether task runs go to Ray or Dask."""
+    """Tell whether task runs go to Ray or Dask."""
     return type(runner).__module__.startswith(("prefect_ray", "prefect_dask"))
 
 
@@ -113,7 +113,7 @@ def _dask_workers(runner: Any, needs: Resources) -> list[Machine]:
     client = runner.client
     client.wait_for_workers(1, timeout=60)
     workers: Mapping[str, Mapping[str, Any]] = client.scheduler_info()["workers"]
-    if runner.address is None and not any(one["resources"] for one in workers.values()):
+    if runner.address is None and not any(worker["resources"] for worker in workers.values()):
         # A cluster of this run alone, on this machine.
         here = Machine.here()
         for place, address in enumerate(sorted(workers)):
@@ -127,11 +127,11 @@ def _dask_workers(runner: Any, needs: Resources) -> list[Machine]:
                 workers=[address],
             )
         workers = client.scheduler_info()["workers"]
-    for address, one in workers.items():
-        gpus = one["resources"].get("GPU", 0)
-        if needs.gpus and one["nthreads"] > 1 and gpus >= needs.gpus + max(needs.gpus, 1):
+    for address, w in workers.items():
+        gpus = w["resources"].get("GPU", 0)
+        if needs.gpus and w["nthreads"] > 1 and gpus >= needs.gpus + max(needs.gpus, 1):
             raise InvalidSettingError(
-                f"The Dask worker {address} has {gpus:g} GPUs and {one['nthreads']} threads: its "
+                f"The Dask worker {address} has {gpus:g} GPUs and {w['nthreads']} threads: its "
                 "trials would see the same GPUs. Start a worker for each of them: dask worker "
                 f"ADDRESS --nworkers {gpus:g} --nthreads 1 --resources 'GPU={needs.gpus:g}'."
             )

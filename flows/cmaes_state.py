@@ -21,19 +21,19 @@ _CLASSES = ("CMA", "SepCMA", "CMAwM")
 
 def without_pickles(sampler: BaseSampler) -> BaseSampler:
     """Have a sampler, and those that it asks, restore its state by this module."""
-    found = [sampler]
-    for one in found:  # and those that are found on the way
-        parts = [part for part in vars(one).values() if isinstance(part, BaseSampler)]
-        found.extend(part for part in parts if not any(part is known for known in found))
-        if isinstance(one, CmaEsSampler):
+    samplers = [sampler]
+    for seen in samplers:  # and those that are found on the way
+        parts = [part for part in vars(seen).values() if isinstance(part, BaseSampler)]
+        samplers.extend(part for part in parts if not any(part is known for known in samplers))
+        if isinstance(seen, CmaEsSampler):
             # Of the object, so that it holds for subclasses, and travels with a pickled sampler.
-            prefix = one._attr_key_optimizer  # pyright: ignore[reportPrivateUsage]
-            vars(one)["_restore_optimizer"] = functools.partial(_restored, prefix)
+            prefix = seen._attr_key_optimizer  # pyright: ignore[reportPrivateUsage]
+            vars(seen)["_restore_optimizer"] = functools.partial(_restored, prefix)
     return sampler
 
 
 def _restored(prefix: str, completed_trials: Sequence[FrozenTrial]) -> Any:
-    """What `CmaEsSampler._restore_optimizer` returns: the optimizer of the last trial with one."""
+    """Return the last trial's optimizer, in place of `CmaEsSampler._restore_optimizer`."""
     for trial in reversed(completed_trials):
         parts = {k: v for k, v in trial.system_attrs.items() if k.startswith(prefix)}
         if parts:

@@ -41,11 +41,11 @@ ORCHESTRATION_SHARE = 0.02
 
 THREAD_TASK_RUN_SECONDS = 0.008
 PROCESS_TASK_RUN_SECONDS = 0.08
-"""What a task run was measured to cost, on threads and on process pools or Dask."""
+"""The measured cost of a task run, on threads and on process pools or Dask."""
 
 
 TASK_RUN_SECONDS = THREAD_TASK_RUN_SECONDS / ORCHESTRATION_SHARE
-"""How long a task run on threads takes further trials."""
+"""Number of seconds for which a task run on threads takes further trials."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def run_trials(
                 report(outcome)
     total = sum(counts.values())
     if outcome is not None and (context := TaskRunContext.get()) is not None:
-        # Its last event tells the server the name anew.
+        # Its last event tells the server the new name.
         context.task_run.name = _name(first, outcome, total, best)
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return Completed(message=f"{total} trial{'' if total == 1 else 's'}: {words}", data=outcomes)
 
 
 def _name(first: int, last: Outcome, total: int, best: tuple[float, ...] | None) -> str:
-    """What a task run is called when its trials have ended."""
+    """Return the name of a task run whose trials have ended."""
     if total == 1:
         values = ", ".join(map(format_value, last.values or ()))
         infeasible = values and any(value > 0 for value in last.constraints.values())
@@ -109,10 +109,10 @@ class Dispatcher(Protocol):
     """Hands out assignments and brings back outcomes."""
 
     task_runs: int
-    """How many task runs there have been."""
+    """Number of task runs so far."""
 
     def room(self) -> int:
-        """How many more trials may be asked now."""
+        """Return the number of trials that may be asked now."""
         ...
 
     def put(self, assignments: list[Assignment]) -> None:
@@ -145,7 +145,7 @@ class InlineDispatcher:
 
 
 class ThreadDispatcher:
-    """On threads: `n_jobs` lanes, each one task run after another, that share one feed."""
+    """Dispatch to threads: `n_jobs` lanes, each one task run after another, with one feed."""
 
     def __init__(
         self, task_runner: ThreadPoolTaskRunner[Any], trial_runner: TrialRunner, n_jobs: int
@@ -162,7 +162,7 @@ class ThreadDispatcher:
         self.task_runs: int = 0
 
     def room(self) -> int:
-        """How many more trials may be asked now."""
+        """Return the number of trials that may be asked now."""
         return self._n_jobs - self._in_flight
 
     def put(self, assignments: list[Assignment]) -> None:
@@ -234,7 +234,7 @@ class ThreadDispatcher:
 
 
 class BatchDispatcher:
-    """On processes, Dask or Ray: task runs of several trials each.
+    """Dispatch to processes, Dask or Ray: task runs of several trials each.
 
     A process of this program that dies is replaced, and its trials are lost. Dask and Ray see to
     their own workers.
@@ -255,7 +255,7 @@ class BatchDispatcher:
 
     @property
     def batch(self) -> int:
-        """How many trials share a task run: one until it is known how long they take.
+        """Number of trials that share a task run: one until it is known how long they take.
 
         Never more than two seconds' worth: the sampler learns nothing from a trial before its
         batch has ended.
@@ -266,7 +266,7 @@ class BatchDispatcher:
         return max(1, math.floor(min(least, 2.0) / max(self._seconds, 1e-6)))
 
     def room(self) -> int:
-        """How many more trials may be asked now."""
+        """Return the number of trials that may be asked now."""
         return self.batch * (self._n_jobs - self._under_way)
 
     def put(self, assignments: list[Assignment]) -> None:
@@ -335,7 +335,7 @@ class BatchDispatcher:
 
 
 def _failure(future: PrefectFuture[Any]) -> BaseException | None:
-    """Why a task run failed, where it did; a trial's own error is an outcome and no failure."""
+    """Return why a task run failed, if it did; a trial's own error is an outcome, no failure."""
     cause: Exception | None = None
     try:
         future.wait()

@@ -1,4 +1,4 @@
-"""What happens in a study, as Prefect events: for automations, and in the UI's event feed."""
+"""Prefect events of a study: for automations, and in the UI's event feed."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ STUDY_EVENTS: Mapping[EventName, str] = {
 """The events by their short names."""
 
 MAX_FAILED_EVENTS = 100
-"""A run of a study emits no more events of failed trials; the last one says so."""
+"""Maximum number of events of failed trials in a run of a study; the last one says so."""
 
 _SECONDS_BETWEEN = 1.0
 _STALLED_LEAST = 300.0  # seconds
-_STALLED_TRIALS = 10.0  # so many times the longest trial
+_STALLED_TRIALS = 10.0  # times the longest trial
 
 
 def study_resource(uuid: str) -> str:

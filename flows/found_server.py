@@ -11,10 +11,10 @@ from pathlib import Path
 from prefect_optuna.blocks.texts import command
 
 HOME = ".prefect"
-"""Where the server of `prefect-optuna serve`, and of the demo, keeps its history."""
+"""Folder in which the server of `prefect-optuna serve`, and of the demo, keeps its history."""
 
 BACKGROUND_HOME = ".prefect-optuna/prefect"
-"""Where the server of `prefect-optuna up` keeps it."""
+"""The same of the server of `prefect-optuna up`."""
 
 
 def running_server_url(home: str | os.PathLike[str] | None = None) -> str | None:
@@ -40,7 +40,7 @@ def prefect_command(*words: str) -> str:
 
 
 def read_server_file(home: Path) -> dict[str, object]:
-    """What the server of a home says of itself; nothing where there is none."""
+    """Read what the server of a home has written about itself; nothing where there is none."""
     try:
         return dict(json.loads((home / "server.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -48,7 +48,7 @@ def read_server_file(home: Path) -> dict[str, object]:
 
 
 def is_healthy(url: str) -> bool:
-    """Whether a Prefect server answers."""
+    """Tell whether a Prefect server answers."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
     with contextlib.closing(connection):
         try:

@@ -1,4 +1,4 @@
-"""Which pictures a study's report has, in which order, and how large they may be together."""
+"""Pictures of a study's report: their choice, their order, and their total size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PICTURES: Mapping[str, str] = {
     "parallel": "Trials as lines through their parameters and values",
     "contour": "The value over the two parameters that matter most",
 }
-"""What a report shows, the most telling first, and what each picture is."""
+"""The pictures of a report, the most telling first, with their descriptions."""
 
 
 def draw_gallery(
@@ -57,8 +57,8 @@ def draw_gallery(
     importlib.import_module("matplotlib.backends.backend_agg")
     trials, directions = status.trials, status.directions
     shares = [importances_of(trials, directions, i) for i in range(min(2, len(directions)))]
-    names = dict.fromkeys(name for one in shares for name in one)
-    mean = {n: sum(one.get(n, 0.0) for one in shares) / len(shares) for n in names}
+    names = dict.fromkeys(name for share in shares for name in share)
+    mean = {n: sum(share.get(n, 0.0) for share in shares) / len(shares) for n in names}
     mean = dict(sorted(mean.items(), key=lambda item: -item[1]))
     best = best_first(trials, directions)[:1] if len(directions) == 1 else []
     now = time.time() if status.state == "running" else None

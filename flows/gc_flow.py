@@ -42,6 +42,6 @@ def gc(
         'There is no garbage.'
     """
     garbage = collect_garbage(artifacts, storage, dry_run=not delete)
-    found = garbage_text(garbage, collect_environments(dry_run=not delete), dry=not delete)
-    get_run_logger().info("%s", found)
-    return found
+    text = garbage_text(garbage, collect_environments(dry_run=not delete), dry=not delete)
+    get_run_logger().info("%s", text)
+    return text

@@ -46,7 +46,7 @@ _PLACES = ("s3", "gcs", "azure", "sftp", "postgresql", "mysql", "grpc")
 _OTHERWISE = "install it where the workers are, such as in their image"
 
 INSTALLS = ("This worker lacks ", "The environment ")
-"""How the lines begin that a run logs meanwhile, for those who wait for it."""
+"""Beginnings of the lines that a run logs meanwhile, for those who wait for it."""
 
 _failure: PrefectOptunaError | None = None
 _looked = False
@@ -154,7 +154,7 @@ def _go_on(prepared: PreparedEnvironment) -> NoReturn:
 
 
 def _control() -> dict[str, str]:
-    """How the runner that has started this process tells it that it is cancelled.
+    """Return the variables by which this process's runner tells it that it is cancelled.
 
     Prefect's engine has taken that out of the variables, and has not used it yet.
     """

@@ -104,7 +104,7 @@ def _interruption(message: str) -> KeyboardInterrupt:
 
 
 def _show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Show the sentence where nobody has caught the interruption."""
+    """Show the sentence if the interruption has not been caught."""
     message = getattr(error, _ours, None)
     if message is None:
         _show_before(kind, error, traceback)

@@ -1,4 +1,4 @@
-"""Which parameters matter, and where their good values are."""
+"""Plots of the parameters that matter, and of their good values."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _MOST_DOTS = 1500
 _COLUMNS = 4
 _AXES = 8
 _MOST_LINES = 400
-_LEAST_MAP = 10  # different places; between fewer, there is nothing to be seen
+_LEAST_MAP = 10  # different places; fewer show nothing
 _HUGE = 1e100  # arithmetic on larger numbers overflows
 
 
 def importances_of(
     trials: Sequence[FrozenTrial], directions: Sequence[str], target: int = 0
 ) -> dict[str, float]:
-    """How much each parameter matters for being among the best tenth of the trials.
+    """Return how much each parameter matters for being among the best tenth of the trials.
 
     By PED-ANOVA, which takes some 50 ms for a thousand trials; of more, a thousand are taken
     evenly. Parameters that only some trials have are left out.
@@ -68,12 +68,12 @@ def importances_of(
         with warnings.catch_warnings():
             # It is a picture, and says nothing of parameters that few trials have.
             warnings.filterwarnings("ignore", message="Some regimes for parameter")
-            found = optuna.importance.get_param_importances(
+            shares = optuna.importance.get_param_importances(
                 study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
             )
     except (ValueError, RuntimeError, ZeroDivisionError):  # such as no parameter in common
         return {}
-    return found if all(map(math.isfinite, found.values())) and any(found.values()) else {}
+    return shares if all(map(math.isfinite, shares.values())) and any(shares.values()) else {}
 
 
 def importances_plot(
@@ -368,7 +368,7 @@ def _numbered_first(
 
 
 def _height(trials: Sequence[FrozenTrial], name: str) -> tuple[Callable[[Any], float], str, str]:
-    """Where between 0 and 1 a parameter's values are, and what is at both ends."""
+    """Return a parameter's values between 0 and 1, and what is at both ends."""
     distribution = trials[-1].distributions[name]
     if not isinstance(distribution, (FloatDistribution, IntDistribution)):
         listed = getattr(distribution, "choices", ())
@@ -434,7 +434,7 @@ def _draw_slice(
 def _placer(
     axes: Axes, distribution: BaseDistribution, values: Sequence[Any], which: str = "x"
 ) -> Callable[[Any], float]:
-    """Where on the axis a value is, after the axis has been set up for it."""
+    """Set up an axis for a parameter; return a function from values to positions on it."""
     from matplotlib.ticker import MaxNLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -474,9 +474,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
     """Three numbers or fewer that are easily said, apart from each other."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     tens = [10.0**p for p in powers if low <= 10.0**p <= high]
-    found = tens if len(tens) >= 3 else [k * 10.0**p for p in powers for k in (1, 2, 5)]
-    found = [number for number in found if low <= number <= high]
-    return found[:: math.ceil(len(found) / 3)] if found else [low, high]
+    ticks = tens if len(tens) >= 3 else [k * 10.0**p for p in powers for k in (1, 2, 5)]
+    ticks = [number for number in ticks if low <= number <= high]
+    return ticks[:: math.ceil(len(ticks) / 3)] if ticks else [low, high]
 
 
 def _later_is_darker() -> Any:

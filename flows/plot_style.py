@@ -1,4 +1,4 @@
-"""How the pictures of a report look: colours, axes, and small files.
+"""The style of a report's pictures: colours, axes, and small files.
 
 Everything is drawn on Matplotlib's `Figure` objects. Pyplot keeps global state, is not safe in
 threads, and may open windows. Matplotlib is imported when the first picture is drawn.
@@ -207,7 +207,7 @@ def _plain_digits(value: float, _position: int) -> str:
 
 
 def whole_numbers(axes: Axes) -> None:
-    """No trial 2.5, no year 1902.5."""
+    """Have only whole numbers on an axis: there is no trial 2.5."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=[1, 2, 5, 10]))

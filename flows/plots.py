@@ -222,13 +222,13 @@ def _draw_history(axes: Axes, trials: Sequence[FrozenTrial], direction: str, ind
 
 def _points(trials: Sequence[FrozenTrial], index: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers and values of trials; a pruned one has the last value that it reported."""
-    found = []
+    pairs = []
     for trial in trials:
         if trial.values is not None:
-            found.append((trial.number, trial.values[index]))
+            pairs.append((trial.number, trial.values[index]))
         elif trial.intermediate_values:
-            found.append((trial.number, trial.intermediate_values[max(trial.intermediate_values)]))
-    points = np.array(found, dtype=float).reshape(-1, 2)
+            pairs.append((trial.number, trial.intermediate_values[max(trial.intermediate_values)]))
+    points = np.array(pairs, dtype=float).reshape(-1, 2)
     return points[:, 0], points[:, 1]
 
 
@@ -278,8 +278,8 @@ def _draw_best(
 def _bands(
     ensemble: Sequence[Mapping[str, np.ndarray]], name: str, length: int
 ) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Within which many trials are: nine of ten, and half of them."""
-    rows = [one[name] for one in ensemble if name in one and len(one[name]) == length]
+    """Return the bands that hold nine of ten trials, and half of them."""
+    rows = [member[name] for member in ensemble if name in member and len(member[name]) == length]
     if len(rows) < _LEAST_ENSEMBLE:
         return []
     values = np.array(rows)
@@ -305,7 +305,7 @@ def _series_of(result: Any) -> dict[str, np.ndarray]:
 
 
 def _numbers(values: Any) -> np.ndarray:
-    """A series as numbers; empty where it is none."""
+    """Return a series as numbers; empty if it has none."""
     try:
         array = np.asarray(values)
     except (TypeError, ValueError):  # such as a list of lists of different lengths
@@ -323,7 +323,7 @@ def _axis_of(length: int, axes: Mapping[str, Sequence[Any]]) -> tuple[str, np.nd
 
 
 def _differ_in_size(series: Mapping[str, np.ndarray]) -> bool:
-    """Whether the smaller ones would be flat lines at the bottom of a common panel."""
+    """Tell whether the smaller series would be flat lines at the bottom of a common panel."""
     sizes = [float(np.nanmax(np.abs(values[np.isfinite(values)]))) for values in series.values()]
     return max(sizes) > 20 * min(sizes)
 

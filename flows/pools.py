@@ -1,4 +1,4 @@
-"""What work pools of each type call the resources of a trial, and which types there are."""
+"""Types of work pools, and the names that each has for the resources of a trial."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POOL_TYPES = ("process", "docker", "kubernetes")
 """The types of work pools that are known to give a trial its resources."""
 
 CLAIMS = "/var/lib/prefect-optuna/claims"
-"""Where containers of one machine write down which GPUs they have: a volume that they share."""
+"""The volume that containers of one machine share, to write down which GPUs they have."""
 
 _CLAIMS_VOLUME = "prefect-optuna-claims"
 
@@ -23,7 +23,7 @@ _CLAIMS_VOLUME = "prefect-optuna-claims"
 def job_variables_of(
     pool: str, resources: Resources | None, n_jobs: int, client: SyncPrefectClient | None = None
 ) -> dict[str, Any]:
-    """How a flow run on a pool asks for the resources of so many trials at once.
+    """Return the job variables that ask a pool for the resources of so many trials at once.
 
     Raises:
         InvalidSettingError: pools of this type, or this pool's template, cannot say it.
@@ -54,51 +54,51 @@ def job_variables(pool: WorkPool, resources: Resources, n_jobs: int = 1) -> dict
 
 def _docker(pool: WorkPool, needs: Resources, jobs: int) -> dict[str, Any]:
     defaults = _defaults(pool)
-    found: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
     more = dict(defaults.get("container_create_kwargs") or {})
     if needs.cpus is not None:
         more["nano_cpus"] = int(needs.cpus * jobs * 1e9)
     if (memory := needs.memory_bytes) is not None:
-        found["mem_limit"] = f"{memory * jobs}b"
+        variables["mem_limit"] = f"{memory * jobs}b"
     if needs.gpus:
         # Docker would give the same first ones to each container. They see all, and take free ones.
         more["device_requests"] = [{"count": -1, "capabilities": [["gpu"]]}]
         volumes = list(defaults.get("volumes") or [])
         mounted = f"{_CLAIMS_VOLUME}:{CLAIMS}"
-        found["volumes"] = [*(one for one in volumes if one != mounted), mounted]
-        found["env"] = {
+        variables["volumes"] = [*(volume for volume in volumes if volume != mounted), mounted]
+        variables["env"] = {
             **(defaults.get("env") or {}),
             "PREFECT_INTEGRATIONS_OPTUNA_CLAIMS": CLAIMS,
         }
     if more:
-        found["container_create_kwargs"] = more
-    return found
+        variables["container_create_kwargs"] = more
+    return variables
 
 
 def _kubernetes(pool: WorkPool, needs: Resources, jobs: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
     if needs.cpus is not None:
-        found["cpu"] = f"{needs.cpus * jobs:g}"
+        asked["cpu"] = f"{needs.cpus * jobs:g}"
     if (memory := needs.memory_bytes) is not None:
-        found["memory"] = f"{-(-memory * jobs // 2**20)}Mi"
+        asked["memory"] = f"{-(-memory * jobs // 2**20)}Mi"
     if needs.gpus:
         if needs.gpus * jobs != int(needs.gpus * jobs):
             raise InvalidSettingError(
                 f"Kubernetes gives whole GPUs, and a run with {needs.gpus * jobs:g} was asked for: "
                 "`gpus` is 1, 2, ... there; or let several trials of a run share one, by `n_jobs`."
             )
-        found["gpus"] = f"{needs.gpus * jobs:g}"
+        asked["gpus"] = f"{needs.gpus * jobs:g}"
     variables = pool.base_job_template.get("variables", {}).get("properties", {})
-    if missing := sorted(found.keys() - variables.keys()):
+    if missing := sorted(asked.keys() - variables.keys()):
         raise InvalidSettingError(
             f"The template of the work pool {pool.name!r} has no variable "
             f"{' and no '.join(missing)}, by which a run would get {needs}. The template of this "
             "package has them: prefect-optuna make-pool NAME --type kubernetes."
         )
-    return found
+    return asked
 
 
 def _defaults(pool: WorkPool) -> dict[str, Any]:
     properties: Mapping[str, Mapping[str, Any]]
     properties = pool.base_job_template.get("variables", {}).get("properties", {})
-    return {name: one["default"] for name, one in properties.items() if "default" in one}
+    return {name: spec["default"] for name, spec in properties.items() if "default" in spec}

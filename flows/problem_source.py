@@ -1,4 +1,4 @@
-"""Where the problem of a flow comes from: its caller, the study's archive, or its deployment."""
+"""Sources of a flow's problem: its caller, the study's archive, or its deployment."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ProblemSource:
     words: str = ""
 
     def capture(self) -> Capture:
-        """What is archived of it."""
+        """Return what is archived of the problem."""
         return self.captured or Capture.of(self.problem)
 
 
@@ -77,20 +77,20 @@ def find_problem(
                 "it is."
             )
         return ProblemSource(Problem.of(problem, directions=directions))
-    found = _find_code(study_name, version, trusted, install, storage, artifacts)
+    code = _find_code(study_name, version, trusted, install, storage, artifacts)
     if install:
-        require_installed(found.capture, found.environment)
-    made = restore_problem(found.capture, found.environment)
-    captured = replace(found.capture, axes=made.axes, origin=found.environment)
+        require_installed(code.capture, code.environment)
+    made = restore_problem(code.capture, code.environment)
+    captured = replace(code.capture, axes=made.axes, origin=code.environment)
     if directions is not None and (wanted := as_directions(directions)) != made.directions:
         made = replace(made, directions=wanted)
         document = {**captured.document, "directions": list(wanted)}
         captured = replace(captured, document=document)
-    return ProblemSource(made, captured, found.words)
+    return ProblemSource(made, captured, code.words)
 
 
 def deployed_code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment] | None:
-    """What a flow run finds in the archive or with its deployment: code that may run, and has not.
+    """Find the code that a flow run takes from the archive or its deployment, without running it.
 
     `None` where the caller has given the problem.
     """
@@ -98,8 +98,8 @@ def deployed_code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment] 
         return None
     names = ("study_name", "version", "trusted", "install", "storage", "artifacts")
     given: dict[str, Any] = {"install": False, **parameters}
-    found = _find_code(*(given[name] for name in names))
-    return found.capture, found.environment
+    code = _find_code(*(given[name] for name in names))
+    return code.capture, code.environment
 
 
 def say_version(
@@ -145,8 +145,8 @@ def _find_code(
             f"`version` is the id of a version, or {_LEAST} digits or more of the digest of its "
             f"code; found {version!r}. `prefect-optuna show STUDY` lists them."
         )
-    found = _archived(study_name, version, trusted, storage, artifacts)
-    return found or _brought(study_name, str(version), trusted, install)
+    archived = _archived(study_name, version, trusted, storage, artifacts)
+    return archived or _brought(study_name, str(version), trusted, install)
 
 
 def _archived(

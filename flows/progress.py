@@ -246,7 +246,7 @@ def _took(trial: FrozenTrial) -> str:
 
 
 def _columns(width: int, *, has_total: bool) -> list[ProgressColumn]:
-    """What fits: the numbers first, then the time, then states, and the bar last."""
+    """Choose the columns that fit: the numbers first, then the time, then states, the bar last."""
     done = "{task.completed:.0f}/{task.total:.0f}" if has_total else "{task.completed:.0f}"
     columns: list[ProgressColumn] = [SpinnerColumn()]
     if has_total and width >= 60:

@@ -1,4 +1,4 @@
-"""What Prefect gets to know of an error: it puts each into its log and onto its server.
+"""Errors as Prefect may know them: it puts each into its log and onto its server.
 
 The message of a driver may quote the URL that it was given, password and all. Whoever has called a
 flow gets the error itself; Prefect gets one that says the same without secrets.

@@ -236,12 +236,12 @@ def reevaluate(
             drifted: list[Drift] = []
             for again in answer.reruns:
                 trial = by_number[again.number]
-                found = compare(trial, again, relative, absolute, reseeded=reseed)
-                if found.verdict in ("drifted", "failed"):
+                rated = compare(trial, again, relative, absolute, reseeded=reseed)
+                if rated.verdict in ("drifted", "failed"):
                     cause = likely_cause(trial, again, request, answer, scope_read)
-                    missing = [str(one) for one in answer.inputs if one.now is None]
-                    message = "; ".join(missing) if again.error and missing else found.message
-                    found = found.model_copy(update={"cause": cause, "message": message})
+                    missing = [str(file) for file in answer.inputs if file.now is None]
+                    message = "; ".join(missing) if again.error and missing else rated.message
+                    rated = rated.model_copy(update={"cause": cause, "message": message})
                     version = archived.version_of(again.number)
                     drifted.append(
                         Drift(
@@ -259,13 +259,13 @@ def reevaluate(
                             variables=variables_without_secrets() if trusted else (),
                         )
                     )
-                compared[again.number] = found
+                compared[again.number] = rated
             if drifted and not reseed and not scope_read:
                 numbers = [drift.trial.number for drift in drifted]
                 for ended in histories(
                     numbers,
                     archived.study.get_trials(deepcopy=False),
-                    [one.number for one in request.trials],
+                    [t.number for t in request.trials],
                     most_seconds=inf if why else MOST_SECONDS,
                 ):
                     archived.verify_trials(ended)
@@ -276,10 +276,10 @@ def reevaluate(
                     ]
                     for before, again in enumerate(remembered):
                         if again.number in numbers:
-                            found = compare(by_number[again.number], again, relative, absolute)
-                            if found.verdict == "reproduced":
-                                compared[again.number] = found.model_copy(update={"after": before})
-                drifted = [one for one in drifted if not compared[one.trial.number].after]
+                            rated = compare(by_number[again.number], again, relative, absolute)
+                            if rated.verdict == "reproduced":
+                                compared[again.number] = rated.model_copy(update={"after": before})
+                drifted = [d for d in drifted if not compared[d.trial.number].after]
             if why:
                 for number, cause in find_causes(drifted).items():
                     compared[number] = compared[number].model_copy(
@@ -317,8 +317,8 @@ def reevaluate(
         upgraded, choices = {when: newest}, ["recorded"]
     else:
         choices = ["here", "recorded"] if environment == "both" else [environment]
-    results = [once(one, upgraded) for one in choices]
-    drifted = [one for one in results if one.drifted]
+    results = [once(choice, upgraded) for choice in choices]
+    drifted = [outcome for outcome in results if outcome.drifted]
     result = results[-1]
     if fail_on_drift and drifted:
         raise DriftError(f"{drifted[0]}", drifted[0])
@@ -362,7 +362,7 @@ def _news(
     known |= {one.upgraded[package] for one in archived.reevaluations() if package in one.upgraded}
     newest = newest_version(package, python)
     try:
-        return newest if all(Version(newest) > Version(one) for one in known) else None
+        return newest if all(Version(newest) > Version(used) for used in known) else None
     except InvalidVersion as error:
         raise InvalidSettingError(
             f"`when` compares versions of {package}, and one that was recorded is none: {error}."

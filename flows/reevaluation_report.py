@@ -37,7 +37,7 @@ _ENVIRONMENTS = {
     "closest": "They ran with the Python and the packages that come closest to what was recorded.",
 }
 SHOWN_REEVALUATIONS = 40
-"""How many re-evaluations of a study its page draws, the latest ones."""
+"""Number of re-evaluations of a study that its page draws, the latest ones."""
 
 _LISTED = 10
 
@@ -88,7 +88,7 @@ def render_reevaluation(result: Reevaluation, history: Sequence[Reevaluation] = 
             noun = "Trial" if len(trials) == 1 else "Trials"
             numbers = ", ".join(str(trial.number) for trial in trials)
             lines.append(f"- {noun} {numbers}: {escape(cause)}")
-            lines += [f"    - {escape(one)}" for one in trials[0].experiments]
+            lines += [f"    - {escape(line)}" for line in trials[0].experiments]
     if result.environment != "here":
         lines += ["", "## Environment", "", _ENVIRONMENTS[result.environment]]
         lines += [
@@ -132,7 +132,7 @@ def _past(result: Reevaluation) -> str:
 
 
 def packages_words(result: Reevaluation) -> str:
-    """With which packages trials ran again, in a word or two."""
+    """Name the packages with which trials ran again, in a word or two."""
     newer = ", ".join(f"{name} {version}" for name, version in result.upgraded.items())
     return newer or {"here": "today's"}.get(result.environment, result.environment)
 
@@ -151,19 +151,19 @@ def drift_plot(history: Sequence[Reevaluation]) -> bytes:
     axes = figure.add_subplot()
     style(axes)
     lines: dict[str, list[Reevaluation]] = {}
-    for one in history:
-        name = "newer packages" if one.upgraded else packages_words(one)
-        lines.setdefault(name, []).append(one)
-    sizes = [size for one in history if (size := _largest(one)) and math.isfinite(size)]
+    for past in history:
+        name = "newer packages" if past.upgraded else packages_words(past)
+        lines.setdefault(name, []).append(past)
+    sizes = [size for past in history if (size := _largest(past)) and math.isfinite(size)]
     for (name, several), colour in zip(lines.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
         edge = max(sizes, default=1.0)  # for those that have no value at all
-        times: Any = [datetime.fromisoformat(one.created) for one in several]
+        times: Any = [datetime.fromisoformat(past.created) for past in several]
         heights = [
-            size if (size := _largest(one)) is not None and math.isfinite(size) else edge
-            for one in several
+            size if (size := _largest(past)) is not None and math.isfinite(size) else edge
+            for past in several
         ]
         axes.plot(times, heights, "o-", color=colour, label=name)
-        bad = [place for place, one in enumerate(several) if one.drifted]
+        bad = [place for place, past in enumerate(several) if past.drifted]
         axes.plot(
             [times[n] for n in bad], [heights[n] for n in bad], "x", color=VERMILION, markersize=9
         )

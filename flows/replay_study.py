@@ -36,7 +36,7 @@ from prefect_optuna.tasks.seeding import first_number
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of replaying a study.
+    """The outcome of replaying a study.
 
     Attributes:
         study: the study that was made; as far as the first difference, if there is one.
@@ -54,12 +54,12 @@ class Replayed:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Those of the study that was made."""
+        """The trials of the study that was made."""
         return self.study.trials
 
     @property
     def same(self) -> bool:
-        """Whether trials were asked again, and all parameters came out as they were."""
+        """True if trials were asked again, and all parameters came out as they were."""
         return self.n_trials > 0 and self.first_difference is None
 
     def __str__(self) -> str:
@@ -152,7 +152,7 @@ class _Replay:
             storage, study_id = self._study.storage, self._study._study_id  # pyright: ignore[reportPrivateUsage]
             storage.create_new_trial(study_id, template_trial=template)
         order = list(self._order())
-        taken = sum(not is_lost(one) and not self._is_asked(one) for one in self._trials)
+        taken = sum(not is_lost(trial) and not self._is_asked(trial) for trial in self._trials)
         for asked, number in enumerate(order):
             if (difference := self._ask(self._trials[number])) is not None:
                 return Replayed(self._into, asked + 1, taken, number, difference)
@@ -169,13 +169,13 @@ class _Replay:
         return Replayed(self._into, len(order), taken, None, message)
 
     def _is_asked(self, trial: FrozenTrial) -> bool:
-        """Whether a trial is to be asked again: one that has ended, and says how it was asked."""
+        """Tell whether a trial is to be asked again: it has ended, and says how it was asked."""
         if not is_asked(trial) or not trial.state.is_finished() or is_lost(trial):
             return False
         return "seed" in _asked(trial) or self._sequence(trial) is not None
 
     def _sequence(self, trial: FrozenTrial) -> str | None:
-        """Of which random numbers a trial has had its share, if it is known where they began."""
+        """Return the id of the sequence that a trial has drawn from, if its start is known."""
         state = trial.system_attrs.get(STATE)
         return state[0] if state and f"{STATE}:{state[0]}" in self._attributes else None
 
@@ -226,14 +226,14 @@ class _Replay:
         asked = _asked(trial)
         storage, study_id = self._study.storage, self._study._study_id  # pyright: ignore[reportPrivateUsage]
         there, kept = self._seen(storage.get_all_trials(study_id, deepcopy=False), asked["seen"])
-        one, seed = self._study.for_one_trial(), asked.get("seed")
+        alone, seed = self._study.for_one_trial(), asked.get("seed")
         own = self._sampler(trial) if seed is not None else self._continued(trial)
         asks = AskedSampler(own, asked["seen"], asked["place"], seed)
-        asks.look(one, there, kept)
-        one.sampler = asks
+        asks.look(alone, there, kept)
+        alone.sampler = asks
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
         storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        again = optuna.Trial(one, trial_id)
+        again = optuna.Trial(alone, trial_id)
         for name, distribution in trial.distributions.items():
             was = trial.params[name]
             now = again._suggest(name, distribution)  # pyright: ignore[reportPrivateUsage]
@@ -245,22 +245,22 @@ class _Replay:
         for step, value in trial.intermediate_values.items():
             storage.set_trial_intermediate_value(trial_id, step, value)
         values = trial.values if trial.state == TrialState.COMPLETE else None
-        one.tell(again, values=values, state=trial.state)
+        alone.tell(again, values=values, state=trial.state)
         if seed is None:
             asks.publish()
         return None
 
     def _seen(self, trials: list[FrozenTrial], seen: Any) -> tuple[list[FrozenTrial], Any]:
-        """What there was, in place. What had ended for one is not looked at again for the next."""
+        """Return the trials that there were, and their places; settled ones are not read again."""
         count, unfinished = seen
         places = self._places
         if count < places.known or min(map(int, unfinished), default=count) < places.settled:
-            places = Places()  # somebody else knew more than this one
+            places = Places()  # another process knew more than this one
         there, kept, _ = places.seen(as_of(trials, seen, since=places.settled))
         return there, kept
 
     def _sampler(self, trial: FrozenTrial) -> BaseSampler:
-        """What asked for a trial, as it was before it was asked for anything."""
+        """Return the sampler that asked for a trial, in the state in which it was before."""
         version = ""
         if self._given is None:
             version = trial.system_attrs[MARK].get("version", "")
@@ -287,7 +287,7 @@ class _Replay:
 
     def _environment(self, version: str) -> Any:
         assert self._archived is not None  # noqa: S101 - or a sampler is given
-        places = [p for p, one in enumerate(self._archived.versions) if one.id == version]
+        places = [p for p, entry in enumerate(self._archived.versions) if entry.id == version]
         return self._archived.environment_of(
             places[0] if places else len(self._archived.versions) - 1
         )
@@ -330,12 +330,12 @@ def _shown(value: Any) -> str:
 
 
 def _quiet() -> warnings.catch_warnings[None]:
-    """Whoever has made a sampler before knows that it is experimental."""
+    """Silence warnings of experimental samplers: the user has seen them before."""
     return warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def _of_text(text: str, module: Any) -> Any:
-    """What an archive names, such as `"TPESampler(multivariate=True)"`; `None` if it is no more.
+    """Make the object that an archive names, such as `"TPESampler(multivariate=True)"`, or `None`.
 
     Only classes of Optuna are made, with numbers and words, or with others of them.
     """

@@ -103,11 +103,11 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
         gallery = draw_gallery(status) if pictures else Gallery()
     drawn = gallery.pictures
     best = _fitting(status.best_figure, _PAGE_BYTES - _size(*drawn.values(), status.ensemble))
-    one = len(status.directions) == 1
+    single = len(status.directions) == 1
     parts = [
         f"# {headline}",
-        _parameters(ranked) if one else _extremes(status, ranked),
-        _scope(ranked) if one else "",
+        _parameters(ranked) if single else _extremes(status, ranked),
+        _scope(ranked) if single else "",
         _progress(status),
         _last_day(status),
         *(f"**Note:** {_escape(note, 500)}" for note in status.notes),
@@ -119,7 +119,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
             "What matters", *(_image(PICTURES[n], drawn.get(n)) for n in ("importances", "slices"))
         ),
         _section("The best trial among others", _image("Series of trials", status.ensemble)),
-        _logged(ranked) if one else "",
+        _logged(ranked) if single else "",
         _section("Who ran what", _image(PICTURES["timeline"], drawn.get("timeline"))),
         _section("Versions", _versions(status)),
         _section("Re-evaluations", _reevaluations(status)),
@@ -239,7 +239,7 @@ class ReportPublisher:
 
     def _find(self, client: SyncPrefectClient, flow_run_id: UUID) -> UUID | None:
         """The report that an earlier attempt of the same flow run has made."""
-        found = client.read_artifacts(
+        artifacts = client.read_artifacts(
             artifact_filter=ArtifactFilter(
                 key=ArtifactFilterKey(any_=[self.key]),
                 flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]),
@@ -247,7 +247,7 @@ class ReportPublisher:
             sort=ArtifactSort.CREATED_DESC,
             limit=1,
         )
-        return found[0].id if found else None
+        return artifacts[0].id if artifacts else None
 
 
 class ReportThread:
@@ -366,11 +366,11 @@ def _paragraphs(parts: Iterable[str]) -> str:
 
 
 def headline_of(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
-    """What came of a study, in a few words."""
+    """Summarize the outcome of a study in a few words."""
     if not ranked:
         complete = count_states(status.trials)["complete"]
-        found = f"No {'feasible' if complete else 'complete'} trial"
-        return f"{found} yet" if status.state == "running" else found
+        words = f"No {'feasible' if complete else 'complete'} trial"
+        return f"{words} yet" if status.state == "running" else words
     if len(status.directions) > 1:
         return f"{len(ranked)} Pareto-best trial{'s' if len(ranked) > 1 else ''}"
     return f"Best value {format_value(ranked[0].values[0])}"
@@ -387,7 +387,7 @@ def _parameters(ranked: Sequence[FrozenTrial]) -> str:
 
 
 def _scope(ranked: Sequence[FrozenTrial]) -> str:
-    """What the best trial read of its scope."""
+    """List what the best trial read of its scope."""
     read = ranked[0].user_attrs.get(SCOPE_KEY) if ranked else None
     if not isinstance(read, Mapping) or not read:
         return ""
@@ -414,7 +414,7 @@ def _progress(status: StudyStatus) -> str:
 
 
 def progress_of(status: StudyStatus) -> str:
-    """How far a study is, in a line of plain text."""
+    """Describe how far a study is, in a line of plain text."""
     return "".join(_progress_parts(status)) + f", {status.state}"
 
 
@@ -431,7 +431,7 @@ def _progress_parts(status: StudyStatus) -> tuple[str, str, str]:
 
 
 def _short_progress(status: StudyStatus) -> str:
-    return f"{_done(status)}, {status.state}"  # a card has room for some thirty letters
+    return f"{_done(status)}, {status.state}"  # a card has room for some thirty characters
 
 
 def _done(status: StudyStatus) -> str:
@@ -453,7 +453,7 @@ def _fitting(picture: bytes | None, room: int) -> bytes | None:
 
 
 def _section(heading: str, *parts: str) -> str:
-    """A heading with what is below it, or nothing where there is nothing."""
+    """Return a heading with its content, or nothing if there is none."""
     there = [part for part in parts if part]
     return "\n\n".join((f"## {heading}", *there)) if there else ""
 
@@ -505,7 +505,7 @@ def _took(trial: FrozenTrial) -> str:
 
 
 def _logged(ranked: Sequence[FrozenTrial]) -> str:
-    """What the best trial has kept with `log_artifact`."""
+    """List the artifacts that the best trial has kept with `log_artifact`."""
     names = logged_artifacts(ranked[0]) if ranked else []
     words = [code(name) for name in names[:40]]
     if len(names) > 40:
@@ -514,7 +514,7 @@ def _logged(ranked: Sequence[FrozenTrial]) -> str:
 
 
 def _last_day(status: StudyStatus) -> str:
-    """What the last 24 hours brought, in a study that is older."""
+    """Describe what the last 24 hours brought, in a study that is older."""
     yesterday = datetime.now() - timedelta(days=1)  # noqa: DTZ005 - local, as Optuna's times
     ended = [trial for trial in status.trials if trial.state.is_finished()]
     older = [t for t in ended if t.datetime_complete and t.datetime_complete < yesterday]
@@ -526,7 +526,7 @@ def _last_day(status: StudyStatus) -> str:
         return words
     before, now = (best_first(some, status.directions)[:1] for some in (older, ended))
     if before and now and before[0].number != now[0].number:
-        old, new = (format_value(one[0].values[0]) for one in (before, now))
+        old, new = (format_value(part[0].values[0]) for part in (before, now))
         return f"{words}, and the best value went from {old} to **{new}**"
     return f"{words}, none of them the best" if before else words
 
@@ -545,12 +545,12 @@ def _versions(status: StudyStatus) -> str:
 
 
 def _reevaluations(status: StudyStatus) -> str:
-    """What came of the last ones, with a link to their page in Prefect's UI."""
+    """List the outcomes of the last re-evaluations, with a link to their page in Prefect's UI."""
     if not status.reevaluations:
         return ""
     lines = [
-        f"- {code(one.created[:16].replace('T', ' '))}: {_escape(one.headline)}"
-        for one in reversed(status.reevaluations)
+        f"- {code(past.created[:16].replace('T', ' '))}: {_escape(past.headline)}"
+        for past in reversed(status.reevaluations)
     ]
     if ui := get_current_settings().ui_url:
         address = f"{ui.rstrip('/')}/artifacts/key/{reevaluation_key(status.study_name)}"

@@ -150,7 +150,7 @@ def read_status(
     storage: Storage | None = None,
     artifacts: ArtifactFileSystem | str | Path | None = None,
 ) -> StudyStatus:
-    """How a study stands, seen from outside: by what its storage and its archive hold.
+    """Return a study's status as seen from outside: from its storage and its archive.
 
     Args:
         study_name: the study.

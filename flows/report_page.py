@@ -53,10 +53,10 @@ VERSIONS = (
 )
 """The headings of a page's tables of re-evaluations and of versions."""
 
-_CELL = 80  # letters of a text; and as many columns
+_CELL = 80  # characters of a text; and as many columns
 _PAGE_BYTES = 2_000_000
 _REST_BYTES = 100_000  # of the page, beside pictures, long texts and the data of the table
-_TEXT = 200_000  # letters of source; a page is for reading
+_TEXT = 200_000  # characters of source; a page is for reading
 _SAMPLE = 2_000  # trials, by which is told how large all of them are
 _REEVALUATIONS = 20
 _READING_SECONDS = 5.0
@@ -131,14 +131,14 @@ def render_page(status: StudyStatus, archived: ArchivedStudy | None = None) -> s
 
 
 def _size(parts: Mapping[str, Any]) -> int:
-    """How much of a page is taken by pictures and long texts."""
-    pictures = sum(len(one["src"]) for section in parts["sections"] for one in section.pictures)
+    """Return the number of bytes that pictures and long texts take on a page."""
+    pictures = sum(len(image["src"]) for section in parts["sections"] for image in section.pictures)
     texts = parts["archive"]["texts"] if parts["archive"] else ()
     return pictures + sum(len(escape(text).encode()) for _, text in texts)
 
 
 def page_parts(status: StudyStatus, archived: ArchivedStudy | None) -> dict[str, Any]:
-    """What a page shows, by the names that the template has for it; all of it is text."""
+    """Return what a page shows, by the names that the template has for it; all of it is text."""
     ranked = best_first(status.trials, status.directions)
     reevaluations = archived.reevaluations(last=_REEVALUATIONS) if archived else []
     return {
@@ -151,7 +151,7 @@ def page_parts(status: StudyStatus, archived: ArchivedStudy | None) -> dict[str,
         "table": _table(status) if status.trials else None,
         "headings_again": AGAIN,
         "headings_versions": VERSIONS,
-        "again": [row for one in reversed(reevaluations) for row in _again(one)],
+        "again": [row for past in reversed(reevaluations) for row in _again(past)],
         "archive": _archive(archived) if archived else None,
         "release": importlib.metadata.version("prefect-optuna"),
         "now": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
@@ -188,7 +188,7 @@ def _sections(
         key: Section(key, title, [pictures[name] for name in names if name in pictures])
         for key, (title, names) in groups.items()
     }
-    found = [
+    sections = [
         best if ranked else None,
         drawn["course"],
         drawn["parameters"],
@@ -206,7 +206,7 @@ def _sections(
             ],
         ),
     ]
-    return [one for one in found if one and (one.pictures or one.id not in groups)]
+    return [one for one in sections if one and (one.pictures or one.id not in groups)]
 
 
 def _pictures(status: StudyStatus) -> dict[str, dict[str, str]]:
@@ -251,11 +251,11 @@ def _best(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> list[tuple[str,
         return []
     best = ranked[0]
     read = best.user_attrs.get(SCOPE_KEY)
-    found = {"trial": best.number, **best.params}
-    found |= {f"scope: {k}": v for k, v in read.items()} if isinstance(read, Mapping) else {}
+    facts = {"trial": best.number, **best.params}
+    facts |= {f"scope: {k}": v for k, v in read.items()} if isinstance(read, Mapping) else {}
     if names := logged_artifacts(best):
-        found["logged"] = ", ".join(names)
-    return [(visible_line(k), visible_line(format_value(v))) for k, v in found.items()]
+        facts["logged"] = ", ".join(names)
+    return [(visible_line(k), visible_line(format_value(v))) for k, v in facts.items()]
 
 
 def _table(status: StudyStatus) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def _best_first(status: StudyStatus) -> list[FrozenTrial]:
 
 
 def _all_trials(status: StudyStatus, room: int) -> dict[str, Any]:
-    """All trials for the page's script, in so many bytes, and what had to be left out."""
+    """Return the trials for the page's script, within a size limit, and what was left out."""
     trials, notes = _best_first(status), []
     if (more := len(_all_columns(trials[:_SAMPLE])) - _CELL) > 0:
         notes.append(f"{more} columns did not fit into this page.")
@@ -303,7 +303,7 @@ def _all_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
 def _columns(trials: Sequence[FrozenTrial], *, rounded: bool) -> dict[str, list[Any]]:
     columns = dict(list(_all_columns(trials).items())[:_CELL])
     results = [trial.user_attrs.get(RESULT_KEY) for trial in trials]
-    digests = [one.get("sha256") if isinstance(one, Mapping) else None for one in results]
+    digests = [result.get("sha256") if isinstance(result, Mapping) else None for result in results]
     if any(isinstance(digest, str) for digest in digests):
         columns["SHA-256 of the result"] = [d[:16] if isinstance(d, str) else None for d in digests]
     return {

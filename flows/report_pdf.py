@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _INK, _GREY = (31, 35, 40), (87, 96, 106)
 _COLUMNS = 9  # more do not fit beside each other
 _LETTERS = 40  # of a text in a table
-_TEXT = 20_000  # letters of each long text; a page of paper has some 3,000
+_TEXT = 20_000  # characters of each long text; a page of paper has some 3,000
 
 
 def render_pdf(status: StudyStatus, archived: ArchivedStudy | None = None) -> bytes:

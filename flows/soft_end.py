@@ -37,7 +37,7 @@ def ending_softly(stopping: Stopping) -> Generator[Callable[[], None]]:
         raise SystemExit(128 + number)
 
     def hear(number: int, frame: FrameType | None) -> None:
-        # No log line: the handler may have interrupted whoever writes one.
+        # No log line: the handler may have interrupted one.
         if stopping.is_set() or not stopping.is_asked:
             end(number, frame)
         stopping.set()

@@ -84,7 +84,7 @@ class SpooledTrial:
 
     @property
     def id(self) -> str:
-        """What it is called in the spool."""
+        """The trial's name in the spool."""
         return f"{_study_id(self.uuid)}-{self.trial.number:06d}-{self.session[:8]}"
 
     def drop(self) -> None:
@@ -111,19 +111,19 @@ class Spool:
         return iter(self._read_all(self._paths()))
 
     def _read_all(self, paths: Iterable[Path]) -> list[SpooledTrial]:
-        found: list[SpooledTrial] = []
+        trials: list[SpooledTrial] = []
         for path in paths:
             try:
-                found.append(_read(path))
+                trials.append(_read(path))
             except FileNotFoundError:
-                continue  # somebody has just told it
+                continue  # another process has just told it
             except Exception as error:  # noqa: BLE001 - whatever it is, the others are whole
                 get_logger(__name__).warning(
                     "%s is no whole file of the spool, and is left alone: %s",
                     path,
                     error_words(error),
                 )
-        return sorted(found, key=lambda one: (one.at, one.id))
+        return sorted(trials, key=lambda one: (one.at, one.id))
 
     def of(self, uuid: str) -> list[SpooledTrial]:
         """The trials of a study."""
@@ -170,7 +170,7 @@ class Spool:
         return replace(kept, path=path)
 
     def _paths(self) -> list[Path]:
-        # What is told is signed: somebody else must not have put it there.
+        # What is told is signed: nobody else may have put it there.
         if shared_part(self.folder):
             return []
         paths = [path for path in self.folder.glob(f"*{_SUFFIX}") if path.name[0] != "."]
@@ -197,7 +197,7 @@ def _read(path: Path) -> SpooledTrial:
     data = json.loads(head)
     reference = data["reference"]
     words = [data[name] for name in ("study_name", "storage", "uuid", "session")]
-    if not all(one.encode() for one in words) or not 0 <= data["at"] < _LATEST:
+    if not all(word.encode() for word in words) or not 0 <= data["at"] < _LATEST:
         raise ValueError("it says nothing of a trial")
     return SpooledTrial(
         data["study_name"],
@@ -247,8 +247,8 @@ class TrialKeeper:
 
         with before_waiting(keep):
             yield
-        for one in kept:
-            one.drop()
+        for entry in kept:
+            entry.drop()
 
     def ended(
         self, outcome: Outcome, trial: FrozenTrial, encoded: EncodedResult | None = None
@@ -321,7 +321,7 @@ class Delivery:
             kept.drop()  # it was told after all
             return ours
         if len(attempts) == 1 and is_lost(attempts[0]):
-            return None  # somebody is about to ask it again
+            return None  # another process is about to ask it again
         attributes = dict(kept.trial.user_attrs)
         if kept.encoded is not None:
             attributes[RESULT_KEY] = self._writer.put(number, kept.encoded)
@@ -397,14 +397,14 @@ def store_given(
 
 
 def _is_same(stored: FrozenTrial, trial: FrozenTrial) -> bool:
-    """Whether a trial has ended as this one did."""
+    """Tell whether a stored trial has ended as this one did."""
     if stored.state != trial.state or is_lost(stored) or stored.params != trial.params:
         return False
     return trial.values is None or stored.values == trial.values
 
 
 def _fits(stored: FrozenTrial, trial: FrozenTrial) -> bool:
-    """Whether one that has not ended has no other parameters than this one."""
+    """Tell whether an unfinished trial has no other parameters than this one."""
     if stored.number == trial.number:
         return True
     given = {**stored.system_attrs.get("fixed_params", {}), **stored.params}

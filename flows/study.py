@@ -67,8 +67,8 @@ def _known(kind: str, classes: Mapping[str, str], value: Any) -> Any:
         return "".join(filter(str.isalnum, name.lower())).removesuffix(kind)
 
     names = {bare(word): name for name, its_class in classes.items() for word in (its_class, name)}
-    if (found := names.get(bare(value))) is not None:
-        return found
+    if (known := names.get(bare(value))) is not None:
+        return known
     near = difflib.get_close_matches(bare(value), names, n=1)
     hint = f"; did you mean {names[near[0]]!r}?" if near else "."
     raise InvalidSettingError(
@@ -111,7 +111,7 @@ class FlowStudy(optuna.Study):
 
     _stop = threading.Event()  # replaced by each study's own
     later_seed: int | None = None
-    """What seeds the sampler if it does not go on where it was when the last trial was told."""
+    """The seed of the sampler if it does not go on where it was when the last trial was told."""
 
     @classmethod
     def open(
@@ -136,7 +136,7 @@ class FlowStudy(optuna.Study):
 
     @property
     def storage(self) -> PatientStorage:
-        """Where it is kept; calls wait for it while it is away."""
+        """The storage of the study; calls wait for it while it is away."""
         return cast("PatientStorage", self._storage)
 
     def for_one_trial(self) -> FlowStudy:
@@ -150,7 +150,7 @@ class FlowStudy(optuna.Study):
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody has called `stop`."""
+        """True once somebody has called `stop`."""
         return self._stop.is_set()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What a study came to."""
+"""The result of a study."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BestTrial(BaseModel):
 
 @persistence_class
 class StudyResult(BaseModel):
-    """What a study came to, when `optimize` returned.
+    """The result of a study, as `optimize` returns it.
 
     Counts and best trials are of the whole study, earlier runs included.
 
@@ -146,7 +146,7 @@ class StudyResult(BaseModel):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """Return the card that notebooks show."""
         return card(
             f"{self.study_name}: {self._headline()}", self._rows(), picture=self._local_picture()
         )
@@ -171,9 +171,9 @@ class StudyResult(BaseModel):
         rows = []
         if len(self.directions) == 1 and self.best_trials:
             best = self.best_trials[0]
-            for name, found in ("parameters", best.params), ("constraints", best.constraints):
-                if found or name == "parameters":
-                    rows.append((name, ", ".join(f"{k}={_short(v)}" for k, v in found.items())))
+            for name, values in ("parameters", best.params), ("constraints", best.constraints):
+                if values or name == "parameters":
+                    rows.append((name, ", ".join(f"{k}={_short(v)}" for k, v in values.items())))
         rows.append(("trials", _counts(self.states) or "none"))
         rows.append(("study", self.storage))
         rows.append(("archive", self.artifacts))

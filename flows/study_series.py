@@ -65,8 +65,8 @@ class StudySeries:
         """The studies before this one, the first one first."""
         mine = re.compile(re.escape(self.base) + r"-\d{8}-\d{6}")
         names = set(block.study_names())
-        found = sorted(name for name in names if mine.fullmatch(name) and name < self.name)
-        return [self.base, *found] if self.base in names else found
+        later = sorted(name for name in names if mine.fullmatch(name) and name < self.name)
+        return [self.base, *later] if self.base in names else later
 
     def warm(self, study: optuna.Study, block: StudyStorage, count: int) -> str | None:
         """Have the parameters of the best trials of the last study be asked first.

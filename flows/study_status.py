@@ -1,4 +1,4 @@
-"""How a study stands, as its report and its events see it."""
+"""The status of a study, as its report and its events see it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """How a study stands: what its report is made of."""
+    """The status of a study, of which its report is made."""
 
     study_name: str
     directions: tuple[str, ...]

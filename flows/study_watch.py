@@ -1,4 +1,4 @@
-"""How a study stands, for its report while it runs and for its result at the end."""
+"""Observation of a study, for its report while it runs and for its result at the end."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class StudyWatch:
             self._state = "stopped" if self._study.stopped else "completed"
 
     def status(self) -> StudyStatus:
-        """How the study stands now."""
+        """Return the study's status now."""
         trials = self.trials()
         manifest = self._archive.manifest
         if self._state != "running" and self._reevaluations is None:
@@ -117,7 +117,7 @@ class StudyWatch:
         return status
 
     def result(self, n_task_runs: int) -> StudyResult:
-        """What the study came to; the best trial's picture is archived."""
+        """Return the result of the study; the best trial's picture is archived."""
         trials = self.trials()
         directions = tuple(self._problem.directions)
         ranked = best_first(trials, directions)

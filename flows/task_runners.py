@@ -1,4 +1,4 @@
-"""Where task runs run: threads, processes, or whatever Prefect task runner somebody brings."""
+"""Task runners: threads, processes, or any task runner of Prefect's that is given."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ def open_task_runner(
 
 
 def _silent(_: str) -> None:
-    """Nobody is told."""
+    """Do nothing: there is no one to tell."""
 
 
 def _name() -> str:
-    """Whose share it is, for those who wait for it."""
+    """Name the owner of the share, for those who wait for it."""
     return str(flow_run.name or "")
 
 
@@ -145,7 +145,7 @@ class Processes(TaskRunner[PrefectConcurrentFuture[Any]]):
         return future
 
     def cancel_all(self) -> None:
-        """End all processes, each when it has done what it is doing."""
+        """End all processes, each after its current work."""
         for place in range(len(self._pools)):
             self._close(place)
 

@@ -29,12 +29,12 @@ class TimeShare:
         self._since = time.monotonic()
 
     def affords(self) -> bool:
-        """Whether doing it once more stays within the share."""
+        """Tell whether doing it once more stays within the share."""
         return self._spent + self._cost <= self._share * (time.monotonic() - self._since)
 
     @contextlib.contextmanager
     def spend(self) -> Generator[None]:
-        """Do it, and note what it cost."""
+        """Measure what the code within costs."""
         before = time.thread_time()
         try:
             yield

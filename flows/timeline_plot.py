@@ -1,4 +1,4 @@
-"""When each trial ran, and who ran it."""
+"""Plot of when each trial ran, and who ran it."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ def _spans(
     if not ends:
         return []
     last = max(ends)
-    found: list[tuple[float, float, FrozenTrial]] = []
+    spans: list[tuple[float, float, FrozenTrial]] = []
     for begun, trial in started:
         start = begun.timestamp()
         end = trial.datetime_complete.timestamp() if trial.datetime_complete else last
-        found.append((start, max(end, start), trial))
-    return sorted(found, key=lambda span: span[:2])
+        spans.append((start, max(end, start), trial))
+    return sorted(spans, key=lambda span: span[:2])
 
 
 def _lanes(spans: Sequence[tuple[float, float, FrozenTrial]]) -> dict[str, list[_Lane]]:
@@ -168,7 +168,7 @@ class _Clock:
         ][:8]
 
     def __call__(self, time: float) -> float:
-        """Where on the axis a moment is, in seconds."""
+        """Return the position of a moment on the axis, in seconds."""
         index = int(np.searchsorted(self._from, time, side="right")) - 1
         return time - float(self._from[0]) - float(self._cut[max(index, 0)])
 

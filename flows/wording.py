@@ -26,7 +26,7 @@ _STATE_NAMES = {
 
 
 def format_value(value: Any, digits: int = 5) -> str:
-    """A value or parameter with so many significant digits."""
+    """Format a value or parameter with a number of significant digits."""
     if isinstance(value, float):
         if math.isinf(value):
             return "∞" if value > 0 else "-∞"
@@ -59,7 +59,7 @@ def format_duration(seconds: float) -> str:
 
 
 def count_states(trials: Iterable[FrozenTrial]) -> dict[str, int]:
-    """How many trials are complete, pruned, failed, running and waiting; those lost do not count.
+    """Count the complete, pruned, failed, running and waiting trials; lost ones do not count.
 
     Example:
         >>> import optuna
@@ -68,12 +68,12 @@ def count_states(trials: Iterable[FrozenTrial]) -> dict[str, int]:
         >>> count_states(study.trials)["complete"]
         1
     """
-    found = Counter(trial.state for trial in trials if not is_lost(trial))
-    return {name: found[state] for state, name in _STATE_NAMES.items()}
+    counts = Counter(trial.state for trial in trials if not is_lost(trial))
+    return {name: counts[state] for state, name in _STATE_NAMES.items()}
 
 
 def count_words(trials: Iterable[FrozenTrial]) -> list[str]:
-    """How many trials are in which state, in words; states without any are left out.
+    """Count the trials by state, in words; states without any are left out.
 
     Example:
         >>> import optuna
@@ -99,12 +99,12 @@ def constraint_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
         >>> constraint_columns([optuna.trial.create_trial(value=1.0, constraints={"mass": 0.5})])
         {'mass ≤ 0': ['0.5']}
     """
-    found = [trial.constraints for trial in trials]
+    constraints = [trial.constraints for trial in trials]
     return {
         f"{shorten(name, MAX_CELL - 4)} ≤ 0": [
-            format_value(one[name], digits=4) if name in one else "" for one in found
+            format_value(own[name], digits=4) if name in own else "" for own in constraints
         ]
-        for name in dict.fromkeys(name for one in found for name in one)
+        for name in dict.fromkeys(name for own in constraints for name in own)
     }
 
 
@@ -130,18 +130,18 @@ def detail_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
 
 
 def _metric_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[str]]:
-    """What `log_metric` has kept."""
+    """Return a column for each metric that `log_metric` has kept."""
     from prefect_optuna.blocks import logged_metrics  # with every format of artifacts
 
-    found = [logged_metrics(trial) for trial in trials]
+    metrics = [logged_metrics(trial) for trial in trials]
     return {
-        shorten(name): [format_value(one.get(name, ""), digits=4) for one in found]
-        for name in dict.fromkeys(name for one in found for name in one)
+        shorten(name): [format_value(own.get(name, ""), digits=4) for own in metrics]
+        for name in dict.fromkeys(name for own in metrics for name in own)
     }
 
 
 def shorten(text: str, length: int = MAX_CELL) -> str:
-    """Text of the user's in one line of at most so many letters.
+    """Shorten a user's text to one line of at most `length` characters.
 
     Example:
         >>> shorten("learning rate of the first layer", 16)
@@ -151,12 +151,12 @@ def shorten(text: str, length: int = MAX_CELL) -> str:
 
 
 def column_width(name: str, cells: Sequence[str]) -> int:
-    """How many letters a table's column takes, with the gap beside it."""
+    """Return the width of a table's column, in characters, with the gap beside it."""
     return 2 + min(MAX_CELL, max(map(len, (name, *cells))))
 
 
 def fit_columns(columns: Mapping[str, Sequence[str]], room: int) -> dict[str, Sequence[str]]:
-    """The first columns of a table, as many as there is room for.
+    """Return the first columns of a table that fit.
 
     Example:
         >>> list(fit_columns({"alpha": ["0.1"], "beta": ["0.2"], "gamma": ["0.3"]}, room=14))

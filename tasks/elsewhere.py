@@ -1,4 +1,4 @@
-"""What a trial has others do: each task that it hands out has a seed of its own.
+"""Seeds for work that a trial has others do: each task that it hands out has its own.
 
 `cross_val_score(..., n_jobs=-1)` fits in other processes, where nothing knows of the trial, and
 which of them takes which task is left to chance. So every task that a trial hands to joblib, to a
@@ -156,4 +156,4 @@ MODULES: dict[str, Callable[[Any], None]] = {
     "multiprocessing.pool": _pools,
     "joblib.parallel": _joblib,
 }
-"""What hands out tasks, by the module that has to be there."""
+"""Adapters of what hands out tasks, by the module that has to be there."""

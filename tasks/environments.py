@@ -132,7 +132,7 @@ class PreparedEnvironment:
                 part = Path(made, "part")
                 part.mkdir()
                 _put_package(part, source)
-                with contextlib.suppress(OSError):  # somebody else was faster
+                with contextlib.suppress(OSError):  # another process was faster
                     part.rename(place)
         return place
 
@@ -166,7 +166,7 @@ class UnusedEnvironment:
 
 @dataclass
 class _Wanted:
-    """What has to be in an environment.
+    """Requirements of an environment.
 
     Attributes:
         implementation: of Python, such as `"cpython"`.
@@ -245,7 +245,7 @@ def prepare_environment(
         with _lock(root, key):
             if (kept := _kept(place)) is not None:
                 return kept
-            _remove(part)  # somebody was killed while it was built
+            _remove(part)  # a process was killed while it built this
             try:
                 notes = _build(part, wanted, closest)
                 _remove(place)  # its Python is gone
@@ -290,14 +290,14 @@ def newest_version(package: str, python: str) -> str:
             "--python", sys.executable, "--python-version", python, "-",
             cwd=Path(folder), text=package,
         )  # fmt: skip
-    found = done.stdout.strip().partition("==")[2]
-    if done.returncode or not found:
+    newest = done.stdout.strip().partition("==")[2]
+    if done.returncode or not newest:
         raise EnvironmentUnavailableError(
             f"Which version of {visible_line(package)} is the newest cannot be said: "
             f"{_reason(done) or 'uv has found none'}. uv looks where its settings say, such as "
             "UV_INDEX and UV_FIND_LINKS."
         )
-    return found
+    return newest
 
 
 def collect_environments(
@@ -313,7 +313,7 @@ def collect_environments(
     from filelock import Timeout
 
     root = _root()
-    found: list[UnusedEnvironment] = []
+    unused: list[UnusedEnvironment] = []
     before = time.time() - days * 86400
     for folder in [] if shared_part(root) else sorted(root.iterdir()):
         is_part = folder.suffix == ".part"
@@ -324,7 +324,7 @@ def collect_environments(
             used = (folder if is_part else folder / RECORD_FILE).stat().st_mtime
             if used > before and not is_part:
                 continue
-            found.append(
+            unused.append(
                 UnusedEnvironment(
                     folder,
                     record.get("python", ""),
@@ -339,11 +339,11 @@ def collect_environments(
                     _remove(half)
                     folder.rename(half)  # so that a kill leaves nothing that looks whole
                 _remove(half)
-    return found
+    return unused
 
 
 def garbage_text(garbage: object, environments: Sequence[UnusedEnvironment], *, dry: bool) -> str:
-    """What `gc` has found, for people.
+    """Describe what `gc` has found, for people.
 
     Example:
         >>> from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
@@ -357,7 +357,7 @@ def garbage_text(garbage: object, environments: Sequence[UnusedEnvironment], *, 
     lines = [] if text == str(StudyGarbage(dry)) else text.splitlines()
     head = "Would be removed, by dry_run=False:" if dry else "Removed:"
     lines = lines or [head]
-    return "\n".join([*lines, *(f"  {visible_line(str(one))}" for one in environments)])
+    return "\n".join([*lines, *(f"  {visible_line(str(unused))}" for unused in environments)])
 
 
 @contextlib.contextmanager
@@ -440,7 +440,7 @@ def _wanted(environment: Environment, needed: Iterable[str]) -> _Wanted:
 
 
 def _needed_python(version: str) -> str:
-    """Which Python this package needs, if one is not among those."""
+    """Say which Python this package needs, if one is not among those."""
     from packaging.specifiers import SpecifierSet
 
     try:
@@ -484,7 +484,7 @@ def _build(part: Path, wanted: _Wanted, closest: bool) -> list[str]:
         raise _unavailable(wanted, missing, nearest)
     if failed and (failed := _install(part, pins.values())):
         raise EnvironmentUnavailableError(f"The environment cannot be built: {failed}")
-    notes += [f"{nearest[one]} in place of {one}" for one in missing]
+    notes += [f"{nearest[pin]} in place of {pin}" for pin in missing]
     notes += _complete(part, wanted.also)
     record = {
         "format": _FORMAT,
@@ -510,7 +510,7 @@ def _make_venv(part: Path, request: str) -> str:
 def _install(part: Path, requirements: Iterable[str]) -> str:
     """Install exactly these."""
     file = part / "requirements.txt"
-    file.write_text("".join(f"{one}\n" for one in requirements), encoding="utf-8")
+    file.write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
     return _reason(
         _uv("pip", "install", "--no-deps", "--python", str(_python_in(part)), "-r", str(file),
             cwd=part)
@@ -518,8 +518,8 @@ def _install(part: Path, requirements: Iterable[str]) -> str:
 
 
 def _unobtainable(part: Path, pins: Mapping[str, str], otherwise: str) -> dict[str, str]:
-    """Which packages cannot be had, and why; found by halving, for uv says one at a time."""
-    found: dict[str, str] = {}
+    """Find the unavailable packages, and why, by bisection: uv names one at a time."""
+    reasons: dict[str, str] = {}
     pending: list[list[str]] = [list(pins)]
     while pending:
         names = pending.pop()
@@ -532,10 +532,10 @@ def _unobtainable(part: Path, pins: Mapping[str, str], otherwise: str) -> dict[s
                 f"is away, {otherwise}; what uv has fetched before, it has in its cache."
             )
         if len(names) == 1:
-            found[names[0]] = reason
+            reasons[names[0]] = reason
         else:
             pending += [names[len(names) // 2 :], names[: len(names) // 2]]
-    return found
+    return reasons
 
 
 def _closest(part: Path, pin: str) -> str | None:
@@ -544,7 +544,7 @@ def _closest(part: Path, pin: str) -> str | None:
     from packaging.version import InvalidVersion, Version
 
     requirement = Requirement(pin)
-    text = next((one.version for one in requirement.specifier), "")
+    text = next((clause.version for clause in requirement.specifier), "")
     try:
         version = Version(text)
     except InvalidVersion:
@@ -568,13 +568,13 @@ def _closest(part: Path, pin: str) -> str | None:
 
 
 def _likeness(one: Version, other: Version) -> int:
-    """How many leading numbers two versions share."""
+    """Count the leading numbers that two versions share."""
     pairs = zip(one.release, other.release, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), len(one.release))
 
 
 def _resolve(part: Path, requirements: Sequence[str], *options: str) -> tuple[str, str]:
-    """What uv would install, without what that needs; and why it cannot."""
+    """Return what uv would install, without its dependencies; and why it cannot."""
     done = _uv(
         "pip", "compile", "--no-deps", "--no-header", "--no-annotate", "--quiet", *options,
         "--python", str(_python_in(part)), "-", cwd=part, text="\n".join(requirements),
@@ -629,14 +629,14 @@ def _our_requirements(extras: Collection[str] = ("",)) -> list[Requirement]:
         return []
     every = map(Requirement, texts)
     return [
-        one
-        for one in every
-        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in extras)
+        need
+        for need in every
+        if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras)
     ]
 
 
 def needed_here(extras: Collection[str] = ()) -> dict[str, str]:
-    """What this package needs, as it is installed here: a pin by canonical name.
+    """Return what this package needs, as it is installed here: a pin by canonical name.
 
     Args:
         extras: those of this package that are meant, too, as far as they are installed.
@@ -649,33 +649,33 @@ def needed_here(extras: Collection[str] = ()) -> dict[str, str]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    found: dict[str, str] = {}
+    pins: dict[str, str] = {}
     pending = _our_requirements(("", *extras))
     while pending:
-        one = pending.pop()
-        name = canonicalize_name(one.name)
-        if name in found:
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        if name in pins:
             continue
         try:
-            distribution = importlib.metadata.distribution(one.name)
+            distribution = importlib.metadata.distribution(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        found[name] = f"{name}=={distribution.version}"
+        pins[name] = f"{name}=={distribution.version}"
         for text in distribution.requires or ():
             needs = Requirement(text)
             marked = needs.marker
-            extras = ("", *one.extras)
+            extras = ("", *requirement.extras)
             if marked is None or any(marked.evaluate({"extra": extra}) for extra in extras):
                 pending.append(needs)
-    return found
+    return pins
 
 
 def _unavailable(
     wanted: _Wanted, missing: Mapping[str, str], nearest: Mapping[str, str]
 ) -> EnvironmentUnavailableError:
     lines = [
-        f"  {one}: {f'{nearest[one]} comes closest; ' if one in nearest else ''}{reason}"
-        for one, reason in missing.items()
+        f"  {pin}: {f'{nearest[pin]} comes closest; ' if pin in nearest else ''}{reason}"
+        for pin, reason in missing.items()
     ]
     ways = wanted.otherwise
     if ways == _OTHERWISE and not missing.keys() - nearest.keys():
@@ -723,7 +723,7 @@ def _variables() -> dict[str, str]:
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Why uv has failed, in a line; empty where it has not."""
+    """Return the reason why uv has failed, in a line; empty if it has not."""
     if not done.returncode:
         return ""
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
@@ -760,7 +760,7 @@ def _lock(root: Path, key: str, timeout: float = -1) -> Any:
 
 
 def _kept(place: Path) -> PreparedEnvironment | None:
-    """An environment that is there, which is used from now on; `None` where it is not."""
+    """Return an existing environment, which counts as used now; `None` if there is none."""
     try:
         record = _read_record(place)
         if not _python_in(place).exists():

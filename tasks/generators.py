@@ -18,7 +18,7 @@ class Generator:
     """The generator of a library, and what it takes to lend it to a trial."""
 
     name = ""
-    """What people call it."""
+    """The name that people know it by."""
 
     def save(self) -> Any:
         """Its state, for `restore`."""
@@ -29,11 +29,11 @@ class Generator:
         raise NotImplementedError
 
     def seed(self, seed: int) -> Any:
-        """Have it begin anew."""
+        """Start it anew from a seed, and return what `release` takes back."""
         raise NotImplementedError
 
     def mark(self) -> Any:
-        """Something that is another as soon as somebody has drawn from it."""
+        """Return a value that differs after any draw from it."""
         return self.save()
 
     def release(self, lent: Any) -> None:
@@ -129,7 +129,7 @@ class _Torch(Generator):
         self._mps = torch.mps if torch.backends.mps.is_available() else None
 
     def save(self) -> Any:
-        # Of a device that nobody has used yet, there is no state.
+        # A device that has not been used yet has no state.
         devices = [(d, d.get_rng_state_all()) for d in self._devices if d.is_initialized()]
         mps = None if self._mps is None else self._mps.get_rng_state()
         return self._cpu.get_state(), devices, mps
@@ -198,7 +198,7 @@ LIBRARIES: dict[str, Callable[[], Generator]] = {
     "tensorflow": _TensorFlow,
     "cupy": _CuPy,
 }
-"""What makes the adapter of a library, by the module that has to be there."""
+"""Adapters of libraries, by the module that has to be there."""
 
 _made: dict[str, Generator] = {}
 
@@ -226,5 +226,5 @@ def loaded_generators() -> list[Generator]:
 
 
 def _is_whole(module: str) -> bool:
-    """Whether it is imported altogether; a thread may be in the middle of that."""
+    """Tell whether a module is fully imported; a thread may be in the middle of that."""
     return not getattr(sys.modules[module].__spec__, "_initializing", False)

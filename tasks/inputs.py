@@ -79,13 +79,13 @@ class InputFile:
 
     @property
     def name(self) -> str:
-        """What people call it: the relative path where there is one."""
+        """The name for people: the relative path where there is one."""
         return self.relative or self.path
 
 
 @dataclass(frozen=True)
 class InputNow:
-    """What has become of a file that trials have read.
+    """The present state of a file that trials have read.
 
     Attributes:
         name: of the file.
@@ -113,7 +113,7 @@ class InputNow:
 
 
 def as_bytes(size: str | int | None) -> int:
-    """A size, such as `"200 MB"`, as a number of bytes; `None` is nothing."""
+    """Parse a size, such as `"200 MB"`, into a number of bytes; `None` is 0."""
     try:
         return 0 if size is None else int(TypeAdapter(ByteSize).validate_python(size))
     except ValidationError:
@@ -171,7 +171,7 @@ class _Notes:
         before = place.stat()
         if writer.uuid not in self._kept:
             known = read_inputs(writer.artifacts, writer.uuid)
-            sizes = {one.sha256: one.bytes for one in known if one.kept}
+            sizes = {file.sha256: file.bytes for file in known if file.kept}
             self._kept[writer.uuid] = sum(sizes.values())
         room = writer.keep_inputs - self._kept[writer.uuid]
         content = place.read_bytes() if 0 < before.st_size <= room else None
@@ -208,7 +208,7 @@ _notes: _Notes | None = None
 
 
 def _is_hidden(path: str) -> bool:
-    """Whether it holds credentials, most often, as ~/.aws and ~/.netrc do, and no data."""
+    """Tell whether a path is hidden, and so most likely holds credentials, as ~/.aws does."""
     if f"{os.sep}.env" in path:
         return True
     for folder in (Path.cwd(), Path.home()):  # a study may itself lie below a hidden folder
@@ -253,42 +253,42 @@ def _adapter() -> TypeAdapter[InputFile]:
 def read_inputs(
     artifacts: ArtifactFileSystem, uuid: str, version: str | None = None
 ) -> list[InputFile]:
-    """What trials have read, by the names of the files."""
+    """Return the files that trials have read, by name."""
     of = "*" if version is None else f"{version}-*"
     paths = artifacts.glob(f"studies/{uuid}/inputs/{of}.json")
-    found: list[InputFile] = []
+    files: list[InputFile] = []
     for path, content in artifacts.read_many(paths).items():
         try:
-            found.append(_adapter().validate_json(content))
+            files.append(_adapter().validate_json(content))
         except ValidationError:
             raise ArchiveError(
                 f"{artifacts.location(path)} is no note on a file that trials have read. Remove "
                 "it, or bring it back from a copy."
             ) from None
-    return sorted(found, key=lambda one: (one.name, one.sha256))
+    return sorted(files, key=lambda one: (one.name, one.sha256))
 
 
 def archived_inputs(artifacts: ArtifactFileSystem, files: Sequence[InputFile]) -> dict[str, bytes]:
     """The content of the files that lay in the study's folder, by their relative paths."""
-    kept = {one.relative: one for one in files if one.kept and one.relative}
-    missing = {one.name: one for one in files if one.relative not in kept and one.relative}
+    kept = {file.relative: file for file in files if file.kept and file.relative}
+    missing = {file.name: file for file in files if file.relative not in kept and file.relative}
     if missing:
-        listed = ", ".join(f"{one.name} ({_size(one.bytes)})" for one in missing.values())
+        listed = ", ".join(f"{file.name} ({_size(file.bytes)})" for file in missing.values())
         raise ArchiveError(
             f"The archive does not have {listed}, which trials have read. Run them where the files "
             "are, with inputs='here'; optimize(..., keep_inputs='200 MB') keeps them, unless they "
             "look like credentials."
         )
     content: dict[str, bytes] = {}
-    for relative, one in kept.items():
+    for relative, file in kept.items():
         if not _is_inside(relative) or any(map(kept.__contains__, _parents(relative))):
             raise ArchiveError(f"The archive has a file for {relative!r}, outside of its folder.")
-        content[relative] = read_blob(artifacts, one.sha256, f"the file {relative}")
+        content[relative] = read_blob(artifacts, file.sha256, f"the file {relative}")
     return content
 
 
 def _is_inside(relative: str) -> bool:
-    """Whether it is the name of a file in a folder, wherever the archive comes from."""
+    """Tell whether a path is the name of a file in a folder, wherever the archive comes from."""
     parts = relative.split("/")
     special = {*"\\:"} if sys.platform == "win32" else set[str]()
     return not {"", ".", ".."} & {*parts} and all(
@@ -307,24 +307,24 @@ def inputs_now(files: Sequence[Mapping[str, Any]], folder: str) -> list[InputNow
     """Look at the files that trials have read, where code that runs in a folder would find them."""
     by_name: dict[str, list[InputFile]] = {}
     for data in files:
-        one = InputFile(**data)
-        by_name.setdefault(one.name, []).append(one)
-    found: list[InputNow] = []
+        read = InputFile(**data)
+        by_name.setdefault(read.name, []).append(read)
+    inputs: list[InputNow] = []
     for name, ones in by_name.items():
         path = Path(folder, ones[0].relative) if ones[0].relative else Path(ones[0].path)
-        then = sorted({one.bytes for one in ones})
+        then = sorted({read.bytes for read in ones})
         try:
             now = path.stat().st_size if path.is_file() else None  # a pipe would keep us waiting
             same = now in then
-            digests = {one.sha256 for one in ones if one.bytes == now and one.sha256}
+            digests = {read.sha256 for read in ones if read.bytes == now and read.sha256}
             if same and digests:
                 with path.open("rb") as file:
                     same = hashlib.file_digest(file, "sha256").hexdigest() in digests
         except OSError:
             now, same = None, False
         was = ones[0].path if ones[0].relative else ""
-        found.append(InputNow(name, os.path.abspath(path), then, now, same, was))  # noqa: PTH100
-    return found
+        inputs.append(InputNow(name, os.path.abspath(path), then, now, same, was))  # noqa: PTH100
+    return inputs
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""What this machine has, what trials on it have taken of that, and the share of one process.
+"""Resources of this machine, what trials on it have taken of them, and one process's share.
 
 Processes of different studies know nothing of each other, and a GPU that two of them use is slow
 for both, or full. So what a process takes is written down in a folder of the machine, in a file
@@ -39,7 +39,7 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-"""How many threads libraries take that are loaded from now on, and programs that are started."""
+"""Variables for the number of threads of libraries loaded, and programs started, from now on."""
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -49,7 +49,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine has, or what is left of it; in a container, what that may use.
+    """The resources of a machine, or what is left of them; in a container, those it may use.
 
     Attributes:
         cpus: how many processors' time a process here may take.
@@ -76,7 +76,7 @@ class Machine:
         return cls(_cpus(), _memory(), dict.fromkeys(_gpus(), 1.0))
 
     def room(self, needs: Resources) -> int | None:
-        """How many trials there is room for at once; `None` where nothing is counted."""
+        """Return the number of trials that there is room for; `None` where nothing is counted."""
         counts: list[float] = []
         if needs.cpus is not None:
             counts.append((self.cpus + _ROUNDING) // needs.cpus)
@@ -90,18 +90,18 @@ class Machine:
         return int(min(counts)) if counts else None
 
     def devices(self, gpus: float, preferred: Sequence[str] = ()) -> tuple[str, ...] | None:
-        """The GPUs that somebody gets who wants so many; `None` where that many are not left."""
+        """Choose GPUs for a demand; `None` if there are not enough left."""
         if not gpus:
             return ()
         order = sorted(self.gpus, key=lambda one: one not in preferred)
         if gpus < 1:  # those that are shared already go first: whole ones stay whole
             order.sort(key=lambda one: self.gpus[one])
-        fitting = [one for one in order if self.gpus[one] + _ROUNDING >= min(gpus, 1)]
+        fitting = [device for device in order if self.gpus[device] + _ROUNDING >= min(gpus, 1)]
         count = int(max(gpus, 1))
         return tuple(fitting[:count]) if len(fitting) >= count else None
 
     def __str__(self) -> str:
-        """In words, for people."""
+        """Return it in words, for people."""
         return in_words(round(self.cpus, 2), self.memory, sum(self.gpus.values())) + (
             "" if self.gpus else ", and no GPU"
         )
@@ -142,7 +142,7 @@ def require_room(needs: Resources, jobs: int = 1, machine: Machine | None = None
 
 
 def jobs_here(n_jobs: int, needs: Resources | None) -> int:
-    """How many trials run at once; -1 is as many as there is room for on this machine."""
+    """Return the number of trials at once; -1 is as many as there is room for on this machine."""
     if n_jobs > 0:
         return n_jobs
     room = None if needs is None else Machine.here().room(needs)
@@ -150,7 +150,7 @@ def jobs_here(n_jobs: int, needs: Resources | None) -> int:
 
 
 class Share:
-    """What a process has of its machine: it holds it until it is released, or the process ends.
+    """A process's share of its machine, held until it is released or the process ends.
 
     Example:
         >>> from prefect_optuna.tasks.machine import Share
@@ -246,7 +246,7 @@ class Share:
 
     @contextmanager
     def applied(self) -> Generator[None]:
-        """Have libraries in this process take as many threads, and see those GPUs."""
+        """Limit the threads and GPUs of libraries in this process to the share."""
         with threads_of(self.needs), _variables({DEVICES: ",".join(self.devices)}):
             yield
 
@@ -326,7 +326,7 @@ def share_of_trial(needs: Resources | None) -> Generator[None]:
 
 @contextmanager
 def threads_of(needs: Resources | None) -> Generator[None]:
-    """Have libraries take as many threads as a trial has processors.
+    """Limit the threads of libraries to the processors of a trial.
 
     By threadpoolctl, where it is there, also those that are loaded already.
     """
@@ -382,8 +382,8 @@ def _folder() -> Path:
 
 
 def _claims(folder: Path) -> list[dict[str, Any]]:
-    """What living processes have; what dead ones have left goes. Within the lock of the folder."""
-    found: list[dict[str, Any]] = []
+    """List the claims of living processes and remove the others, with the folder locked."""
+    claims: list[dict[str, Any]] = []
     for file in folder.glob("*.json"):
         lock = FileLock(file.with_suffix(".lock"), thread_local=False)
         try:
@@ -393,28 +393,28 @@ def _claims(folder: Path) -> list[dict[str, Any]]:
             continue
         except Timeout:
             pass
-        # It is being given back, or it is none.
+        # It is being released, or it is not a claim.
         with suppress(OSError, ValueError, RecursionError):
             claim = json.loads(file.read_text(encoding="utf-8"))
             if _is_claim(claim):
-                found.append(claim)
-    return found
+                claims.append(claim)
+    return claims
 
 
 def _is_claim(value: Any) -> bool:
-    """Whether a process has written it: others may share the folder, and no trial fails of that."""
+    """Tell whether a process has written it: others may share the folder, which fails no trial."""
     if not isinstance(value, dict) or not isinstance(gpus := value.get("gpus"), dict):
         return False
     amounts: list[Any] = [value.get("cpus"), value.get("memory"), *gpus.values()]
     return (
-        all(type(one) in (int, float) and 0 <= one < math.inf for one in amounts)
+        all(type(amount) in (int, float) and 0 <= amount < math.inf for amount in amounts)
         and type(value.get("pid")) is int
         and all(isinstance(value.get(name), str) for name in ("host", "what"))
     )
 
 
 def _left(machine: Machine, claims: Sequence[Mapping[str, Any]]) -> Machine:
-    """What is left; processors and memory are a container's own, GPUs are the machine's."""
+    """Return what is left; processors and memory are a container's own, GPUs are the machine's."""
     gpus = dict(machine.gpus)
     cpus, memory = machine.cpus, machine.memory
     for claim in claims:
@@ -432,7 +432,7 @@ def _waiting(needs: Resources) -> str:
 
 
 def _held() -> str:
-    """Who has something, in words."""
+    """Describe who has taken what."""
     folder = _folder()
     with FileLock(folder / "all.lock", thread_local=False):
         claims = _claims(folder)
@@ -482,14 +482,14 @@ def _gpus() -> list[str]:
     named = os.environ.get(DEVICES)
     if named is None:
         return list(listed)
-    found: list[str] = []
+    names: list[str] = []
     for name in named.split(","):
         name = name.strip()
         if not name or name == "-1":  # as CUDA does: what follows is not visible
             break
         number = int(name) if name.isdigit() else -1
-        found.append(listed[number] if 0 <= number < len(listed) else name)
-    return found
+        names.append(listed[number] if 0 <= number < len(listed) else name)
+    return names
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What is optimized: a `Problem` says how to suggest, run and evaluate.
+"""The optimization problem: a `Problem` says how to suggest, run and evaluate.
 
 The three parts are ordinary functions of the user's. They ask for what else they need by the
 name of a parameter, so that the simple case stays simple:
@@ -94,7 +94,7 @@ class Problem:
     )
 
     def _repr_html_(self) -> str:
-        """What notebooks show: the names of what it is made of, and no values of its context."""
+        """Return the card for notebooks: the names of its parts, and no values of its context."""
         parts = {name: getattr(self, name) for name in (*_FIRST, "objective")}
         facts = {
             **{k: f"{getattr(v, '__qualname__', type(v).__name__)}" for k, v in parts.items() if v},
@@ -153,19 +153,19 @@ class Problem:
 
     @property
     def needs_trial(self) -> bool:
-        """Whether a worker needs a live Optuna trial, and so the storage, to run this problem."""
+        """True if a worker needs a live Optuna trial, and so the storage, to run this problem."""
         if self.objective is not None:
             return True
         return any("trial" in self._named.get(part, ()) for part in ("run", "evaluate"))
 
     @property
     def names_scope(self) -> bool:
-        """Whether a part gets the parameters of the scope by naming a parameter `scope`."""
+        """True if a part gets the parameters of the scope by naming a parameter `scope`."""
         return any("scope" in names for names in self._named.values())
 
     @property
     def names_stopping(self) -> bool:
-        """Whether `run` hears that it should stop, by naming a parameter `stopping`."""
+        """True if `run` hears that it should stop, by naming a parameter `stopping`."""
         return "stopping" in self._named.get("run", ())
 
     def call(self, part: str, first: Any, **available: Any) -> Any:
@@ -247,7 +247,7 @@ def as_directions(value: Any) -> tuple[Direction, ...]:
         ('maximize',)
     """
     several = list(value) if isinstance(value, (list, tuple)) else [value]
-    words = [str(getattr(one, "name", one)).lower() for one in several]
+    words = [str(getattr(direction, "name", direction)).lower() for direction in several]
     if not words or set(words) - {"minimize", "maximize"}:
         raise InvalidProblemError(
             f'`directions` holds "minimize" or "maximize" for each value, found {value!r}.'
@@ -286,10 +286,10 @@ def _check_signature(part: str, function: Callable[..., Any]) -> None:
     ]
     if takes_first and not unknown:
         return
-    found = f"{_function_name(function)}{signature}"
+    given = f"{_function_name(function)}{signature}"
     raise InvalidProblemError(
         f"`{part}` is called as {part}({_FIRST[part]}), and may name "
-        f"{', '.join(_BY_NAME[part])} as further parameters; found {found}. "
+        f"{', '.join(_BY_NAME[part])} as further parameters; found {given}. "
         + (f"Give a default to: {', '.join(unknown)}." if unknown else "")
     )
 
@@ -326,14 +326,14 @@ def _import(path: str) -> Any:
 def _load(name: str) -> ModuleType:
     if name.endswith(".py"):
         path = Path(name).resolve()
-        found = importlib.util.spec_from_file_location(path.stem, path)
-        if found is None or found.loader is None or not path.is_file():
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None or not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
-        module = importlib.util.module_from_spec(found)
+        module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module  # before execution: dataclasses and pickle look it up
         try:
             with _importable(path.parent):  # the file's neighbours, as when Python runs it
-                found.loader.exec_module(module)
+                spec.loader.exec_module(module)
         except BaseException:
             sys.modules.pop(path.stem, None)
             raise

@@ -1,4 +1,4 @@
-"""What one trial has to itself: processors, memory and GPUs, with one meaning wherever it runs."""
+"""Resources of one trial: processors, memory and GPUs, with one meaning wherever it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXPECTED = (
 
 
 class Resources(BaseModel):
-    """What one trial has to itself.
+    """The resources that one trial has to itself.
 
     A part that is left out is not counted; but a trial with resources and without `gpus` sees no
     GPU, on any runner.
@@ -112,11 +112,11 @@ class Resources(BaseModel):
         )
 
     def as_json(self) -> dict[str, Any]:
-        """As a parameter of a flow run, and in an archive."""
+        """Return them as a parameter of a flow run, or for an archive."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def __str__(self) -> str:
-        """In words, for people."""
+        """Return them in words, for people."""
         return in_words(self.cpus, self.memory_bytes, self.gpus)
 
 

@@ -44,18 +44,18 @@ LOST = "prefect_optuna:lost"
 _KEPT = "prefect_optuna:kept:"  # before the name of what a sampler has written to the study
 _GP = ("_gprs_cache_list", "_constraints_gprs_cache_list")
 _KERNEL = ("inverse_squared_lengthscales", "kernel_scale", "noise_var")
-_WORDS = 624  # in the state of a Mersenne Twister, which makes so many anew at once
+_WORDS = 624  # in the state of a Mersenne Twister, which makes that many at once
 _MOST_BLOCKS = 20_000
 """A sampler that draws more at once has been seeded anew, and begins another sequence."""
 
 Seen = list[Any]
-"""What was there when a trial was asked: how many trials, but for those that waited after them;
+"""A note of what there was when a trial was asked: the number of trials, but for waiting ones;
 and of each that was not finished, how many parameters it had, and whether it had told others what
 it would take."""
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial was lost to a crash or an interruption, and so does not count.
+    """Tell whether a trial was lost to a crash or an interruption, and so does not count.
 
     Example:
         >>> import optuna
@@ -80,7 +80,7 @@ class Places:
 
     def __init__(self) -> None:
         self._known = 0
-        self.settled: int = 0  # so many of those that are known do not change any more
+        self.settled: int = 0  # that many of the known trials do not change any more
         self._repeats: list[int] = []
         self._trials: list[FrozenTrial] = []  # finished, and all before them as well
         self._kept: dict[str, tuple[int, Any]] = {}
@@ -97,11 +97,11 @@ class Places:
 
     @property
     def known(self) -> int:
-        """How many trials there were when they were looked at last."""
+        """Number of trials that there were when they were looked at last."""
         return self._known
 
     def seen(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], dict[str, Any], Seen]:
-        """What there is now, in place, what samplers have kept with it, and a note of it."""
+        """Return the trials there are, in place, what samplers keep with them, and a note of it."""
         for trial in trials[self._known :]:
             if "retry_history" in trial.system_attrs:
                 self._repeats.append(trial.number)
@@ -188,7 +188,7 @@ def as_of(trials: Sequence[FrozenTrial], seen: Seen, *, since: int = 0) -> list[
 
 
 def _begun(trial: FrozenTrial, n_params: int, *, shared: bool) -> FrozenTrial:
-    """A trial as it was with so many of its parameters; fewer than none while it waited."""
+    """Return a trial as it was with its first `n_params` parameters; negative while it waited."""
     names = list(trial.params)[: max(n_params, 0)]
     begun = copy.copy(trial)
     begun.state = TrialState.WAITING if n_params < 0 else TrialState.RUNNING
@@ -226,7 +226,7 @@ class _SeenStorage:
     # Most samplers ask for none of it, and all trials are many.
     @cached_property
     def _ids(self) -> dict[int, int]:
-        return {one.number: one._trial_id for one in self._trials}  # pyright: ignore[reportPrivateUsage]
+        return {trial.number: trial._trial_id for trial in self._trials}  # pyright: ignore[reportPrivateUsage]
 
     @cached_property
     def _places(self) -> dict[int, int]:
@@ -263,9 +263,9 @@ class _SeenStorage:
         self.written[key] = value
         if isinstance(value, list):
             ids = cast("list[Any]", value)
-            if all(isinstance(one, int) and one in self._places for one in ids):
+            if all(isinstance(place, int) and place in self._places for place in ids):
                 # A genetic algorithm's parents, which have other ids in a copy of the study.
-                value = {"places": [self._places[one] for one in ids]}
+                value = {"places": [self._places[place] for place in ids]}
         self.storage.set_trial_system_attr(self.current._trial_id, f"{_KEPT}{key}", value)
 
 
@@ -287,12 +287,12 @@ class AskedSampler(BaseSampler):
         self._place = place
         self._seed = seed
         self.again: Mapping[str, Any] = {}
-        """What the trial had that this one repeats: it is drawn, and then taken from here."""
+        """Attributes of the trial that this one repeats: it is drawn, and then taken from here."""
         self._view: Any = None
 
     @property
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Whoever looks at it should find the sampler that was chosen."""
+        """The class of the chosen sampler, so that checks by type find it."""
         return type(self._sampler)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -319,7 +319,7 @@ class AskedSampler(BaseSampler):
 
     def _as_seen(self, study: Any, trial: FrozenTrial) -> tuple[Any, Any, FrozenTrial]:
         if self._view is None:
-            study = getattr(study, "_study", study)  # of a bracket, which is found anew below
+            study = getattr(study, "_study", study)  # of a bracket, which is determined again below
             there, kept, _ = Places().seen(as_of(study.get_trials(deepcopy=False), self._seen))
             self.look(study, there, kept)
         placed, view = _numbered(trial, self._place), cast("Any", self._view)
@@ -327,17 +327,17 @@ class AskedSampler(BaseSampler):
         return view.sampler, _filter_study(view, placed), placed
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         sampler, *seen = self._as_seen(study, trial)
         sampler.before_trial(*seen)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Any:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         sampler, *seen = self._as_seen(study, trial)
         return sampler.infer_relative_search_space(*seen)
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         sampler, *seen = self._as_seen(study, trial)
         drawn = sampler.sample_relative(*seen, search_space)
         return {name: self.again.get(name, value) for name, value in drawn.items()}
@@ -345,7 +345,7 @@ class AskedSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
     ) -> Any:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         sampler, *seen = self._as_seen(study, trial)
         drawn = sampler.sample_independent(*seen, param_name, param_distribution)
         return self.again.get(param_name, drawn)
@@ -353,7 +353,7 @@ class AskedSampler(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any
     ) -> None:
-        """As Optuna has it."""
+        """Forward to the sampler, as it saw the study then."""
         if self._seed is not None:  # others have been told meanwhile, which may be the end of it
             self._sampler.after_trial(study, trial, state, values)
             return
@@ -365,7 +365,7 @@ class AskedSampler(BaseSampler):
 
 
 def _parts(sampler: BaseSampler) -> Iterator[tuple[str, Any]]:
-    """What a sampler is made of: its own samplers and strategies, and generators, with names."""
+    """Yield a sampler's parts with names: its own samplers, strategies and generators."""
     pending: list[tuple[str, Any]] = [("", sampler)]
     known: set[int] = set()
     while pending:
@@ -393,7 +393,7 @@ def _fix(sampler: BaseSampler) -> dict[str, np.random.RandomState | np.random.Ge
 
 
 def _unused(sampler: BaseSampler) -> dict[int, Any]:
-    """For copies of a sampler: what it knows of trials may be more than they are to see."""
+    """Return a memo for `deepcopy` that resets what a sampler knows of trials."""
     memo: dict[int, Any] = {}
     for _, part in _parts(sampler):
         for value in getattr(part, "__dict__", {}).values():
@@ -447,7 +447,7 @@ def _place_as_id(study: Any, search_space: Any) -> int:
 
 
 def scrambles(sampler: BaseSampler, seeds: Mapping[str, int] | None = None) -> dict[str, int]:
-    """What the scrambled sequences of a sampler follow from, by its parts; given to them, or read.
+    """Return the seeds of a sampler's scrambled sequences by its parts, set first if given.
 
     Example:
         >>> import optuna
@@ -455,17 +455,17 @@ def scrambles(sampler: BaseSampler, seeds: Mapping[str, int] | None = None) -> d
         >>> scrambles(optuna.samplers.RandomSampler())
         {}
     """
-    found: dict[str, int] = {}
+    seeds_of: dict[str, int] = {}
     for path, part in _parts(sampler):
         if isinstance(part, QMCSampler) and vars(part).get("_scramble"):
             own: Any = vars(part)["_seed"]
             seed: Any = (seeds or {}).get(path, own)
-            vars(part)["_seed"] = found[path] = int(seed)
-    return found
+            vars(part)["_seed"] = seeds_of[path] = int(seed)
+    return seeds_of
 
 
 def seed_of_generators(sampler: BaseSampler) -> int:
-    """A seed that follows from the generators of a sampler: of those with a seed, from that."""
+    """Derive a seed from the generators of a sampler: from the seeds of those that have one."""
     digest = hashlib.sha256()
     for generator in _fix(sampler).values():
         if isinstance(generator, np.random.RandomState):
@@ -477,7 +477,7 @@ def seed_of_generators(sampler: BaseSampler) -> int:
 
 
 class _Twister:
-    """How far a Mersenne Twister has come since it began, counted in blocks of words."""
+    """The progress of a Mersenne Twister since it began, counted in blocks of words."""
 
     def __init__(self, generator: np.random.RandomState, began: Any = None) -> None:
         self.generator = generator
@@ -536,34 +536,34 @@ class Numbers:
                 self._others[path] = generator
 
     def began(self) -> dict[str, Any]:
-        """Where they began, as JSON."""
+        """Return the states in which they began, as JSON."""
         return {
             "kind": type(self._sampler).__qualname__,
-            "generators": {path: _as_json(one.began) for path, one in self._twisters.items()},
+            "generators": {path: _as_json(own.began) for path, own in self._twisters.items()},
             "seeds": scrambles(self._sampler),
         }
 
     def place(self) -> dict[str, Any] | None:
-        """How far they have come, as JSON; `None` if they do not go on from where they began."""
-        found: dict[str, Any] = {}
-        for path, one in self._twisters.items():
-            place = one.place()
+        """Return their progress, as JSON; `None` if they do not go on from where they began."""
+        places: dict[str, Any] = {}
+        for path, twister in self._twisters.items():
+            place = twister.place()
             if place is None:
                 return None
-            if place != one.first:
-                found[path] = place
+            if place != twister.first:
+                places[path] = place
         for path, other in self._others.items():
-            found[path] = _plain(other.bit_generator.state)
+            places[path] = _plain(other.bit_generator.state)
         for path, part in _parts(self._sampler):
             if isinstance(part, GPSampler):
                 kernels = {name: _kernels(vars(part).get(name)) for name in _GP}
-                found[f"{path}:kernels"] = {k: v for k, v in kernels.items() if v is not None}
-        return found
+                places[f"{path}:kernels"] = {k: v for k, v in kernels.items() if v is not None}
+        return places
 
     def go(self, place: Mapping[str, Any]) -> None:
         """Come to a place, as if what lies between had been drawn."""
-        for path, one in self._twisters.items():
-            one.go(place.get(path, one.first))
+        for path, twister in self._twisters.items():
+            twister.go(place.get(path, twister.first))
         for path, other in self._others.items():
             if path in place:
                 other.bit_generator.state = place[path]
@@ -602,10 +602,10 @@ def _plain(state: Any) -> Any:
 
 
 def _kernels(cached: Any) -> list[list[Any]] | None:
-    """What a Gaussian process begins its next fit with."""
+    """Return what a Gaussian process begins its next fit with."""
     if cached is None:
         return None
-    return [[getattr(one, name).detach().tolist() for name in _KERNEL] for one in cached]
+    return [[getattr(kernel, name).detach().tolist() for name in _KERNEL] for kernel in cached]
 
 
 def _as_kernels(stored: Any) -> list[Any] | None:
@@ -622,13 +622,13 @@ def _as_kernels(stored: Any) -> list[Any] | None:
 def _last_state(
     trials: Sequence[FrozenTrial], there: Sequence[FrozenTrial], attributes: Mapping[str, Any]
 ) -> list[Any] | None:
-    """How far the sampler had come when the last trial was told, if it is known."""
+    """Return the sampler's progress when the last trial was told, if it is known."""
     for trial in reversed(there):
         if trial.state.is_finished():
             if (state := trial.system_attrs.get(STATE)) is not None:
                 return state
             if is_asked(trial) and "seed" not in trial.system_attrs[MARK]["asked"]:
-                return None  # it was told by somebody who did not know it
+                return None  # it was told by a process that did not know it
     for trial in trials:  # none was told, but one may have been asked
         of = trial.system_attrs[MARK]["id"] if is_asked(trial) else None
         if "generators" in attributes.get(f"{STATE}:{of}", {}):
@@ -637,13 +637,13 @@ def _last_state(
 
 
 def is_asked(trial: FrozenTrial) -> bool:
-    """Whether a trial says what its sampler had seen."""
+    """Tell whether a trial says what its sampler had seen."""
     mark = trial.system_attrs.get(MARK)
     return isinstance(mark, dict) and "asked" in mark
 
 
 class Asks:
-    """How one run of a study asks its sampler.
+    """The way in which one run of a study asks its sampler.
 
     Args:
         sampler: the study's.
@@ -670,7 +670,7 @@ class Asks:
         return self._places.of(trial)
 
     def trials_of(self, storage: Any, study_id: int) -> Sequence[FrozenTrial]:
-        """What `ask` wants to see of a study; asked one after the other, that is a trial or two."""
+        """Return the trials that `ask` needs; asked one after the other, that is a trial or two."""
         if not self._alone:
             return storage.get_all_trials(study_id, deepcopy=False)
         return _Recent(storage, study_id, self._places.settled)
@@ -741,12 +741,12 @@ class Asks:
         return {"seen": seen, "place": place, **({} if seed is None else {"seed": seed})}
 
     def told(self) -> list[Any] | None:
-        """How far the sampler has come, for the trial that is about to be told."""
+        """Return the sampler's progress, for the trial that is about to be told."""
         if self._numbers is None:
             return None
         place = self._numbers.place()
         if place is None:
-            self._numbers = None  # somebody has seeded it anew
+            self._numbers = None  # it has been seeded again
             return None
         self._place = place
         return [self._sequence, place]

@@ -61,7 +61,7 @@ SHARED_REMEDY = (
     'With task_runner="processes", or numpy.random.default_rng() in place of it, each trial has '
     "its own."
 )
-"""What people can do about it."""
+"""Advice for people whose trials draw from one generator in several threads."""
 
 
 def trial_seed(seed: int, *path: int | str) -> int:
@@ -77,7 +77,7 @@ def trial_seed(seed: int, *path: int | str) -> int:
 
 
 def study_seed(storage: BaseStorage, study_id: int, given: int | None = None) -> int:
-    """What the seeds of a study's trials come from."""
+    """Return the seed from which the seeds of a study's trials follow."""
     recorded = storage.get_study_system_attrs(study_id).get(SEED)
     if not isinstance(recorded, int):
         recorded = secrets.randbits(32) if given is None else given
@@ -86,7 +86,7 @@ def study_seed(storage: BaseStorage, study_id: int, given: int | None = None) ->
 
 
 def suggest_seed(seed: int | None) -> int | None:
-    """What `suggest` gets of a trial's seed: other numbers than `run`, which begins at the seed."""
+    """Return the seed for `suggest`: other numbers than `run`, which begins at the trial's seed."""
     return None if seed is None else trial_seed(seed, "suggest")
 
 
@@ -109,7 +109,7 @@ def first_number(trial: FrozenTrial) -> int:
 
 
 def shared_note(trials: Iterable[FrozenTrial]) -> tuple[str, ...]:
-    """What people should know of trials that drew from one generator in several threads."""
+    """Return a note for people on trials that drew from one generator in several threads."""
     concerned = [trial for trial in trials if SHARED_KEY in trial.user_attrs]
     if not concerned:
         return ()
@@ -179,7 +179,7 @@ class Seeding:
             _take_marks()
 
     def renew(self, seed: int) -> None:
-        """Begin anew with another seed, for another attempt."""
+        """Start again with another seed, for another attempt."""
         self.seed, self._entropy, self._shares = seed, itertools.count(), {}
         with _lock:
             _note_draws()
@@ -188,7 +188,7 @@ class Seeding:
             _take_marks()
 
     def entropy(self, bits: int) -> int | None:
-        """What takes the place of the system's entropy.
+        """Return the number that takes the place of the system's entropy.
 
         It is `None` in processes that somebody else has forked off, for all of them would get the
         same, and in a thread that goes on when the trial has ended.
@@ -199,7 +199,7 @@ class Seeding:
         return int.from_bytes(hashlib.shake_256(text.encode()).digest((bits + 7) // 8)) >> -bits % 8
 
     def is_here(self) -> bool:
-        """Whether it is under way, and in this process."""
+        """Tell whether it is under way, and in this process."""
         return self._is_under_way and os.getpid() == self._pid
 
     def share(self, kind: str) -> int:
@@ -214,7 +214,7 @@ class Seeding:
         _take_marks()
 
     def is_beside(self, other: Seeding) -> bool:
-        """Whether another thread runs the other one: neither is within the other."""
+        """Tell whether another thread runs the other one: neither is within the other."""
         return self is not other and not self._is_within(other) and not other._is_within(self)
 
     def _is_within(self, other: Seeding) -> bool:
@@ -268,14 +268,14 @@ def _beside() -> list[Seeding]:
     """The trials under way that other threads may disturb."""
     if len(_entered) < 2:
         return []
-    return [one for one in _entered if any(one.is_beside(other) for other in _entered)]
+    return [trial for trial in _entered if any(trial.is_beside(other) for other in _entered)]
 
 
 def _note_draws() -> None:
     """Have trials that share generators know of those that were drawn from since the last time."""
     drawn = {generator.name for generator, mark in _marks.items() if generator.mark() != mark}
-    for one in _beside() if drawn else ():
-        one.shared |= drawn
+    for trial in _beside() if drawn else ():
+        trial.shared |= drawn
 
 
 def _take_marks() -> None:
@@ -318,7 +318,7 @@ def _count_fork() -> None:
 
 
 def _seed_fork() -> None:
-    """Begin anew in a process that a trial has forked off: each of them draws its own numbers."""
+    """Start again in a process that a trial has forked: each draws its own numbers."""
     trial = _current.get()
     if trial is not None and trial.forked is not None:
         _entered.clear()
@@ -380,7 +380,7 @@ def _seed_of_random(self: random.Random, a: Any = None, version: int = 2) -> Non
 
 
 def _names_temporary_files() -> bool:
-    """Whether it is `tempfile` that makes a generator: nobody should foresee its names."""
+    """Tell whether `tempfile` makes the generator: nobody should foresee its names."""
     frame = inspect.currentframe()
     for _ in range(3):  # this one, `seed` and `Random.__init__`
         frame = frame and frame.f_back

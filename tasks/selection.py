@@ -1,4 +1,4 @@
-"""Which trials of a study somebody means: `best:5`, `pareto`, `pruned`, 17, or a rule."""
+"""Selection of trials of a study: `best:5`, `pareto`, `pruned`, 17, or a rule."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def best_first(trials: Iterable[FrozenTrial], directions: Sequence[str]) -> list
 
 
 def pareto_front(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """Those of some complete trials that no other one beats in every value."""
+    """Return the complete trials that no other one beats in every value."""
     if not trials:
         return []
     losses = np.array([_losses(trial, directions) for trial in trials])
@@ -130,7 +130,7 @@ def _losses(trial: FrozenTrial, directions: Sequence[str]) -> tuple[float, ...]:
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial meets all constraints that were set for it: none of them is above zero.
+    """Tell whether a trial meets all constraints that were set for it: none is above zero.
 
     Example:
         >>> import optuna

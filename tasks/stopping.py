@@ -29,7 +29,7 @@ class TrialStopped(Exception):  # noqa: N818 - as Optuna's TrialPruned, it is no
 
 
 class Stopping:
-    """Whether trials should stop: what `run` gets by naming a parameter `stopping`.
+    """The signal that trials should stop: what `run` gets by naming a parameter `stopping`.
 
     It is true from the moment on in which the program was asked to end.
 
@@ -67,12 +67,12 @@ class Stopping:
         return self.is_set()
 
     def is_set(self) -> bool:
-        """Whether trials should stop."""
+        """Tell whether trials should stop."""
         return self._event.is_set() or (self._file is not None and self._file.exists())
 
     @property
     def is_asked(self) -> bool:
-        """Whether any trial looks, so that it is worth while to wait for it."""
+        """True if any trial looks, so that it is worth while to wait for it."""
         return self._looked or (self._file is not None and self._asked_file(self._file).exists())
 
     def set(self) -> None:
@@ -108,7 +108,7 @@ class FlowTrial(optuna.Trial):
         raise AttributeError(f"'Trial' object has no attribute {name!r}{hint}")
 
     def should_stop(self) -> bool:
-        """Whether the program was asked to end: save what there is, and raise `TrialStopped`.
+        """Tell whether the program was asked to end: save what there is, and raise `TrialStopped`.
 
         Example:
             >>> import optuna

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LiveTrial:
-    """What it takes to get hold of a running trial from another process."""
+    """The access to a running trial from another process."""
 
     storage: StudyStorage
     study_name: str
@@ -84,7 +84,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """The outcome of a trial.
 
     Args:
         number: the trial's number.
@@ -124,7 +124,7 @@ class Keeper(Protocol):
     def keeping(
         self, outcome: Outcome, trial: FrozenTrial, encoded: EncodedResult | None = None
     ) -> AbstractContextManager[None]:
-        """Keep it while the code within waits; what ends there in good order is kept no more."""
+        """Keep it while the code within waits, and drop it once that has succeeded."""
         ...
 
 
@@ -303,7 +303,7 @@ def _constraints(trial: BaseTrial | LiveTrial | None) -> dict[str, float]:
 
 
 _OURS = str(Path(__file__).resolve().parent)
-_MAX_TRACEBACK = 4000  # letters
+_MAX_TRACEBACK = 4000  # characters
 
 
 def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:
@@ -317,13 +317,13 @@ def checked_values(value: Any, problem: Problem) -> tuple[float, ...]:
             else tuple(float(v) for v in value)
         )
     except (TypeError, ValueError):
-        found = type(value).__name__ if not isinstance(value, (str, tuple, list)) else repr(value)
+        given = type(value).__name__ if not isinstance(value, (str, tuple, list)) else repr(value)
         hint = " Give the problem an `evaluate` function." if what == "run" else ""
         if value is None:
-            found, hint = "None", hint or " Does it end with a `return`?"
+            given, hint = "None", hint or " Does it end with a `return`?"
         raise InvalidProblemError(
             f"`{what}` has to return {'a number' if expected == 1 else f'{expected} numbers'}, "
-            f"found {found}.{hint}"
+            f"found {given}.{hint}"
         ) from None
     if len(values) != expected:
         raise InvalidProblemError(

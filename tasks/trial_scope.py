@@ -50,11 +50,11 @@ class TrialScope:
         check_types(self.values)
 
     def unread(self, read: Iterable[str]) -> str:
-        """A sentence about what was given and a trial has not read; empty if there is nothing."""
-        found = set(read)
-        if self._handed_out or len(found) >= _MAX_READS:
+        """Name the given parameters that a trial has not read; empty if it has read all."""
+        names = set(read)
+        if self._handed_out or len(names) >= _MAX_READS:
             return ""
-        return unread_words(self._given - found, found)
+        return unread_words(self._given - names, names)
 
     @contextmanager
     def around(
@@ -68,7 +68,7 @@ class TrialScope:
             yield used
 
     def attribute(self, used: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-        """What was read, as an attribute of the trial: JSON, and without its own parameters."""
+        """Return what was read, as an attribute of the trial: JSON, without its own parameters."""
 
         def short(value: Any, _: str) -> str:
             return repr(value)[:_MAX_LETTERS]

@@ -142,7 +142,7 @@ class NPZArtifact(Artifact):
 
 
 def _size(file: IO[bytes]) -> int:
-    """How many bytes there are from here on."""
+    """Return the number of bytes from the current position to the end."""
     start = file.tell()
     size = file.seek(0, os.SEEK_END) - start
     file.seek(start)

@@ -113,7 +113,7 @@ class Artifact(ABC):
         created_at = datetime.now(UTC) if created_at is None else _in_utc(created_at)
         if not fname:
             fname = f"{slugify(name) or 'artifact'}-{created_at:%Y%m%d%H%M%S}.{cls.suffix}"
-        own = {one.name for one in dataclasses.fields(cls) if one.compare}
+        own = {item.name for item in dataclasses.fields(cls) if item.compare}
         return cls(
             name=name,
             fname=checked_path(fname),
@@ -167,7 +167,7 @@ class Artifact(ABC):
         return False
 
     def environment(self) -> dict[str, Any]:
-        """What reading depends on: the fields that the handler adds, such as a Python version.
+        """Return what reading depends on: the handler's own fields, such as a Python version.
 
         It is stored with an artifact, and compared on load with `current_environment`.
 
@@ -179,12 +179,12 @@ class Artifact(ABC):
             {'python_version': '3.11'}
         """
         return {
-            one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.compare
+            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.compare
         }
 
     @classmethod
     def current_environment(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """What `environment` would be here and now, for the artifact that another was stored of.
+        """Return the `environment` that a stored artifact would have here and now.
 
         Args:
             recorded: what was stored.
@@ -205,7 +205,7 @@ class Artifact(ABC):
 
     # A pickled artifact holds its value as the handler writes it, not as pickle would.
     def __getstate__(self) -> dict[str, Any]:
-        state = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        state = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         if self.value is not None:
             content = encode(type(self), self.value, **self.writer_kwargs)
             state["value"] = content, self.reread_kwargs()
@@ -286,7 +286,7 @@ def decode(handler: type[Artifact], content: bytes, /, **reader_kwargs: Any) -> 
             f"The artifact handler {handler.alias!r} {_needs(error)}"
         ) from error
     except Exception as error:
-        # With arguments nobody can tell whether they or the bytes are to blame.
+        # With arguments it is unknown whether they or the bytes are to blame.
         kind = ArtifactLoadError if reader_kwargs else CorruptArtifactError
         raise kind(
             f"The artifact handler {handler.alias!r} cannot read these {len(content)} bytes"

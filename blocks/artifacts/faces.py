@@ -1,4 +1,4 @@
-"""How an artifact looks in Prefect's UI: a page of Markdown, with a card in the list.
+"""The look of an artifact in Prefect's UI: a page of Markdown, with a card in the list.
 
 Tables are shown as tables, figures as pictures, text as text, and everything else by what it is
 and how to load it. A page is small whatever the artifact is, because Prefect's list of artifacts
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 _logger = get_logger(__name__)
 
-_MAX_URI = 100_000  # letters of a picture in the page
-_MAX_THUMBNAIL = 14_000  # letters of one in a card
-_MAX_TEXT = 4_000  # letters
+_MAX_URI = 100_000  # characters of a picture in the page
+_MAX_THUMBNAIL = 14_000  # characters of one in a card
+_MAX_TEXT = 4_000  # characters
 _ROWS = 20
 _TABLE_LETTERS = 76  # what fits beside the page's margin on a common screen
 _CELL_LETTERS = 24
@@ -85,9 +85,9 @@ def artifact_key(study: str | None, name: str) -> str:
         'study-lynx-hare--best-params--bf662f11'
     """
     names = [name] if study is None else [study, name]
-    key = "--".join(slugify(one, max_length=60) or "x" for one in names)
+    key = "--".join(slugify(part, max_length=60) or "x" for part in names)
     # A name like a hash could be the hash in the key of a report.
-    plain = all(_PLAIN.fullmatch(one) and len(one) <= 60 for one in names)
+    plain = all(_PLAIN.fullmatch(part) and len(part) <= 60 for part in names)
     if not plain or re.fullmatch("[0-9a-f]{8}", name):
         key += "--" + hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
     return ("artifact-" if study is None else "study-") + key
@@ -375,7 +375,7 @@ def _thumbnail(handler: type[Artifact], content: bytes) -> str:
 
 
 def _what(value: Any) -> str:
-    """What the value is, with its size as people count it."""
+    """Name the kind of a value, with its size as people count it."""
     kind = type_name(value)
     if table_library(value) is not None:
         rows, columns = value.shape

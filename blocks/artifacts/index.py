@@ -1,4 +1,4 @@
-"""Which versions there are: an index that only grows, and that needs no lock.
+"""Index of the versions that there are: it only grows, and needs no lock.
 
 Below the prefix of a repository:
 
@@ -101,7 +101,7 @@ class VersionIndex:
         return [path.rsplit("/", 2)[1] for path in self._filesystem.glob(pattern)]
 
     def numbers(self, directory: str) -> list[int]:
-        """The versions whose records are there, by listing them: slow, but it sees gaps."""
+        """List the versions that have a record: slow, but it sees gaps."""
         names = self._filesystem.ls(f"{self._prefix}versions/{directory}")
         matches = (_NUMBER.fullmatch(path.rpartition("/")[2]) for path in names)
         return sorted(int(match[1]) for match in matches if match)
@@ -113,7 +113,7 @@ class VersionIndex:
         )
 
     def newest(self, directory: str) -> int:
-        """The newest version; -1 if there is none."""
+        """Return the number of the newest version; -1 if there is none."""
         low = self._newest.get(directory)
         if low is None:
             low = self._hinted(directory)
@@ -158,7 +158,7 @@ class VersionIndex:
         return record
 
     def marks(self, directory: str, numbers: Sequence[int]) -> dict[int, Marks]:
-        """What was said last about some versions."""
+        """Return the latest marks of some versions."""
         return {n: marks for n, (_, marks) in self._last_marks(directory, numbers).items()}
 
     def mark(
@@ -179,9 +179,9 @@ class VersionIndex:
         else:
             last = {n: self._last_mark(directory, n) for n in numbers}
         paths = {n: self._mark_path(directory, n, last[n]) for n in numbers if last.get(n, -1) >= 0}
-        found = self._filesystem.read_many(paths.values()) if paths else {}
+        contents = self._filesystem.read_many(paths.values()) if paths else {}
         return {
-            n: (last[n], decode_marks(found[paths[n]], self._filesystem.location(paths[n])))
+            n: (last[n], decode_marks(contents[paths[n]], self._filesystem.location(paths[n])))
             if n in paths
             else (-1, Marks())
             for n in numbers
@@ -204,18 +204,18 @@ class VersionIndex:
 
     def records(self, directory: str, numbers: Sequence[int]) -> dict[int, ArtifactVersion]:
         """The records of some versions, without marks. Raises what `record` raises."""
-        cached, found, paths = self._records, dict[int, ArtifactVersion](), dict[str, int]()
+        cached, records, paths = self._records, dict[int, ArtifactVersion](), dict[str, int]()
         for number in numbers:
             if (record := cached.get((directory, number))) is not None:
-                found[number] = record
+                records[number] = record
             else:
                 paths[self._path(directory, number)] = number
         if paths:
             for path, content in self._filesystem.read_many(paths).items():
                 number = paths[path]
-                found[number] = self._decoded(content, path, directory, number)
-                self._remember(directory, found[number])
-        return found
+                records[number] = self._decoded(content, path, directory, number)
+                self._remember(directory, records[number])
+        return records
 
     def _decoded(self, content: bytes, path: str, directory: str, number: int) -> ArtifactVersion:
         place = self._filesystem.location(path)
@@ -277,7 +277,7 @@ def _is_of(record: ArtifactVersion, directory: str, number: int) -> bool:
 
 
 def with_marks(record: ArtifactVersion, marks: Marks | None = None) -> ArtifactVersion:
-    """A record with its marks, as one of its own: whoever changes it spoils no cached one."""
+    """Return a copy of a record with its marks, so that changing it spoils no cached one."""
     marks = marks or Marks()
     return record.model_copy(
         update={

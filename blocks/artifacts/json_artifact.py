@@ -71,7 +71,7 @@ class JSONArtifact(Artifact):
             ArtifactLogError: something in the value cannot be written; names its place and type.
         """
         data = exact_json(obj, default)
-        # As a whole first: a file that somebody else has opened must not end half-written.
+        # As a whole first: a file that the caller has opened must not end half-written.
         buf.write(json.dumps(data, allow_nan=False, **writer_kwargs))
 
     @classmethod

@@ -21,7 +21,7 @@ def escape(text: str) -> str:
 
 
 def one_line(text: str, length: int) -> str:
-    r"""Text in one line of at most so many letters, without what cannot be seen.
+    r"""Shorten text to one line of at most `length` characters, without invisible ones.
 
     Example:
         >>> one_line("learning\nrate of the first layer", 16)
@@ -32,7 +32,7 @@ def one_line(text: str, length: int) -> str:
 
 
 def code(text: str) -> str:
-    """One line of text that somebody may copy.
+    """Format one line of text as code that can be copied.
 
     Example:
         >>> code("a`b"), code("a")

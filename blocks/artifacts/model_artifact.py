@@ -123,7 +123,7 @@ def _fields(model: BaseModel) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What pydantic would write for a value of a type of its own, or the value itself."""
+    """Return what pydantic would write for a value of a type of its own, or the value itself."""
     if isinstance(value, (Secret, SecretStr, SecretBytes)):
         return value  # its stars would be written, and read as the secret
     try:

@@ -41,7 +41,7 @@ _LONGEST_RUN = timedelta(hours=1)
 
 
 def object_path(digest: str, suffix: str) -> str:
-    """Where the content of a digest is, relative to the prefix."""
+    """Return the path of a digest's content, relative to the prefix."""
     return f"objects/{digest[:2]}/{digest}.{suffix}"
 
 
@@ -68,7 +68,7 @@ class ContentStore:
         self._trash = f"{prefix}{trash}"
 
     def put(self, path: str, content: bytes) -> None:
-        """Make an object, or mend one that is there and damaged."""
+        """Make an object, or replace a damaged one."""
         if not self._filesystem.create(path, content) and not self._is_sound(path):
             self._filesystem.write_path(path, content)
 
@@ -82,24 +82,24 @@ class ContentStore:
     def read(self, path: str) -> bytes:
         """Read an object."""
         content = self.content(path)
-        expected, found = _digest_in(path), sha256(content).hexdigest()
-        if found != expected:
+        expected, actual = _digest_in(path), sha256(content).hexdigest()
+        if actual != expected:
             raise CorruptArtifactError(
                 f"{self._filesystem.location(path)} is damaged or cut off: expected content with "
-                f"the SHA-256 {expected}, found {len(content)} bytes with {found}. Put the file "
+                f"the SHA-256 {expected}, found {len(content)} bytes with {actual}. Put the file "
                 "back from a copy of the repository, or log the same value again."
             )
         return content
 
     def problem(self, path: str) -> str | None:
-        """What is wrong with an object, read a piece at a time; `None` if it is sound."""
+        """Describe what is wrong with an object, read in pieces; `None` if it is sound."""
         for place in self._places(path):
             try:
-                found = self._filesystem.sha256(place)
+                digest = self._filesystem.sha256(place)
             except ArtifactNotFoundError:
                 continue
-            if found != _digest_in(path):
-                return f"the content is damaged or cut off: it has the SHA-256 {found}"
+            if digest != _digest_in(path):
+                return f"the content is damaged or cut off: it has the SHA-256 {digest}"
             return None
         return "the content is missing"
 
@@ -176,8 +176,8 @@ class ContentStore:
             self._filesystem.rm(start, recursive=True)
 
     def abandoned(self, before: datetime) -> dict[str, list[str]]:
-        """What is in the trash of runs that began before a time and never came to their end."""
-        found: dict[str, list[str]] = {}
+        """List what unfinished runs that began before a time have left in the trash, by run."""
+        trashed: dict[str, list[str]] = {}
         for start in self._filesystem.ls(self._trash):
             run = _name(start)
             try:
@@ -185,8 +185,8 @@ class ContentStore:
                     continue
             except ArtifactNotFoundError:
                 pass  # it is being removed, and nothing in it is needed
-            found[run] = self._filesystem.ls(start)
-        return found
+            trashed[run] = self._filesystem.ls(start)
+        return trashed
 
     def _thrown(self, path: str, run: str) -> str:
         return f"{self._trash}/{run}/{_name(path)}"
@@ -209,7 +209,7 @@ class ContentStore:
         return self._filesystem.read_path(path)
 
     def _places(self, path: str) -> Iterator[str]:
-        """Where an object may be, until it is found."""
+        """Yield the places where an object may be."""
         for pause in _PAUSES:
             time.sleep(pause)
             yield path

@@ -1,4 +1,4 @@
-"""What is known about one version of an artifact: a record that never changes.
+"""Records of artifact versions; a record never changes.
 
 A record is one small JSON file. What comes later, an expiry and that the content has been removed,
 is in files of its own, the marks.
@@ -71,7 +71,7 @@ class ArtifactVersion(BaseModel):
 
     @property
     def dirty(self) -> bool:
-        """Whether it has still to be written: never, because `log` writes at once."""
+        """False: `log` writes at once, so that nothing is left to be written."""
         return False
 
 
@@ -99,7 +99,7 @@ def decode_record(content: bytes, place: str) -> ArtifactVersion:
 
 
 class Marks(BaseModel):
-    """What people and `gc` have said about a version after it was logged."""
+    """Marks that people and `gc` have put on a version after it was logged."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
@@ -126,4 +126,4 @@ def decode_marks(content: bytes, place: str) -> Marks:
 
 def _reasons(error: ValidationError) -> str:
     details = error.errors(include_url=False, include_input=False)
-    return "; ".join(": ".join([*map(str, one["loc"]), one["msg"]]) for one in details[:3])
+    return "; ".join(": ".join([*map(str, detail["loc"]), detail["msg"]]) for detail in details[:3])

@@ -1,4 +1,4 @@
-"""Which handlers there are, and which one a value gets.
+"""Registry of artifact handlers, and the choice of one for a value.
 
 Where two handlers could be meant, the same one is taken everywhere: those of `register_handler`
 come first, the latest at the front, then the built-in ones, then those of installed packages in
@@ -38,7 +38,7 @@ from prefect_optuna.blocks.errors import (
 )
 
 ENTRY_POINT_GROUP = "prefect_optuna.artifacts"
-"""Where installed packages name their handlers: `alias = "package.module:Class"`."""
+"""Entry points in which packages name their handlers: `alias = "package.module:Class"`."""
 
 # In the order in which they are asked whether they take a value: NPZ before JSON, for both take
 # a dictionary of arrays.
@@ -134,7 +134,7 @@ def handler_for(value: Any) -> type[Artifact]:
     for handler in installed.handlers.values():
         if handler.takes(value):
             return handler
-    broken = "".join(f" {one.text}" for one in installed.broken.values())
+    broken = "".join(f" {failed.text}" for failed in installed.broken.values())
     raise UnknownHandlerError(
         f"No artifact handler takes a value of the type {type_name(value)}. Name one that does, "
         f"such as handler='json' with default=..., register one with register_handler, or, if you "
@@ -200,7 +200,7 @@ def register_handler(handler: _HandlerClass) -> _HandlerClass:
 
 
 class _Broken(NamedTuple):
-    """Why an alias has no handler. Each time it is asked for, it gets an error of its own."""
+    """The reason why an alias has no handler. Each lookup gets an error of its own."""
 
     kind: type[UnknownHandlerError]
     text: str
@@ -220,12 +220,12 @@ class _Installed(NamedTuple):
 @functools.cache
 def _installed() -> _Installed:
     """The handlers that installed packages offer."""
-    found: dict[str, dict[str, EntryPoint]] = {}
+    offered: dict[str, dict[str, EntryPoint]] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        found.setdefault(point.name, {}).setdefault(point.value, point)
+        offered.setdefault(point.name, {}).setdefault(point.value, point)
     handlers: dict[str, type[Artifact]] = {}
     broken: dict[str, _Broken] = {}
-    for alias, points in sorted(found.items()):
+    for alias, points in sorted(offered.items()):
         titles = " and ".join(sorted(map(_title, points.values())))
         if alias in {handler.alias for handler in _BUILT_IN}:
             _logger.warning(
@@ -269,8 +269,8 @@ def _load(point: EntryPoint) -> type[Artifact] | _Broken:
 
 def _problem(handler: Any) -> str:
     if not isinstance(handler, type) or not issubclass(handler, Artifact):
-        found = f"the class {handler.__name__}" if isinstance(handler, type) else type_name(handler)
-        return f"expected a subclass of Artifact, and found {found}."
+        given = f"the class {handler.__name__}" if isinstance(handler, type) else type_name(handler)
+        return f"expected a subclass of Artifact, and found {given}."
     if inspect.isabstract(handler):
         return f"it lacks {', '.join(sorted(handler.__abstractmethods__))}."
     for name, pattern in (("alias", _ALIAS), ("suffix", _SUFFIX)):

@@ -104,9 +104,9 @@ class ArtifactRepository:
         self._index = VersionIndex(self.filesystem, start)
         self._objects = ContentStore(self.filesystem, start)
         self._pinned: Mapping[str, Sequence[int]] | None = None
-        if mode == "w" and (found := self.filesystem.ls(self.prefix)):
+        if mode == "w" and (files := self.filesystem.ls(self.prefix)):
             raise InvalidSettingError(
-                f"The mode 'w' expects an empty place, and {self.location} has {len(found)} files "
+                f"The mode 'w' expects an empty place, and {self.location} has {len(files)} files "
                 "and directories. Name another prefix, or add versions with the mode 'w+'."
             )
 
@@ -123,7 +123,7 @@ class ArtifactRepository:
 
     @property
     def location(self) -> str:
-        """Where it is: an absolute path or a URL, without secrets."""
+        """The repository's absolute path or URL, without secrets."""
         return self.filesystem.location(self.prefix)
 
     def log(
@@ -263,15 +263,15 @@ class ArtifactRepository:
             >>> repository.load("limit"), repository.load("limit", version=0)
             (20, 10)
         """
-        found = self._find(name, version, asof)
-        handler = find_handler(found.handler)
+        record = self._find(name, version, asof)
+        handler = find_handler(record.handler)
         if validate:
-            _check_environment(handler, found)
-        content = self._content(found)
+            _check_environment(handler, record)
+        content = self._content(record)
         if handler.output_only:
             warnings.warn(
                 f"The artifact {name!r} is loaded as it was written for people to look at by "
-                f"{found.handler!r}, and not as the value that was logged.",
+                f"{record.handler!r}, and not as the value that was logged.",
                 OutputOnlyWarning,
                 stacklevel=2,
             )
@@ -279,7 +279,7 @@ class ArtifactRepository:
             return decode(handler, content, **reader_kwargs)
         except ArtifactLoadError as error:
             raise type(error)(
-                f"Version {found.version} of {name!r} cannot be loaded. {error}"
+                f"Version {record.version} of {name!r} cannot be loaded. {error}"
             ) from error
 
     def names(self) -> list[str]:
@@ -294,7 +294,7 @@ class ArtifactRepository:
         """
         if self._pinned is not None:
             return sorted(self._pinned)
-        return sorted(self._index.record(one, 0).name for one in self._index.begun())
+        return sorted(self._index.record(directory, 0).name for directory in self._index.begun())
 
     def versions(self, name: str) -> list[ArtifactVersion]:
         """All versions of an artifact, the oldest first, expired ones included.
@@ -324,7 +324,7 @@ class ArtifactRepository:
         *,
         asof: datetime | str | None = None,
     ) -> dict[str, Any]:
-        """What is known about a version, as a dictionary that JSON can hold.
+        """Return what is known about a version, as a dictionary that JSON can hold.
 
         Args:
             name: of the artifact.
@@ -346,20 +346,20 @@ class ArtifactRepository:
             >>> metadata["handler"], metadata["version"], metadata["expiry"]
             ('json', 0, None)
         """
-        found = self._find(name, version, asof)
+        record = self._find(name, version, asof)
         return {
-            **found.environment,
-            "name": found.name,
-            "version": found.version,
-            "created_at": found.created_at.isoformat(),
-            "expiry": found.expiry.isoformat() if found.expiry else None,
-            "removed_at": found.removed_at.isoformat() if found.removed_at else None,
-            "handler": found.handler,
-            "fname": found.fname,
-            "path": found.path,
-            "sha256": found.sha256,
-            "size": found.size,
-            "promoted_from": found.promoted_from,
+            **record.environment,
+            "name": record.name,
+            "version": record.version,
+            "created_at": record.created_at.isoformat(),
+            "expiry": record.expiry.isoformat() if record.expiry else None,
+            "removed_at": record.removed_at.isoformat() if record.removed_at else None,
+            "handler": record.handler,
+            "fname": record.fname,
+            "path": record.path,
+            "sha256": record.sha256,
+            "size": record.size,
+            "promoted_from": record.promoted_from,
         }
 
     def diff(
@@ -392,18 +392,18 @@ class ArtifactRepository:
             -seed 1
             +seed 2
         """
-        found = [self._find(name, version, None) for version in (a, b)]
+        records = [self._find(name, version, None) for version in (a, b)]
         lines: list[list[str]] = []
-        for one in found:
-            if find_handler(one.handler).binary:
+        for entry in records:
+            if find_handler(entry.handler).binary:
                 raise ArtifactLoadError(
-                    f"Version {one.version} of {name!r} is of the handler {one.handler!r}, whose "
-                    "files are binary, and only text has a diff. Load both, and compare the "
-                    "values."
+                    f"Version {entry.version} of {name!r} is of the handler {entry.handler!r}, "
+                    "whose files are binary, and only text has a diff. Load both, and compare "
+                    "the values."
                 )
-            lines.append(self._content(one).decode("utf-8", "replace").splitlines())
-        old, new = (f"{name} (version {one.version})" for one in found)
-        then, now = (one.created_at.isoformat() for one in found)
+            lines.append(self._content(entry).decode("utf-8", "replace").splitlines())
+        old, new = (f"{name} (version {entry.version})" for entry in records)
+        then, now = (entry.created_at.isoformat() for entry in records)
         return "\n".join(difflib.unified_diff(lines[0], lines[1], old, new, then, now, lineterm=""))
 
     def expire(
@@ -444,15 +444,15 @@ class ArtifactRepository:
         """
         self._check_writable()
         moment = datetime.now(UTC) if expiry is None else as_moment(expiry)
-        found = self._find(name, version, asof)
+        record = self._find(name, version, asof)
 
         def expiring(marks: Marks) -> Marks:
             if marks.removed_at is not None:
-                raise _removed(with_marks(found, marks))
+                raise _removed(with_marks(record, marks))
             return Marks(expiry=moment)
 
-        marks = self._index.mark(directory_of(name), found.version, expiring)
-        return with_marks(found, marks)
+        marks = self._index.mark(directory_of(name), record.version, expiring)
+        return with_marks(record, marks)
 
     def promote(
         self,
@@ -489,21 +489,21 @@ class ArtifactRepository:
             (0, {'a': 2})
         """
         to_repository._check_writable()
-        found = self._find(name, version, None)
-        content = self._content(found)
-        source = f"version {found.version} in {self.location}"
-        record = found.model_copy(
+        source_record = self._find(name, version, None)
+        content = self._content(source_record)
+        source = f"version {source_record.version} in {self.location}"
+        record = source_record.model_copy(
             update={
                 "writer": os.urandom(8).hex(),
                 "promoted_from": source,
                 "expiry": None,
-                "path": to_repository._path(found.sha256, found.suffix),
+                "path": to_repository._path(source_record.sha256, source_record.suffix),
             }
         )
 
         def build(number: int, previous: ArtifactVersion | None) -> ArtifactVersion:
-            if previous is not None and previous.created_at >= found.created_at:
-                same = previous.sha256 == found.sha256
+            if previous is not None and previous.created_at >= source_record.created_at:
+                same = previous.sha256 == source_record.sha256
                 raise ArtifactLogError(
                     f"{name!r}, {source}, cannot be promoted: version {previous.version} in "
                     f"{to_repository.location}, the newest there, "
@@ -511,7 +511,7 @@ class ArtifactRepository:
                     + " Promote a version that was made after "
                     f"{previous.created_at.isoformat()}, or log the value there."
                 )
-            if previous is not None and previous.sha256 == found.sha256:
+            if previous is not None and previous.sha256 == source_record.sha256:
                 raise ArtifactLogError(
                     f"{name!r}, {source}, cannot be promoted: version {previous.version} in "
                     f"{to_repository.location}, the newest there, has the same content."
@@ -558,8 +558,8 @@ class ArtifactRepository:
         else:
             pairs = version.items() if isinstance(version, Mapping) else version
             for pair in pairs:
-                name, one = _pair(pair)
-                pinned.setdefault(name, []).append(self._find(name, one, None).version)
+                name, wanted = _pair(pair)
+                pinned.setdefault(name, []).append(self._find(name, wanted, None).version)
         view = type(self)(self.filesystem, self.prefix, mode="r")
         view._pinned = {name: sorted(set(numbers)) for name, numbers in pinned.items()}
         return view
@@ -722,7 +722,7 @@ def _check_environment(handler: type[Artifact], found: ArtifactVersion) -> None:
 
 def _removed(version: ArtifactVersion) -> VersionNotFoundError:
     expiry, removed_at = (
-        one.isoformat() if one else "?" for one in (version.expiry, version.removed_at)
+        moment.isoformat() if moment else "?" for moment in (version.expiry, version.removed_at)
     )
     return VersionNotFoundError(
         f"Version {version.version} of {version.name!r} expired at {expiry}, and its content was "

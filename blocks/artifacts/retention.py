@@ -1,4 +1,4 @@
-"""What is no longer needed: found, and removed beside whoever writes and reads."""
+"""Garbage collection of artifacts, while others write and read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefect_optuna.blocks.artifacts.records import ArtifactVersion, Marks
 
 @dataclass(frozen=True)
 class Garbage:
-    """What `ArtifactRepository.gc` has removed, or would remove.
+    """Garbage that `ArtifactRepository.gc` has removed, or would remove.
 
     Attributes:
         dry_run: whether it has only been looked for.
@@ -44,13 +44,13 @@ def collect(
 ) -> Garbage:
     """Find what is no longer needed, and unless it is a dry run, remove it."""
     now = datetime.now(UTC)
-    expired = [one for one in _live(index) if one.expiry is not None and one.expiry <= now]
+    expired = [v for v in _live(index) if v.expiry is not None and v.expiry <= now]
     if not dry_run:
-        expired = [one for one in expired if _retire(index, one, now)]
-    gone = {(one.name, one.version) for one in expired}
+        expired = [v for v in expired if _retire(index, v, now)]
+    gone = {(v.name, v.version) for v in expired}
 
     def needed() -> set[str]:
-        return {one.path for one in _live(index) if (one.name, one.version) not in gone}
+        return {v.path for v in _live(index) if (v.name, v.version) not in gone}
 
     unneeded, abandoned = objects.collect(needed, dry_run=dry_run)
     leftovers = filesystem.sweep(dry_run=dry_run) + abandoned
@@ -58,16 +58,16 @@ def collect(
 
 
 def _live(index: VersionIndex) -> list[ArtifactVersion]:
-    """The versions whose content has not been removed."""
-    found: list[ArtifactVersion] = []
+    """List the versions whose content has not been removed."""
+    versions: list[ArtifactVersion] = []
     for directory in index.directories():
         numbers = index.numbers(directory)
         marks = index.marks(directory, numbers)
         # The record of a version that is gone may be unreadable.
         there = [number for number in numbers if marks[number].removed_at is None]
         records = index.records(directory, there)
-        found += [with_marks(records[number], marks[number]) for number in there]
-    return found
+        versions += [with_marks(records[number], marks[number]) for number in there]
+    return versions
 
 
 def _retire(index: VersionIndex, version: ArtifactVersion, now: datetime) -> bool:

@@ -14,7 +14,7 @@ from prefect_optuna.blocks.codec.untrusted import (
 from prefect_optuna.blocks.errors import ArchiveError, ArtifactLoadError, ArtifactLogError
 
 TableLibrary = Literal["arrow", "pandas", "polars"]
-"""Whose table to give back: a `pyarrow.Table`, a `pandas.DataFrame` or a `polars.DataFrame`."""
+"""The table type to return: `pyarrow.Table`, `pandas.DataFrame` or `polars.DataFrame`."""
 
 _KIND_OF: dict[str, str] = {
     "arrow": "pyarrow.Table",

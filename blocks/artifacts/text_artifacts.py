@@ -77,5 +77,5 @@ class MarkdownArtifact(TextArtifact):
 
     @classmethod
     def takes(cls, value: Any) -> bool:
-        """Take nothing that nobody has called Markdown."""
+        """Return False: a text is Markdown only if it is logged as such."""
         return False

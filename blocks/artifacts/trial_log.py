@@ -106,17 +106,17 @@ def tag(trial: Trial, *tags: str, overwrite: bool = False) -> None:
 
 
 def logged_metrics(trial: Trial | FrozenTrial) -> dict[str, Any]:
-    """What `log_metric` has kept, by name."""
+    """Return the metrics that `log_metric` has kept, by name."""
     return _named(trial, _METRIC)
 
 
 def logged_parameters(trial: Trial | FrozenTrial) -> dict[str, Any]:
-    """What `log_parameter` has kept, by name."""
+    """Return the parameters that `log_parameter` has kept, by name."""
     return _named(trial, _PARAMETER)
 
 
 def logged_tags(trial: Trial | FrozenTrial) -> list[str]:
-    """What `tag` has kept, in order."""
+    """Return the tags that `tag` has kept, in order."""
     _check(trial)
     return list(trial.user_attrs.get(_TAGS, []))
 
@@ -255,13 +255,13 @@ def load_artifact(
         >>> load_artifact(study, "note", artifacts="memory://docs-study")
         'the first season'
     """
-    found = _named(study_or_trial, _ARTIFACT)
-    if name not in found:
+    references = _named(study_or_trial, _ARTIFACT)
+    if name not in references:
         raise VersionNotFoundError(
             f"{_title(study_or_trial)} has no artifact {name!r}; it has "
-            f"{', '.join(map(repr, sorted(found))) or 'none'}."
+            f"{', '.join(map(repr, sorted(references))) or 'none'}."
         )
-    reference = found[name]
+    reference = references[name]
     try:
         prefix, full_name, version = (reference[k] for k in ("repository", "name", "version"))
     except (TypeError, KeyError):

@@ -1,4 +1,4 @@
-"""Whether every version is still what was logged."""
+"""Verification that every version is still what was logged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefect_optuna.blocks.errors import ArtifactNotFoundError, CorruptArtifactE
 
 @dataclass(frozen=True)
 class VersionProblem:
-    """What is wrong with one version.
+    """A problem of one version.
 
     Attributes:
         name: of the artifact; of one whose record cannot be read, the name of its directory.
@@ -31,7 +31,7 @@ class VersionProblem:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `ArtifactRepository.verify` has found.
+    """The findings of `ArtifactRepository.verify`.
 
     Attributes:
         ok: how many versions are what was logged.

@@ -1,4 +1,4 @@
-"""Which version is meant: by its number, by the time it was made, or as of a time."""
+"""Lookup of a version: by its number, by the time it was made, or as of a time."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def _made_at(
     def created_at(number: int) -> datetime:
         return index.record(directory, number).created_at
 
-    found = numbers[
+    made = numbers[
         bisect_left(numbers, first, key=created_at) : bisect_right(numbers, last, key=created_at)
     ]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if len(made) == 1:
+        return made[0]
+    if made:
         raise VersionNotFoundError(
-            f"{len(found)} versions of {name!r} were made in the second {version}: {_list(found)}. "
+            f"{len(made)} versions of {name!r} were made in the second {version}: {_list(made)}. "
             "Name one by its number, or by its time to the microsecond."
         )
     raise VersionNotFoundError(

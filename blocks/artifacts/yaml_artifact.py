@@ -88,7 +88,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _items(value: Any, known: dict[int, int]) -> int:
-    """How many items there are in a value, those counted again that come again."""
+    """Count the items in a value; repeated ones count each time."""
     if not isinstance(value, (dict, list, set)):
         return 1
     if id(value) not in known:

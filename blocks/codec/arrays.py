@@ -47,7 +47,7 @@ def array_of(text: str, dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any
 
 
 def not_plain(array: np.ndarray[Any, Any]) -> str:
-    """What is said of an array of a class of its own, which a file would not give back; else ''.
+    """Describe an array of a class that a file would not give back; `''` for a plain one.
 
     Example:
         >>> not_plain(np.ma.masked_array([1.0]))
@@ -61,7 +61,7 @@ def not_plain(array: np.ndarray[Any, Any]) -> str:
 
 
 def is_arrow_time(dtype: np.dtype[Any]) -> bool:
-    """Whether Arrow has this type of times or durations."""
+    """Tell whether Arrow has this type of times or durations."""
     return np.datetime_data(dtype) in _ARROW_UNITS
 
 

@@ -23,7 +23,7 @@ _KINDS = {
 
 
 def table_kind(value: Any) -> str | None:
-    """What to call the type of a table; `None` for what is no table."""
+    """Name the type of a table; `None` for what is no table."""
     kind = type(value)
     known = _KINDS.get((kind.__module__.partition(".")[0], kind.__name__))
     if known is not None:
@@ -55,7 +55,7 @@ def to_arrow(value: Any) -> Any:
 
 
 def _is_by_rows(frame: Any) -> bool:
-    """Whether its numbers lie row by row, as in scikit-learn's data: sums depend on it."""
+    """Tell whether the numbers lie row by row, as in scikit-learn's data: sums depend on it."""
     if not _has_one_kind_of_numbers(frame):
         return False
     flags = frame.to_numpy().flags
@@ -73,7 +73,7 @@ def _by_rows(frame: Any) -> Any:
     import numpy as np
     import pandas as pd
 
-    if not _has_one_kind_of_numbers(frame):  # somebody has changed the file
+    if not _has_one_kind_of_numbers(frame):  # the file has been changed
         return frame
     values = np.ascontiguousarray(frame.to_numpy())
     made = pd.DataFrame(values, index=frame.index, columns=frame.columns, copy=False)
@@ -105,7 +105,7 @@ def storable_table(value: Any, title: str) -> Any:
 
 
 def refused_column(schema: Any) -> str:
-    """What is said of a table with a column that nobody's file may have; `''` where none has."""
+    """Describe a column of a type that is never read from a file; `''` if there is none."""
     if not (refused := arrow_types_refused(schema)):
         return ""
     return (

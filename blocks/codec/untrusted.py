@@ -25,10 +25,10 @@ from typing import IO, Any
 import numpy as np
 
 UNPACKED = 1 << 30
-"""How many bytes anything may unpack to."""
+"""Largest number of bytes to which anything may unpack."""
 
 RATIO = 100
-"""How many times as large as it is something may become that is larger than that."""
+"""The largest ratio of unpacked to stored size, for what unpacks to more than that."""
 
 _EMPTY_ROWS = 10_000_000  # of a column that takes no bytes
 _DEPTH = 64  # of types in types
@@ -40,7 +40,7 @@ _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # of the headers of a message
 # As Schema.fbs numbers them. Missing: unions, run-end encoding and list views, whose values may be
 # as many as they like in a few bytes.
 _TYPES = frozenset(range(1, 25)) - {14, 22}
-# Others are read by classes that somebody has registered, and some of those unpickle.
+# Others are read by registered classes, and some of those unpickle.
 _EXTENSIONS = {
     "arrow.bool8",
     "arrow.fixed_shape_tensor",
@@ -63,7 +63,7 @@ _ReadAt = Callable[[int, int], bytes]
 
 
 def unpacks_to_too_much(unpacked: int, stored: int) -> bool:
-    """Whether so many bytes may not come of so many."""
+    """Tell whether content unpacks to more bytes than its stored size allows."""
     return unpacked > max(UNPACKED, RATIO * stored)
 
 
@@ -84,7 +84,7 @@ def read_arrow(content: Any) -> Any:
 
 
 def bytes_of(buffer: Any) -> Callable[[int, int], bytes]:
-    """What reads so many bytes of a `pyarrow.Buffer`, from a place on."""
+    """Return a function that reads a number of bytes of a `pyarrow.Buffer`, from a place on."""
 
     def read_at(start: int, size: int) -> bytes:
         return buffer.slice(start, size).to_pybytes()
@@ -202,14 +202,14 @@ def _dtype(text: str) -> np.dtype[Any]:
 
 
 def array_size(dtype: np.dtype[Any], shape: Any) -> int:
-    """How many bytes an array takes whose shape a file names."""
+    """Return the number of bytes that an array takes whose shape a file names."""
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError("it names no shape of an array")
     return dtype.itemsize * math.prod(shape)
 
 
 def is_padded(size: int, held: int) -> bool:
-    """Whether an array takes far more bytes than there are characters in it."""
+    """Tell whether an array takes far more bytes than there are characters in it."""
     return size > max(1 << 12, RATIO * held)
 
 
@@ -445,10 +445,10 @@ def _check_parquet_schema(content: Any) -> None:
     if length > content.size - 8:
         raise ValueError("its end lies outside of it")
     footer = content.slice(content.size - 8 - length, length).to_pybytes()
-    found = _PARQUET_SCHEMA.findall(footer)
-    if len(found) < footer.count(b"ARROW:schema"):
+    schemas = _PARQUET_SCHEMA.findall(footer)
+    if len(schemas) < footer.count(b"ARROW:schema"):
         raise ValueError("it has Arrow's schema in a place where Arrow writes none")
-    for text in found:
+    for text in schemas:
         _check_schema_message(base64.b64decode(text))
 
 

@@ -238,7 +238,7 @@ def _scalar(value: Any, text: str) -> Any:
 
 
 def _has_text(value: Any) -> bool:
-    """Whether a value survives as text: a time's fixed offset does, its named zone does not."""
+    """Tell whether a value survives as text: a fixed UTC offset does, a named zone does not."""
     if isinstance(value, ZoneInfo):
         return bool(value.key)
     if not isinstance(value, (datetime, time)):

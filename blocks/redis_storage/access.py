@@ -1,4 +1,4 @@
-"""What a user of the server has to be allowed."""
+"""The permissions that a user of the server needs."""
 
 from __future__ import annotations
 

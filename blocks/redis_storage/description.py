@@ -1,4 +1,4 @@
-"""What a server is, and how much of it a namespace takes, for the person who looks after it."""
+"""Description of a server, and of the share of it that a namespace takes, for its operator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RedisDescription:
-    """What a Redis storage is made of. `str` of it is a text for people.
+    """Description of a Redis storage. `str` of it is a text for people.
 
     Args:
         location: the server's URL, without user and password.
@@ -67,7 +67,7 @@ def describe(server: Server, namespace: str) -> RedisDescription:
     info = _ask(server, nodes[0], "INFO")
     kept = [_persistence(server, node) for node in nodes]
     # A cluster loses what its most forgetful node loses.
-    persistence, warning = next((found for found in kept if found[1]), kept[0])
+    persistence, warning = next((settings for settings in kept if settings[1]), kept[0])
     studies, trials, size = _contents(server, namespace)
     return RedisDescription(
         location=server.location,
@@ -135,7 +135,7 @@ def _persistence(server: Server, node: Any) -> tuple[str, str | None]:
 
 
 def _settings(reply: Any) -> dict[str, str]:
-    """What CONFIG GET has given, as bytes or as text."""
+    """Return the settings in a reply to CONFIG GET, which are bytes or text."""
     pairs: dict[Any, Any] = (
         reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
     )

@@ -40,7 +40,7 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def plain(value: Any, text: str) -> Any:
-    """What a reader will get for a value, which has become this text.
+    """Return what a reader will get for a value that has been encoded as this text.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.encoding import encode, plain
@@ -169,7 +169,7 @@ _by_bounds: dict[tuple[object, ...], StoredDistribution] = {}
 
 
 def stored_distribution(distribution: BaseDistribution) -> StoredDistribution:
-    """What the server keeps of a distribution; equal ones are worked out once.
+    """Return the stored form of a distribution; equal ones are worked out once.
 
     Example:
         >>> from optuna.distributions import FloatDistribution
@@ -181,12 +181,12 @@ def stored_distribution(distribution: BaseDistribution) -> StoredDistribution:
     if kind is FloatDistribution or kind is IntDistribution:
         bounds: Any = distribution
         key = (kind, bounds.low, bounds.high, bounds.step, bounds.log)
-        found = _by_bounds.get(key)
-        if found is None:
+        stored = _by_bounds.get(key)
+        if stored is None:
             if len(_by_bounds) >= 4096:
                 _by_bounds.clear()
-            found = _by_bounds[key] = _stored(distribution, None)
-        return found
+            stored = _by_bounds[key] = _stored(distribution, None)
+        return stored
     try:
         return _stored(distribution, _identity(distribution))
     except TypeError as error:

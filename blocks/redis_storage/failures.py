@@ -1,4 +1,4 @@
-"""What a Redis server or the way to it can answer instead, as errors for people."""
+"""Failures of a Redis server, or on the way to it, as errors for people."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LOGIN_WORDS = (
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether the next attempt may go well: a connection that was lost, a server that starts.
+    """Tell whether the next attempt may succeed: a connection was lost, or a server is starting.
 
     Example:
         >>> import redis

@@ -1,4 +1,4 @@
-"""What is wrong with the keys of a namespace, and the commands that mend it."""
+"""Problems of the keys of a namespace, and the commands that mend them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ while ARGV[i] do
 end
 return 1
 """)
-"""Carries out commands, unless somebody has written in the meantime."""
+"""Runs commands, unless the hash has been written meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Content:
 
     @property
     def fields(self) -> dict[bytes, bytes]:
-        """Of a hash, or of a sorted set its members and scores."""
+        """Fields of a hash, or members and scores of a sorted set."""
         return dict(zip(self.items[::2], self.items[1::2], strict=True))
 
 
@@ -97,26 +97,26 @@ class Findings:
         self._suffix = f":damaged-{secrets.token_hex(4)}"
 
     def fields(self, key: str) -> dict[bytes, bytes]:
-        """The content of a hash or a sorted set; nothing if it is none."""
+        """Return the content of a hash or a sorted set; empty for other types."""
         content = self._contents.get(key, _NOTHING)
         return content.fields if content.kind in ("hash", "zset") else {}
 
     def items(self, key: str) -> Sequence[bytes]:
-        """The content of a list; nothing if it is none."""
+        """Return the content of a list; empty for other types."""
         content = self._contents.get(key, _NOTHING)
         return content.items if content.kind == "list" else ()
 
     def exists(self, key: str) -> bool:
-        """Whether there is such a key, of any type."""
+        """Tell whether there is such a key, of any type."""
         return self._contents.get(key, _NOTHING).kind != "none"
 
     def check_type(self, key: str, expected: str) -> None:
         """A key of another type is set aside, and its content counts as missing."""
-        found = self._contents.get(key, _NOTHING).kind
-        if found not in (expected, "none"):
+        actual = self._contents.get(key, _NOTHING).kind
+        if actual not in (expected, "none"):
             self.damaged(
                 key,
-                f"is a {found}, and a {expected} was expected",
+                f"is a {actual}, and a {expected} was expected",
                 f"set it aside as {key}:damaged-...",
                 ("RENAME", key, key + self._suffix),
             )
@@ -131,7 +131,7 @@ class Findings:
         self.problems.append(RedisProblem(key, "lost", found, remedy))
 
     def stale(self, key: str, found: str, remedy: str) -> None:
-        """Add something that nobody has to mend."""
+        """Add a problem that needs no repair."""
         self.problems.append(RedisProblem(key, "stale", found, remedy))
 
     def mend(self, *commands: tuple[Any, ...]) -> None:
@@ -147,7 +147,7 @@ class Findings:
 
     @property
     def is_mendable(self) -> bool:
-        """Whether there are commands."""
+        """True if there are commands."""
         return bool(self._commands)
 
     def script(self) -> tuple[list[str], list[Any]]:

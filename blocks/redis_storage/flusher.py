@@ -51,13 +51,13 @@ class Flusher:
             idle = 0 if self._flush() else idle + 1
             if idle > _IDLE_ROUNDS:
                 with self._lock:
-                    # Whoever has added something since then finds it running, or wakes it.
+                    # A writer that has added something since then finds it running, or wakes it.
                     self.running = False
                 if not self._flush():
                     return
                 with self._lock:
                     if self.running:
-                        return  # somebody has started another
+                        return  # another one has been started
                     self.running, idle = True, 0
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which keys a namespace has, and what is in them.
+"""Keys of a namespace, and their contents.
 
 The registry is one slot of a Redis Cluster, and each study is another:
 

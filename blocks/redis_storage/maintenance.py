@@ -37,7 +37,7 @@ _CHUNK = 5_000
 
 @dataclass(frozen=True)
 class RedisReport:
-    """What `check` has found, or what `repair` has done. `str` of it is a text for people.
+    """The findings of `check`, or the work of `repair`. `str` of it is a text for people.
 
     Args:
         location: the server's URL, without user and password.
@@ -65,7 +65,7 @@ class RedisReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged or lost; a silent worker is neither."""
+        """True if nothing is damaged or lost; a silent worker is neither."""
         return all(problem.kind == "stale" for problem in self.problems)
 
     def __str__(self) -> str:
@@ -147,15 +147,15 @@ def repair(
     spare = {each.key: each.text for each in stored}
     with _server(target, namespace) as (server, namespace):
         repaired: list[RedisProblem] = []
-        report, found = _look(server, namespace, spare, float("inf"))
+        report, all_findings = _look(server, namespace, spare, float("inf"))
         # Mending one thing can show another: a study that is registered again is looked through.
         for _ in range(_ATTEMPTS):
-            if not any(findings.is_mendable for findings in found):
+            if not any(findings.is_mendable for findings in all_findings):
                 break
-            for findings in found:
+            for findings in all_findings:
                 if findings.is_mendable and server.run(MEND, *findings.script()):
                     repaired += [p for p in findings.problems if p.kind == "damaged"]
-            report, found = _look(server, namespace, spare, float("inf"))
+            report, all_findings = _look(server, namespace, spare, float("inf"))
         return replace(report, repaired=tuple(repaired))
 
 
@@ -184,24 +184,24 @@ def _look(
 ) -> tuple[RedisReport, list[Findings]]:
     names = _keys_of(server, namespace)
     registry = _Registry(server, namespace, names)
-    found, trials = [registry.findings, *registry.removals], 0
+    all_findings, trials = [registry.findings, *registry.removals], 0
     if registry.is_ours:
         spare = {**_all_distributions(server, namespace, registry.names), **spare}
         (now,) = server.read([("TIME",)])
         since = (int(now[0]) - stale_after) * 1000
         for study_id in registry.names:
             study = _check_study(server, namespace, study_id, registry, spare, since)
-            found.append(study.findings)
+            all_findings.append(study.findings)
             trials += study.trials
     report = RedisReport(
         location=server.location,
         namespace=namespace,
         studies=len(registry.names),
         trials=trials,
-        problems=tuple(problem for findings in found for problem in findings.problems),
+        problems=tuple(problem for findings in all_findings for problem in findings.problems),
         repaired=(),
     )
-    return report, found
+    return report, all_findings
 
 
 def _keys_of(server: Server, namespace: str) -> list[str]:
@@ -221,25 +221,25 @@ def _keys_of(server: Server, namespace: str) -> list[str]:
 
 def _contents(server: Server, keys: Iterable[str], known: int = 0) -> dict[str, Content]:
     keys = list(keys)
-    found = server.run(LOOK, keys, [known])
+    replies = server.run(LOOK, keys, [known])
     return {
-        key: Content(kind.decode(), items) for key, (kind, items) in zip(keys, found, strict=True)
+        key: Content(kind.decode(), items) for key, (kind, items) in zip(keys, replies, strict=True)
     }
 
 
 def _all_distributions(server: Server, namespace: str, ids: Iterable[int]) -> dict[str, str]:
     """A distribution has the same short id in every study."""
-    found: dict[str, str] = {}
+    distributions: dict[str, str] = {}
     for study_id in ids:
         key = StudyKeys(namespace, study_id).distributions
         content = _contents(server, [key])[key]
         for name, text in content.fields.items() if content.kind == "hash" else ():
             try:
                 decode_distribution(text.decode())
-                found[name.decode()] = text.decode()
+                distributions[name.decode()] = text.decode()
             except (ValueError, TypeError, LookupError):
                 continue
-    return found
+    return distributions
 
 
 def _check_study(
@@ -291,7 +291,7 @@ def _finished(server: Server, keys: StudyKeys) -> list[bytes]:
 
 
 class _Registry:
-    """Which studies there are, and whether the registry says the same."""
+    """The studies that there are, checked against the registry."""
 
     def __init__(self, server: Server, namespace: str, names: Iterable[str]) -> None:
         self.registry: Registry = Registry(namespace)
@@ -325,24 +325,24 @@ class _Registry:
     def _check_root(self, ids: set[int]) -> None:
         findings, root = self.findings, self.registry.root
         fields = findings.fields(root)
-        found = fields.get(b"format")
-        if not ids and (not findings.exists(root) or found == str(FORMAT).encode()):
+        written = fields.get(b"format")
+        if not ids and (not findings.exists(root) or written == str(FORMAT).encode()):
             pass
-        elif not ids and found is None:
+        elif not ids and written is None:
             self.is_ours = False
             findings.lost(root, "is none of a RedisStorage", "take another namespace")
             return
-        elif found is not None and found.isdigit() and int(found) > FORMAT:
+        elif written is not None and written.isdigit() and int(written) > FORMAT:
             self.is_ours = False
             findings.lost(
                 root,
-                f"is of format {int(found)}, and this version knows {FORMAT}",
+                f"is of format {int(written)}, and this version knows {FORMAT}",
                 "update prefect-optuna",
             )
             return
         else:
             findings.check_type(root, "hash")
-            if found != str(FORMAT).encode():
+            if written != str(FORMAT).encode():
                 findings.damaged(
                     root,
                     "does not say which format the namespace has",

@@ -1,4 +1,4 @@
-"""What runs inside the server, each script whole or not at all.
+"""Scripts that run inside the server, each whole or not at all.
 
 Scripts never decode a value: they move text, so that no digit of a float is lost.
 """
@@ -48,7 +48,7 @@ redis.call('HSET', KEYS[1], 'name', ARGV[1], 'directions', ARGV[2], 'operation',
   'version', 1, 'next', 0, 'tip', ARGV[3])
 return 1
 """)
-"""Makes the keys of a study, which nobody sees before it is registered."""
+"""Makes the keys of a study, which are invisible until it is registered."""
 
 REGISTER = Script("""
 -- KEYS: names, studies. ARGV: name, id, the id that this name may have by now, or ''.
@@ -87,7 +87,7 @@ for _, number in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. limi
 end
 return stale
 """)
-"""Which trials have lost their worker."""
+"""Finds the trials that have lost their worker."""
 
 COMMIT = Script(
     """

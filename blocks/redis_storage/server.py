@@ -133,7 +133,7 @@ class Server:
             connection.send_packed_command(packed, check_health=False)
             replies = [_reply(connection) for _ in commands]
         except BaseException:
-            # Nobody knows which reply would come next.
+            # The next reply could be that of an earlier command.
             connection.disconnect()
             pool.release(connection)
             raise
@@ -161,11 +161,11 @@ class Server:
                 attempt += 1
 
     def explained(self, error: Exception, waited: float = 0.0) -> PrefectOptunaError:
-        """The error to raise for one of redis-py's, tried again for so many seconds."""
+        """Return the error to raise for one of redis-py's, after `waited` seconds of retries."""
         return translated(error, self.where, waited, self._secrets)
 
     def cause(self, error: Exception) -> BaseException | None:
-        """What to raise it from: nothing, where a server has repeated a password."""
+        """Return the cause to raise an error from: none, if the server has repeated a password."""
         return clean_cause(error, self._secrets)
 
     def disconnect(self) -> None:

@@ -177,7 +177,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         self._next_study_id(0)
 
     def _start(self) -> None:
-        """What belongs to this process alone."""
+        """Set up the state that belongs to this process alone."""
         from prefect_optuna.blocks.redis_storage.server import Server
 
         self._lock = threading.RLock()
@@ -373,17 +373,17 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
 
     def _next_study_id(self, wanted: int) -> int:
         reply = self._server.run(OPEN, [self._registry.root], [FORMAT, wanted])
-        found = reply[0].decode("utf-8", "replace")
+        answer = reply[0].decode("utf-8", "replace")
         if len(reply) == 2:
             return int(reply[1])
-        if found.isdigit():
+        if answer.isdigit():
             raise StorageFormatError(
-                f"{self._server.where} is of format {found}, and this version of prefect-optuna "
+                f"{self._server.where} is of format {answer}, and this version of prefect-optuna "
                 f"knows {FORMAT}. Update prefect-optuna, or take another namespace."
             )
         raise StorageFormatError(
             f"{self._server.where} holds something else: expected {self._registry.root} to be a "
-            f"hash with a format, and found a {found}. Take another namespace."
+            f"hash with a format, and found a {answer}. Take another namespace."
         )
 
     def create_new_study(
@@ -457,12 +457,12 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
             self._start()
         names, studies = self._registry.names, self._registry.studies
         for _ in range(_LOOKS):
-            found, named, known = self._server.read(
+            study_id, named, known = self._server.read(
                 [("HGET", names, _bytes(study_name)), ("HLEN", names), ("HLEN", studies)]
             )
-            if found is not None:
+            if study_id is not None:
                 with decoding(names):
-                    return int(found)
+                    return int(study_id)
             if named >= known:
                 raise KeyError(f"No study with the name {study_name!r} exists.")
         raise self._uneven_registry()
@@ -513,7 +513,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         if self._pid != os.getpid():
             self._start()
         (studies,) = self._server.read([("HKEYS", self._registry.studies)])
-        found: list[FrozenStudy] = []
+        frozen: list[FrozenStudy] = []
         with decoding(self._registry.studies):
             ids = sorted(map(int, studies))
         for study_id in ids:
@@ -530,7 +530,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
                     self._refuse_missing(study_id)
                 continue
             with decoding(keys.prefix):
-                found.append(
+                frozen.append(
                     FrozenStudy(
                         study_name=_text(meta[0]),
                         direction=None,
@@ -540,7 +540,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
                         study_id=study_id,
                     )
                 )
-        return found
+        return frozen
 
     # Trials: making and changing
 
@@ -635,7 +635,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
                 self._send(study, trial, [operation])
                 return
             with study.lock:
-                # It may have been loaded again since, or finished by somebody else.
+                # It may have been loaded again since, or finished by another client.
                 if (current := study.live.get(trial.number)) is None:
                     self._refuse_finished(study, trial.number)
                 current.set(name, value)
@@ -816,7 +816,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
     # Trials: reading
 
     def _is_second_half(self, of: int) -> bool:
-        """Whether this thread has made the trial in its last call, a moment ago.
+        """Tell whether this thread has just made the trial, in its last call.
 
         Optuna reads each trial right after it has made it. Nobody can have changed it since
         then and have told this thread; what the thread itself writes goes out with a read.
@@ -872,7 +872,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
     def get_n_trials(
         self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
     ) -> int:
-        """How many trials a study has, of all states or of some."""
+        """Count the trials of a study, in all states or in some."""
         if state is None:
             return len(self._fresh(study_id))
         return super().get_n_trials(study_id, state)
@@ -917,7 +917,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         return self.heartbeat_interval
 
     def get_heartbeat_stale_trial_callback(self) -> _StaleTrialCallback | None:
-        """What is called for a trial that has lost its worker."""
+        """Return the callback for a trial that has lost its worker."""
         return self.heartbeat_stale_trial_callback
 
 

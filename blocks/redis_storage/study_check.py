@@ -1,4 +1,4 @@
-"""Whether the keys of one study fit together, and how to make them fit again."""
+"""Check that the keys of one study fit together, and repair them if not."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ class StudyCheck:
         return f'[{number},"F",null,{now},{now},{{{",".join(fields)}}}]'
 
     def _later(self, number: int) -> list[tuple[str, str, bool]]:
-        """What was set on a live trial: field, value, and whether they can be read."""
+        """List what was set on a live trial: field, value, and whether they can be read."""
         placed: list[tuple[int, str, str, bool]] = []
         for raw, value in self.findings.fields(self._keys.trial(number)).items():
             place, _, text = value.decode(errors="replace").partition(" ")
@@ -321,9 +321,9 @@ class StudyCheck:
 
     def _check_kinds(self) -> None:
         key = self._keys.kinds
-        found = self.findings.fields(key)
+        kinds = self.findings.fields(key)
         for field, kind in self._kinds.items():
-            if found.get(field.encode()) != kind.encode():
+            if kinds.get(field.encode()) != kind.encode():
                 self.findings.damaged(
                     key,
                     f"has the wrong kind of distribution for {field}",
@@ -368,7 +368,7 @@ class StudyCheck:
                     )
 
     def _check_log(self) -> None:
-        """The log only saves clients from reading everything, so that it can always begin anew."""
+        """Check the log, which can always begin anew: it only saves clients some reading."""
         findings, keys = self.findings, self._keys
         fields, log = findings.fields(keys.meta), findings.items(keys.log)
         version, tip = integer(fields.get(b"version")), fields.get(b"tip")
@@ -390,7 +390,7 @@ class StudyCheck:
 
 
 def _is_entry(entry: bytes) -> bool:
-    """Whether this can be an entry of the log."""
+    """Tell whether this can be an entry of the log."""
     try:
         first, *lines = entry.decode().split("\n")
         for line in lines:

@@ -48,7 +48,7 @@ Read = Callable[[Sequence[tuple[Any, ...]]], list[Any]]
 
 
 class Outbox:
-    """What this client has still to send for one trial; it outlives the copies of the trial.
+    """Operations that this client has still to send for one trial; it outlives the trial's copies.
 
     `lock` is held while something is added or sent, so that what comes first arrives first.
     """
@@ -99,13 +99,13 @@ class LiveTrial:
         self.snapshot = None
 
     def frozen(self) -> FrozenTrial:
-        """A trial that its reader may change."""
+        """Return a trial that its reader may change."""
         return self.parts.copy().frozen(
             self.number, self.trial_id, self.state, self.started, self.completed
         )
 
     def shared(self) -> FrozenTrial:
-        """A trial that nobody may change; the same until something happens."""
+        """Return a read-only trial, the same object until something happens."""
         if self.snapshot is None:
             self.snapshot = self.frozen()
         return self.snapshot
@@ -118,7 +118,7 @@ class LiveTrial:
 
 
 class StudyCopy:
-    """What a client knows of one study."""
+    """A client's copy of one study."""
 
     def __init__(self, namespace: str, study_id: int, read: Read) -> None:
         self.study_id: int = study_id
@@ -368,17 +368,17 @@ class StudyCopy:
 
     def distribution(self, key: str) -> BaseDistribution:
         """Find a distribution by its short id, on the server if it is new."""
-        found = self.distributions.get(key)
-        if found is None:
+        distribution = self.distributions.get(key)
+        if distribution is None:
             (names,) = self._read([("HGETALL", self.keys.distributions)])
             self._learn_distributions(names)
-            found = self.distributions.get(key)
-        if found is None:
+            distribution = self.distributions.get(key)
+        if distribution is None:
             raise DamagedStorageError(
                 f"{self.keys.distributions} has no distribution {key!r}, and a trial was made with "
                 "it. Run `check` on the storage, and restore a backup if it cannot be repaired."
             )
-        return found
+        return distribution
 
     def _learn_distributions(self, stored: Any) -> None:
         with decoding(self.keys.distributions):
@@ -407,7 +407,7 @@ class StudyCopy:
         return trial
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, which nobody may change."""
+        """Return all trials, which are read-only."""
         with self.lock:
             trials: list[Any] = self._trials.copy()
             for number, live in self.live.items():
@@ -442,7 +442,7 @@ class StudyCopy:
 
 
 def mapping(flat: Any) -> dict[str, bytes]:
-    """What HGETALL has given, of either protocol and inside a script."""
+    """Return the reply to HGETALL as a mapping, of either protocol and inside a script."""
     if isinstance(flat, dict):
         return {key.decode(): value for key, value in flat.items()}
     return {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
@@ -450,7 +450,7 @@ def mapping(flat: Any) -> dict[str, bytes]:
 
 @contextmanager
 def without_garbage_collector() -> Generator[None]:
-    """It would look at each of many thousand new objects, which all stay, again and again."""
+    """Pause the collector, which would scan thousands of new objects that all stay."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -462,10 +462,10 @@ def without_garbage_collector() -> Generator[None]:
 
 def read_attributes(stored: Any) -> dict[str, Any]:
     """The attributes of a study, from the reply of `HGETALL`."""
-    found = {json.loads(name): json.loads(value) for name, value in mapping(stored).items()}
-    for name, value in found.items():
+    attributes = {json.loads(name): json.loads(value) for name, value in mapping(stored).items()}
+    for name, value in attributes.items():
         check_nesting(name, value)  # how deep JSON is read depends on the version of Python
-    return found
+    return attributes
 
 
 _MOST_TRIALS = 1 << 27  # a list of them takes a gigabyte

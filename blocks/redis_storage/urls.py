@@ -15,7 +15,7 @@ _SCHEMES = (
 
 
 def location_of(target: Any) -> str:
-    """Where a URL or a client leads, for people, without any password.
+    """Return the address of a URL or a client, for people, without any password.
 
     Example:
         >>> from prefect_optuna.blocks.redis_storage.urls import location_of

@@ -1,4 +1,4 @@
-"""How the bytes of artifacts are kept, for each kind of filesystem; private to `blocks`."""
+"""Stores of the bytes of artifacts, for each kind of filesystem; private to `blocks`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other libraries raise, as the `OSError` that it means, and whether to try again.
+"""Errors of other libraries, as the `OSError` that they mean, and whether to try again.
 
 The clients of object stores and SFTP raise errors of their own. They are told by their names and
 HTTP status, since importing a client to name its errors costs more than using it.
@@ -60,7 +60,7 @@ _TRANSIENT_ERRNO = {
 
 
 def wrong_options(url: str) -> InvalidSettingError:
-    """What a client's own `TypeError` means, which may quote a value that is secret."""
+    """Return the meaning of a client's own `TypeError`, which may quote a value that is secret."""
     return InvalidSettingError(
         f"The artifact filesystem {url} has options that its client does not take, or values of "
         "another kind. Expected those of fsspec's filesystem for this protocol, such as key, "
@@ -69,7 +69,7 @@ def wrong_options(url: str) -> InvalidSettingError:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same call may well work in a moment."""
+    """Tell whether the same call may well work in a moment."""
     return isinstance(error, (ConnectionError, TimeoutError)) or (
         isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
     )

@@ -21,7 +21,7 @@ _CONCURRENT_REQUESTS = 16
 
 
 class FsspecStore:
-    """What all filesystems of fsspec do alike."""
+    """The part that all filesystems of fsspec have in common."""
 
     def __init__(self, filesystem: AbstractFileSystem, root: str, url: str) -> None:
         self._fs: Any = filesystem
@@ -54,10 +54,10 @@ class FsspecStore:
 
     def info(self, path: str) -> ArtifactInfo:
         with translated():
-            found: Mapping[str, Any] = self._fs.info(self._full(path))
-        if found["type"] != "file":
+            details: Mapping[str, Any] = self._fs.info(self._full(path))
+        if details["type"] != "file":
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return ArtifactInfo(path, int(found["size"] or 0), _modified(found))
+        return ArtifactInfo(path, int(details["size"] or 0), _modified(details))
 
     def is_file(self, path: str) -> bool:
         with translated():
@@ -72,13 +72,13 @@ class FsspecStore:
                 names = self._fs.ls(self._full(path), detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 names = []
-        # Some stores list the directory itself, where somebody has made a marker for it.
-        found = [name for name in map(self._relative, names) if name and name != path]
-        if not found and path and self.is_file(path):
+        # Some stores list the directory itself, where there is a marker for it.
+        entries = [name for name in map(self._relative, names) if name and name != path]
+        if not entries and path and self.is_file(path):
             return [path]
-        if not found and not self.root_is_there():
+        if not entries and not self.root_is_there():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._root)
-        return found
+        return entries
 
     def walk(self, path: str) -> Iterator[str]:
         with translated():

@@ -20,12 +20,12 @@ from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
 from prefect_optuna.blocks.errors import ArtifactPathError
 from prefect_optuna.blocks.stores.protocol import ArtifactInfo
 
-# Where folders can be opened, nobody who swaps one for a link leads a call out of the root.
+# Where folders can be opened, swapping one for a link cannot lead a call out of the root.
 _BY_FOLDER = {os.open, os.stat, os.mkdir, os.unlink} <= os.supports_dir_fd
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0)
 _PASSING = getattr(os, "O_PATH", os.O_RDONLY) | _FOLDER  # needs no right to list it
-# A FIFO that nobody writes to would keep us waiting.
+# A FIFO without a writer would block.
 _FILE = _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _LINKS = 40  # on the way to a path, as Linux has it
 _STEPS = 1000
@@ -77,7 +77,7 @@ class LocalStore:
                 return _put(temporary, place, replace=False)
 
     def scratch(self, path: str) -> str:
-        # In the root, so that putting it in place is a rename, and nobody can swap the folder.
+        # In the root, so that putting it in place is a rename, and the folder cannot be swapped.
         with self._place(path, make=True):
             return self.root
 
@@ -186,7 +186,7 @@ class LocalStore:
 
     @contextmanager
     def _place(self, path: str, *, make: bool = False, links: bool = True) -> Generator[_Place]:
-        """Where a path is, in a folder that stays the same one whatever it is called meanwhile."""
+        """Resolve a path in a folder that stays the same even if it is renamed meanwhile."""
         for _ in range(_LINKS):
             try:
                 place = self._walked(path.split("/"), make=make, links=links)
@@ -273,7 +273,7 @@ def _opened(folder: int, name: str, depth: int, *, make: bool) -> int:
 
 
 def _status(place: _Place) -> os.stat_result | None:
-    """What is there, also if it is a link that leads nowhere."""
+    """Return the status of a file, also if it is a link that leads nowhere."""
     try:
         return os.stat(place.name, dir_fd=place.folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -332,7 +332,7 @@ def _unfinished(target: _Place, content: bytes | BinaryIO) -> Generator[_Place]:
 
 
 def is_private(path: Path) -> bool:
-    """Whether a file or folder is this user's, no link, and nobody else may write there."""
+    """Tell whether a path is this user's, is no link, and nobody else may write there."""
     try:
         status = path.lstat()
     except OSError:
@@ -344,7 +344,7 @@ def is_private(path: Path) -> bool:
 
 
 def shared_part(path: Path) -> Path | None:
-    """What somebody else may write to, or replace: a folder, or a link or a folder on its way."""
+    """Find the first folder or link on a path that somebody else may write to or replace."""
     names, place, seen = [*reversed(path.absolute().parts)], Path(), 0
     while names and hasattr(os, "getuid"):
         inner, seen = place / names.pop(), seen + 1
@@ -363,7 +363,7 @@ def shared_part(path: Path) -> Path | None:
 
 
 def _is_out_of_reach(status: os.stat_result) -> bool:
-    """Whether nobody but this user and the system's may change what is in a folder, or a link."""
+    """Tell whether only this user and the system's may change a folder's content, or a link."""
     system = Path("/").stat()  # in a container, its user may have any number
     if status.st_uid not in (os.getuid(), system.st_uid):
         return False
@@ -375,12 +375,12 @@ def _is_out_of_reach(status: os.stat_result) -> bool:
 
 
 def _has_others(group: int) -> bool:
-    """Whether a group is not one that a user has for itself, as most Linux systems make it."""
+    """Tell whether a group is not the private one that most Linux systems make for each user."""
     import grp
     import pwd
 
     try:
-        me, found = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
+        me, record = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
     except KeyError:
         return True
-    return found.gr_name != me.pw_name or bool({*found.gr_mem} - {me.pw_name})
+    return record.gr_name != me.pw_name or bool({*record.gr_mem} - {me.pw_name})

@@ -1,4 +1,4 @@
-"""Which store a URL means."""
+"""Opening of the store that a URL names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the artifact filesystem asks of a store."""
+"""The protocol that the artifact filesystem asks of a store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol
 
 @dataclass(frozen=True)
 class ArtifactInfo:
-    """What a filesystem says of an artifact without reading it.
+    """A filesystem's information about an artifact, known without reading it.
 
     Attributes:
         path: its path, relative to the root of its filesystem.
@@ -59,13 +59,13 @@ class ArtifactStore(Protocol):
     def walk(self, path: str) -> Iterator[str]: ...
 
     def unfinished(self) -> Iterator[ArtifactInfo]:
-        """What killed writers have left behind."""
+        """Yield what killed writers have left behind."""
         ...
 
     def rm(self, path: str, recursive: bool) -> None: ...
 
     def root_is_there(self) -> bool:
-        """Whether nobody but the owner of the storage can make the root: a bucket, a server."""
+        """Tell whether the root must be made by the storage's owner: a bucket, a server."""
         ...
 
     def location(self, path: str) -> str: ...

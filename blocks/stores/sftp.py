@@ -69,9 +69,9 @@ class SftpStore(FsspecStore):
 
     def unfinished(self) -> Iterator[ArtifactInfo]:
         with translated():
-            for name, found in self._fs.find(self._root, detail=True).items():
+            for name, details in self._fs.find(self._root, detail=True).items():
                 if posixpath.basename(name).startswith(TEMPORARY_PREFIX):
-                    yield ArtifactInfo(self._relative(name), found["size"], found["mtime"])
+                    yield ArtifactInfo(self._relative(name), details["size"], details["mtime"])
 
     def ls(self, path: str) -> list[str]:
         return [name for name in super().ls(path) if not _is_temporary(name)]

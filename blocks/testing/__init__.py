@@ -1,4 +1,4 @@
-"""What a study storage has to survive, as tests that any storage can subclass.
+"""The contract of a study storage, as tests that any storage can subclass.
 
 Optuna's own `optuna.testing.pytest_storages.StorageTestCase` says whether a storage answers
 rightly to one process that is well. `StudyStorageContract` goes on from there: many processes,

@@ -1,4 +1,4 @@
-"""Every kind of call that a storage gets, one after the other, each with what it has to leave."""
+"""Every kind of call that a storage gets, in sequence, with the state that each has to leave."""
 
 # ruff: noqa: S101 -- these are the assertions of a test
 # A storage deals in ids, which are private in Optuna.

@@ -54,7 +54,7 @@ _NAMES = {
 
 
 class StudyStorageContract:
-    """What a storage has to survive when many processes use it, and when things break.
+    """Tests of a storage that many processes use, and around which things break.
 
     Subclass it and say how to open the storage; pytest runs the rows. Rows that need something
     which your storage has not, such as a server that can be killed, are skipped and say so.
@@ -185,10 +185,10 @@ class StudyStorageContract:
         study = open_study(connect(), _STUDY)
         if heartbeat:
             _fail_stale(study)
-        found = violations(
+        broken = violations(
             map(History.read, logs), study.get_trials(), study.user_attrs, recovered=heartbeat
         )
-        assert not found, "\n".join(found)
+        assert not broken, "\n".join(broken)
         assert len(study.get_trials(states=[TrialState.COMPLETE])) > 20
 
     # Servers and connections that fail.
@@ -286,8 +286,8 @@ class StudyStorageContract:
                 each_gets_on()
             stop.touch()
             crew.answers()
-        found = violations(map(History.read, logs), _patiently(study.get_trials))
-        assert not found, "\n".join(found)
+        broken = violations(map(History.read, logs), _patiently(study.get_trials))
+        assert not broken, "\n".join(broken)
 
     # Damage and malice.
 
@@ -447,7 +447,7 @@ _random = random.Random(7)  # noqa: S311 -- no secret hangs on it
 
 
 def _text(size: int) -> str:
-    """No database can make it smaller, or find it to be the same again."""
+    """Return text that no database can compress or deduplicate."""
     return _random.randbytes(size // 2).hex()
 
 

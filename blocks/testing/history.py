@@ -1,4 +1,4 @@
-"""What processes did to a study, and whether what is left of it can be true."""
+"""Histories of what processes did to a study, and whether what is left of it can be true."""
 
 from __future__ import annotations
 
@@ -132,24 +132,24 @@ def violations(
     """
     histories = list(histories)
     attempts = [attempt for history in histories for attempt in history.attempts]
-    found = [
+    broken = [
         f"trial {index} has the number {trial.number}"
         for index, trial in enumerate(trials)
         if trial.number != index
     ]
-    found += _asks(attempts, trials, recovered)
-    found += _tells(attempts, trials)
-    found += _enqueued(attempts, trials)
+    broken += _asks(attempts, trials, recovered)
+    broken += _tells(attempts, trials)
+    broken += _enqueued(attempts, trials)
     for history in histories:
-        found += _attributes(history, attributes or {})
-    return found
+        broken += _attributes(history, attributes or {})
+    return broken
 
 
 def _asks(attempts: list[Attempt], trials: Sequence[FrozenTrial], recovered: bool) -> list[str]:
     asks = [attempt for attempt in attempts if attempt.what == "ask"]
     given = Counter(attempt.number for attempt in asks if attempt.answered)
-    found = [f"trial {n} was given to {times} workers" for n, times in given.items() if times > 1]
-    found += [
+    broken = [f"trial {n} was given to {times} workers" for n, times in given.items() if times > 1]
+    broken += [
         f"trial {n} was given to a worker, and is not there"
         for n in given
         if n is None or n >= len(trials)
@@ -161,13 +161,13 @@ def _asks(attempts: list[Attempt], trials: Sequence[FrozenTrial], recovered: boo
     ]
     unanswered = sum(not attempt.answered for attempt in asks)
     if len(ownerless) > unanswered:
-        found.append(
+        broken.append(
             f"{len(ownerless)} trials were taken and no worker got them, such as {ownerless[0]}; "
             f"only {unanswered} workers asked and got no answer"
         )
     if recovered:
-        found += [f"trial {t.number} is running for ever" for t in trials if not _settled(t)]
-    return found
+        broken += [f"trial {t.number} is running for ever" for t in trials if not _settled(t)]
+    return broken
 
 
 def _settled(trial: FrozenTrial) -> bool:
@@ -175,24 +175,24 @@ def _settled(trial: FrozenTrial) -> bool:
 
 
 def _tells(attempts: list[Attempt], trials: Sequence[FrozenTrial]) -> list[str]:
-    found: list[str] = []
+    broken: list[str] = []
     tells = {a.number: a for a in attempts if a.what == "tell"}
     for trial in trials:
         told = tells.get(trial.number)
         if told is None:
             if trial.state == TrialState.COMPLETE:
-                found.append(f"trial {trial.number} is complete, and nobody has told it")
+                broken.append(f"trial {trial.number} is complete, and nobody has told it")
             continue
         state = TrialState.FAIL if told.value is None else TrialState.COMPLETE
         if told.answered and trial.state != state:
-            found.append(f"trial {trial.number} was told {state.name}, and is {trial.state.name}")
+            broken.append(f"trial {trial.number} was told {state.name}, and is {trial.state.name}")
         elif trial.state == TrialState.COMPLETE and (
             trial.value != told.value
             or (told.tag and trial.user_attrs.get("tag") != told.tag)
             or (told.params and trial.params != told.params)
         ):
-            found.append(f"trial {trial.number} is not what was told: {told}, found {trial}")
-    return found
+            broken.append(f"trial {trial.number} is not what was told: {told}, found {trial}")
+    return broken
 
 
 def _enqueued(attempts: list[Attempt], trials: Sequence[FrozenTrial]) -> list[str]:
@@ -202,16 +202,16 @@ def _enqueued(attempts: list[Attempt], trials: Sequence[FrozenTrial]) -> list[st
         for t in trials
         if "enqueued" in t.user_attrs and "failed_trial" not in t.system_attrs  # tried again
     )
-    found = [
+    broken = [
         f"{tag} was enqueued once, and is there {n} times" for tag, n in times.items() if n > 1
     ]
-    found += [f"nobody has enqueued {tag}" for tag in times if tag not in enqueued]
-    found += [
+    broken += [f"nobody has enqueued {tag}" for tag in times if tag not in enqueued]
+    broken += [
         f"{tag} was enqueued, and is gone"
         for tag, a in enqueued.items()
         if a.answered and not times[tag]
     ]
-    return found
+    return broken
 
 
 def _attributes(history: History, attributes: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the contract has to know about a storage to put it to the test."""
+"""Description of a storage that the contract puts to the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes of the contract do. Importable, so that another process can do it."""
+"""The work of the contract's processes. Importable, so that another process can do it."""
 
 # A storage deals in ids, which are private in Optuna.
 # pyright: reportPrivateUsage=false
@@ -219,7 +219,7 @@ def _one_turn(
         trial.report(value + step, step)
     trial.set_user_attr("tag", tag)
     if kind > 0.97:
-        time.sleep(0.005)  # somebody else is likely to come between
+        time.sleep(0.005)  # another process is likely to come between
     state = TrialState.FAIL if kind > 0.9 else TrialState.COMPLETE
     told = value if state == TrialState.COMPLETE else None
     with recorder.attempt("tell", number=trial.number, value=told, tag=tag, params=trial.params):

@@ -183,7 +183,7 @@ def _surroundings(*, logs: bool) -> Generator[None]:
 
 
 def _without_secrets(message: str, tokens: Sequence[str]) -> str:
-    """What is wrong with the words of a command, without quoting those that may be a secret."""
+    """Mask the words of a command that may be secrets in the message about them."""
     values = [token.partition("=")[2] if token.startswith("-") else token for token in tokens]
     for value in values:
         if "@" in value or "=" in value or "://" in value:

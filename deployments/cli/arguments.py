@@ -50,7 +50,7 @@ class Places:
     ] = None
 
     def keywords(self) -> dict[str, Any]:
-        """As the functions of this package take them."""
+        """Return them as the functions of this package take them."""
         return {"storage": self.storage, "artifacts": self.artifacts}
 
 
@@ -115,7 +115,7 @@ Cron: TypeAlias = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Schedule:
-    """What all deployments have."""
+    """Options that all deployments have."""
 
     pool: Pool = None
     cron: Cron = None
@@ -140,7 +140,7 @@ class Schedule:
     ] = False
 
     def keywords(self) -> dict[str, Any]:
-        """As the deploy helpers take them."""
+        """Return them as the deploy helpers take them."""
         return {
             "pool": self.pool,
             "cron": self.cron,

@@ -94,18 +94,18 @@ def show(
             archive, headline = "", str(error).splitlines()[0]
     ranked = best_first(status.trials, status.directions)
     counts = {**count_states(status.trials), "lost": status.lost}
-    one = len(status.directions) == 1
+    single = len(status.directions) == 1
     last = reevaluations[-1] if reevaluations else None
     document = {
         "name": study,
         "directions": status.directions,
         "state": status.state,
         "states": counts,
-        "best_trials": [_trial(trial) for trial in (ranked[:1] if one else ranked)],
-        "best_value": ranked[0].values[0] if one and ranked else None,
-        "best_params": ranked[0].params if one and ranked else None,
-        "best_artifacts": logged_artifacts(ranked[0]) if one and ranked else None,
-        "best_metrics": logged_metrics(ranked[0]) if one and ranked else None,
+        "best_trials": [_trial(trial) for trial in (ranked[:1] if single else ranked)],
+        "best_value": ranked[0].values[0] if single and ranked else None,
+        "best_params": ranked[0].params if single and ranked else None,
+        "best_artifacts": logged_artifacts(ranked[0]) if single and ranked else None,
+        "best_metrics": logged_metrics(ranked[0]) if single and ranked else None,
         "seconds": status.elapsed,
         "storage": status.storage,
         "artifacts": status.artifacts,
@@ -114,12 +114,12 @@ def show(
         "sampler": sampler or None,
         "pruner": pruner or None,
         "reevaluations": [
-            {"created": one.created, "reproduced": one.reproduced, "headline": one.headline}
-            for one in reevaluations
+            {"created": past.created, "reproduced": past.reproduced, "headline": past.headline}
+            for past in reevaluations
         ],
     }
     best = ""
-    if ranked and one:
+    if ranked and single:
         best = f"[bold]{format_value(ranked[0].values[0])}[/] in trial {ranked[0].number}"
     elif ranked:
         best = f"{len(ranked)} trials are Pareto-best"
@@ -131,8 +131,8 @@ def show(
         {
             "best value": best,
             "trials": words or "none yet",
-            "logged": markup(", ".join(logged_artifacts(ranked[0]))) if one and ranked else "",
-            "metrics": markup(_named(logged_metrics(ranked[0]))) if one and ranked else "",
+            "logged": markup(", ".join(logged_artifacts(ranked[0]))) if single and ranked else "",
+            "metrics": markup(_named(logged_metrics(ranked[0]))) if single and ranked else "",
             "took": format_duration(status.elapsed) if status.elapsed else "",
             "study": markup(status.storage),
             "archive": markup(status.artifacts if archived else f"none ({headline})"),
@@ -247,14 +247,14 @@ def export(
         archived = ArchivedStudy.load(study, **places.keywords())
         path = archived.export(target)
         versions = range(len(archived.versions))
-        read = {one.name: one for version in versions for one in archived.inputs(version)}
+        read = {file.name: file for version in versions for file in archived.inputs(version)}
     size = path.stat().st_size
-    inputs = [{"name": n, "bytes": one.bytes, "kept": one.kept} for n, one in read.items()]
+    inputs = [{"name": n, "bytes": file.bytes, "kept": file.kept} for n, file in read.items()]
     document = {"path": str(path), "bytes": size, "inputs": inputs}
     answer(document, markup(f"{path} ({size:,} bytes)"), as_json=json)
-    for one in read.values():
-        where = "in the file" if one.kept else "not in the file; `keep_inputs` archives it"
-        note(f"[dim]Its trials have read {markup(one.name)} ({one.bytes:,} bytes), {where}.[/]")
+    for item in read.values():
+        where = "in the file" if item.kept else "not in the file; `keep_inputs` archives it"
+        note(f"[dim]Its trials have read {markup(item.name)} ({item.bytes:,} bytes), {where}.[/]")
 
 
 def import_(
@@ -295,7 +295,7 @@ def import_(
 
 
 def as_selection(words: str) -> str | list[int]:
-    """What somebody typed for `trials`: a word, or numbers with commas between them.
+    """Parse what somebody typed for `trials`: a word, or numbers with commas between them.
 
     Example:
         >>> from prefect_optuna.deployments.cli.looking import as_selection

@@ -55,14 +55,14 @@ def watch(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
     state = state_of(loaded, trials)
     directions = [direction.name.lower() for direction in loaded.directions]
     best = best_first(trials, directions)
-    causes = Counter(str(one.user_attrs.get("error", "")) for one in _failed(trials))
+    causes = Counter(str(trial.user_attrs.get("error", "")) for trial in _failed(trials))
     works = work_done(loaded, trials)
     document = {
         "study": study,
         "state": state,
         "states": count_states(trials),
         "best_value": best[0].values[0] if best and len(directions) == 1 else None,
-        "workers": [vars(one) for one in works],
+        "workers": [vars(work) for work in works],
         "failures": [{"error": cause, "trials": n} for cause, n in causes.most_common()],
     }
     rows = {
@@ -72,9 +72,9 @@ def watch(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
         if document["best_value"] is not None
         else "",
     }
-    for one in works:
-        some = f", {one.failed} failed" if one.failed else ""
-        rows[markup(one.name)] = f"{one.finished} trials{some}"
+    for work in works:
+        some = f", {work.failed} failed" if work.failed else ""
+        rows[markup(work.name)] = f"{work.finished} trials{some}"
     shown = [f"[red]{n} failed:[/] {markup(cause)}" for cause, n in causes.most_common(5)]
     answer(document, facts(rows), *shown, as_json=json)
     return FAILED if state in ("failed", "interrupted") else OK
@@ -96,10 +96,10 @@ def retry_failed(study: Study, /, *, places: Places = HERE, json: Json = False) 
     with working(f"Reading {study!r} ..."):
         loaded = as_study_storage(places.storage).load_study(study)
         trials = loaded.get_trials(deepcopy=False)
-        asked = {one.user_attrs.get(_RETRIES) for one in trials}
-        again = [one for one in _failed(trials) if one.number not in asked]
-        for one in again:
-            loaded.enqueue_trial(one.params, user_attrs={_RETRIES: one.number})
+        asked = {trial.user_attrs.get(_RETRIES) for trial in trials}
+        again = [trial for trial in _failed(trials) if trial.number not in asked]
+        for trial in again:
+            loaded.enqueue_trial(trial.params, user_attrs={_RETRIES: trial.number})
     runs = state_of(loaded, trials) in ("running", "paused")
     then = (
         "Whoever runs the study takes them next."
@@ -107,7 +107,7 @@ def retry_failed(study: Study, /, *, places: Places = HERE, json: Json = False) 
         else "The next run takes them first; ask it for so many more trials."
     )
     words = f"{len(again)} failed trials wait in the queue. {then}" if again else ""
-    document = {"study": study, "trials": [one.number for one in again]}
+    document = {"study": study, "trials": [trial.number for trial in again]}
     answer(document, *([words] if words else []), as_json=json)
     if not again:
         note(f"No trial of {markup(study)} has failed that was not asked again.")
@@ -115,12 +115,12 @@ def retry_failed(study: Study, /, *, places: Places = HERE, json: Json = False) 
 
 
 def _failed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that failed by their own error."""
+    """List the trials that failed by their own error."""
     from optuna.trial import TrialState
 
     from prefect_optuna.flows.session import is_lost
 
-    return [one for one in trials if one.state == TrialState.FAIL and not is_lost(one)]
+    return [trial for trial in trials if trial.state == TrialState.FAIL and not is_lost(trial)]
 
 
 def stop(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
@@ -247,15 +247,15 @@ def scale(
             + command("prefect-optuna", "stop", study)
         )
     block = as_study_storage(places.storage)
-    found = block.load_study(study)
-    leaders = {key: one for key, one in living_sessions(found).items() if one.get("leads")}
+    loaded = block.load_study(study)
+    leaders = {key: run for key, run in living_sessions(loaded).items() if run.get("leads")}
     if not leaders:
         raise InvalidSettingError(
             f"Expected a study that runs on workers, found that no `distribute` runs {study!r} in "
             f"{block.location} now. Start one: prefect-optuna deploy --workers {workers} --run ..."
         )
     for key in leaders:
-        give_order(found, key, workers=workers)
+        give_order(loaded, key, workers=workers)
     before = next(iter(leaders.values()))["workers"]
     answer(
         {"study": study, "workers": workers, "before": before},
@@ -289,35 +289,35 @@ def spool(
     """
     from prefect_optuna.flows.spool import Spool, send
 
-    kept = [one for one in Spool() if not ids or one.id in ids]
-    if unknown := set(ids) - {one.id for one in kept}:
+    kept = [trial for trial in Spool() if not ids or trial.id in ids]
+    if unknown := set(ids) - {trial.id for trial in kept}:
         note(f"[bold red]Error:[/] The spool has no {markup(', '.join(sorted(unknown)))}.")
         return FAILED
     done: list[str] = []
     if action == "send":
         with working("Sending ..."):
-            done = [one.id for one in send(kept, **places.keywords())]
+            done = [trial.id for trial in send(kept, **places.keywords())]
     elif action == "drop":
         if not ids and not everything:
             note("[bold red]Error:[/] Name what to drop, or give --all: it cannot be brought back.")
             return FAILED
-        for one in kept:
-            one.drop()
-        done = [one.id for one in kept]
+        for trial in kept:
+            trial.drop()
+        done = [trial.id for trial in kept]
     words = {"list": "waits", "send": "sent", "drop": "dropped"}
     rows = [
         {
-            "id": one.id,
-            "study": one.study_name,
-            "storage": one.storage,
-            "trial": one.trial.number,
-            "state": one.trial.state.name.lower(),
-            "values": one.trial.values,
-            "at": one.at,
-            "bytes": 0 if one.encoded is None else len(one.encoded.content),
-            "now": words[action] if one.id in done else "waits",
+            "id": trial.id,
+            "study": trial.study_name,
+            "storage": trial.storage,
+            "trial": trial.trial.number,
+            "state": trial.trial.state.name.lower(),
+            "values": trial.trial.values,
+            "at": trial.at,
+            "bytes": 0 if trial.encoded is None else len(trial.encoded.content),
+            "now": words[action] if trial.id in done else "waits",
         }
-        for one in kept
+        for trial in kept
     ]
     lines = [f"{row['id']}  {row['now']}  {_words(row)}" for row in rows]
     answer(rows, markup("\n".join(lines) or "The spool is empty."), as_json=json)

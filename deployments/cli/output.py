@@ -1,4 +1,4 @@
-"""What commands say: answers on standard output, all else on standard error; and exit codes."""
+"""Output of commands: answers on standard output, all else on standard error; and exit codes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 OK = 0
-"""It was done."""
+"""Exit code of a command that has done its work."""
 
 FAILED = 1
-"""It could not be done; the message says why."""
+"""Exit code of a command that has failed; the message says why."""
 
 USAGE = 2
 """The command line itself is wrong."""
@@ -42,8 +42,8 @@ def answer(document: Any, *shown: RenderableType, as_json: bool) -> None:
         print(json_text(plain(document)), flush=True)
         return
     console = _terminal()
-    for one in shown:
-        console.print(one, soft_wrap=isinstance(one, str))
+    for part in shown:
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def note(text: str) -> None:
@@ -66,7 +66,7 @@ def markup(text: str) -> str:
 
 
 def command(*words: str) -> str:
-    """A command that somebody may copy into a shell."""
+    """Return a command that can be copied into a shell."""
     from prefect_optuna.blocks import texts
 
     return texts.command(*words)

@@ -64,7 +64,7 @@ class Again:
     environment_variable: Variables = ()
 
     def keywords(self) -> dict[str, Any]:
-        """As `reevaluate` of the flows takes them."""
+        """Return them as `reevaluate` of the flows takes them."""
         from prefect_optuna.blocks import InvalidSettingError
         from prefect_optuna.deployments.cli.looking import as_selection
 
@@ -154,7 +154,7 @@ def rerun(
             archived = ArchivedStudy.import_(file, **places)
         if again.inputs is None and again.trusted:
             versions = range(len(archived.versions))
-            read = [one for version in versions for one in archived.inputs(version)]
+            read = [file for version in versions for file in archived.inputs(version)]
             if any(one.relative for one in read) and all(one.kept for one in read if one.relative):
                 options["inputs"] = "archived"
         study = archived.study.study_name
@@ -176,11 +176,7 @@ def _run_again(study: str, *, scope: Scope, **options: Any) -> Reevaluation:
 
 
 def _show(result: Reevaluation, json: bool) -> int:
-    """Say what trials came to.
-
-    Returns:
-        The exit code.
-    """
+    """Show the outcomes of the trials, and return the exit code."""
     from prefect_optuna.deployments.cli.tables import reevaluation_table
     from prefect_optuna.flows.wording import format_value
     from prefect_optuna.tasks.reevaluation.verdicts import luck_words
@@ -192,8 +188,8 @@ def _show(result: Reevaluation, json: bool) -> int:
         reason = ": ".join(filter(None, said)) or luck_words(trial, format_value)
         if reason:
             shown.append(f"[dim]trial {trial.number}:[/] {markup(reason)}")
-        shown += [f"[dim]  {markup(one)}[/]" for one in trial.experiments]
-    shown += [f"[dim]environment:[/] {markup(one)}" for one in result.notes]
+        shown += [f"[dim]  {markup(line)}[/]" for line in trial.experiments]
+    shown += [f"[dim]environment:[/] {markup(line)}" for line in result.notes]
     document = {
         "study": result.study_name,
         "reproduced": result.reproduced,

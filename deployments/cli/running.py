@@ -100,7 +100,7 @@ def gc(
         "versions": [{"name": v.name, "version": v.version} for v in garbage.versions],
         "objects": garbage.objects,
         "leftovers": garbage.leftovers,
-        "environments": [vars(one) for one in environments],
+        "environments": [vars(environment) for environment in environments],
     }
     text = garbage_text(garbage, environments, dry=not delete)
     text = text.replace("by dry_run=False", "by --delete")

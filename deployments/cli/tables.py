@@ -169,7 +169,7 @@ def facts(rows: Mapping[str, str | None]) -> str:
 
 
 def ago(moment: datetime | None) -> str:
-    """How long ago something was, in the unit that matters.
+    """Format the time since something happened, in the unit that matters.
 
     Args:
         moment: in local time, as Optuna keeps it.

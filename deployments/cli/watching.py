@@ -142,12 +142,12 @@ def follow(study: optuna.Study, total: int | None, is_over: Callable[[], bool]) 
 
 def _say(records: Mapping[str, Mapping[str, Any]], said: dict[str, Any]) -> None:
     """Say above the progress what is new: how many work on the study, and the first failure."""
-    workers = sum(bool(one["alive"]) and "workers" not in one for one in records.values())
+    workers = sum(bool(record["alive"]) and "workers" not in record for record in records.values())
     if workers != said.get("workers", 1) and workers:
         note(f"[dim]{workers} {'worker' if workers == 1 else 'workers'}.[/]")
     if workers:
         said["workers"] = workers
-    failed = [(one["opened"], one) for one in records.values() if "traceback" in one]
+    failed = [(record["opened"], record) for record in records.values() if "traceback" in record]
     if failed and "failed" not in said:
         first = min(failed, key=lambda one: one[0])[1]
         said["failed"] = first["failed"]
@@ -156,7 +156,7 @@ def _say(records: Mapping[str, Mapping[str, Any]], said: dict[str, Any]) -> None
 
 @dataclass(frozen=True)
 class Work:
-    """What one run of a study has done.
+    """The trials that one run of a study has done.
 
     Attributes:
         name: where it is, or was, for people.
@@ -172,15 +172,15 @@ class Work:
 
 
 def work_done(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Work]:
-    """What each run of a study has done, those that have done nothing left out.
+    """List what each run of a study has done, those that have done nothing left out.
 
     Args:
         study: the study.
         trials: its trials.
     """
-    ended = [one for one in trials if one.state.is_finished() and not is_lost(one)]
+    ended = [trial for trial in trials if trial.state.is_finished() and not is_lost(trial)]
     finished = Counter(map(owner_of, ended))
-    failed = Counter(owner_of(one) for one in ended if one.state == TrialState.FAIL)
+    failed = Counter(owner_of(trial) for trial in ended if trial.state == TrialState.FAIL)
     return [
         Work(
             f"process {record['pid']} on {record['host']}",

@@ -53,9 +53,9 @@ def _faults(browser: Browser, path: Path) -> list[str]:
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme, media="screen")
             page.goto(path.as_uri())
-            found = int(page.evaluate("document.documentElement.scrollWidth"))
-            if found > width:
-                said.append(f"{found} pixels wide on a screen of {width}, {scheme}")
+            actual = int(page.evaluate("document.documentElement.scrollWidth"))
+            if actual > width:
+                said.append(f"{actual} pixels wide on a screen of {width}, {scheme}")
     page.emulate_media(media="print")
     page.pdf()
     page.close()
@@ -63,7 +63,7 @@ def _faults(browser: Browser, path: Path) -> list[str]:
 
 
 def _finds(browser: Browser, path: Path, word: str) -> bool:
-    """Whether the search finds a word, without a server."""
+    """Tell whether the search finds a word, without a server."""
     from playwright.sync_api import TimeoutError as Late
 
     page = browser.new_page(viewport={"width": 1280, "height": 900})

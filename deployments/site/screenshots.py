@@ -56,10 +56,10 @@ def main(folder: Path) -> None:
             sync_playwright() as playwright,
             playwright.chromium.launch(
                 executable_path=find_browser(), args=["--no-sandbox"]
-            ) as one,
+            ) as browser,
         ):
             for name, (address, height) in pages.items():
-                page = one.new_page(viewport={"width": 1280, "height": height})
+                page = browser.new_page(viewport={"width": 1280, "height": height})
                 page.goto(address)
                 _wait(page)
                 for scheme in ("light", "dark"):

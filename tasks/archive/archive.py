@@ -123,12 +123,12 @@ class OptunaArchive:
 
     @property
     def location(self) -> str:
-        """Where the files go, for people."""
+        """The place of the files, for people."""
         return self.artifacts.location()
 
     @property
     def manifest(self) -> Manifest | None:
-        """What the study says of its archive; `None` before anything has been saved."""
+        """The study's record of its archive; `None` before anything has been saved."""
         if self._manifest is None:
             self._manifest = read_manifest(self._the_study())
         return self._manifest
@@ -196,7 +196,7 @@ class OptunaArchive:
         """
         frame = inspect.currentframe()
         assert frame is not None  # noqa: S101 - Python has frames
-        assert frame.f_back is not None  # noqa: S101 - somebody has called this
+        assert frame.f_back is not None  # noqa: S101 - this has a caller
         own = frame.f_back.f_globals
         return Registration(frame.f_back, lambda values: self._add_names(values, own))
 
@@ -504,7 +504,7 @@ class OptunaArchive:
         return version.code_version
 
     def writer(self) -> ResultWriter:
-        """What workers archive results with: small, picklable, and no way to the database.
+        """Return what workers archive results with: small, picklable, and no way to the database.
 
         Raises:
             ArchiveError: no problem has been saved yet.
@@ -520,7 +520,7 @@ class OptunaArchive:
         return ResultWriter(self.artifacts, manifest.uuid, axes, self._version)
 
     def signer(self, version: str | None = None) -> TrialSigner | None:
-        """What signs the trials of a version; `None` without a key.
+        """Return the signer of a version's trials; `None` without a key.
 
         Each call makes the signer of another run, with a list of its own.
 
@@ -638,7 +638,7 @@ class OptunaArchive:
 
 
 def _is_same(one: Study, other: Study) -> bool:
-    """Whether two objects stand for one study."""
+    """Tell whether two objects stand for one study."""
     storages = one._storage, other._storage  # pyright: ignore[reportPrivateUsage]
     identities = list(map(storage_identity, storages))
     shared = storages[0] is storages[1] or (identities[0] and identities[0] == identities[1])

@@ -286,7 +286,7 @@ class ArchivedStudy:
 
     @_explained
     def requirements(self, version: int | None = None, *, only_needed: bool = False) -> str:
-        """What was installed where the study ran, for `pip install -r`.
+        """List what was installed where the study ran, for `pip install -r`.
 
         Args:
             version: which of `versions`; by default the last one.
@@ -355,12 +355,12 @@ class ArchivedStudy:
 
     @cached_property
     def environment(self) -> Environment:
-        """What the study ran in, when it was last continued."""
+        """The environment in which the study was last continued."""
         return self._environments[self._version(None).environment]
 
     @_explained
     def environment_of(self, version: int) -> Environment:
-        """What a version of the study ran in.
+        """Return the environment in which a version of the study ran.
 
         Args:
             version: which of `versions`.
@@ -468,7 +468,7 @@ class ArchivedStudy:
 
     @_explained
     def result(self, trial_number: int, data_cls: type | None = None) -> Any:
-        """What `run` returned in a trial, verified and decoded.
+        """Return what `run` returned in a trial, verified and decoded.
 
         Args:
             trial_number: the trial's number.
@@ -525,7 +525,7 @@ class ArchivedStudy:
         return archived_inputs(self._artifacts, self.inputs(version))
 
     def reevaluations(self, last: int | None = None) -> list[Reevaluation]:
-        """What the study's re-evaluations came to, oldest first.
+        """Return the study's re-evaluations, oldest first.
 
         Args:
             last: only so many, the latest ones; 1 or more.
@@ -615,11 +615,11 @@ class ArchivedStudy:
 
     @cached_property
     def _study_axes(self) -> dict[str, Axis]:
-        found = (
+        axes = (
             read_axis(self.study, self._artifacts, name)
             for name in axis_names(self.study.user_attrs)
         )
-        return {axis.name: axis for axis in found if axis is not None}
+        return {axis.name: axis for axis in axes if axis is not None}
 
     @cached_property
     def _version_ids(self) -> list[str]:
@@ -635,8 +635,8 @@ class ArchivedStudy:
     def _problem_axes(self, version: Version) -> dict[str, Axis]:
         if version.code_version not in self._axes:
             capture = self._captures[version.code_version]
-            found = problem_axes(capture.document, capture.blobs.__getitem__)
-            self._axes[version.code_version] = found
+            axes = problem_axes(capture.document, capture.blobs.__getitem__)
+            self._axes[version.code_version] = axes
         return self._axes[version.code_version]
 
     @_explained
@@ -701,7 +701,7 @@ class ArchivedStudy:
                 yield path, write_arrow(table, {"layout": "series", "key": key})
 
     def late_trials(self) -> list[FrozenTrial]:
-        """What trials came to whose places others had taken, since they were taken for dead.
+        """Return trials that ended after others had taken their places, since they seemed dead.
 
         A machine that was cut off for long finds its trial run again elsewhere. Whoever tells
         first wins; what the other one has computed is here. It does not count in the study.
@@ -785,7 +785,7 @@ class ArchivedStudy:
         return f"<ArchivedStudy {self.study.study_name!r}: {facts}>"
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """Return the card that notebooks show."""
         try:
             picture = self._artifacts.read_path(f"studies/{self.manifest.uuid}/best.png")
         except PrefectOptunaError:  # there is none, or it cannot be reached just now

@@ -21,12 +21,12 @@ from prefect_optuna.tasks.archive.code.review import restore_value
 from prefect_optuna.tasks.selection import is_feasible
 
 _Pairs = Mapping[str, tuple[Any, Any]]
-_SHOWN = 60  # letters of a value
+_SHOWN = 60  # characters of a value
 
 
 @dataclass(frozen=True)
 class StudyDiff:
-    """What differs between two archived studies; `print` it. Falsy when nothing differs.
+    """The differences between two archived studies; `print` it. Falsy when there are none.
 
     In each mapping, a name goes with the two values, that of the first study first; `None` stands
     for what is not there.
@@ -114,10 +114,10 @@ def diff(
         'one' and 'two' do not differ.
     """
     a, b = (
-        one
-        if isinstance(one, ArchivedStudy)
-        else ArchivedStudy.load(one, storage=storage, artifacts=artifacts)
-        for one in (study_a, study_b)
+        study
+        if isinstance(study, ArchivedStudy)
+        else ArchivedStudy.load(study, storage=storage, artifacts=artifacts)
+        for study in (study_a, study_b)
     )
     return StudyDiff(
         names=(a.study.study_name, b.study.study_name),

@@ -113,14 +113,14 @@ class ArrowHandler(FileHandler[T]):
         try:
             container = self.opened(name)
             check_class(info, container.header, where)
-            for one in info.fields:
-                if one.filename is False or one.field_name not in container.names():
+            for key in info.fields:
+                if key.filename is False or key.field_name not in container.names():
                     continue
-                found, own = container.value(one.field_name), getattr(result, one.field_name)
-                if info.part(one, found) != info.part(one, own):
+                held, own = container.value(key.field_name), getattr(result, key.field_name)
+                if info.part(key, held) != info.part(key, own):
                     raise PersistenceExistsError(
-                        f"{where} holds an object whose {one.field_name} is {found}, and one whose "
-                        f"{one.field_name} is {own} was to be saved under the same name. Nothing "
+                        f"{where} holds an object whose {key.field_name} is {held}, and one whose "
+                        f"{key.field_name} is {own} was to be saved under the same name. Nothing "
                         "has been replaced. Take another filename_field_splitter or folder."
                     )
         except WrongPersistenceClassError as error:

@@ -104,14 +104,14 @@ class PersistenceCachePolicy(CachePolicy):
         """The value of each key: a parameter of the task, a default, or any."""
         info = ensure_persistence_class(self._class)
         asked: dict[str, Any] = {}
-        for one in info.fields:
-            name = one.field_name
-            if one.filename is False and one.validator is False:
+        for field in info.fields:
+            name = field.field_name
+            if field.filename is False and field.validator is False:
                 continue
-            value = inputs.get(name, one.default)
-            if one.autoinc and value is None:
+            value = inputs.get(name, field.default)
+            if field.autoinc and value is None:
                 value = missing
-            if value is missing and one.filename is not False and not one.autoinc:
+            if value is missing and field.filename is not False and not field.autoinc:
                 raise UnsetFieldError(
                     f"{info.cls_name}.{name} is a part of the file name, and the task has no "
                     f"parameter {name!r}. Expected parameters for all of "

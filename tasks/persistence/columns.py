@@ -133,7 +133,7 @@ def read_column(column: Any, spec: dict[str, Any], mapped: mmap.mmap | None, met
 
 
 def _storable(flat: np.ndarray[Any, Any]) -> tuple[str, Any]:
-    """How an array is stored, and the array that Arrow is given.
+    """Return how an array is stored, and the array that Arrow is given.
 
     ===== ==============================================================
     raw   the bytes of an Arrow type are those of the array
@@ -194,7 +194,7 @@ def _described(dtype: np.dtype[Any]) -> Any:
 
 
 def _named(described: Any) -> Any:
-    """What `_described` made, once JSON has made lists of its tuples."""
+    """Return the type that `_described` has described, once JSON has made lists of its tuples."""
     return np.lib.format.descr_to_dtype(
         cast(
             "Any",

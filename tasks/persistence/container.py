@@ -228,7 +228,7 @@ class Container:
         return list(self._values)
 
     def is_plain(self, name: str) -> bool:
-        """Whether a field is in the header, so that reading it costs nothing."""
+        """Tell whether a field is in the header, so that reading it costs nothing."""
         return "$column" not in json.dumps(self._values[name])
 
     def _column(self, tag: str, held: Any) -> Any:
@@ -299,7 +299,7 @@ def _checksum(header: bytes) -> bytes:
 
 
 def _shape(spec: dict[str, Any] | None) -> dict[str, str] | None:
-    """What other readers may want to know of a column."""
+    """Return what other readers may want to know of a column."""
     if spec is None:
         return None
     return {"dtype": json.dumps(spec["dtype"]).strip('"'), "shape": json.dumps(spec["shape"])}

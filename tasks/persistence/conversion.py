@@ -83,14 +83,14 @@ def from_dict(data_cls: type[T], d: Mapping[str, Any]) -> T:
 def made_of(info: PersistentClass[T], d: Mapping[str, Any], where: str = "") -> T:
     """Make an object of its fields; `where` says what file they come from."""
     keys: dict[str, Any] = {}
-    for one in info.fields:
-        if not one.init:
+    for field in info.fields:
+        if not field.init:
             continue
-        if one.field_name in d:
-            keys[one.field_name] = d[one.field_name]
-        elif not one.has_default:
+        if field.field_name in d:
+            keys[field.field_name] = d[field.field_name]
+        elif not field.has_default:
             raise MissingKeyError(
-                f"missing required field : {one.field_name}, of {info.cls_name}{where}. Expected "
+                f"missing required field : {field.field_name}, of {info.cls_name}{where}. Expected "
                 f"{', '.join(f.field_name for f in info.fields if f.init)}, found "
                 f"{', '.join(map(str, d)) or 'nothing'}."
             )
@@ -112,7 +112,7 @@ def made_of(info: PersistentClass[T], d: Mapping[str, Any], where: str = "") -> 
 
 
 def _takes(cls: type, keys: Mapping[str, Any]) -> bool:
-    """Whether `__init__` has arguments of these names; what it makes of them is its own affair."""
+    """Tell whether `__init__` has arguments of these names, whatever it makes of them."""
     try:
         inspect.signature(cls).bind(**keys)
     except TypeError:
@@ -124,10 +124,10 @@ def to_be_saved(data: Any, where: str) -> dict[str, Any]:
     """The fields of an object that is complete."""
     info = _info(data)
     values = as_dict(data)
-    for one in info.fields:
-        if one.field_name not in values:
+    for field in info.fields:
+        if field.field_name not in values:
             raise UnsetFieldError(
-                f"{info.cls_name}.{one.field_name} is not set, and the object was to be saved as "
+                f"{info.cls_name}.{field.field_name} is not set, and the object was to be saved as "
                 f"{where}. Nothing has been written. Set it, or give it a value in the class."
             )
     undeclared = vars(data).keys() - set(info.fields_name()) - {PENDING, "__orig_class__"}

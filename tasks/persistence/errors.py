@@ -1,4 +1,4 @@
-"""What can go wrong with persistence classes: each error names the class, the field, the path."""
+"""Errors of persistence classes: each names the class, the field, the path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FieldOrderError(InvalidPersistenceClassError, SyntaxError):
 
 
 class NotPersistenceClassError(PersistenceError, RuntimeError, TypeError):
-    """What was given is no persistence class, and no object of one."""
+    """The given class is no persistence class, or the given object is of none."""
 
 
 class AutoIncFieldNotResolvedError(PersistenceError, RuntimeError):

@@ -1,4 +1,4 @@
-"""What a persistence class declares of its attributes."""
+"""Declarations of a persistence class's attributes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class PersistentField:
 
     @property
     def has_default(self) -> bool:
-        """Whether `__init__` can do without it."""
+        """True if `__init__` can do without it."""
         return self.autoinc or self.default is not missing or self.default_factory is not None
 
     def validate(self, v: Any, u: Any) -> bool:

@@ -50,34 +50,34 @@ def _init(info: PersistentClass[Any]) -> Any:
     names: dict[str, Any] = {"_missing": missing, "_number": _number}
     parameters, body = ["self"], ["pass"]
     annotations: dict[str, Any] = {}
-    keys = [one for one in info.fields if one.init]
-    data = [one for one in info.fields if not one.init]
-    for one in keys:
-        name = one.field_name
-        annotations[name] = one.annotation
+    keys = [field for field in info.fields if field.init]
+    data = [field for field in info.fields if not field.init]
+    for field in keys:
+        name = field.field_name
+        annotations[name] = field.annotation
         parameter, value = name, name
-        if one.autoinc:
+        if field.autoinc:
             parameter, value = f"{name}=None", f"_number({name}, {name!r})"
-        elif one.default_factory is not None:
-            names[f"_make_{name}"] = one.default_factory
+        elif field.default_factory is not None:
+            names[f"_make_{name}"] = field.default_factory
             parameter, value = (
                 f"{name}=_missing",
                 f"_make_{name}() if {name} is _missing else {name}",
             )
-        elif one.default is not missing:
-            names[f"_default_{name}"] = one.default
+        elif field.default is not missing:
+            names[f"_default_{name}"] = field.default
             parameter = f"{name}=_default_{name}"
         parameters.append(parameter)
         body.append(f"self.{name} = {value}")
     if data:
         parameters.append("*")
-    for one in data:
-        name = one.field_name
-        annotations[name] = one.annotation
+    for field in data:
+        name = field.field_name
+        annotations[name] = field.annotation
         parameters.append(f"{name}=_missing")
         body.append(f"if {name} is not _missing: self.{name} = {name}")
-        if one.default_factory is not None:
-            names[f"_make_{name}"] = one.default_factory
+        if field.default_factory is not None:
+            names[f"_make_{name}"] = field.default_factory
             body.append(f"else: self.{name} = _make_{name}()")
     source = f"def __init__({', '.join(parameters)}):\n " + "\n ".join(body)
     exec(source, names)  # noqa: S102 - of identifiers only
@@ -103,7 +103,7 @@ def _str(info: PersistentClass[Any]) -> Any:
 
 
 def _repr(info: PersistentClass[Any]) -> Any:
-    names = [one.field_name for one in info.fields if one.init]
+    names = [field.field_name for field in info.fields if field.init]
 
     def __repr__(self: Any) -> str:  # noqa: N807
         values = ", ".join(f"{name}={vars(self).get(name, '')}" for name in names)
@@ -121,12 +121,12 @@ def _replace(info: PersistentClass[Any]) -> Any:
                 f"{', '.join(info.fields_name())}."
             )
         made: Any = object.__new__(info.cls)
-        for one in info.fields:
-            value = values.get(one.field_name, missing)
+        for field in info.fields:
+            value = values.get(field.field_name, missing)
             if value is missing:
-                value = _own_value(self, one)
+                value = _own_value(self, field)
             if value is not missing:
-                setattr(made, one.field_name, value)
+                setattr(made, field.field_name, value)
         return made
 
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -135,9 +135,9 @@ def _replace(info: PersistentClass[Any]) -> Any:
             inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
             *(
                 inspect.Parameter(
-                    one.field_name, keyword, default=missing, annotation=one.annotation
+                    field.field_name, keyword, default=missing, annotation=field.annotation
                 )
-                for one in info.fields
+                for field in info.fields
             ),
         ]
     )
@@ -163,7 +163,7 @@ def _eq(self: Any, other: Any) -> Any:
 
 
 def _getattr(inherited: Any) -> Any:
-    """What is asked for an attribute that is not there: it may not have been read yet."""
+    """Return a `__getattr__` for missing attributes, which may not have been read yet."""
 
     def __getattr__(self: Any, name: str) -> Any:  # noqa: N807
         pending: Mapping[str, Any] | None = vars(self).get(PENDING)

@@ -87,17 +87,17 @@ class PersistenceHandler(abc.ABC, Generic[T]):
 
     @property
     def persistence_info(self) -> PersistentClass[T]:
-        """What is known of the class."""
+        """The description of the class."""
         return ensure_persistence_class(self.persistence_class)
 
     @property
     def artifacts(self) -> ArtifactFileSystem:
         """The folder as an artifact filesystem."""
-        found: ArtifactFileSystem | None = vars(self).get("_artifacts")
-        if found is None:
-            found = as_artifact_filesystem(self.save_root)
-            vars(self)["_artifacts"] = found
-        return found
+        artifacts: ArtifactFileSystem | None = vars(self).get("_artifacts")
+        if artifacts is None:
+            artifacts = as_artifact_filesystem(self.save_root)
+            vars(self)["_artifacts"] = artifacts
+        return artifacts
 
     def filename(self, result: T | type[T] | None = None, **values: Any) -> str:
         """The name of the file of an object.
@@ -117,7 +117,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
         return self._checked(name + self.ext)
 
     def filepath(self, result: T | type[T] | None = None, **values: Any) -> Path | str:
-        """Where the file of an object is: a path, or a URL if it is not on this machine.
+        """Return the place of an object's file: a path, or a URL if it is not on this machine.
 
         Takes and raises what `filename` does.
         """
@@ -238,7 +238,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
         asked = self._asked(result, values)
         for name in self.names(result, **values):
             try:
-                found = self.load_own(name, asked, validate=False)
+                loaded = self.load_own(name, asked, validate=False)
             except (PersistenceError, ArtifactNotFoundError) as error:
                 if isinstance(error, FileOfOthersError):
                     continue
@@ -248,7 +248,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
                     stacklevel=2,
                 )
                 continue
-            yield located(self.artifacts, name), found
+            yield located(self.artifacts, name), loaded
 
     def names(self, result: T | type[T] | None = None, **values: Any) -> list[str]:
         """The names of the files that may hold objects of the given values, by their numbers.
@@ -303,7 +303,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
         name = field.field_name
         before = getattr(result, name, None)
         family = (self.artifacts.url, self.filename(result, **{name: missing}))
-        # Whoever has just saved one need not list the folder again, if nothing there has changed.
+        # After a save the folder is not listed again if nothing there has changed.
         stamp = self._stamp()
         last, then = _LAST.get(family, (0, None))
         known = stamp is not None and then == stamp
@@ -314,7 +314,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             while True:
                 try:
                     self._write(result, self.artifacts, self.filename(result), exclusive=True)
-                except ArtifactExistsError:  # somebody has been faster
+                except ArtifactExistsError:  # another process was faster
                     number = self._next_number(result) if known else number + 1
                     known = False
                     setattr(result, name, number)
@@ -328,7 +328,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             raise
 
     def _stamp(self) -> int | None:
-        """What is another time whenever a file of the folder is made, renamed or removed."""
+        """Return a stamp that changes when a file of the folder is made, renamed or removed."""
         if not is_folder(self.artifacts):
             return None
         try:
@@ -337,7 +337,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             return None
 
     def _next_number(self, result: T) -> int:
-        """One more than the highest number in the folder, whose files are not opened."""
+        """Return one more than the highest number in the folder, without opening its files."""
         asked = self._asked(result, {}) | self._no_number()
         pattern = self.persistence_info.matching(None, asked, self.ext).pattern
         # One search through all names takes a fifth of the time of one for each name.
@@ -348,8 +348,8 @@ class PersistenceHandler(abc.ABC, Generic[T]):
     def _numbered(self, asked: Mapping[str, Any]) -> list[tuple[int, str]]:
         """The number and the name of each file that may be meant, in order."""
         pattern = self.persistence_info.matching(None, asked, self.ext)
-        found = [match for name in self.artifacts.ls() if (match := pattern.fullmatch(name))]
-        return sorted((int(match.groupdict().get("number") or 0), match[0]) for match in found)
+        matches = [match for name in self.artifacts.ls() if (match := pattern.fullmatch(name))]
+        return sorted((int(match.groupdict().get("number") or 0), match[0]) for match in matches)
 
     def _asked(self, result: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         """The value of each key that is asked for."""
@@ -359,13 +359,13 @@ class PersistenceHandler(abc.ABC, Generic[T]):
         else:
             result = None
         asked: dict[str, Any] = {}
-        for one in info.fields:
-            if one.field_name in values:
-                asked[one.field_name] = values[one.field_name]
-            elif result is not None and one.field_name in vars(result):
-                asked[one.field_name] = getattr(result, one.field_name)
-            elif one.filename is not False:
-                asked[one.field_name] = missing
+        for field in info.fields:
+            if field.field_name in values:
+                asked[field.field_name] = values[field.field_name]
+            elif result is not None and field.field_name in vars(result):
+                asked[field.field_name] = getattr(result, field.field_name)
+            elif field.filename is not False:
+                asked[field.field_name] = missing
         return asked
 
     def load_own(self, name: str, asked: Any, *, validate: bool = True) -> T:
@@ -380,8 +380,8 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             FileOfOthersError: it holds other keys.
             PersistenceValidationError: a validated field differs.
         """
-        found = self.load_from(self.artifacts, name)
-        return self._accepted(found, name, asked, validate=validate)
+        loaded = self.load_from(self.artifacts, name)
+        return self._accepted(loaded, name, asked, validate=validate)
 
     def _accepted(self, found: T, name: str, asked: Any, *, validate: bool = True) -> T:
         info = self.persistence_info
@@ -416,13 +416,13 @@ class PersistenceHandler(abc.ABC, Generic[T]):
         if isinstance(asked, Mapping):
             asked = {**dict.fromkeys(info.fields_name(), missing), **asked}
         # Two objects may have one name: of the values `a-b` and `c`, and of `a` and `b-c`.
-        for one in info.fields:
-            name = one.field_name
+        for field in info.fields:
+            name = field.field_name
             wanted = _value(asked, name)
-            if one.filename is False or wanted is missing or (one.autoinc and wanted is None):
+            if field.filename is False or wanted is missing or (field.autoinc and wanted is None):
                 continue
             own = getattr(found, name)
-            if own is not None and info.part(one, own) != info.part(one, wanted):
+            if own is not None and info.part(field, own) != info.part(field, wanted):
                 raise FileOfOthersError(
                     f"the object's {name} is {own}, and {wanted} was asked for."
                 )
@@ -439,7 +439,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             raise FilenameValueError(
                 f"The file name of an object of {info.cls_name} would have {len(name.encode())} "
                 f"bytes, and {MAX_NAME} is the limit of common filesystems: {name[:60]}... Shorten "
-                + ", ".join(one.field_name for one in info.fields if one.filename is not False)
+                + ", ".join(f.field_name for f in info.fields if f.filename is not False)
                 + ", or use field(filename=function)."
             )
         return name

@@ -1,4 +1,4 @@
-"""What is known of a persistence class: its fields, its file names, its version."""
+"""Description of a persistence class: its fields, its file names, its version."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Migration = Callable[[dict[str, Any], int], Mapping[str, Any]]
 
 
 class PersistentClass(Generic[T]):
-    """What is known of a persistence class; `ensure_persistence_class` returns it.
+    """The description of a persistence class; `ensure_persistence_class` returns it.
 
     Attributes:
         cls: the class.
@@ -83,7 +83,7 @@ class PersistentClass(Generic[T]):
         return next((field for field in self.fields if field.field_name == name), None)
 
     def is_autoinc_field_resolved(self, result: Any, **values: Any) -> bool:
-        """Whether the field that counts has a number, or there is no such field."""
+        """Tell whether the field that counts has a number, or there is no such field."""
         field = self.autoinc_field
         if field is None:
             return True
@@ -117,10 +117,10 @@ class PersistentClass(Generic[T]):
             name = field.field_name
             if field.validator is False:
                 continue
-            asked, found = _value(v, name), _value(u, name)
-            if not field.validate(asked, found):
+            asked, stored = _value(v, name), _value(u, name)
+            if not field.validate(asked, stored):
                 raise PersistenceValidationError(
-                    f"{self.cls_name}.{name} validate fail: {_short(asked)} != {_short(found)}. "
+                    f"{self.cls_name}.{name} validate fail: {_short(asked)} != {_short(stored)}. "
                     "What was found belongs to other values: compute it anew, or ask for those."
                 )
         return True
@@ -145,7 +145,7 @@ class PersistentClass(Generic[T]):
         return self.splitter.join(self._parts(data, values))
 
     def matching(self, data: Any, values: Mapping[str, Any], extension: str) -> re.Pattern[str]:
-        """What matches the names of the files of an object, whatever `missing` stands for.
+        """Return a pattern for an object's file names, whatever `missing` stands for.
 
         The number, unless it is given, is the group `number`.
         """
@@ -186,20 +186,20 @@ class PersistentClass(Generic[T]):
         if name in values:
             return values[name]
         if data is None or data is self.cls:
-            found = None if field.autoinc else missing
+            value = None if field.autoinc else missing
         else:
-            found = getattr(data, name, missing)
-            if found is missing and name in vars(data):
+            value = getattr(data, name, missing)
+            if value is missing and name in vars(data):
                 return missing  # set on purpose: any value will do
-        if found is missing:
+        if value is missing:
             raise UnsetFieldError(
                 f"field {name} is required for filename: give {self.cls_name}.{name} a value, or "
                 f"pass {name}=..."
             )
-        return found
+        return value
 
     def part(self, field: PersistentField, value: Any) -> str | None:
-        """What the value of a field is in a file name; `None` if it is left out.
+        """Return the part of a file name for a field's value; `None` if it is left out.
 
         Raises:
             FilenameValueError: it cannot be a part of one.
@@ -224,7 +224,7 @@ class PersistentClass(Generic[T]):
 
 
 def ensure_persistence_class(data: T | type[T]) -> PersistentClass[T]:
-    """What is known of a persistence class.
+    """Return the description of a persistence class.
 
     Args:
         data: the class, or an object of it.

@@ -57,7 +57,7 @@ class PersistenceOptions(abc.ABC, Generic[T]):
     GROUP_CACHE: ClassVar[str] = "Persistence options"
 
     invalid_cache: bool = False
-    """Whether to compute anew what there is."""
+    """True to compute anew what there is."""
 
     @property
     def persistence_class(self) -> type[T]:
@@ -70,9 +70,9 @@ class PersistenceOptions(abc.ABC, Generic[T]):
             for base in vars(cls).get("__orig_bases__", ()):
                 origin = get_origin(base)
                 if isinstance(origin, type) and issubclass(origin, PersistenceOptions):
-                    (found,) = get_args(base)[:1]
-                    if not isinstance(found, TypeVar):
-                        return found
+                    (argument,) = get_args(base)[:1]
+                    if not isinstance(argument, TypeVar):
+                        return argument
         raise InvalidPersistenceClassError(
             f"unable to retrieve cache class T: write class {type(self).__name__}("
             "PersistenceOptions[MyClass])."
@@ -146,8 +146,8 @@ class PersistenceOptions(abc.ABC, Generic[T]):
         Returns:
             The objects, by their numbers.
         """
-        found = self.persistence_handler(dest).load_all(result)
-        return [one for path, one in found if not validator or self._accepts(path, one)]
+        loaded = self.persistence_handler(dest).load_all(result)
+        return [data for path, data in loaded if not validator or self._accepts(path, data)]
 
     def save_cache(self, result: T, dest: Storage | None = None, force: bool = True) -> None:
         """Save an object.
@@ -212,9 +212,9 @@ class PersistenceOptions(abc.ABC, Generic[T]):
             reason = "no such file has been saved"
             for name in names:
                 try:
-                    found = handler.load_own(name, asked)
-                    if self._accepts(handler.artifacts.location(name), found):
-                        return found
+                    loaded = handler.load_own(name, asked)
+                    if self._accepts(handler.artifacts.location(name), loaded):
+                        return loaded
                     reason = "validate_cache has refused it"
                 except (ArtifactNotFoundError, PersistenceNotFoundError):
                     continue

@@ -100,7 +100,7 @@ def persisted(
 
 
 def _result_storage(storage: Storage | None) -> Any:
-    """What Prefect takes: the name of a saved block, the block, or a folder."""
+    """Return what Prefect takes: the name of a saved block, the block, or a folder."""
     slug = ArtifactFileSystem.get_block_type_slug()
     if isinstance(storage, str) and storage.startswith(f"{slug}/"):
         return storage  # loaded when the task runs

@@ -169,11 +169,11 @@ def _made(cls: type[T], name: str, eq: bool, **options: Any) -> type[T]:
     for base in reversed(cls.__mro__[1:]):
         info: PersistentClass[Any] | None = vars(base).get(INFO)
         if info is not None:
-            fields.update({one.field_name: one for one in info.fields})
+            fields.update({declared.field_name: declared for declared in info.fields})
     fields.update(own)
     _check(name, list(fields.values()), in_order=not is_model)
-    for one in own.values():
-        _leave_in_class(cls, one)
+    for declared in own.values():
+        _leave_in_class(cls, declared)
     info = PersistentClass(cls, name, list(fields.values()), home=_home(cls), **options)
     setattr(cls, INFO, info)
     CLASSES[info.home] = cls
@@ -193,20 +193,20 @@ def _own_fields(cls: type, name: str) -> dict[str, PersistentField]:
         if _is_class_variable(annotation):
             continue
         value = vars(cls).get(attribute, missing)
-        one = value
+        own = value
         if not isinstance(value, PersistentField):
-            one = PersistentField(init=False, optional=value is not missing and value is not None)
-        elif one.field_name:
+            own = PersistentField(init=False, optional=value is not missing and value is not None)
+        elif own.field_name:
             raise InvalidPersistenceClassError(
-                f"{name}.{attribute} and {one.field_name} share one field(): make one for each."
+                f"{name}.{attribute} and {own.field_name} share one field(): make one for each."
             )
-        one.field_name, one.owner, one.annotation = attribute, cls, annotation
-        if one.autoinc and not _is_int(annotation, cls):
+        own.field_name, own.owner, own.annotation = attribute, cls, annotation
+        if own.autoinc and not _is_int(annotation, cls):
             raise InvalidPersistenceClassError(
                 f"type of autoinc field {attribute} should be int, but {type_text(annotation)} was "
                 f"found in {name}. Write {attribute}: int = autoinc_field()."
             )
-        fields[attribute] = one
+        fields[attribute] = own
     return fields
 
 
@@ -214,22 +214,22 @@ def _model_fields(cls: type[BaseModel], name: str) -> dict[str, PersistentField]
     """The fields of a pydantic model; those with `Annotated[..., field(...)]` are the keys."""
     fields: dict[str, PersistentField] = {}
     for attribute, info in cls.model_fields.items():
-        found = [copy(one) for one in info.metadata if isinstance(one, PersistentField)]
-        one = found[0] if found else PersistentField()
-        if one.autoinc and cls.model_config.get("frozen"):
+        declared = [copy(item) for item in info.metadata if isinstance(item, PersistentField)]
+        own = declared[0] if declared else PersistentField()
+        if own.autoinc and cls.model_config.get("frozen"):
             raise InvalidPersistenceClassError(
                 f"{name}.{attribute} is to be numbered when it is saved, and the model is frozen. "
                 "Leave out frozen=True, or the autoinc_field()."
             )
         if not info.is_required():
-            one.default, one.default_factory = info.default, None
-        one.field_name, one.owner, one.annotation = attribute, cls, info.annotation
-        fields[attribute] = one
+            own.default, own.default_factory = info.default, None
+        own.field_name, own.owner, own.annotation = attribute, cls, info.annotation
+        fields[attribute] = own
     return fields
 
 
 def _leave_in_class(cls: type, one: PersistentField) -> None:
-    """What is left of a declaration: the default of data, or nothing."""
+    """Leave the default of data in place of a declaration, or nothing."""
     if not isinstance(vars(cls).get(one.field_name), PersistentField):
         return
     if not one.init and one.default is not missing:
@@ -240,21 +240,21 @@ def _leave_in_class(cls: type, one: PersistentField) -> None:
 
 
 def _check(name: str, fields: list[PersistentField], *, in_order: bool) -> None:
-    counters = [one.field_name for one in fields if one.autoinc]
+    counters = [declared.field_name for declared in fields if declared.autoinc]
     if len(counters) > 1:
         raise InvalidPersistenceClassError(
             f"duplicated auto_inc_field: {name} has {' and '.join(counters)}, and a file has one "
             "number. Keep one of them."
         )
     before = None
-    for one in fields:
-        if not one.init or not in_order:
+    for declared in fields:
+        if not declared.init or not in_order:
             continue
-        if one.has_default:
-            before = one.field_name
+        if declared.has_default:
+            before = declared.field_name
         elif before is not None:
             raise FieldOrderError(
-                f"{name}: field {one.field_name!r}, which has no default, follows {before!r}, "
+                f"{name}: field {declared.field_name!r}, which has no default, follows {before!r}, "
                 "which has one or counts. Put it first, or give it a default."
             )
 
@@ -278,7 +278,7 @@ def _is_int(annotation: Any, cls: type) -> bool:
 
 
 def _home(cls: type) -> str:
-    """Where the class is defined, by a name that does not depend on how the file is run."""
+    """Name the place where a class is defined, independently of how the file is run."""
     module = sys.modules.get(cls.__module__)
     spec = getattr(module, "__spec__", None)
     file = getattr(module, "__file__", None)

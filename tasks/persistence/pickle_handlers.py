@@ -77,7 +77,7 @@ class PickleHandler(FileHandler[T]):
             )
         try:
             with self._open(path, "rb") as file:
-                found = pickle.load(file)  # noqa: S301 - the user has said so
+                data = pickle.load(file)  # noqa: S301 - the user has said so
         except (FileNotFoundError, IsADirectoryError):
             raise
         except Exception as error:
@@ -85,14 +85,14 @@ class PickleHandler(FileHandler[T]):
                 f"Expected the pickle of an object of {info.cls_name}, found something else, or "
                 f"only a part of it, in {path}: {type(error).__name__}: {error}."
             ) from error
-        if isinstance(found, info.cls):
-            return found
-        if not isinstance(found, Mapping):
+        if isinstance(data, info.cls):
+            return data
+        if not isinstance(data, Mapping):
             raise WrongPersistenceClassError(
-                f"not a {info.cls_name} for {path.name} : {found!r:.80}. Expected a pickled "
-                f"dictionary or object, found a {type(found).__name__} in {path}."
+                f"not a {info.cls_name} for {path.name} : {data!r:.80}. Expected a pickled "
+                f"dictionary or object, found a {type(data).__name__} in {path}."
             )
-        values: dict[str, Any] = dict(found)
+        values: dict[str, Any] = dict(data)
         return object_of_values(info, values, str(path))
 
     def _open(self, path: Path, mode: str) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""Where a file is: paths, URLs and blocks, as an artifact filesystem and a path in it; its name."""
+"""Places of files: paths, URLs and blocks, as an artifact filesystem and a path in it; names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
 def is_folder(artifacts: ArtifactFileSystem) -> bool:
-    """Whether the artifacts are files of this machine."""
+    """Tell whether the artifacts are files of this machine."""
     return "://" not in artifacts.url
 
 
@@ -50,7 +50,7 @@ def _filesystem(folder: str) -> ArtifactFileSystem:
 
 
 def located(artifacts: ArtifactFileSystem, name: str) -> Path | str:
-    """Where a file is, to open it: a path on this machine, else a URL."""
+    """Return the place of a file, to open it: a path on this machine, else a URL."""
     location = artifacts.location(name)
     return Path(location) if is_folder(artifacts) else location
 

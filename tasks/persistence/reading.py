@@ -1,4 +1,4 @@
-"""From what a file holds to an object of the class that is asked for, or to an error."""
+"""Reading of a file into an object of the class that is asked for, or into an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLAIN = {"bool", "int", "float", "complex", "str", "bytes"}
 
 
 def header_of(info: PersistentClass[Any]) -> dict[str, Any]:
-    """What a file says of the class of its object."""
+    """Return the header of a file, which names the class of its object."""
     return {
         "class": info.cls_name,
         "home": info.home,
@@ -65,12 +65,12 @@ def object_of(info: PersistentClass[T], container: Container, *, lazy: bool = Fa
         return made_of(info, container.values(), f" in {where}")
     # What has a default in the class would never be asked for: Python finds the default.
     late = [
-        one.field_name
-        for one in info.fields
-        if not one.init
-        and one.field_name in container.names()
-        and not hasattr(info.cls, one.field_name)
-        and not container.is_plain(one.field_name)
+        field.field_name
+        for field in info.fields
+        if not field.init
+        and field.field_name in container.names()
+        and not hasattr(info.cls, field.field_name)
+        and not container.is_plain(field.field_name)
     ]
     now = {name: container.value(name) for name in container.names() if name not in late}
     made = made_of(info, now, f" in {where}")
@@ -136,10 +136,10 @@ def _migrated(
 
 def _lacking(info: PersistentClass[Any], values: Mapping[str, Any]) -> list[str]:
     return [
-        one.field_name
-        for one in info.fields
-        if one.field_name not in values
-        and not (one.has_default if one.init else hasattr(info.cls, one.field_name))
+        field.field_name
+        for field in info.fields
+        if field.field_name not in values
+        and not (field.has_default if field.init else hasattr(info.cls, field.field_name))
     ]
 
 

@@ -1,4 +1,4 @@
-"""How the result of a task run becomes a file of its own: looked up, saved, and never lost.
+"""Results of task runs as files of their own: looked up, saved, and never lost.
 
 Prefect's own result store writes when the run has ended already, under a name that was fixed
 before, and only logs what goes wrong. This one takes its place for the length of a run. It saves
@@ -98,13 +98,13 @@ class PersistedResultStore(ResultStore):
         return await asyncio.to_thread(self.exists, key)
 
     def read(self, key: str, holder: str | None = None) -> ResultRecord[Any]:
-        """What `exists` has found."""
+        """Return what `exists` has found."""
         if self._hit is None:
             raise ArtifactNotFoundError(f"No file of {key!r} has been found.")
         return self._hit
 
     async def aread(self, key: str, holder: str | None = None) -> ResultRecord[Any]:
-        """What `exists` has found."""
+        """Return what `exists` has found."""
         return self.read(key)
 
     def create_result_record(
@@ -155,7 +155,7 @@ class PersistedResultStore(ResultStore):
 
     def _candidates(self, handler: ArrowHandler[Any]) -> list[str]:
         info = handler.persistence_info
-        if any(self._asked[one.field_name] is missing for one in info.fields if one.filename):
+        if any(self._asked[field.field_name] is missing for field in info.fields if field.filename):
             return handler.names(**self._asked)[::-1]  # the newest first
         return [handler.filename(**self._asked)]
 
@@ -168,8 +168,8 @@ class PersistedResultStore(ResultStore):
         container = handler.opened(name)
         if self._fingerprint not in (None, container.header.get("fingerprint")):
             return "the code or a dependency has changed since"
-        found = handler.accepted(container, name, self._asked)
-        self._hit = self._record(handler, name, found, None)
+        accepted = handler.accepted(container, name, self._asked)
+        self._hit = self._record(handler, name, accepted, None)
         return None
 
     def _record(
@@ -202,6 +202,6 @@ def artifacts_of(store: ResultStore) -> ArtifactFileSystem:
 
 
 def _remove(artifacts: ArtifactFileSystem, name: str, _: Any) -> None:
-    """What a transaction that is rolled back leaves: nothing."""
+    """Remove the file of a transaction that is rolled back."""
     if artifacts.exists(name):
         artifacts.rm(name)

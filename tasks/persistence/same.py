@@ -1,4 +1,4 @@
-"""Whether two values are the same: also arrays, tables, and what holds them."""
+"""Equality of two values: also of arrays, tables, and what holds them."""
 
 from __future__ import annotations
 

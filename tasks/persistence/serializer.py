@@ -90,10 +90,10 @@ class PersistenceSerializer(Serializer):
                     f"The result is of the class {home}, and its module {self.module} cannot be "
                     f"imported: {error}. Put the class into a module that this process can import."
                 ) from error
-        found = CLASSES.get(home)
-        if found is None:
+        cls = CLASSES.get(home)
+        if cls is None:
             raise WrongPersistenceClassError(
                 f"The result is of the class {home}, which this process does not know. Import the "
                 "module of the class first."
             )
-        return ensure_persistence_class(found)
+        return ensure_persistence_class(cls)

@@ -80,8 +80,8 @@ def attributes_validate(obj: Any, *exclude: str) -> bool:
         (False, True)
     """
     return all(
-        one.optional or one.field_name in exclude or hasattr(obj, one.field_name)
-        for one in ensure_persistence_class(obj).fields
+        field.optional or field.field_name in exclude or hasattr(obj, field.field_name)
+        for field in ensure_persistence_class(obj).fields
     )
 
 
@@ -131,18 +131,18 @@ def validate_concat_etl_persistence(
         raise RuntimeError(
             "different dataset is not concatable: expected objects with exp_date and animal."
         )
-    for number, one in enumerate(data):
-        if not hasattr(one, "plane_index"):
+    for number, plane in enumerate(data):
+        if not hasattr(plane, "plane_index"):
             raise AttributeError(f"not plane index field: object {number} has no plane_index.")
-        if type(one.plane_index) is not int:
+        if type(plane.plane_index) is not int:
             raise TypeError(
                 f"Expected an int as plane_index of object {number}, found "
-                f"{type(one.plane_index).__name__}."
+                f"{type(plane.plane_index).__name__}."
             )
     for name in ("exp_date", "animal", *(field_check or ())):
         first = getattr(data[0], name)
-        for number, one in enumerate(data):
-            if not same(first, getattr(one, name)):
+        for number, plane in enumerate(data):
+            if not same(first, getattr(plane, name)):
                 raise PersistenceConcatError(
                     f"Expected one {name} in all objects, found another in object {number} than in "
                     "the first. Concatenate the planes of one experiment only."

@@ -1,4 +1,4 @@
-"""What archived code asks its process for beside its parameters: variables, and the time."""
+"""Questions of archived code to its process: environment variables, and the time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STOPWATCHES = ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", 
 
 @dataclass
 class Asked:
-    """What archived code has asked for.
+    """The variables and clocks that archived code has asked for.
 
     Attributes:
         variables: names of environment variables.
@@ -150,7 +150,7 @@ def _with_a_clock(asked: Asked) -> list[tuple[Any, str, Any]]:
 
 
 def _is_asked_by_archived_code() -> bool:
-    """Whether whoever has called, past Python's own functions on the way, is archived code."""
+    """Tell whether the caller, past Python's own functions on the way, is archived code."""
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame.f_globals.get("__name__") in _ON_THE_WAY and frame.f_back is not None:
         frame = frame.f_back

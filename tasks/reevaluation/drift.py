@@ -1,4 +1,4 @@
-"""Why a trial did not give its archived value again: what differs, the likeliest first."""
+"""Reasons why a trial did not give its archived value again, the likeliest first."""
 
 from __future__ import annotations
 
@@ -43,69 +43,69 @@ def likely_cause(
     The archived code is what runs, so it is the same; what can differ is chance, the scope, the
     packages, the machine, and the files that the code reads.
     """
-    found: list[str] = []
+    causes: list[str] = []
     chance = len(set(rerun.values)) > 1 or any(c != rerun.constraints[0] for c in rerun.constraints)
     if chance and rerun.unseeded and {*rerun.seeds} == {None}:
         # NumPy asks for entropy as `secrets` does, and with a seed would not have.
-        found.append(
+        causes.append(
             f"its repetitions differ from one another: random numbers of {_few(rerun.unseeded)} "
             "or NumPy, and the trial had no seed"
         )
     elif chance and rerun.unseeded:
-        found.append(
+        causes.append(
             "its repetitions differ from one another: random numbers of "
             f"{_few(rerun.unseeded)}, which no seed reaches"
         )
     elif chance and set(rerun.seeds) - {None}:
-        found.append(
+        causes.append(
             "its repetitions differ from one another, though they have one seed: threads, the "
             "time, or a generator of its own that no seed reaches"
         )
     elif chance:
-        found.append("its repetitions differ from one another: random numbers without a seed")
+        causes.append("its repetitions differ from one another: random numbers without a seed")
     if holds_generator(request):
-        found.append(
+        causes.append(
             "it may draw from a generator that the code holds, which goes on from trial to trial; "
             "one that is made inside of the function gives the same numbers again"
         )
     if shared := trial.user_attrs.get(SHARED_KEY):
-        found.append(
+        causes.append(
             f"it ran beside others in threads that drew from the same generator "
             f"({_few(map(str, shared))})"
         )
     if scope:
-        found.append("the scope was changed: " + _few(f"{k}={v!r}" for k, v in scope.items()))
+        causes.append("the scope was changed: " + _few(f"{k}={v!r}" for k, v in scope.items()))
     if trial.state != TrialState.COMPLETE and rerun.values and not rerun.error:
         word = "failed" if trial.state == TrialState.FAIL else "was pruned"
         if trial.values is None:
-            found.append(f"it {word} then, and gives a value now")
-    found += _data(trial, rerun, answer)
+            causes.append(f"it {word} then, and gives a value now")
+    causes += _data(trial, rerun, answer)
     if unknown := set(rerun.variables) - {*RECORDED_VARIABLES}:
         noun, told = ("variable", "it is") if len(unknown) == 1 else ("variables", "they are")
-        found.append(
+        causes.append(
             f"it reads the environment {noun} {_few(sorted(unknown))}, of which no value was "
             f"recorded; {told} passed on where environment_variables says so"
         )
-    found += _surroundings(request, answer)
-    if not found and depends_on_hashes(request):
-        found.append(
+    causes += _surroundings(request, answer)
+    if not causes and depends_on_hashes(request):
+        causes.append(
             "it may depend on the order of a set of text, which is another one in each process "
             "that is started without PYTHONHASHSEED"
         )
-    if not found and len(rerun.values) == 1:
-        found.append(
+    if not causes and len(rerun.values) == 1:
+        causes.append(
             "nothing that the archive knows of differs; repeats=3 would tell whether it is chance"
         )
-    return "; ".join(found) or "nothing that the archive knows of differs"
+    return "; ".join(causes) or "nothing that the archive knows of differs"
 
 
 def holds_generator(request: RerunRequest) -> bool:
-    """Whether code holds a generator of random numbers, which goes on from trial to trial."""
+    """Tell whether code holds a generator of random numbers, which goes on from trial to trial."""
     return any(name in request.capture.content for name in _GENERATORS)
 
 
 def depends_on_hashes(request: RerunRequest) -> bool:
-    """Whether code makes sets or hashes, and hashes of text were left to chance."""
+    """Tell whether code makes sets or hashes, while hashes of text were left to chance."""
     if request.environment.variables.get("PYTHONHASHSEED", "random") != "random":
         return False
     sources = (str(symbol.get("source", "")) for symbol in request.capture.document["symbols"])
@@ -115,7 +115,7 @@ def depends_on_hashes(request: RerunRequest) -> bool:
 def scope_that_is_read(
     scope: Mapping[str, Any] | None, trials: Iterable[FrozenTrial], archived: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What replaces parts of an archived scope, as far as the trials read it.
+    """Return what replaces parts of an archived scope, as far as the trials read it.
 
     Example:
         >>> import optuna
@@ -138,28 +138,28 @@ def scope_that_is_read(
 
 
 def _surroundings(request: RerunRequest, answer: RerunAnswer) -> list[str]:
-    found: list[str] = []
+    causes: list[str] = []
     changes = request.environment.surroundings.diff(answer.environment.surroundings)
     needed = sorted(set(request.capture.document["distributions"].values()))
     versions = {n: change for n in needed if (change := changes.get(f"distributions.{n}"))}
     if versions:
-        found.append("packages: " + _few(f"{n} {_was(*c)}" for n, c in versions.items()))
+        causes.append("packages: " + _few(f"{n} {_was(*c)}" for n, c in versions.items()))
     sources = {n: change for n in needed if (change := changes.get(f"sources.{n}"))}
     if sources:
-        found.append("code: " + _few(f"{n} from {_was(*c)}" for n, c in sources.items()))
+        causes.append("code: " + _few(f"{n} from {_was(*c)}" for n, c in sources.items()))
     elif local := [n for n in needed if answer.environment.sources.get(n) == FOLDER]:
-        found.append(
+        causes.append(
             f"code: {_few(local)} {'is' if len(local) == 1 else 'are'} installed from a folder, "
             "so the same version may be other code"
         )
-    found += [f"{_MACHINE[name]} {_was(*changes[name])}" for name in _MACHINE if name in changes]
-    found += [
+    causes += [f"{_MACHINE[name]} {_was(*changes[name])}" for name in _MACHINE if name in changes]
+    causes += [
         f"the {'threads' if name.startswith('threads.') else 'kernel'} of "
         f"{name.partition('.')[2]} {_was(*change)}"
         for name, change in changes.items()
         if name.startswith(("threads.", "kernels."))
     ]
-    found += [
+    causes += [
         f"{name.partition('.')[2]} {_was(*change, none='not set')}"
         for name, change in changes.items()
         if name.startswith("variables.")
@@ -167,15 +167,15 @@ def _surroundings(request: RerunRequest, answer: RerunAnswer) -> list[str]:
     others = sum(name.startswith("distributions.") for name in changes) - len(versions)
     if others and not versions:
         noun = "package" if others == 1 else "packages"
-        found.append(f"{others} {noun} that the code does not import itself")
-    return found
+        causes.append(f"{others} {noun} that the code does not import itself")
+    return causes
 
 
 def _data(trial: FrozenTrial, rerun: Rerun, answer: RerunAnswer) -> list[str]:
     """Files that are not what they were; of those without a note, what was changed later."""
-    if others := [str(one) for one in answer.inputs if not one.same]:
+    if others := [str(file) for file in answer.inputs if not file.same]:
         return [f"data: {_few(others)}"]
-    known = {one.path for one in answer.inputs}
+    known = {file.path for file in answer.inputs}
     ended = trial.datetime_complete
     newer = [
         f"{path} (changed {changed:%Y-%m-%d %H:%M})"

@@ -15,7 +15,7 @@ from prefect_optuna.tasks.archive.record.trial_records import MARK
 from prefect_optuna.tasks.sampling import is_lost
 
 MOST_SECONDS = 120.0
-"""How long the trials before may have taken together, unless somebody asks why."""
+"""Maximum number of seconds that the trials before may have taken, unless somebody asks why."""
 
 
 def histories(
@@ -47,7 +47,7 @@ def histories(
     for number in drifted:
         session = _session(by_number[number])
         last[session] = max(number, last.get(session, -1))
-    found: list[list[FrozenTrial]] = []
+    groups: list[list[FrozenTrial]] = []
     for session, number in last.items():
         ended = [
             trial
@@ -58,11 +58,11 @@ def histories(
         numbers = [trial.number for trial in ended]
         if len(ended) < 2 or numbers == list(ran)[: len(numbers)]:
             continue
-        one_by_one = not any(_ran_into(one, other) for one, other in pairwise(ended))
+        one_by_one = not any(_ran_into(trial, other) for trial, other in pairwise(ended))
         seconds = sum(trial.duration.total_seconds() for trial in ended if trial.duration)
         if one_by_one and seconds <= most_seconds:
-            found.append(ended)
-    return found
+            groups.append(ended)
+    return groups
 
 
 def _ran_into(one: FrozenTrial, other: FrozenTrial) -> bool:
@@ -76,6 +76,6 @@ def _session(trial: FrozenTrial) -> str:
 
 
 def _has_run(trial: FrozenTrial) -> bool:
-    """Whether its code came to an end, and it is known when it began."""
+    """Tell whether a trial's code came to an end, and it is known when it began."""
     timed = trial.datetime_start is not None and trial.datetime_complete is not None
     return trial.state.is_finished() and timed and not is_lost(trial)

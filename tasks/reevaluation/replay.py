@@ -1,4 +1,4 @@
-"""What archived code sees when it runs again: a real trial of a real study, in memory.
+"""A real trial of a real study, in memory, for archived code that runs again.
 
 The parameters are fixed to the archived ones. Where the code mentions its study, the study has the
 trials that had ended before the archived one began, as they were. A pruner repeats what was decided
@@ -35,7 +35,7 @@ _LOOKING = ("study", "storage")
 
 @dataclass(frozen=True)
 class Past:
-    """What archived code may see of its study: data, and picklable."""
+    """The part of its study that archived code may see: data, and picklable."""
 
     name: str = "study"
     user_attrs: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Past:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """It as JSON, for `from_json`."""
+        """Return it as JSON, for `from_json`."""
         trials: list[dict[str, Any]] = []
         for trial in self.trials:
             data = trial_to_json(trial)
@@ -66,7 +66,7 @@ class Past:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Past:
         """Read what `to_json` gave."""
-        trials = [trial_from_json(one) for one in data["trials"]]
+        trials = [trial_from_json(stored) for stored in data["trials"]]
         return cls(data["name"], data["user_attrs"], trials)
 
 
@@ -80,7 +80,7 @@ def own_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_json(value: Any) -> bool:
-    """Whether a value travels; a study in memory has attributes of any kind."""
+    """Tell whether a value travels; a study in memory has attributes of any kind."""
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError):
@@ -232,7 +232,7 @@ class _NoSampler(optuna.samplers.BaseSampler):
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Without Optuna's word on a new study, which is none of the user's."""
+    """Silence Optuna's log line about a new study, which is not the user's."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -112,7 +112,7 @@ _KERNELS = {
 
 @dataclass(frozen=True)
 class ArchivedTrial:
-    """What it takes to run a trial again."""
+    """An archived trial, as far as it takes to run it again."""
 
     number: int
     params: Mapping[str, Any]
@@ -178,12 +178,12 @@ class RerunRequest:
             version = archived.version_of(trial.number)
             seed = recorded_seed(trial, archived.environment_of(version).trials_seed)
             seeds = other_seeds(seed, trial.number, repeats) if reseed else [seed] * repeats
-            one = ArchivedTrial.of(trial, seeds)
-            if seed is not None and one.user_attrs.get(SEED_KEY) == seed:
+            asked = ArchivedTrial.of(trial, seeds)
+            if seed is not None and asked.user_attrs.get(SEED_KEY) == seed:
                 # Each run says its own, unless the attribute is the user's.
-                attributes = {k: v for k, v in one.user_attrs.items() if k != SEED_KEY}
-                one = replace(one, user_attrs=attributes)
-            versions.setdefault(version, []).append(one)
+                attributes = {k: v for k, v in asked.user_attrs.items() if k != SEED_KEY}
+                asked = replace(asked, user_attrs=attributes)
+            versions.setdefault(version, []).append(asked)
         pasts = {v: Past.of(archived.study, archived.capture(v)) for v in versions}
         return [
             cls(
@@ -206,7 +206,7 @@ class RerunRequest:
 
 @dataclass(frozen=True)
 class RerunAnswer:
-    """What trials gave, and where."""
+    """The answer to a request: what trials gave, and where."""
 
     reruns: Sequence[Rerun]
     environment: Environment
@@ -225,7 +225,7 @@ def rerun(request: RerunRequest) -> RerunAnswer:
         "trials": [vars(trial) for trial in request.trials],
         "scope": encode_scope(request.scope),
         "past": request.past.to_json(),
-        "inputs": [asdict(one) for one in request.inputs],
+        "inputs": [asdict(file) for file in request.inputs],
         "clock": request.clock,
     }
     with (
@@ -269,22 +269,22 @@ def rerun(request: RerunRequest) -> RerunAnswer:
     return RerunAnswer(
         [
             Rerun(
-                number=one["number"],
-                values=tuple(map(tuple, one["values"])),
+                number=given["number"],
+                values=tuple(map(tuple, given["values"])),
                 # Of these variables that process has only those that were named.
-                error=public_text(one["error"]),
-                files=tuple(one["files"]),
-                constraints=tuple(one["constraints"]),
+                error=public_text(given["error"]),
+                files=tuple(given["files"]),
+                constraints=tuple(given["constraints"]),
                 seeds=tuple(trial.seeds),
-                unseeded=tuple(one["unseeded"]),
-                uploads=one["uploads"],
-                variables=tuple(one["variables"]),
-                clock=tuple(one["clock"]),
+                unseeded=tuple(given["unseeded"]),
+                uploads=given["uploads"],
+                variables=tuple(given["variables"]),
+                clock=tuple(given["clock"]),
             )
-            for trial, one in zip(request.trials, answer["reruns"], strict=True)
+            for trial, given in zip(request.trials, answer["reruns"], strict=True)
         ],
         _without_ours(Environment.from_json(answer["environment"]), request),
-        [InputNow(**one) for one in answer["inputs"]],
+        [InputNow(**file) for file in answer["inputs"]],
         prepared.notes if prepared else (),
     )
 
@@ -396,7 +396,7 @@ def kernel_as_recorded(then: Environment, here: Environment) -> dict[str, str]:
 
 
 def _without_ours(environment: Environment, request: RerunRequest) -> Environment:
-    """Where trials ran, without the variables that only say what was recorded in another way."""
+    """Return the environment of trials, without variables that are recorded in another way."""
     if request.threads != "recorded":
         return environment
     ours = threads_as_recorded(request.environment).keys() - {*request.environment_variables}
@@ -436,9 +436,9 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
                 _again(ArchivedTrial(**data), runner, replay, uploads, read_at_import, asked)
                 for data in message["trials"]
             ]
-    found = [asdict(one) for one in inputs_now(message["inputs"], message["folder"])]
+    inputs = [asdict(file) for file in inputs_now(message["inputs"], message["folder"])]
     here = Environment.capture().to_json()
-    return {"reruns": reruns, "environment": here, "inputs": found}
+    return {"reruns": reruns, "environment": here, "inputs": inputs}
 
 
 def _again(
@@ -491,7 +491,7 @@ def _again(
 
 
 def _is_same_step(trial: ArchivedTrial, reported: Mapping[int, float]) -> bool:
-    """Whether the archived trial was pruned as well: there, or like this one before any report."""
+    """Tell whether the archived trial was pruned there as well, or likewise before any report."""
     if trial.pruned_at is not None:
         return bool(reported)
     return trial.pruned and not reported

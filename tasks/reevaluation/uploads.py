@@ -1,4 +1,4 @@
-"""What archived code uploads when it runs again: kept in a scratch folder, and compared.
+"""Uploads of archived code that runs again: kept in a scratch folder, and compared.
 
 `optuna.artifacts.upload_artifact` writes to the store that the code names, beside what the study
 has there. Here its place is taken: the file is compared with the archived trial's upload of that
@@ -21,15 +21,15 @@ _PREFIX = "artifacts:"  # Optuna's
 
 def uploads_of(system_attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The uploads of a trial: the id of each, and the name of its file."""
-    found: list[tuple[str, str]] = []
+    uploads: list[tuple[str, str]] = []
     for name, text in system_attrs.items():
         if name.startswith(_PREFIX):
             try:
                 data: Any = json.loads(text)
-                found.append((str(data["artifact_id"]), str(data["filename"])))
+                uploads.append((str(data["artifact_id"]), str(data["filename"])))
             except (ValueError, TypeError, KeyError):
                 continue  # not of Optuna's making
-    return found
+    return uploads
 
 
 class Uploads:

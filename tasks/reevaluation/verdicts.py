@@ -1,4 +1,4 @@
-"""What archived trials gave when they were run again, beside what they had given."""
+"""Verdicts on archived trials that ran again: their new values beside the archived ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Value = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Rerun:
-    """What a trial gave when it was run again."""
+    """The outcome of a trial that was run again."""
 
     number: int
     values: tuple[tuple[float, ...], ...]
@@ -88,7 +88,7 @@ class ReevaluatedTrial(BaseModel):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """The mean of the new values, one for each direction; empty where there is none."""
+        """The mean of the new values, one for each direction; empty if there is none."""
         return tuple(statistics.fmean(column) for column in self._columns())
 
     @property
@@ -100,7 +100,7 @@ class ReevaluatedTrial(BaseModel):
 
     @property
     def distance(self) -> tuple[float, ...]:
-        """How far the archived value is above the mean of the new ones, in standard deviations.
+        """Distance of the archived value above the mean of the new ones, in standard deviations.
 
         Of values that other seeds gave (`reseed=True`), it says how much of the archived one is
         luck. It is below zero where that is less than the mean, and empty where there is none.
@@ -119,7 +119,7 @@ class ReevaluatedTrial(BaseModel):
 
 
 class Reevaluation(BaseModel):
-    """What came of running archived trials again."""
+    """The outcome of running archived trials again."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
@@ -161,17 +161,17 @@ class Reevaluation(BaseModel):
 
     @property
     def reproduced(self) -> bool:
-        """Whether every trial gave its archived value again."""
+        """True if every trial gave its archived value again."""
         return all(trial.verdict == "reproduced" for trial in self.trials)
 
     @property
     def drifted(self) -> bool:
-        """Whether a trial gave another value, or none, and not because of another seed."""
+        """True if a trial gave another value, or none, and not because of another seed."""
         return any(trial.verdict in ("drifted", "failed") for trial in self.trials)
 
     @property
     def headline(self) -> str:
-        """How many trials were reproduced, in a line."""
+        """The number of reproduced trials, in a line."""
         count = sum(trial.verdict == "reproduced" for trial in self.trials)
         varies = sum(trial.verdict == "varies" for trial in self.trials)
         more = f", {varies} with other values for other seeds" if varies else ""
@@ -196,7 +196,7 @@ class Reevaluation(BaseModel):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """Return the card that notebooks show."""
         return card(
             f"Reevaluation of {self.study_name}: {self.headline}",
             [("environment", note) for note in self.notes],
@@ -273,7 +273,7 @@ def compare(
         archived=None if archived is None else _value(archived),
         values=[_value(values) for values in rerun.values],
         constraints=constraints,
-        new_constraints=[dict(one) for one in rerun.constraints],
+        new_constraints=[dict(given) for given in rerun.constraints],
         difference=max(differences, default=None),
         params=trial.params,
         message=rerun.error,
@@ -296,7 +296,7 @@ def constraint_words(trial: ReevaluatedTrial, number: Callable[[float], str]) ->
     words: list[str] = []
     for name in dict.fromkeys([*trial.constraints, *(n for c in trial.new_constraints for n in c)]):
         then = trial.constraints.get(name)
-        now = list(dict.fromkeys(one.get(name) for one in trial.new_constraints))
+        now = list(dict.fromkeys(given.get(name) for given in trial.new_constraints))
         text = f"{name} {'not set' if then is None else number(then)}"
         if now and now != [then]:
             new = ["not set" if value is None else number(value) for value in now]
@@ -306,7 +306,7 @@ def constraint_words(trial: ReevaluatedTrial, number: Callable[[float], str]) ->
 
 
 def luck_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
-    """How much of a value is luck, for a trial that ran with other seeds.
+    """Describe how much of a value is luck, for a trial that ran with other seeds.
 
     Example:
         >>> from prefect_optuna.tasks.reevaluation.verdicts import luck_words
@@ -321,8 +321,8 @@ def luck_words(trial: ReevaluatedTrial, number: Callable[[float], str]) -> str:
     spreads = zip(trial.mean, trial.spread, strict=True)
     given = ", ".join(f"{number(mean)} ± {number(spread)}" for mean, spread in spreads)
     away = ", ".join(
-        f"{abs(one):.1f} standard deviations {'below' if one < 0 else 'above'}"
-        for one in trial.distance
+        f"{abs(distance):.1f} standard deviations {'below' if distance < 0 else 'above'}"
+        for distance in trial.distance
     )
     noun = "value is" if len(trial.distance) == 1 else "values are"
     return f"{len(trial.values)} other seeds give {given}; the archived {noun} {away}"
@@ -363,12 +363,12 @@ def _difference(old: float, new: float) -> float:
 
 
 def _is_within(old: float, new: float, relative: float, absolute: float) -> bool:
-    """Of an infinite value every tolerance would be infinite, too."""
+    """Tell whether two values are close; no relative tolerance holds for an infinite one."""
     return _difference(old, new) <= absolute + (relative * abs(old) if isfinite(old) else 0)
 
 
 def _differ(ones: Sequence[Any]) -> bool:
-    return any(one != ones[0] for one in ones)
+    return any(value != ones[0] for value in ones)
 
 
 def _distance(old: float, mean: float, spread: float) -> float:

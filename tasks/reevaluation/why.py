@@ -1,4 +1,4 @@
-"""Why a trial does not give its archived value again: found by putting back one thing at a time."""
+"""Search for why a trial does not give its archived value again, one suspect at a time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why it did not.
+    """The cause of a drift.
 
     Attributes:
         text: the cause, for people.
@@ -87,22 +87,22 @@ def find_causes(drifts: Sequence[Drift]) -> dict[int, Cause]:
         >>> find_causes([])
         {}
     """
-    found: dict[int, Cause] = {}
+    causes: dict[int, Cause] = {}
     pending = list(drifts)
     while pending:
         first, *pending = pending
         cause = find_cause(first)
-        found[first.trial.number] = cause
+        causes[first.trial.number] = cause
         if cause.remedy is None or not pending:
             continue
         others = {drift.trial.number: drift for drift in pending}
-        chosen = [one for one in first.request.trials if one.number in others]
+        chosen = [trial for trial in first.request.trials if trial.number in others]
         words = f"what has helped trial {first.trial.number}: reproduced"
         for again in first.run(cause.remedy(replace(first.request, trials=chosen))).reruns:
             if others[again.number].is_reproduced(again):
-                found[again.number] = Cause(cause.text, (f"with {words}",), cause.remedy)
-        pending = [drift for drift in pending if drift.trial.number not in found]
-    return found
+                causes[again.number] = Cause(cause.text, (f"with {words}",), cause.remedy)
+        pending = [drift for drift in pending if drift.trial.number not in causes]
+    return causes
 
 
 class _Investigation:
@@ -113,11 +113,11 @@ class _Investigation:
 
     def __init__(self, drift: Drift) -> None:
         self.drift = drift
-        [one] = [one for one in drift.request.trials if one.number == drift.trial.number]
-        self.request = replace(drift.request, trials=[replace(one, seeds=one.seeds[:1])])
+        [trial] = [trial for trial in drift.request.trials if trial.number == drift.trial.number]
+        self.request = replace(drift.request, trials=[replace(trial, seeds=trial.seeds[:1])])
         self.then: Environment = drift.request.environment
         self.here: Environment = _by_names_of(self.then, drift.answer.environment)
-        [self.rerun] = [one for one in drift.answer.reruns if one.number == drift.trial.number]
+        [self.rerun] = [now for now in drift.answer.reruns if now.number == drift.trial.number]
         self.asked = sorted({*self.rerun.variables} - {*RECORDED_VARIABLES})
         imported = {*drift.request.capture.document["distributions"].values()} - {_OURS, "optuna"}
         self.imported = sorted(imported) if self.request.packages == "here" else []
@@ -154,28 +154,28 @@ class _Investigation:
             self.edited = _edited(self.then.distributions)
             return self._found(["packages"], self._code())
         tried = ["scope", "seed", "packages", *suspects]
-        together = [one for one in tried if one in self.ruled_out] + ["clock"]
+        together = [suspected for suspected in tried if suspected in self.ruled_out] + ["clock"]
         if len(together) > 2 and self._helps(together):
             for suspect in list(together):
-                rest = [one for one in together if one != suspect]
+                rest = [suspected for suspected in together if suspected != suspect]
                 if rest and self._helps(rest):
                     together = rest
             return self._found(together)
         return Cause(self._likely(again), tuple(self.said))
 
     def _may_be_another_build(self) -> bool:
-        """Whether to build an environment in which all has the versions that are here already."""
+        """Tell whether to build an environment anew in the versions that are here already."""
         if not self.imported or self._differences() or self.edited or self.asked:
             return False
-        return "data" in self.ruled_out or all(one.same for one in self.drift.answer.inputs)
+        return "data" in self.ruled_out or all(file.same for file in self.drift.answer.inputs)
 
     def _run(self, suspects: Sequence[str], times: int = 1) -> Rerun | None:
         """Run the trial once more; `None` where that cannot be done."""
         what = " and ".join(map(self._name, suspects))
         try:
             request = self._put_back(suspects)(self.request)
-            [one] = request.trials
-            request = replace(request, trials=[replace(one, seeds=[*one.seeds] * times)])
+            [trial] = request.trials
+            request = replace(request, trials=[replace(trial, seeds=[*trial.seeds] * times)])
             [again] = self.drift.run(request).reruns
         except (EnvironmentUnavailableError, ArchiveError) as error:
             self.said.append(f"with {what}: not possible. {' '.join(str(error).split())}")
@@ -200,21 +200,21 @@ class _Investigation:
         return Cause(words, tuple(self.said), self._put_back(suspects))
 
     def _suspects(self) -> list[str]:
-        """What may be put back by itself, beside scope, seed, packages and the clock."""
-        found: list[str] = []
+        """List what may be put back by itself, beside scope, seed, packages and the clock."""
+        suspects: list[str] = []
         if self.request.threads == "here":
             for kind in ("variables", "threads", "kernels"):
                 was, now = getattr(self.then, kind), getattr(self.here, kind)
                 names = RECORDED_VARIABLES if kind == "variables" else sorted(was)
-                found += [f"{kind}.{name}" for name in names if was.get(name) != now.get(name)]
-        found += [
+                suspects += [f"{kind}.{name}" for name in names if was.get(name) != now.get(name)]
+        suspects += [
             f"passed.{name}"
             for name in self.asked
             if name in self.request.environment_variables or name in self.drift.variables
         ]
-        if self._kept() and any(not one.same for one in self.drift.answer.inputs):
-            found.append("data")
-        return found
+        if self._kept() and any(not file.same for file in self.drift.answer.inputs):
+            suspects.append("data")
+        return suspects
 
     def _kept(self) -> Mapping[str, bytes]:
         """The archived files that trials have read, where all of them were kept."""
@@ -228,8 +228,8 @@ class _Investigation:
     def _put_back(self, suspects: Sequence[str]) -> Callable[[RerunRequest], RerunRequest]:
         chosen = {*suspects}
         kept = self._kept() if "data" in chosen else None
-        of_process = {one for one in chosen if one.partition(".")[0] in _OF_PROCESS}
-        passed = {one.partition(".")[2] for one in chosen if one.startswith("passed.")}
+        of_process = {suspect for suspect in chosen if suspect.partition(".")[0] in _OF_PROCESS}
+        passed = {suspect.partition(".")[2] for suspect in chosen if suspect.startswith("passed.")}
 
         def put_back(request: RerunRequest) -> RerunRequest:
             if "scope" in chosen:
@@ -238,7 +238,7 @@ class _Investigation:
                 request = replace(request, packages="recorded")
             if "seed" in chosen:
                 seed = self.drift.seed
-                trials = [replace(one, seeds=[seed] * len(one.seeds)) for one in request.trials]
+                trials = [replace(t, seeds=[seed] * len(t.seeds)) for t in request.trials]
                 request = replace(request, trials=trials)
             if passed:
                 names = sorted({*request.environment_variables} ^ passed)
@@ -296,9 +296,9 @@ class _Investigation:
         if kind == "clock":
             return "time: it reads the clock"
         if kind == "data":
-            others = [str(one) for one in self.drift.answer.inputs if not one.same]
+            others = [str(file) for file in self.drift.answer.inputs if not file.same]
             return f"data: {', '.join(others)}"
-        was, now = (getattr(one, kind).get(name, "not set") for one in (self.then, self.here))
+        was, now = (getattr(ran, kind).get(name, "not set") for ran in (self.then, self.here))
         what = {"threads": "the threads of ", "kernels": "the kernel of ", "variables": ""}[kind]
         return f"{what}{name} {now}, was {was}"
 
@@ -306,7 +306,7 @@ class _Investigation:
         return self.request.environment_variables
 
     def _code(self) -> str:
-        """The packages whose files are not those that were installed."""
+        """Describe the cause: packages whose files are not those that were installed."""
         edited = [
             f"{name} {self.here.distributions.get(name, '')} was edited here ({', '.join(files)})"
             for name, files in self.edited.items()
@@ -365,13 +365,13 @@ class _Investigation:
         """Run it with what was recorded, but for some packages, which are as they are here."""
         versions, sources = dict(self.then.distributions), dict(self.then.sources)
         for name in names:
-            for kept, found in (
+            for kept, now in (
                 (versions, self.here.distributions),
                 (sources, self.here.sources),
             ):
                 kept.pop(name, None)
-                if name in found:
-                    kept[name] = found[name]
+                if name in now:
+                    kept[name] = now[name]
         python = self.here if _PYTHON in names else self.then
         environment = replace(
             self.then,
@@ -395,34 +395,34 @@ class _Investigation:
             return f"Python {here.python}, was {then.python}"
         now, was = here.distributions.get(name), then.distributions.get(name)
         if now == was:
-            now, was = (one.sources.get(name, "an index") for one in (here, then))
+            now, was = (environment.sources.get(name, "an index") for environment in (here, then))
             return f"{name} from {now}, was from {was}"
         return f"{name} {now or 'not installed'}, was {was}"
 
     def _chance(self, again: Rerun) -> Cause:
-        """What made two runs of it differ that had everything in common."""
+        """Return what made two runs of a trial differ that had everything in common."""
         self.said.append("run twice in one process: its values differ from one another")
         is_seeded = None not in again.seeds and not again.unseeded
         is_clock = again.clock and is_seeded and not holds_generator(self.request)
         return Cause(_clock(again) if is_clock else self._likely(again), tuple(self.said))
 
     def _differs_by_hashes(self) -> bool:
-        found: set[tuple[tuple[float, ...], ...]] = set()
+        values: set[tuple[tuple[float, ...], ...]] = set()
         for seed in ("1", "2", "3", "4"):
             variables = {**self.here.variables, "PYTHONHASHSEED": seed}
             environment = replace(self.request.environment, variables=variables)
             request = replace(self.request, environment=environment, threads="recorded")
             request = replace(request, clock="recorded")  # or that would make the difference
-            found |= {again.values for again in self.drift.run(request).reruns}
-            if len(found) > 1:
+            values |= {again.values for again in self.drift.run(request).reruns}
+            if len(values) > 1:
                 break
         self.said.append(
-            f"with other hash seeds: {'other' if len(found) > 1 else 'the same'} values"
+            f"with other hash seeds: {'other' if len(values) > 1 else 'the same'} values"
         )
-        return len(found) > 1
+        return len(values) > 1
 
     def _likely(self, again: Rerun | None) -> str:
-        """What may be the cause, without what experiments have ruled out."""
+        """Return the likely cause, without what experiments have ruled out."""
         drift, answer = self.drift, self.drift.answer
         rerun = self.rerun if again is None else again
         if "packages" in self.ruled_out:
@@ -443,27 +443,27 @@ def _edited(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _by_names_of(then: Environment, here: Environment) -> Environment:
-    """An environment whose distributions are spelled as in another one: Jinja2, not jinja2."""
+    """Spell the distributions of an environment as another one does: Jinja2, not jinja2."""
     spelled = {canonicalize_name(name): name for name in then.distributions}
 
     def renamed(found: Mapping[str, str]) -> dict[str, str]:
-        return {spelled.get(canonicalize_name(name), name): one for name, one in found.items()}
+        return {spelled.get(canonicalize_name(name), name): text for name, text in found.items()}
 
     return replace(here, distributions=renamed(here.distributions), sources=renamed(here.sources))
 
 
 def _clock(again: Rerun) -> str:
-    """What to say of a trial to which the time makes a difference."""
+    """Describe the cause for a trial to which the time makes a difference."""
     return "time: it reads the clock" + (f" ({', '.join(again.clock)})" if again.clock else "")
 
 
 def _chosen(
     kind: str, chosen: Iterable[str], then: Mapping[str, Any], rest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What was recorded of those that are chosen, and the rest of the others."""
+    """Return what was recorded of the chosen names, and the rest of the others."""
     mixed = dict(rest)
-    for one in chosen:
-        of, _, name = one.partition(".")
+    for suspect in chosen:
+        of, _, name = suspect.partition(".")
         if of == kind:
             mixed.pop(name, None)
             if name in then:

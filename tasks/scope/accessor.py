@@ -1,4 +1,4 @@
-"""What `param_scope.a.b` is: a parameter by its name, to be read or set."""
+"""The accessor `param_scope.a.b`: a parameter by its name, to be read or set."""
 
 from __future__ import annotations
 

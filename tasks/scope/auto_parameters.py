@@ -141,11 +141,11 @@ def auto_params() -> tuple[AutoParameter, ...]:
         >>> [p.name for p in auto_params() if p.name.startswith("docs.listing")]
         ['docs.listing.a', 'docs.listing.b']
     """
-    found: list[AutoParameter] = []
+    parameters: list[AutoParameter] = []
     for wrapper in list(_registered.values()):
         plan: Plan = wrapper.__auto_param__
         hints, docs = _hints(wrapper), _docs(wrapper)
-        found += [
+        parameters += [
             AutoParameter(
                 slot.key,
                 _type(hints.get(slot.name), slot.default),
@@ -156,7 +156,7 @@ def auto_params() -> tuple[AutoParameter, ...]:
             )
             for slot in plan.slots
         ]
-    return tuple(sorted(found, key=lambda parameter: (parameter.name, parameter.function)))
+    return tuple(sorted(parameters, key=lambda parameter: (parameter.name, parameter.function)))
 
 
 def known_names() -> set[str]:

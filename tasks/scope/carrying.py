@@ -49,7 +49,7 @@ class ScopeSnapshot:
         self._content: Content | None = None  # once it is restored, for it may be often
 
     def __del__(self) -> None:
-        # Thrown away, it is restored by nobody.
+        # It is never restored if it is thrown away.
         self._reader.is_done()
 
     def values(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def restore(snapshot: ScopeSnapshot) -> Generator[ParamScope]:
     _, _, _, _, reads, recorders = captured
     outer, layer = get(), snapshot._layer()  # pyright: ignore[reportPrivateUsage]
     values, content, _, _, _, recording = entered(layer, outer)
-    others = [one for one in recording if all(one is not two for two in recorders)]
+    others = [recorder for recorder in recording if all(recorder is not two for two in recorders)]
     put((values, content, layer, outer, reads, (*recorders, *others)))
     try:
         yield handle(layer)
@@ -133,7 +133,7 @@ def restore(snapshot: ScopeSnapshot) -> Generator[ParamScope]:
 
 
 def _origins(frame: Frame) -> dict[str, Origin]:
-    """Where each value in force in a frame came from."""
+    """Return the origin of each value in force in a frame."""
     return {key: next(origins_of(key, frame), ("the frozen base",))[0] for key in frame[0]}
 
 

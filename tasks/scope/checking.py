@@ -22,18 +22,18 @@ def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = 
     if not values:
         return
     wanted: Mapping[str, Any] = (
-        {one.name: one.default for one in auto_params()} if defaults is None else defaults
+        {known.name: known.default for known in auto_params()} if defaults is None else defaults
     )
     for key, value in flatten(values).items():
         default = wanted.get(key, MISSING)
         if value is None or type(default) not in CONVERTERS or _becomes(value, default):
             continue
-        kind, found = type(default).__name__, type(value).__name__
+        kind, given = type(default).__name__, type(value).__name__
         if not is_secret_name(key):
-            found = f"{public_text(repr(value))} ({found})"
+            given = f"{public_text(repr(value))} ({given})"
         raise InvalidParameterError(
             f"{key!r} is {'an' if kind == 'int' else 'a'} {kind}, such as {default!r}; found "
-            f"{found}."
+            f"{given}."
         )
 
 
@@ -42,11 +42,11 @@ def _becomes(value: Any, default: Any) -> bool:
         return True
     if isinstance(default, bool):
         return coerce(value, True) is coerce(value, False)  # what says nothing gives the default
-    found = coerce(value, default)
+    coerced = coerce(value, default)
     if isinstance(default, float):
-        return isinstance(found, float)
+        return isinstance(coerced, float)
     fraction = isinstance(value, float) and not (math.isfinite(value) and value.is_integer())
-    return isinstance(found, int) and not fraction
+    return isinstance(coerced, int) and not fraction
 
 
 def check_names(values: Mapping[str, Any], read: Set[str]) -> tuple[str, ...]:

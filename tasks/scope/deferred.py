@@ -17,7 +17,7 @@ from prefect_optuna.tasks.scope.frames import Frame, Reader, get, put
 
 
 def is_deferred(function: Any) -> bool:
-    """Whether the body of a function runs later than the call."""
+    """Tell whether the body of a function runs later than the call."""
     return (
         inspect.iscoroutinefunction(function)
         or inspect.isgeneratorfunction(function)

@@ -1,4 +1,4 @@
-"""What can go wrong with a scope: each error names the key."""
+"""Errors of a scope: each names the key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prefect_optuna.blocks.errors import PrefectOptunaError
 
 
 class InvalidParameterError(PrefectOptunaError, TypeError):
-    """What was given is no parameter: its key is no text, or it is used in place of its value."""
+    """The given parameter is none: its key is no text, or it is used in place of its value."""
 
 
 class MissingParameterError(PrefectOptunaError, KeyError):

@@ -1,4 +1,4 @@
-"""Which layer gave a parameter its value: the scopes from the inside out, then the default."""
+"""The layer that gave a parameter its value: scopes from the inside out, then the default."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefect_optuna.tasks.scope.values import coerce
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where a parameter gets its value from.
+    """The origin of a parameter's value.
 
     Args:
         name: the dotted key.
@@ -37,7 +37,7 @@ class Explanation:
 
     @property
     def origin(self) -> str | None:
-        """Where the value comes from; `None` if it has none.
+        """The layer that the value comes from; `None` if it has none.
 
         Example:
             >>> from prefect_optuna.tasks.scope import param_scope
@@ -75,8 +75,8 @@ class Explanation:
 def explain(name: str, frame: Frame) -> Explanation:
     """Explain a parameter as it is read in a frame."""
     layers = [(describe(origin), value) for origin, value in origins_of(name, frame)]
-    if (found := find_default(name)) is not None:
-        function, default = found
+    if (known := find_default(name)) is not None:
+        function, default = known
         layers = [(origin, coerce(value, default)) for origin, value in layers]
         layers.append((f"the default in {function}", default))
     return Explanation(name, tuple(layers), None if layers else nearest(name, set(frame[0])))

@@ -19,7 +19,7 @@ from prefect_optuna.tasks.scope.values import flatten, parse_assignments
 
 
 class ScopeFacade:
-    r"""What `param_scope` is: the way to the scope that is in force here and now.
+    r"""The class of `param_scope`: the way to the scope that is in force here and now.
 
     | expression | what it does |
     |---|---|

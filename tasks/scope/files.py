@@ -205,8 +205,8 @@ def _referred(name: str, values: dict[str, Any], on_the_way: tuple[str, ...]) ->
     if name in on_the_way:
         circle = " -> ".join((*on_the_way, name))
         raise ConfigFileError(f"References between parameters go in a circle: {circle}.")
-    found = values.get(name, MISSING)
-    if found is MISSING:
+    referred = values.get(name, MISSING)
+    if referred is MISSING:
         branch = {
             key.removeprefix(f"{name}."): value
             for key, value in values.items()
@@ -216,5 +216,5 @@ def _referred(name: str, values: dict[str, Any], on_the_way: tuple[str, ...]) ->
             raise MissingParameterError(
                 f"The parameter {on_the_way[0]!r} refers to ${{{name}}}, and nothing sets {name!r}."
             )
-        found = branch
-    return _resolve(found, values, (*on_the_way, name))
+        referred = branch
+    return _resolve(referred, values, (*on_the_way, name))

@@ -38,7 +38,7 @@ class Slot(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is to be filled in the calls of one function.
+    """A plan of what to fill in the calls of one function.
 
     Attributes:
         function: the function, by module and qualified name.
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
 
 
 def make_slot(parameter: inspect.Parameter, namespace: str, hint: Any, literal: bool) -> Slot:
-    """What it takes to fill a parameter."""
+    """Return what it takes to fill a parameter."""
     default, kind = parameter.default, type(parameter.default)
     if default is parameter.empty:
         default, kind = MISSING, hint
@@ -107,7 +107,7 @@ _IN_A_SCOPE_OF_ITS_OWN = """
 def bind(function: Any, plan: Plan, body: str) -> Any:
     """Compile a function that has the parameters of another, and fills those it is not given."""
     names = [slot.name for slot in plan.slots]
-    signature = inspect.Signature([_marked(one, names) for one in plan.parameters])
+    signature = inspect.Signature([_marked(parameter, names) for parameter in plan.parameters])
     call = f"§function({', '.join(map(_passed_on, plan.parameters))})"
     idle = busy = "pass"
     for slot in plan.slots:

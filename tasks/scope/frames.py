@@ -1,4 +1,4 @@
-"""What is in force where: a chain of frames in one `ContextVar`.
+"""Frames of the scopes in force: a chain in one `ContextVar`.
 
 A frame is never changed once it is in the chain. A write makes a new one and puts it in the place
 of the old one, in this context only, so that asyncio tasks, threads and copied contexts never see
@@ -22,14 +22,14 @@ from typing import Any, TypeAlias
 from prefect_optuna.tasks.scope.origins import Origin
 
 Content: TypeAlias = "tuple[dict[str, Any], dict[str, Origin] | None, bool, Origin, bool]"
-"""What a scope sets: `own, origins, inherits, origin, warns`.
+"""The content of a scope: `own, origins, inherits, origin, warns`.
 
 The values, under dotted keys; where single ones came from, if not from where the scope was made;
 whether those of the surrounding scope shine through; where the scope was made; and whether a key
 that is never read is worth a warning."""
 
 Reads: TypeAlias = "dict[object, Content | None]"
-"""What became of the names in an outermost scope and the scopes within it.
+"""The fate of the names in an outermost scope and the scopes within it.
 
 `None` for one that was asked for; what set it, for one that nobody had asked for when the scope
 that set it ended; and `AWAY` for each `Reader` that may still ask."""
@@ -43,7 +43,7 @@ while it is not entered, and when it is left."""
 Frame: TypeAlias = (
     "tuple[dict[str, Any], Content, Layer, Frame | None, Reads | None, tuple[dict[str, Any], ...]]"
 )
-"""What is in force in a scope that was entered: `values, content, layer, parent, reads, recorders`.
+"""The state of a scope that was entered: `values, content, layer, parent, reads, recorders`.
 
 All values, those of the surrounding scopes included; what this scope sets, with what was written
 since it was entered; the scope; the surrounding frame, `None` at the root; the names that were
@@ -51,7 +51,7 @@ asked for, unless nobody wants to know; and dictionaries that record what is rea
 
 
 class Reader:
-    """Somebody who may read the values of a frame after its scope has ended."""
+    """A reader that may still read a frame's values after its scope has ended."""
 
     def __init__(self, frame: Frame) -> None:
         self._reads = frame[4]
@@ -59,7 +59,7 @@ class Reader:
             self._reads[self] = AWAY
 
     def is_done(self) -> None:
-        """Take notice that it reads no more."""
+        """Note that it has finished reading."""
         if self._reads is not None:
             self._reads.pop(self, None)
 
@@ -70,7 +70,7 @@ def _root() -> Frame:
 
 
 ROOT = _root()
-"""What is in force outside every scope, in every thread. Its values are the only ones that change
+"""The frame outside every scope, in every thread. Its values are the only ones that change
 in place: `freeze` does it."""
 
 bare: Frame | None = ROOT
@@ -102,18 +102,18 @@ def entered(layer: Layer, outer: Frame) -> Frame:
 
 
 def view(layer: Layer) -> Frame:
-    """What a scope reads: its frame in this context or, where it is in none, as if entered now."""
+    """Return what a scope reads: its frame in this context or, without one, as if entered now."""
     return find(layer) or entered(layer, get())
 
 
 def origin_of(content: Content, key: str) -> Origin:
-    """Where a scope's value for a key came from."""
+    """Return the origin of a scope's value for a key."""
     _, origins, _, origin, _ = content
     return (origins or {}).get(key, origin)
 
 
 def origins_of(key: str, frame: Frame) -> Iterator[tuple[Origin, Any]]:
-    """Where values for a key came from, and the values, from the one in force outwards."""
+    """List the origins and values of a key, from the one in force outwards."""
     for _, content, *_ in chain(frame):
         own, _, inherits, _, _ = content
         if key in own:

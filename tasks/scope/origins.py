@@ -1,4 +1,4 @@
-"""Where a value came from: kept as cheaply as possible, put into words when somebody asks."""
+"""Origins of values: kept as cheaply as possible, put into words on demand."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class ScopeCachePolicy(CachePolicy):
 
 
 SCOPE = ScopeCachePolicy()
-"""By which a result is not used again under another scope; to be added: `INPUTS + SCOPE`."""
+"""The part of a cache policy that tells scopes apart; to be added: `INPUTS + SCOPE`."""
 
 # Prefect's own `INPUTS` sees the scope among the inputs. Whether it counts, `SCOPE` says.
 STABLE_TRANSFORMS[ScopeSnapshot] = lambda snapshot: "scope"

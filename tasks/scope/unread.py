@@ -45,7 +45,7 @@ def warn(reads: Reads) -> None:
     if _filters is not warnings.filters:
         _filters = warnings.filters
         _warned.clear()
-    found: dict[str, Origin] = {}
+    unread: dict[str, Origin] = {}
     places: list[tuple[object, ...]] = []
     for key, content in list(reads.items()):
         if content is None:
@@ -57,11 +57,11 @@ def warn(reads: Reads) -> None:
         # Once at each place, as Python does it, but before the costly search for names.
         if place not in _warned:
             places.append(place)
-            found[str(key)] = origin
-    if found:
+            unread[str(key)] = origin
+    if unread:
         _warned.update(places)
         asked = {str(name) for name, content in list(reads.items()) if content is None}
-        warnings.warn(_message(found, asked), UnreadParameterWarning, stacklevel=3)
+        warnings.warn(_message(unread, asked), UnreadParameterWarning, stacklevel=3)
 
 
 def _message(unread: dict[str, Origin], asked: set[str]) -> str:
@@ -89,7 +89,7 @@ def nearest(key: str, asked: set[str]) -> str | None:
 
 
 def may_be_read_elsewhere(frame: Frame) -> None:
-    """Take notice that a frame goes to another process, and nobody will hear what it reads."""
+    """Mark all values as read: the frame goes to another process, which does not report."""
     values, _, _, _, reads, _ = frame
     if reads is not None:
         reads.update(dict.fromkeys(values))

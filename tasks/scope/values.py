@@ -169,4 +169,4 @@ CONVERTERS: Final[dict[type, Callable[[Any, Any], Any]]] = {
     float: _as_float,
     str: _as_str,
 }
-"""How a value becomes one of the type of its default, for the types where it does."""
+"""Conversions of a value to the type of its default, for the types that have one."""

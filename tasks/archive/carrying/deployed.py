@@ -24,7 +24,7 @@ from prefect_optuna.tasks.archive.record.environment import Environment
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 
 MAX_PACKED = 512 * 1024
-"""How many bytes of a packed problem travel with a deployment."""
+"""Maximum number of bytes of a packed problem that travels with a deployment."""
 
 _MAX_UNPACKED = 64 << 20
 _KIND = "prefect-optuna/deployed"
@@ -64,7 +64,7 @@ def sign(text: str, keys: SigningKeys | None) -> dict[str, str] | None:
 def require_signature(
     text: str, signature: Mapping[str, Any] | None, keys: SigningKeys | None
 ) -> bool:
-    """Whether a packed problem is signed with a key that is configured here."""
+    """Check that a packed problem is signed, if a key is configured here; False without one."""
     if keys is None:
         return False
     if problem := keys.problem("deployed", "", _digest(text), signature):
@@ -77,13 +77,13 @@ def require_signature(
 
 
 def digest_of(environment: Environment) -> str:
-    """What a deployment calls the environment that its workers are to install."""
+    """Return the digest by which a deployment names the environment that its workers install."""
     content = json.dumps(_without_files(environment).to_json(), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def block_name(code_version: str, install: bool | str) -> str:
-    """What the block of a deployed problem is called on Prefect's server."""
+    """Return the name of a deployed problem's block on Prefect's server."""
     return f"{code_version}-{install[:16]}" if isinstance(install, str) else code_version
 
 
@@ -105,9 +105,9 @@ def unpack(text: str, code_version: str, install: bool | str = False) -> Capture
             str(digest): base64.b64decode(blob, validate=True)
             for digest, blob in content["blobs"].items()
         }
-        found = {digest: hashlib.sha256(blob).hexdigest() for digest, blob in blobs.items()}
+        digests = {digest: hashlib.sha256(blob).hexdigest() for digest, blob in blobs.items()}
         if hashlib.sha256(code).hexdigest() != code_version or any(
-            digest != own for digest, own in found.items()
+            digest != own for digest, own in digests.items()
         ):
             raise _changed(code_version)
         document = document_of(code, "the problem that came with the deployment")

@@ -1,4 +1,4 @@
-"""What deleted studies have left on the artifact filesystem: found, and removed when asked."""
+"""Garbage of deleted studies on the artifact filesystem: found, and removed when asked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DeletedStudy:
 
 @dataclass(frozen=True)
 class StudyGarbage:
-    """What `collect_garbage` has removed, or would remove.
+    """Garbage that `collect_garbage` has removed, or would remove.
 
     Attributes:
         dry_run: whether it has only been looked for.
@@ -63,8 +63,8 @@ class StudyGarbage:
 
     def __str__(self) -> str:
         lines = [
-            f"  study {one.name!r} in {one.folder}: {one.files} files, {one.size:,} bytes"
-            for one in self.studies
+            f"  study {study.name!r} in {study.folder}: {study.files} files, {study.size:,} bytes"
+            for study in self.studies
         ]
         lines += [f"  version {v.version} of {v.name!r}, expired" for v in self.versions]
         for count, what in (
@@ -123,9 +123,9 @@ def collect_garbage(
     )
     # In this order: a study is in its storage before it has a folder.
     folders = filesystem.ls("studies")
-    alive, known = _alive([as_study_storage(one) for one in given])
-    deleted = [one for folder in folders if (one := _deleted(filesystem, folder, alive, known))]
-    gone = {one.folder for one in deleted}
+    alive, known = _alive([as_study_storage(place) for place in given])
+    deleted = [study for folder in folders if (study := _deleted(filesystem, folder, alive, known))]
+    gone = {study.folder for study in deleted}
     versions: list[ArtifactVersion] = []
     objects: list[str] = []
     for folder in folders:
@@ -134,8 +134,8 @@ def collect_garbage(
             versions += garbage.versions
             objects += garbage.objects
     if not dry_run:
-        for one in deleted:
-            _remove(filesystem, one.folder)
+        for study in deleted:
+            _remove(filesystem, study.folder)
     blobs, leftovers = _unneeded_blobs(filesystem, gone, dry_run=dry_run)
     leftovers += filesystem.sweep(dry_run=dry_run)
     return StudyGarbage(
@@ -203,8 +203,8 @@ def _alive(blocks: Sequence[StudyStorage]) -> tuple[set[str], set[str]]:
         ids = [
             storage.get_study_id_from_name(study.study_name) for study in storage.get_all_studies()
         ]
-        found = (uuid_of(storage, study_id) for study_id in ids)
-        alive |= {uuid for uuid in found if uuid is not None}
+        uuids = (uuid_of(storage, study_id) for study_id in ids)
+        alive |= {uuid for uuid in uuids if uuid is not None}
     return alive, known
 
 

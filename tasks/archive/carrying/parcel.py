@@ -210,11 +210,11 @@ def _delete(storage: StudyStorage, study_name: str, *, is_ours: bool) -> None:
     """Remove the study that was being made, if it came so far."""
     if study_name not in storage.study_names():
         return
-    found = storage.get_storage()
-    study_id = found.get_study_id_from_name(study_name)
+    backend = storage.get_storage()
+    study_id = backend.get_study_id_from_name(study_name)
     # The very call that makes it may have been cut short: it is empty then.
-    if is_ours or not (found.get_study_system_attrs(study_id) or found.get_n_trials(study_id)):
-        optuna.delete_study(study_name=study_name, storage=found)
+    if is_ours or not (backend.get_study_system_attrs(study_id) or backend.get_n_trials(study_id)):
+        optuna.delete_study(study_name=study_name, storage=backend)
 
 
 def _remove(artifacts: ArtifactFileSystem, made: Sequence[str], folder: str) -> None:
@@ -316,7 +316,7 @@ def _create(path: str, content: bytes, artifacts: ArtifactFileSystem, made: list
     made.append(path)
     if artifacts.create(path, content):
         return True
-    made.remove(path)  # somebody else was faster
+    made.remove(path)  # another process was faster
     return False
 
 
@@ -338,13 +338,13 @@ def _place(
 
 def _make_room(storage: StudyStorage, study_name: str) -> None:
     """Refuse to touch a study that exists, unless it was left half made."""
-    found = storage.get_storage()
+    backend = storage.get_storage()
     if study_name not in storage.study_names():
         return
-    study_id = found.get_study_id_from_name(study_name)
-    if not found.get_study_system_attrs(study_id).get(_UNFINISHED):
+    study_id = backend.get_study_id_from_name(study_name)
+    if not backend.get_study_system_attrs(study_id).get(_UNFINISHED):
         raise StudyMismatchError(_is_there(storage, study_name))
-    optuna.delete_study(study_name=study_name, storage=found)
+    optuna.delete_study(study_name=study_name, storage=backend)
 
 
 def _is_there(storage: StudyStorage, study_name: str) -> str:

@@ -79,7 +79,7 @@ def _write(parcel: Parcel, archive: zipfile.ZipFile) -> None:
     files: dict[str, Any] = {}
     for path in parcel.files:
         if not path.startswith("blobs/") and not _is_member(path, parcel.uuid):
-            continue  # somebody has put it into the folder, or it is left of a write cut short
+            continue  # a foreign file, or what is left of an interrupted write
         content = parcel.read(path)
         archive.writestr(f"{_FILES}{path}", content, zipfile.ZIP_STORED)
         files[path] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
@@ -146,7 +146,7 @@ def trial_from_json(data: dict[str, Any]) -> FrozenTrial:
         return moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
 
     distributions = {
-        name: json_to_distribution(json.dumps(one)) for name, one in data["distributions"].items()
+        name: json_to_distribution(json.dumps(text)) for name, text in data["distributions"].items()
     }
     # As Optuna's storages do: a category is the very one of the distribution.
     params = {
@@ -155,7 +155,7 @@ def trial_from_json(data: dict[str, Any]) -> FrozenTrial:
     }
     numbers = [*(data["values"] or ()), *data["intermediate_values"].values()]
     is_int = isinstance(data["number"], int)
-    if not is_int or not all(isinstance(one, (int, float)) for one in numbers):
+    if not is_int or not all(isinstance(number, (int, float)) for number in numbers):
         raise ValueError("the number of a trial, or one of its values, is no number")
     trial = FrozenTrial(
         number=data["number"],
@@ -246,7 +246,7 @@ def _text(archive: zipfile.ZipFile, name: str) -> bytes:
     if entry.compress_type == zipfile.ZIP_STORED:
         return archive.read(entry)
     with archive.open(entry) as file:
-        # Counted, for what an entry says of its size is somebody's word.
+        # Counted, since the size that an entry states is not to be trusted.
         content = file.read(_MAX_UNPACKED + 1)
     if len(content) > _MAX_UNPACKED:
         raise _DamagedError(f"{name} unpacks to more than {_MAX_UNPACKED:,} bytes")
@@ -265,7 +265,7 @@ def _check_path(path: str, digest: str, uuid: str | None) -> None:
 
 
 def _is_member(path: str, uuid: str | None) -> bool:
-    """Whether a file, other than a blob, is one that the format has."""
+    """Tell whether the format has such a file, other than a blob."""
     if _UPLOAD.fullmatch(path):
         return True
     folder, member = f"studies/{uuid}/", path.removeprefix(f"studies/{uuid}/")
@@ -294,7 +294,7 @@ _MALFORMED = (
 
 
 class _DamagedError(ArchiveError):
-    """What is wrong with the file, as the rest of a sentence."""
+    """The file is damaged; the message is the rest of a sentence."""
 
 
 @contextlib.contextmanager

@@ -105,10 +105,10 @@ class Capture:
             document["pickled"] = reach.pickled
         if resources := Resources.of(problem.resources):
             document["resources"] = resources.as_json()
-        found = _secrets_in(document, reach.blobs)
-        found += [secret_by_name(path) for path in secret_paths(dict(problem.context), "context")]
-        if found:
-            listed = "\n".join(f"  - {line}" for line in found)
+        lines = _secrets_in(document, reach.blobs)
+        lines += [secret_by_name(path) for path in secret_paths(dict(problem.context), "context")]
+        if lines:
+            listed = "\n".join(f"  - {line}" for line in lines)
             raise CaptureError(
                 f"The problem {problem.name!r} is not archived, for everybody who reads the "
                 f"archive would read secrets of this machine:\n{listed}"
@@ -157,7 +157,7 @@ def encode_scope(scope: Mapping[str, Any]) -> Any:
 
 
 def _secrets_in(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> list[str]:
-    """What holds the value of a secret environment variable, a line for each."""
+    """List what holds the value of a secret environment variable, a line for each."""
     secrets = SecretVariables.here()
     in_blobs = {
         digest: name
@@ -166,11 +166,11 @@ def _secrets_in(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> list
     }
     parts = {
         **{f"`{part}`": value for part, value in document["entrypoints"].items()},
-        **{f"{one['module']}.{one['name']}": one for one in document["symbols"]},
+        **{f"{symbol['module']}.{symbol['name']}": symbol for symbol in document["symbols"]},
         **{f"context[{key!r}]": value for key, value in document["context"].items()},
         **{f"axes[{name!r}]": value for name, value in document["axes"].items()},
     }
-    found: list[str] = []
+    lines: list[str] = []
     for path, value in parts.items():
         name = secrets.name_in(value)
         if not name and in_blobs:
@@ -179,8 +179,8 @@ def _secrets_in(document: Mapping[str, Any], blobs: Mapping[str, bytes]) -> list
         if in_path := secrets.name_in(path):
             name, path = in_path, "a name"
         if name:
-            found.append(secret_value(path, name))
-    return found
+            lines.append(secret_value(path, name))
+    return lines
 
 
 def _globals_of(function: Any) -> dict[str, Any]:

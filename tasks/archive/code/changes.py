@@ -1,4 +1,4 @@
-"""What a script has changed around its code: attributes of modules, and settings of libraries.
+"""Changes that a script has made around its code: attributes of modules, library settings.
 
 `np.float = float`, `sklearn.set_config(transform_output="pandas")` and `decimal.getcontext().prec
 = 50` stand at the top of a script, in no function that a problem reaches, and its results depend
@@ -84,17 +84,17 @@ def settings(files: Iterable[SourceFile], code: Iterable[str]) -> Iterator[Chang
 
 
 def _options(arguments: list[str]) -> dict[str, str]:
-    """What a command line gives its options, `--token=x` and `--token x`."""
-    found: dict[str, str] = {}
+    """Return the options of a command line with their values, `--token=x` and `--token x`."""
+    options: dict[str, str] = {}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.startswith("-"):
             name, given, value = argument.lstrip("-").partition("=")
-            found[name] = value if given else following
-    return found
+            options[name] = value if given else following
+    return options
 
 
 def _targets(tree: ast.Module) -> Iterator[ast.Attribute]:
-    """What is assigned when a module is loaded: not in its functions and classes."""
+    """Yield the attributes assigned when a module is loaded, outside its functions and classes."""
     for node in _at_once(tree.body):
         targets = node.targets if isinstance(node, ast.Assign) else []
         yield from (target for target in targets if isinstance(target, ast.Attribute))
@@ -147,7 +147,7 @@ def _numpy() -> Iterator[Change]:
 
 
 def _recursion() -> Iterator[Change]:
-    if sys.getrecursionlimit() > 3000:  # which is IPython's; a deeper one is somebody's wish
+    if sys.getrecursionlimit() > 3000:  # which is IPython's; a deeper one was chosen
         yield Change("sys", "sys:setrecursionlimit", "", [sys.getrecursionlimit()])
 
 
@@ -190,7 +190,7 @@ def _torch() -> Iterator[Change]:
 def _warnings() -> Iterator[Change]:
     """The filters of warnings, one by one, where code makes errors of some."""
     for action, message, kind, module, line in reversed(warnings.filters):
-        pattern, of = (getattr(one, "pattern", one) or "" for one in (message, module))
+        pattern, of = (getattr(regex, "pattern", regex) or "" for regex in (message, module))
         yield Change("warnings", "warnings:filterwarnings", "", [action, pattern, kind, of, line])
 
 
@@ -211,14 +211,14 @@ def encoded(change: Change, value: Callable[[Any, str], Any]) -> Any:
         owner = {"$make": [owner, []]} if name.endswith("()") else owner
         return {"$with": [owner, {change.name: value(change.value, f"{where}.{change.name}")}]}
     arguments = [
-        {"$import": one.path} if isinstance(one, _Named) else value(one, where)
-        for one in change.value
+        {"$import": item.path} if isinstance(item, _Named) else value(item, where)
+        for item in change.value
     ]
     function: Any = {"$import": change.path}
     if name.count("."):  # a method of what is imported: os.environ.update
         held, _, method = change.path.rpartition(".")
         function = {"$method": [{"$import": held}, method]}
     if change.keywords:
-        keywords = {key: value(one, where) for key, one in change.keywords.items()}
+        keywords = {key: value(item, where) for key, item in change.keywords.items()}
         function = {"$partial": [function, [], keywords]}
     return {"$make": [function, arguments]}

@@ -1,4 +1,4 @@
-"""What Python says about live objects, and what `inspect` leaves out."""
+"""Inspection of live objects, beyond what `inspect` tells."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def attribute_names(cls: type) -> set[str]:
 
 
 def changed_attributes(cls: type, source: str) -> dict[str, Any]:
-    """What a class has that its statement, run again, might not give: set later, changed, drawn.
+    """Return attributes that a class's statement, run again, might not give: set later or drawn.
 
     What is written there as a literal and still holds is left out, and so are methods and the like,
     unless somebody has put others in their place.
@@ -83,7 +83,7 @@ def changed_attributes(cls: type, source: str) -> dict[str, Any]:
     if isinstance(cls, EnumMeta) or named or _is_made_by_installed_code(type(cls)):
         return {}
     body = _body(cls, source)
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for name, value in vars(cls).items():
         if (name.startswith("__") and name.endswith("__")) or name.startswith("_abc_"):
             continue
@@ -101,12 +101,12 @@ def changed_attributes(cls: type, source: str) -> dict[str, Any]:
                 literal = ast.literal_eval(said.value)
                 if type(literal) is type(value) and repr(literal) == repr(value):
                     continue
-        found[name] = value
-    return found
+        changed[name] = value
+    return changed
 
 
 def _is_made_by_installed_code(metaclass: type) -> bool:
-    """Whether the class of a class does something that is not known here."""
+    """Tell whether a metaclass does something that is not known here."""
     if metaclass in (type, ABCMeta):
         return False
     module = sys.modules.get(metaclass.__module__)
@@ -116,14 +116,14 @@ def _is_made_by_installed_code(metaclass: type) -> bool:
 def _body(cls: type, source: str) -> dict[str, ast.stmt]:
     """The last statement of a class's body that binds each name."""
     node = next((n for n in ast.walk(parse(source)) if isinstance(n, ast.ClassDef)), None)
-    found: dict[str, ast.stmt] = {}
+    statements: dict[str, ast.stmt] = {}
     for statement in node.body if node is not None else ():
         names = [getattr(statement, "name", None)]
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
         names += [target.id for target in targets if isinstance(target, ast.Name)]
-        found |= {_mangled(cls, name): statement for name in names if name}
-    return found
+        statements |= {_mangled(cls, name): statement for name in names if name}
+    return statements
 
 
 def _mangled(cls: type, name: str) -> str:
@@ -171,7 +171,7 @@ def instance_state(value: Any) -> dict[str, Any] | None:
 
 
 def _copies_by_itself(kind: type) -> bool:
-    """Whether a type has its own way of being copied or pickled; that of dataclasses is none."""
+    """Tell whether a type customizes copying or pickling; dataclasses' own methods do not count."""
     for name in ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__"):
         method = getattr(kind, name, None)
         own = method is not getattr(object, name, None)
@@ -217,7 +217,7 @@ def _lies_in_installation(file: str) -> bool:
 
 
 def is_installed(module_globals: Mapping[str, Any]) -> bool:
-    """Whether a module belongs to Python, to an installed distribution or to this project."""
+    """Tell whether a module belongs to Python, to an installed distribution or to this project."""
     name = module_globals.get("__name__") or ""
     if ARCHIVED_AS in module_globals or name == "__main__":
         return False
@@ -247,7 +247,7 @@ def module_label(module_globals: Mapping[str, Any]) -> str:
 
 
 def import_path(obj: Any) -> str | None:
-    """Where an installed function or class is imported from: `"package.module:name"`.
+    """Return the path to import an installed function or class: `"package.module:name"`.
 
     The shortest way is taken, as that is the public one: `scipy.integrate:quad`, though it is
     defined in a private module.
@@ -262,8 +262,8 @@ def import_path(obj: Any) -> str | None:
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
         candidate = ".".join(parts[:end])
-        found = sys.modules.get(candidate)
-        if found is not None and is_installed(vars(found)) and _at(found, name) is obj:
+        holder = sys.modules.get(candidate)
+        if holder is not None and is_installed(vars(holder)) and _at(holder, name) is obj:
             return f"{candidate}:{name}"
     return None
 
@@ -290,8 +290,8 @@ def distribution_of(module: str) -> str | None:
         return importlib.metadata.distribution(top).name
     except importlib.metadata.PackageNotFoundError:
         pass
-    found = importlib.util.find_spec(top)
-    if found is None:
+    spec = importlib.util.find_spec(top)
+    if spec is None:
         return None
     for distribution in importlib.metadata.distributions():
         listed = distribution.read_text("top_level.txt")

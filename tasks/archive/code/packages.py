@@ -46,12 +46,12 @@ class Needed:
 
     @property
     def requirement(self) -> str:
-        """As pip takes it."""
+        """The requirement in pip's syntax."""
         return f"{self.name}=={self.version}" if self.version else self.name
 
 
 def needed_packages(capture: Capture, environment: Environment | None) -> list[Needed]:
-    """What captured code imports of other distributions. Nothing is executed."""
+    """List what captured code imports of other distributions. Nothing is executed."""
     versions = environment.distributions if environment is not None else {}
     used: dict[str, dict[str, None]] = {}
     guarded: set[str] = set()
@@ -61,7 +61,7 @@ def needed_packages(capture: Capture, environment: Environment | None) -> list[N
             top = module.partition(".")[0]
             used.setdefault(top, {})[symbol["module"]] = None
             (guarded if is_guarded else firmly).add(top)
-    found = {
+    packages = {
         name: Needed(
             top,
             name,
@@ -71,19 +71,19 @@ def needed_packages(capture: Capture, environment: Environment | None) -> list[N
         )
         for top, name in capture.document["distributions"].items()
     }
-    return [found[name] for name in sorted(found, key=str.lower)]
+    return [packages[name] for name in sorted(packages, key=str.lower)]
 
 
 def require_packages(capture: Capture, environment: Environment | None) -> None:
     """Refuse captured code whose packages are not here, before any of it has run."""
     missing = [
-        one
-        for one in needed_packages(capture, environment)
-        if not one.is_optional and not _is_here(one.module)
+        package
+        for package in needed_packages(capture, environment)
+        if not package.is_optional and not _is_here(package.module)
     ]
     if not missing:
         return
-    install = command("pip", "install", *(one.requirement for one in missing))
+    install = command("pip", "install", *(package.requirement for package in missing))
     deploy = "Deploy it with --install, and workers install it. Or i" if _is_worker() else "I"
     raise ArchiveError(
         visible_line(
@@ -96,21 +96,21 @@ def require_packages(capture: Capture, environment: Environment | None) -> None:
 
 def lacking(capture: Capture, environment: Environment) -> list[str]:
     """Say what is not here as it was where code was captured: Python, and what it imports."""
-    found: list[str] = []
+    lines: list[str] = []
     if not is_this_python(environment):
-        found.append(f"{environment.implementation.removeprefix('C')} {environment.python}")
+        lines.append(f"{environment.implementation.removeprefix('C')} {environment.python}")
     for one in needed_packages(capture, environment):
         if one.name == _OURS:
             continue
         here = _version_here(one.name)
         is_there = here == one.version if one.version else one.is_optional or _is_here(one.module)
         if not is_there:
-            found.append(f"{_use(one)}{f' and is {here} here' if here else ''}")
-    return [visible_line(one) for one in found]
+            lines.append(f"{_use(one)}{f' and is {here} here' if here else ''}")
+    return [visible_line(line) for line in lines]
 
 
 def is_this_python(environment: Environment) -> bool:
-    """Whether code of an environment is for this Python: the same but for its last number."""
+    """Tell whether code of an environment is for this Python: the same but for its last number."""
     here = platform.python_version_tuple()[:2]
     return (
         environment.implementation == platform.python_implementation()
@@ -120,14 +120,14 @@ def is_this_python(environment: Environment) -> bool:
 
 def other_versions(capture: Capture, environment: Environment | None) -> list[str]:
     """Say which packages that the code imports are here in another version."""
-    found: list[str] = []
-    for one in needed_packages(capture, environment):
-        here = _version_here(one.name)
-        if here and one.version and here != one.version:
-            found.append(
-                f"{one.name} is {here} here, and was {one.version} where the code was captured."
+    lines: list[str] = []
+    for need in needed_packages(capture, environment):
+        here = _version_here(need.name)
+        if here and need.version and here != need.version:
+            lines.append(
+                f"{need.name} is {here} here, and was {need.version} where the code was captured."
             )
-    return found
+    return lines
 
 
 def edited_files(name: str) -> list[str]:
@@ -142,14 +142,14 @@ def edited_files(name: str) -> list[str]:
         files = importlib.metadata.files(name) or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    found: list[str] = []
+    edited: list[str] = []
     for file in files:
         if file.suffix == ".py" and file.hash is not None and file.hash.mode == "sha256":
             with contextlib.suppress(OSError):
                 digest = hashlib.sha256(Path(file.locate()).read_bytes()).digest()
                 if base64.urlsafe_b64encode(digest).decode().rstrip("=") != file.hash.value:
-                    found.append(str(file))
-    return found
+                    edited.append(str(file))
+    return edited
 
 
 def _imports_of(symbol: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -157,9 +157,9 @@ def _imports_of(symbol: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     if symbol["mode"] == "source":
         # What does not parse is of another Python, which is said when it is compiled.
         with contextlib.suppress(SyntaxError):
-            for found in local_imports(symbol["source"]):
-                if found.level == 0:
-                    yield found.module, found.is_guarded
+            for statement in local_imports(symbol["source"]):
+                if statement.level == 0:
+                    yield statement.module, statement.is_guarded
     for path in _import_tags(symbol):
         yield path.partition(":")[0], False
 

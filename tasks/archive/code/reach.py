@@ -1,4 +1,4 @@
-"""What a problem's functions reach, found out and written down.
+"""Search for everything that a problem's functions reach, and its record.
 
 It starts at the problem's functions and follows what they refer to: helpers, classes, constants,
 closures' variables, decorators, modules. What is the user's own is recorded as source or as a
@@ -108,7 +108,7 @@ class _Namespace:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a value was met: a namespace, its global name there if it has one, and for people."""
+    """The place of a value: a namespace, its global name there if any, and a path for people."""
 
     space: _Namespace
     name: str | None
@@ -189,8 +189,8 @@ class Reach:
                 return imported
             if (decorated := self._decorated(value, place.space, place.name)) is not None:
                 return decorated
-        elif (found := self._global_name(value)) is not None:
-            return self._named(value, *found)
+        elif (known := self._global_name(value)) is not None:
+            return self._named(value, *known)
         inside = place.inside()
         match value:
             case FunctionType(registry=types.MappingProxyType()):
@@ -360,15 +360,15 @@ class Reach:
         return {"$singledispatch": [first, others]}
 
     def _changes(self) -> None:
-        """What scripts have changed around their code, before all else: code may depend on it."""
+        """Record what scripts have changed around their code, first: code may depend on it."""
         files = {id(s): list(self._sources.files(s.globals)) for s in self._spaces.values()}
         code = [str(symbol.get("source", "")) for symbol in self.symbols]
-        found = list(settings((file for several in files.values() for file in several), code))
+        changes = list(settings((file for several in files.values() for file in several), code))
         for space in list(self._spaces.values()):
-            found += patches(files[id(space)], space.globals)
+            changes += patches(files[id(space)], space.globals)
         place = _Place(self._problem, None, "")
         symbols: list[dict[str, Json]] = []
-        for change in found:
+        for change in changes:
             top = change.module.partition(".")[0]
             if top not in self.distributions and top not in sys.stdlib_module_names:
                 continue  # none of the code uses it
@@ -386,7 +386,7 @@ class Reach:
         return encoded(change, lambda value, path: self._value(value, place.inside(path)))
 
     def _tried(self, encode: Callable[[], Json]) -> Json:
-        """What can do without being captured; `None` if it cannot be, or is secret."""
+        """Encode something that may be left out; `None` if it cannot be captured, or is secret."""
         before = dict(self.refusals)
         try:
             value = encode()
@@ -500,7 +500,7 @@ class Reach:
             self._known.setdefault(id(value), (value, reference))
 
     def _captured(self) -> tuple[Any, ...]:
-        """What there is so far, to go back to."""
+        """Return a snapshot of the capture so far, to go back to."""
         return (
             dict(self.refusals),
             dict(self._known),
@@ -523,7 +523,7 @@ class Reach:
         top = kind.__module__.partition(".")[0]
         if module is None or top in _NOT_ANEW or not self._is_installed(vars(module)):
             return None
-        if not all(CANNOT in one for one in self.refusals.keys() - refusals.keys()):
+        if not all(CANNOT in refusal for refusal in self.refusals.keys() - refusals.keys()):
             return None
         source = self._sources.assignment(name, space.globals)
         if source is None:
@@ -553,7 +553,7 @@ class Reach:
             self.distributions[module.partition(".")[0]] = distribution
 
     def _imported(self, value: Any, space: _Namespace, name: str) -> Json:
-        """What the module's own import statement says of a global, if it still holds."""
+        """Encode a global by the module's own import statement, if that still holds."""
         if (archived := space.globals.get(ARCHIVED_IMPORTS, {}).get(name)) is not None:
             return self._import(archived)
         for statement, original in self._sources.imports(name, space.globals):
@@ -606,7 +606,7 @@ class Reach:
         name = name or space.unused(function.__qualname__)
         reference = {"$ref": f"{space.label}:{name}"}
         self._known[id(function)] = (function, reference)
-        found = references(source.code)
+        used = references(source.code)
         self._emit(
             space,
             name,
@@ -615,15 +615,15 @@ class Reach:
             source=source.text,
             qualname=source.qualname,
             **({"futures": list(source.futures)} if source.futures else {}),
-            **self._belongings(function, reference["$ref"], source.qualname, found),
+            **self._belongings(function, reference["$ref"], source.qualname, used),
         )
-        self._follow(space, found, source.text, titled(function))
+        self._follow(space, used, source.text, titled(function))
         return reference
 
     def _belongings(
         self, function: FunctionType, reference: str, qualname: str, found: References
     ) -> dict[str, Json]:
-        """What a function object has besides its code, as values."""
+        """Encode what a function object has besides its code, as values."""
         title = titled(function)
         place = _Place(self._space(function.__globals__), None, title)
         a_default = place.inside(f"a default value of {title}")
@@ -695,8 +695,8 @@ class Reach:
 
     def _local_imports(self, space: _Namespace, source: str, user: str) -> None:
         """Capture what functions import when they are called."""
-        for found in local_imports(source):
-            name = absolute_name(found.module, found.level, space.globals)
+        for statement in local_imports(source):
+            name = absolute_name(statement.module, statement.level, space.globals)
             module = imported_module(name, space.globals) or self._import_of_the_users(name, user)
             if module is None:
                 continue
@@ -704,7 +704,7 @@ class Reach:
                 self._needs(name)
                 continue
             inner = self._space(vars(module))
-            for chain in found.used:
+            for chain in statement.used:
                 self._reach_attributes(inner, chain, user)
 
     def _import_of_the_users(self, name: str, user: str) -> ModuleType | None:
@@ -757,7 +757,7 @@ class Reach:
         return reference
 
     def _attributes(self, cls: type, source: str, space: _Namespace, reference: Json) -> None:
-        """What a class holds that its statement alone does not give again: set later, or drawn."""
+        """Record what a class holds that its statement alone does not give: set later, or drawn."""
         title = f"{space.label}.{cls.__qualname__}"
         place = _Place(space, None, title)
         held: dict[str, Json] = {}
@@ -791,26 +791,26 @@ class Reach:
     def _statement(self, value: Any, space: _Namespace, name: str, source: StatementSource) -> Json:
         reference = {"$ref": f"{space.label}:{name}"}
         self._known[id(value)] = (value, reference)
-        found = references(source.code)
+        used = references(source.code)
         title = f"{space.label}.{name}"
-        for chain in found.now:
+        for chain in used.now:
             self._reach(space, chain, title)
         # What a decorator or a base class calls has to be there before the statement runs.
         self._follow_pending()
         futures = {"futures": list(source.futures)} if source.futures else {}
         self._emit(space, name, "source", kind="statement", source=source.text, **futures)
-        self._follow(space, found, source.text, title)
+        self._follow(space, used, source.text, title)
         return reference
 
 
 def _made_anew(value: Any) -> tuple[str, list[Any]] | None:
-    """How to make an object again that is of this process: the function, and what it takes.
+    """Return how to make an object of this process again: a function and its arguments.
 
     Whoever runs the code again is to overwrite nobody's files: one that is open for writing is then
     open on nothing.
     """
     for name in ("stdout", "stderr", "stdin"):
-        if any(value is getattr(sys, one) for one in (name, f"__{name}__")):
+        if any(value is getattr(sys, stream) for stream in (name, f"__{name}__")):
             return "builtins:getattr", [sys, name]
     if isinstance(value, _LOCKS):
         return f"threading:{'Lock' if isinstance(value, _LOCKS[0]) else 'RLock'}", []
@@ -838,12 +838,12 @@ def _is_for_writing(file: io.IOBase) -> bool:
 
 
 def _is_definition(value: Any) -> bool:
-    """Whether a value is made by an assignment that may as well be made again."""
+    """Tell whether a value is made by an assignment that may as well be made again."""
     return isinstance(value, ContextVar) or type(value).__module__ in ("typing", "types")
 
 
 def _plain(value: Any) -> Any:
-    """What lies in lists and mappings; objects inside of them are looked at by themselves."""
+    """Return what lies in lists and mappings; objects inside of them are looked at separately."""
     if type(value) is dict:
         return {key: _plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):

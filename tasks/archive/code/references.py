@@ -1,4 +1,4 @@
-"""Which names of its module, and which attributes of them, a piece of code refers to.
+"""Names of its module, and attributes of them, that a piece of code refers to.
 
 Read off the bytecode, where the compiler has already decided which names are global.
 """
@@ -45,9 +45,9 @@ class References:
 
 def references(code: CodeType) -> References:
     """Find what a code object, and all code inside it, refers to."""
-    found = References()
-    _scan(code, found, now=not code.co_flags & _CO_OPTIMIZED)
-    return found
+    used = References()
+    _scan(code, used, now=not code.co_flags & _CO_OPTIMIZED)
+    return used
 
 
 def _scan(code: CodeType, found: References, *, now: bool) -> None:

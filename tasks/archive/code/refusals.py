@@ -1,4 +1,4 @@
-"""What is said about things that cannot be captured: each says what to do instead."""
+"""Messages about things that cannot be captured: each says what to do instead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def titled(function: FunctionType) -> str:
 
 
 def described(value: Any) -> str:
-    """What kind of value this is, for a message."""
+    """Describe what kind of value this is, for a message."""
     if isinstance(value, FunctionType):
         return f"the function {titled(value)}"
     kind = type(value)
@@ -26,7 +26,7 @@ def described(value: Any) -> str:
 
 
 CANNOT = "which cannot be written down exactly"
-"""What is said of a value that has no exact form."""
+"""The words of a message about a value that has no exact form."""
 
 
 def unknown_value(value: Any, path: str) -> str:
@@ -47,7 +47,7 @@ def too_large(path: str, size: int, limit: int) -> str:
 
 
 def secret_value(path: str, variable: str) -> str:
-    """A value is that of an environment variable whose name says that it is secret."""
+    """Describe a value of an environment variable that is secret by its name."""
     return (
         f"{path} holds the value of the environment variable {variable}. Read it inside the "
         f"function, when it runs: os.environ[{variable!r}]."

@@ -1,4 +1,4 @@
-"""What somebody has registered for a study: names with their values, and three entry points.
+"""Names and values that somebody has registered for a study, and its three entry points.
 
 Together they are a `Problem`. Its functions find what they refer to as they always do, in the
 globals and closures that are archived with them; whoever names a parameter `ctx` gets all the
@@ -45,7 +45,7 @@ class Registered:
         own: Iterable[dict[str, Any]] = (),
         allow_pickle: bool = False,
     ) -> Registered:
-        """Add names, each in place of what it was before."""
+        """Add names, each replacing its former value."""
         for name in values:
             if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidSettingError(
@@ -72,11 +72,11 @@ class Registered:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all three entry points are known."""
+        """True once all three entry points are known."""
         return len(self.entrypoints) == len(_CALLED)
 
     def missing(self, *, run: bool = True) -> list[str]:
-        """What is missing for a study to be run again, and how to give it."""
+        """List what is missing for a study to be run again, and how to give it."""
         missing: list[str] = []
         if not self.context:
             missing.append("a context: `with archive.register():` around the definitions")
@@ -95,13 +95,13 @@ class Registered:
         """The problem that this is. Without a `run`, `eval` gets the parameters."""
         if not probe and (missing := self.missing(run=False)):
             raise ArchiveError(listing("There is no problem yet. It needs", missing))
-        found: dict[EntryPoint, Any] = {
+        functions: dict[EntryPoint, Any] = {
             part: self.context[name] for part, name in self.entrypoints.items()
         }
-        evaluate = found.get("eval")
-        run = found.get("run") or (None if probe else evaluate)
+        evaluate = functions.get("eval")
+        run = functions.get("run") or (None if probe else evaluate)
         return Problem(
-            suggest=found.get("suggest", _stand_in),
+            suggest=functions.get("suggest", _stand_in),
             run=run or _stand_in,
             evaluate=None if run is evaluate else evaluate,
             context=self.context,
@@ -112,7 +112,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class ArchiveReport:
-    """What is archived of a study, as `OptunaArchive.check_minimal` found it.
+    """The contents of a study's archive, as `OptunaArchive.check_minimal` found them.
 
     Attributes:
         study_name: the study.
@@ -193,12 +193,12 @@ class Registration:
         if frame is None or kind is not None:
             return
         nothing = object()
-        found = {
+        added = {
             name: value
             for name, value in dict(frame.f_locals).items()
             if not name.startswith("_")
             and before.get(name, nothing) is not value
             and value is not self
         }
-        self._add(found)
-        self.names = tuple(found)
+        self._add(added)
+        self.names = tuple(added)

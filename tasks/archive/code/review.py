@@ -18,11 +18,11 @@ from prefect_optuna.blocks.texts import visible, visible_line
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.code.capture import Capture
 
-_SHOWN = 120  # letters of a value that is nothing but data, in the source text
+_SHOWN = 120  # characters of a value that is only data, in the source text
 
 
 def tag_of(data: Any) -> str:
-    """The tag of tagged JSON; empty where there is none."""
+    """Return the tag of tagged JSON; empty if there is none."""
     if not isinstance(data, dict) or len(data) != 1:
         return ""
     tag = str(next(iter(data)))
@@ -93,7 +93,7 @@ def _set(held: Any) -> str:
 
 def _parts(held: Any) -> str:
     rest = [f"{part}: {as_python(inner)}" for part, inner in held[3].items()]
-    return "".join(f", and gives it its {one}" for one in rest)
+    return "".join(f", and gives it its {part}" for part in rest)
 
 
 CODE_TAGS: Mapping[str, CodeTag] = {

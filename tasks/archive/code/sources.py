@@ -54,10 +54,7 @@ _parsing = threading.Lock()
 
 
 def parse(source: str) -> ast.Module:
-    """Parse source, one thread at a time.
-
-    In Python 3.11 threads that parse at the same moment fail with a `SystemError`.
-    """
+    """Parse source, one thread at a time: Python 3.11 raises `SystemError` otherwise."""
     with _parsing:
         return ast.parse(source)
 
@@ -105,10 +102,10 @@ class SourceFile:
     @cached_property
     def definitions(self) -> dict[str, list[Definition]]:
         """Everything that is defined at any depth, by its last name."""
-        found: dict[str, list[Definition]] = {}
+        by_name: dict[str, list[Definition]] = {}
         for definition in _definitions(self.tree, ""):
-            found.setdefault(definition.qualname.rpartition(".")[2], []).append(definition)
-        return found
+            by_name.setdefault(definition.qualname.rpartition(".")[2], []).append(definition)
+        return by_name
 
     @cached_property
     def futures(self) -> list[str]:
@@ -134,16 +131,16 @@ class SourceFile:
     @cached_property
     def top_level(self) -> dict[str, list[ast.stmt]]:
         """The statements that bind each global name, in order."""
-        found: dict[str, list[ast.stmt]] = {}
+        statements: dict[str, list[ast.stmt]] = {}
         for statement in _statements(self.tree.body):
             for name in _bound(statement):
-                found.setdefault(name, []).append(statement)
-        return found
+                statements.setdefault(name, []).append(statement)
+        return statements
 
     def candidates(self, code: CodeType) -> list[Definition]:
         """The definitions that have the name of the code; those on its line come first."""
-        found = self.definitions.get(code.co_name, [])
-        return sorted(found, key=lambda d: abs(first_line(d.node) - code.co_firstlineno))
+        same_name = self.definitions.get(code.co_name, [])
+        return sorted(same_name, key=lambda d: abs(first_line(d.node) - code.co_firstlineno))
 
     def function_text(self, node: FunctionNode) -> SourceText:
         """The source of a function without its decorators, or of a lambda."""
@@ -259,7 +256,7 @@ def inner_codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def same_code(one: CodeType, other: CodeType) -> bool:
-    """Whether two code objects do the same, wherever they were written."""
+    """Tell whether two code objects do the same, wherever they were written."""
     if "@py_builtins" in (*one.co_names, *other.co_names):
         # Pytest rewrites the assertions of a test module: there is nothing to compare.
         return one.co_name == other.co_name

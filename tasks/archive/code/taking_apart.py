@@ -33,7 +33,7 @@ _REFUSED = (optuna.Study, optuna.Trial, optuna.storages.BaseStorage)
 
 @dataclass(frozen=True)
 class Parts:
-    """What an object is made of.
+    """The parts from which an object can be made again.
 
     Attributes:
         is_new: whether it is made by `make.__new__(make, ...)`, and not by calling `make`.
@@ -121,7 +121,7 @@ def _set_state(value: Any, kind: Any, state: Any) -> None:
 
 
 def installed_name(value: Any) -> str | None:
-    """Where an object is kept that an installed module has one of: NumPy's own generator.
+    """Return the name of an object that an installed module keeps: NumPy's own generator.
 
     Example:
         >>> import numpy as np

@@ -1,1 +1,1 @@
-"""What is written down beside code and results: attributes, versions, environment, signatures."""
+"""Records beside code and results: attributes, versions, environment, signatures."""

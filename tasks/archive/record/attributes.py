@@ -26,7 +26,7 @@ KEY_ENTRYPOINT = "entrypoint:"
 """Attributes that start like this belong to the archive, as in studies of its predecessor."""
 
 RESERVED = ("backupContext", KEY_ENTRYPOINT, "axis:", "timeseries:", "signature")
-"""What the names of the archive's own attributes start with."""
+"""Prefixes of the names of the archive's own attributes."""
 
 _OF_TRIALS = ("result", "scope", "error", "shared_random")
 _MAX_JSON = 60_000  # bytes; MySQL's limit for an attribute is 65,535
@@ -49,7 +49,7 @@ def checked_key(key: str, of: str) -> str:
 
 
 def is_of_the_archive(key: str) -> bool:
-    """Whether an attribute of a trial is none that its own code has set."""
+    """Tell whether an attribute of a trial belongs to the archive: its own code has not set it."""
     return key in _OF_TRIALS or key.startswith(RESERVED)
 
 

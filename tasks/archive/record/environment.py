@@ -1,4 +1,4 @@
-"""What a study ran in: Python, the machine, installed distributions, the state of the code.
+"""Environment of a study: Python, machine, installed distributions, the state of the code.
 
 Beside that it keeps what a digest names: the script that Python was started with, and the changes
 to tracked files that git has not committed. Files that git does not track are left out, since that
@@ -45,7 +45,7 @@ FOLDER = "a folder"
 """The source of a distribution that was installed from this machine's disk."""
 
 RECORD_FILE = "environment.json"
-"""In an environment that was built from a recorded one: what is in it."""
+"""The file that describes an environment that was built from a recorded one."""
 
 _GIT_SECONDS = 3.0
 
@@ -59,7 +59,7 @@ RECORDED_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "XLA_FLAGS",
 )
-"""What changes results without a change of code: the order of sets, of sums across threads."""
+"""Variables that change results without a change of code: order of sets, of sums in threads."""
 
 # What was not taken down says nothing about what it was: by a former version, without
 # threadpoolctl, or before a library was imported.
@@ -70,7 +70,7 @@ _SCHEMES = (
 )  # fmt: skip
 _COMMIT = re.compile(r"git\+\w+://.+@[0-9a-f]{6,64}(#subdirectory=[\w./-]+)?")
 _reading = threading.Lock()
-_WORD = 30  # letters of an option of a sampler
+_WORD = 30  # characters of an option of a sampler
 _KEPT_AS = {"deterministic_objective": "deterministic"}  # by `GPSampler`
 
 
@@ -96,7 +96,7 @@ class GitState:
 
 @dataclass(frozen=True)
 class Environment:
-    """What a study ran in. No names of machines or people.
+    """The environment in which a study ran. No names of machines or people.
 
     Attributes:
         python: version of Python, such as `"3.11.7"`.
@@ -341,12 +341,12 @@ def _requirement(name: str, version: str, source: str | None) -> str:
 
 
 def is_built() -> bool:
-    """Whether this process runs in an environment that was built from a recorded one."""
+    """Tell whether this process runs in an environment that was built from a recorded one."""
     return Path(sys.prefix, RECORD_FILE).exists()
 
 
 def is_requirement(name: str, version: str, source: str | None) -> bool:
-    r"""Whether it is one package in one version, and nothing else that a file of them may have.
+    r"""Tell whether it is one package in one version, and nothing else that pip would obey.
 
     Example:
         >>> is_requirement("numpy", "2.1.0", None)
@@ -436,7 +436,7 @@ def _is_of_optuna(value: object) -> bool:
 
 
 def _kept(made: object, name: str, default: object) -> object:
-    """What became of an argument: Optuna's keep it under its name, or a part of theirs does."""
+    """Return what became of an argument: Optuna keeps it under its name, or in a part."""
     parts = [part for part in getattr(made, "__dict__", {}).values() if _is_of_optuna(part)]
     parts = [part for part in parts if not isinstance(part, (BaseSampler, BasePruner))]
     name = _KEPT_AS.get(name, name)
@@ -477,17 +477,17 @@ def _thread_pools() -> tuple[dict[str, int], dict[str, str]]:
 
 
 def sources() -> dict[str, str]:
-    """Where distributions came from that were not taken from an index, as PEP 610 records it."""
-    found: dict[str, str] = {}
+    """Return the sources of distributions that no index has, as PEP 610 records them."""
+    by_name: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         text = distribution.read_text("direct_url.json")
         if text:
             name = _name_and_version(distribution)[0]
             try:
-                found.setdefault(name, _source(json.loads(text)))
+                by_name.setdefault(name, _source(json.loads(text)))
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
-    return dict(sorted(found.items()))
+    return dict(sorted(by_name.items()))
 
 
 def _source(record: dict[str, Any]) -> str:
@@ -513,7 +513,7 @@ def _public_url(url: SplitResult) -> str:
 
 
 def _commit_in(folder: str) -> str | None:
-    """Where others get what is in a folder; `None` where it is no commit of a git repository."""
+    """Return a URL for pip of a folder's commit; `None` if it is no commit of a repository."""
     state = _git("status", "--porcelain", cwd=folder)
     if state is None or state.strip():  # what git does not track may be imported as well
         return None
@@ -538,7 +538,7 @@ def _script_bytes() -> bytes:
 
 
 def _secret_note(content: bytes, what: str, secrets: SecretVariables) -> str | None:
-    """Why a file is not archived, for people; `None` if nothing in it is known to be secret."""
+    """Say why a file is not archived; `None` if nothing in it is known to be secret."""
     if not content or len(content) > MAX_SOURCE_BYTES:
         return None
     if name := secrets.name_in(content):
@@ -557,12 +557,12 @@ def _keep(content: bytes, files: dict[str, bytes]) -> str:
 
 
 def _distributions() -> dict[str, str]:
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name, version = _name_and_version(distribution)
-        if name and name not in found:  # the first one on the path is the one that is imported
-            found[name] = version
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+        if name and name not in versions:  # the first one on the path is the one that is imported
+            versions[name] = version
+    return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 
 def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What comes of trials afterwards: re-evaluations, and late trials.
+"""Later records of trials: re-evaluations, and late trials.
 
 A re-evaluation is a file beside the archive, never changed. A late trial is what one came to whose
 place another one had taken meanwhile.
@@ -39,19 +39,19 @@ def read_history(
     """The re-evaluations of a study, oldest first."""
     from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 
-    found: list[Reevaluation] = []
+    reevaluations: list[Reevaluation] = []
     # Their names begin with the time.
     paths = sorted(artifacts.glob(f"studies/{uuid}/reevaluations/*.json"))
     paths = paths if last is None else paths[-last:]
     for path, content in sorted(artifacts.read_many(paths).items()):
         try:
-            found.append(Reevaluation.model_validate_json(content))
+            reevaluations.append(Reevaluation.model_validate_json(content))
         except ValidationError as error:
             raise ArchiveError(
                 f"{artifacts.location(path)} is no record of a re-evaluation: "
                 f"{error.errors()[0]['msg']}. Remove it, or bring it back from a copy."
             ) from None
-    return found
+    return reevaluations
 
 
 def late_attribute(trial: FrozenTrial, *, told_as: int, at: float) -> tuple[str, dict[str, Any]]:
@@ -69,6 +69,6 @@ def late_attribute(trial: FrozenTrial, *, told_as: int, at: float) -> tuple[str,
 
 def late_trials(system_attrs: Mapping[str, Any]) -> list[FrozenTrial]:
     """The late trials among the system attributes of a study, by their numbers."""
-    found = [value for name, value in system_attrs.items() if name.startswith(_PREFIX)]
-    trials = [trial_from_json(value["trial"]) for value in found]
+    records = [value for name, value in system_attrs.items() if name.startswith(_PREFIX)]
+    trials = [trial_from_json(value["trial"]) for value in records]
     return sorted(trials, key=lambda trial: trial.number)

@@ -52,13 +52,13 @@ class Version(BaseModel):
 
     @property
     def id(self) -> str:
-        """What names the version in its study, 16 hexadecimal digits, whenever it was made."""
+        """The name of the version in its study, 16 hexadecimal digits, whenever it was made."""
         content = [self.first_trial, self.code_version, self.environment, self.scope]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def content(self) -> dict[str, Any]:
-        """What is signed: everything but the signature."""
+        """Return what is signed: everything but the signature."""
         return self.model_dump(exclude={"signature"})
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Manifest(BaseModel):
     signature: Any = Field(default=None, description="Of all but the versions, if there is a key.")
 
     def content(self) -> dict[str, Any]:
-        """What is signed: everything but the signature, and the versions, which have their own."""
+        """Return what is signed: all but the signature and the versions, which have their own."""
         content = self.model_dump(exclude={"signature", "versions"})
         if not self.ledger:  # as it was signed before there were ledgers
             del content["ledger"]
@@ -111,10 +111,10 @@ def manifest_of(study_name: str, attributes: Mapping[str, Any]) -> Manifest | No
     data = attributes.get(BACKUP_CONTEXT)
     if data is None:
         return None
-    found = data.get("format") if isinstance(data, dict) else None
-    if isinstance(found, int) and found > MANIFEST_FORMAT:
+    written = data.get("format") if isinstance(data, dict) else None
+    if isinstance(written, int) and written > MANIFEST_FORMAT:
         raise ArchiveError(
-            f"The archive of the study {study_name!r} has the format {found}, and this "
+            f"The archive of the study {study_name!r} has the format {written}, and this "
             f"version reads up to {MANIFEST_FORMAT}: pip install --upgrade prefect-optuna."
         )
     try:
@@ -144,7 +144,7 @@ def manifest_of(study_name: str, attributes: Mapping[str, Any]) -> Manifest | No
 def write_version(
     study: Study, version: Version, *, uuid: str, artifacts: str, keys: SigningKeys | None = None
 ) -> Manifest:
-    """Add a version to a study's archive, whoever else does so at the same time."""
+    """Add a version to a study's archive, also while others do the same."""
     manifest = read_manifest(study)
     if manifest is None:
         begun = Manifest(uuid=uuid, artifacts=artifacts, ledger=_ledger(study))
@@ -155,7 +155,7 @@ def write_version(
         # Another flow may have begun the archive at the same moment, with a UUID of its own.
         written = read_manifest(study)
         assert written is not None  # noqa: S101 - nothing removes an attribute of a study
-        stored = next((one for one in written.versions if one.id == version.id), None)
+        stored = next((known for known in written.versions if known.id == version.id), None)
         if stored is not None and (keys is None or not _problem(stored, written.uuid, keys)):
             return written
         if keys is not None:

@@ -57,7 +57,7 @@ class Entry:
 
     @property
     def head(self) -> list[Any]:
-        """What the next entry says of this one: the number, and a digest of all up to here."""
+        """Reference of the next entry to this one: the number, and a digest of all up to here."""
         # Samplers write constraints the old way when the trial is told, after it was signed.
         late = self.trial.system_attrs.get("constraints")
         parts = [self.signature["before"], self.trial.number, self.signature["hmac"], late]
@@ -81,7 +81,7 @@ class RunningList:
         self._knows: dict[str, dict[str, Any]] = {}
 
     def next(self) -> dict[str, Any]:
-        """What the signature of the next trial says of its place."""
+        """Return the place of the next trial in the list, as its signature gives it."""
         if self._written is None:
             self.manifest = with_ledger(self.study, self.manifest, self.keys)
             self._write(closed=False)
@@ -158,7 +158,7 @@ def signed_names(attributes: Mapping[str, Any]) -> list[str]:
 
 
 def known_now(study: Study, keys: SigningKeys, *, but: str) -> dict[str, dict[str, Any]]:
-    """What is signed in a study at this moment: versions, attributes, and the lists of runs.
+    """Return what is signed in a study at this moment: versions, attributes, and lists of runs.
 
     Of runs only those that no other one names: the others are missed through them.
     """
@@ -182,7 +182,7 @@ def known_now(study: Study, keys: SigningKeys, *, but: str) -> dict[str, dict[st
             for name in signed_names(attributes)
             if f"{SIGNATURE_OF}{name}" in attributes
         },
-        "runs": {run: one["count"] for run, one in records.items() if run not in named},
+        "runs": {run: record["count"] for run, record in records.items() if run not in named},
     }
 
 
@@ -215,13 +215,13 @@ def list_problems(
             if run not in there:
                 problems.append(f"The record of the run {run} is gone.")
             told[run] = max(told.get(run, 0), count)
-    for run, found in entries.items():
+    for run, told_here in entries.items():
         if run not in there:
-            numbers = shown_numbers([entry.trial.number for entry in found])
+            numbers = shown_numbers([entry.trial.number for entry in told_here])
             problems.append(f"{numbers}: the record of the run {run}, which told them, is gone.")
     for run, record in records.items():
-        found = sorted(entries.get(run, ()), key=lambda entry: entry.place)
-        problems += _run_problems(run, record, found, told[run], trials)
+        own = sorted(entries.get(run, ()), key=lambda entry: entry.place)
+        problems += _run_problems(run, record, own, told[run], trials)
         if not record["closed"]:
             last = record["last"]
             after = f"after trial {last[0]}" if last else "at all"
@@ -253,10 +253,10 @@ def close_lists(
     """Close the lists of runs that were killed with what there is of them now."""
     for run, record in records_of(attributes).items():
         if not record["closed"]:
-            found = sorted(entries.get(run, ()), key=lambda entry: entry.place)
+            own = sorted(entries.get(run, ()), key=lambda entry: entry.place)
             content = {name: value for name, value in record.items() if name not in ("key", "hmac")}
-            last = found[-1].head if found else None
-            content |= {"count": len(found), "last": last, "closed": True}
+            last = own[-1].head if own else None
+            content |= {"count": len(own), "last": last, "closed": True}
             write_record(study, manifest, keys, run, content)
 
 

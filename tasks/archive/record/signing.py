@@ -34,18 +34,18 @@ _PLAIN = frozenset({str, float, int, bool, type(None)})
 
 
 def _sorts_as_it_is(content: Any) -> bool:
-    """Whether all keys are ASCII text; of what is nested deeply, nobody looks."""
+    """Tell whether all keys are ASCII text, not looking into what is nested deeply."""
     level = [content]
     for _ in range(_LEVELS):
         inside: list[Any] = []
-        for one in level:
-            kind = type(one)
+        for item in level:
+            kind = type(item)
             if kind is dict:
-                if not "".join(one).isascii():  # a TypeError, where one is no text
+                if not "".join(item).isascii():  # a TypeError, where one is no text
                     return False
-                inside += one.values()
+                inside += item.values()
             elif kind is list or kind is tuple:
-                inside += one
+                inside += item
             elif kind not in _PLAIN:
                 return False
         if not inside:
@@ -87,14 +87,14 @@ class SigningKeys:
 
     def __init__(self, key: SecretStr | str) -> None:
         text = key.get_secret_value() if isinstance(key, SecretStr) else key
-        keys = [one.strip().encode() for one in text.split(",") if one.strip()]
+        keys = [word.strip().encode() for word in text.split(",") if word.strip()]
         if not keys or min(map(len, keys)) < MIN_KEY_LENGTH:
             raise InvalidSettingError(
                 f"A key for signing archives has {MIN_KEY_LENGTH} characters or more, and a comma "
                 f"ends it; found one of {min(map(len, keys), default=0)}. Make one with: "
                 'python -c "import secrets; print(secrets.token_hex(16))"'
             )
-        self._keys = {_key_id(one): one for one in keys}
+        self._keys = {_key_id(secret): secret for secret in keys}
 
     @classmethod
     def configured(cls, key: SecretStr | str | None = None) -> SigningKeys | None:
@@ -122,13 +122,13 @@ class SigningKeys:
         if signature is None:
             return "is not signed"
         try:
-            key_id, found = str(signature["key"]), str(signature["hmac"])
+            key_id, digest = str(signature["key"]), str(signature["hmac"])
         except (KeyError, TypeError):
             return "has something in place of a signature"
         if key_id not in self._keys:
             return f"is signed with the key {key_id!r}, and the keys here are {self!r}"
         expected = _hmac(self._keys[key_id], what, uuid, content)
-        if hmac.compare_digest(expected.encode(), found.encode()):
+        if hmac.compare_digest(expected.encode(), digest.encode()):
             return ""
         return "has been changed after it was signed"
 

@@ -1,4 +1,4 @@
-"""What is signed of a trial: its number, state, values, parameters, attributes and version.
+"""Signed content of a trial: number, state, values, parameters, attributes and version.
 
 A trial is signed by the process that tells its values, just before it does, since a storage
 changes nothing in a trial that has ended. The signature is part of an attribute that the trial
@@ -119,7 +119,7 @@ def trial_content(
     state: TrialState | None = None,
     values: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """What is signed of a trial, as JSON."""
+    """Return the signed content of a trial, as JSON."""
     attributes = dict(trial.user_attrs if attributes is None else attributes)
     attributes.pop(SIGNATURE, None)
     if isinstance(result := attributes.get(RESULT_KEY), Mapping):
@@ -179,7 +179,7 @@ def trial_problem(
 
 
 def _link(signature: Any) -> dict[str, Any] | None:
-    """What a signature says of its place in the list of its run; `None` if it is in none."""
+    """Return a signature's place in the list of its run; `None` if it is in none."""
     if isinstance(signature, Mapping) and "run" in signature:
         return {name: signature.get(name) for name in _LINK}
     return None
@@ -199,7 +199,7 @@ def _distribution_json(name: str, distribution: BaseDistribution) -> str:
 
 
 def _is_confused(trial: FrozenTrial, name: str) -> bool:
-    """Whether a parameter equals what was suggested, and is another thing: `1` for `True`."""
+    """Tell whether a parameter equals what was suggested but has another type: `1` for `True`."""
     value, distribution = trial.params[name], trial.distributions[name]
     if not isinstance(distribution, CategoricalDistribution):
         return isinstance(value, bool)  # the others have numbers

@@ -47,7 +47,7 @@ def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
     count = max(map(len, values), default=1) or 1
     for index in range(count):
         name = "value" if count == 1 else f"value.{index}"
-        columns[name] = [float(one[index]) if index < len(one) else None for one in values]
+        columns[name] = [float(row[index]) if index < len(row) else None for row in values]
     columns["started"] = [trial.datetime_start for trial in trials]
     columns["completed"] = [trial.datetime_complete for trial in trials]
     columns["seconds"] = [t.duration.total_seconds() if t.duration else None for t in trials]
@@ -61,9 +61,9 @@ def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
             for trial, logged in zip(trials, metrics, strict=True)
         ],
     }
-    for group, found in groups.items():
-        for name in dict.fromkeys(name for one in found for name in one):
-            columns[f"{group}.{name}"] = _one_type([one.get(name) for one in found])
+    for group, rows in groups.items():
+        for name in dict.fromkeys(name for row in rows for name in row):
+            columns[f"{group}.{name}"] = _one_type([row.get(name) for row in rows])
     return columns
 
 

@@ -1,4 +1,4 @@
-"""Whether the signatures of an archive hold, and signing what has none yet."""
+"""Verification of an archive's signatures, and signing of what has none yet."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _MAX_PLACES = 10_000  # of such digits in one attribute, which not every storage
 
 @dataclass(frozen=True)
 class SignatureCheck:
-    """What the signatures of an archive say.
+    """The result of checking the signatures of an archive.
 
     Attributes:
         configured: whether there is a key here to check them with.
@@ -70,12 +70,12 @@ class SignatureCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether everything is signed by a key that is configured here, and unchanged."""
+        """True if everything is signed by a key that is configured here, and unchanged."""
         return self.configured and not self.problems
 
     @property
     def complete(self) -> bool:
-        """Whether it holds, and nothing could be missing that was signed: there are no gaps."""
+        """True if it holds, and nothing could be missing that was signed: there are no gaps."""
         return self.holds and not self.gaps
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ def check_signatures(
 ) -> SignatureCheck:
     """Check every signature of an archive."""
     signatures = [manifest.signature, *(version.signature for version in manifest.versions)]
-    found = _Found()
+    findings = _Found()
     if keys is not None:  # else there is no need to read the trials
         # Attributes first: a run that goes on tells a trial before its list has it.
         attributes = study.user_attrs
@@ -124,16 +124,16 @@ def check_signatures(
             trials[trial.number] = trial
         to_run = {trial.number for trial in chosen}
         signatures += map(trial_signature, trials)
-        found = _look(study, attributes, trials, to_run, manifest, keys)
+        findings = _look(study, attributes, trials, to_run, manifest, keys)
     named = {str(s["key"]) for s in signatures if isinstance(s, Mapping) and "key" in s}
     return SignatureCheck(
-        keys is not None, tuple(sorted(named)), tuple(found.problems), tuple(found.gaps)
+        keys is not None, tuple(sorted(named)), tuple(findings.problems), tuple(findings.gaps)
     )
 
 
 @dataclass
 class _Found:
-    """What checking the signatures of a study has found.
+    """Findings of checking the signatures of a study.
 
     Attributes:
         problems: what does not hold, each as a sentence.
@@ -154,22 +154,22 @@ def _look(
     manifest: Manifest,
     keys: SigningKeys,
 ) -> _Found:
-    found = _Found()
-    found.problems += _manifest_problems(manifest, keys)
-    found.problems += _attribute_problems(attributes, manifest.uuid, keys)
-    _look_at_trials(study, attributes, trials, to_run, manifest, keys, found)
-    problems, gaps = list_problems(attributes, manifest, keys, found.entries, trials)
-    found.problems += problems
-    found.gaps += gaps
-    return found
+    findings = _Found()
+    findings.problems += _manifest_problems(manifest, keys)
+    findings.problems += _attribute_problems(attributes, manifest.uuid, keys)
+    _look_at_trials(study, attributes, trials, to_run, manifest, keys, findings)
+    problems, gaps = list_problems(attributes, manifest, keys, findings.entries, trials)
+    findings.problems += problems
+    findings.gaps += gaps
+    return findings
 
 
 def sign_study(study: Study, manifest: Manifest, keys: SigningKeys) -> None:
     """Sign what is not signed yet: the manifest, its versions, attributes, and ended trials."""
     wrong = [
-        one
-        for one in check_signatures(study, manifest, keys).problems
-        if not one.endswith("not signed.")
+        problem
+        for problem in check_signatures(study, manifest, keys).problems
+        if not problem.endswith("not signed.")
     ]
     if wrong:
         raise ArchiveError(
@@ -306,7 +306,7 @@ class _Afterwards:
         self.covered = frozenset(numbers)
 
     def problems(self, keys: SigningKeys) -> Iterator[str]:
-        """What does not hold, each as a sentence."""
+        """Yield what does not hold, each as a sentence."""
         if self._record is None:
             return
         numbers, manifest, record = self._numbers, self._manifest, self._record
@@ -335,23 +335,23 @@ def _digests(
 ) -> list[str]:
     """A digest of each trial, whatever signature of its own it has."""
     directions, ids = _directions(study), [version.id for version in manifest.versions]
-    found: list[str] = []
+    digests: list[str] = []
     for number in numbers:
         if number >= len(trials):
-            found.append("")
+            digests.append("")
             continue
         trial = trials[number]
         version = ids[version_of(manifest, trial, ids)]
         content = full_content(trial, directions=directions, version=version)
         late = trial.system_attrs.get("constraints")
-        found.append(hashlib.sha256(canonical([content, late])).hexdigest())
-    return found
+        digests.append(hashlib.sha256(canonical([content, late])).hexdigest())
+    return digests
 
 
 def _former(
     study: Study, trials: Sequence[FrozenTrial], manifest: Manifest, numbers: Sequence[int]
 ) -> list[Any]:
-    """What a former version has signed of trials that had ended."""
+    """Return what a former version has signed of trials that had ended."""
     directions = _directions(study)
     content: list[Any] = []
     for number in numbers:

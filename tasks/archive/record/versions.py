@@ -107,8 +107,8 @@ def _name_queued(study: Study, version: Version) -> None:
 
 
 def changes(manifest: Manifest) -> list[str]:
-    """What changed from each version to the next, for people who compare trials."""
-    found: list[str] = []
+    """List what changed from each version to the next, for people who compare trials."""
+    texts: list[str] = []
     for before, after in zip(manifest.versions, manifest.versions[1:], strict=False):
         changed = [
             what
@@ -119,8 +119,8 @@ def changes(manifest: Manifest) -> list[str]:
             )
             if getattr(before, name) != getattr(after, name)
         ]
-        found.append(f"The {' and the '.join(changed)} changed before trial {after.first_trial}.")
-    return found
+        texts.append(f"The {' and the '.join(changed)} changed before trial {after.first_trial}.")
+    return texts
 
 
 def _differ(

@@ -1,1 +1,1 @@
-"""What trials came to: results, time series and tables, one Arrow file or blob each."""
+"""Data of trials: results, time series and tables, one Arrow file or blob each."""

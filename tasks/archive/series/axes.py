@@ -29,10 +29,10 @@ from prefect_optuna.tasks.archive.code.refusals import described, too_large
 from prefect_optuna.tasks.archive.series.blobs import read_blob
 
 KEY_AXIS = "axis:"
-"""What the user attribute of a study that holds an axis starts with; its name follows."""
+"""Prefix of the user attribute of a study that holds an axis; its name follows."""
 
 MAX_BYTES = 1 << 30
-"""How many bytes an axis or a series may have."""
+"""Maximum number of bytes of an axis or a series."""
 
 _INLINE = 64  # values; more of them are a blob
 _INLINE_BYTES = 1 << 20  # of them, once they are an array
@@ -68,12 +68,12 @@ class Axis:
 
     @property
     def is_inline(self) -> bool:
-        """Whether the attribute holds the values themselves."""
+        """True if the attribute holds the values themselves."""
         is_short = len(self.values) <= _INLINE and self.values.nbytes <= _INLINE_BYTES
         return is_short and self.values.dtype.kind in "biufU"
 
     def attribute(self) -> dict[str, Any]:
-        """What the attribute of the study says, as JSON."""
+        """Return the attribute of the study, as JSON."""
         attribute: dict[str, Any] = {"dtype": self.values.dtype.str, "length": len(self.values)}
         if self.is_inline:
             attribute["values"] = self.values.tolist()
@@ -82,7 +82,7 @@ class Axis:
         return {**attribute, **({"unit": self.unit} if self.unit else {})}
 
     def same_as(self, other: Axis) -> bool:
-        """Whether these are the same coordinates, whichever type of number they are."""
+        """Tell whether these are the same coordinates, whichever type of number they are."""
         return self.unit == other.unit and np.array_equal(self.values, other.values)
 
     def summary(self) -> str:
@@ -205,5 +205,5 @@ def archived_axes(artifacts: ArtifactFileSystem, code_version: str) -> dict[str,
 
 
 def grid_size(axes: Mapping[str, Axis]) -> int:
-    """How many points the grid of some axes has."""
+    """Return the number of points in the grid of some axes."""
     return math.prod(len(axis.values) for axis in axes.values())

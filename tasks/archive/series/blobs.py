@@ -17,7 +17,7 @@ from prefect_optuna.tasks.archive.series.packs import packed
 
 
 def blob_path(digest: str) -> str:
-    """Where the blob of that digest lies, relative to the root of the artifacts."""
+    """Return the path of the blob of that digest, relative to the root of the artifacts."""
     return f"blobs/{digest[:2]}/{digest}"
 
 
@@ -57,7 +57,7 @@ def needed_blobs(artifacts: ArtifactFileSystem, folder: str) -> set[str]:
 
 
 def needed_paths(artifacts: ArtifactFileSystem, gone: Container[str] = ()) -> set[str]:
-    """The paths of the blobs that any study needs, but for those whose folders are `gone`."""
+    """List the paths of blobs that any study needs, except those whose folders are `gone`."""
     return {
         blob_path(digest)
         for folder in artifacts.ls("studies")
@@ -86,7 +86,7 @@ def read_verified(artifacts: ArtifactFileSystem, path: str, digest: str, what: s
 
 
 def beside_path(path: str, digest: str) -> str:
-    """Where a file goes whose place is taken by another content: `000003-<16 digits>.arrow`.
+    """Return the path of a file whose place other content has: `000003-<16 digits>.arrow`.
 
     Example:
         >>> from prefect_optuna.tasks.archive.series.blobs import beside_path
@@ -112,11 +112,11 @@ def _verified(
             f"The archive is incomplete: {what} is missing. Expected the file {place}. "
             "Bring it back, or name the artifacts that the study was archived to: artifacts=..."
         ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != digest:
         raise ArchiveError(
             f"The archive is damaged: {what} in {place} is not what was archived. Expected the "
-            f"SHA-256 digest {digest}, found {found} ({len(content)} bytes). Bring the file back "
+            f"SHA-256 digest {digest}, found {actual} ({len(content)} bytes). Bring the file back "
             "from a copy; nothing of it has been used."
         )
     return content

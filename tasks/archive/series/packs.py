@@ -25,7 +25,7 @@ from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import ArtifactNotFoundError
 
 LARGE = 1 << 20
-"""How many bytes a file in a pack has at most; of a larger one, its place is the least cost."""
+"""Largest size of a file in a pack, in bytes; the place of a larger one costs least."""
 
 _FILES = 256  # of a pack
 _KEPT = 1024  # packs whose contents are remembered
@@ -43,14 +43,14 @@ def file_references(trials: Iterable[FrozenTrial], at_most: float = math.inf) ->
         trials: whose they are.
         at_most: the size in bytes of the largest one that is wanted.
     """
-    found: dict[str, str] = {}
+    references: dict[str, str] = {}
     for trial in trials:
         for value in trial.user_attrs.values():
             if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
                 path, size = value.get("path"), value.get("bytes", 0)
                 if isinstance(path, str) and not (isinstance(size, int) and size > at_most):
-                    found[path] = value["sha256"]
-    return found
+                    references[path] = value["sha256"]
+    return references
 
 
 def packed(artifacts: ArtifactFileSystem, path: str, digest: str) -> bytes | None:
@@ -99,7 +99,7 @@ def pack_files(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
         some = paths[first : first + _FILES]
         try:
             contents = artifacts.read_many(some)
-        except ArtifactNotFoundError:  # somebody else packs them, too
+        except ArtifactNotFoundError:  # another process packs them, too
             contents = artifacts.read_many([path for path in some if artifacts.exists(path)])
         whole = {
             path: content
@@ -137,7 +137,7 @@ def _pack(artifacts: ArtifactFileSystem, files: Mapping[str, bytes]) -> int:
                 "be in it are in their places. Look at the disk, remove the pack, and try again."
             )
     for path in files:
-        with contextlib.suppress(ArtifactNotFoundError):  # somebody else has packed it, too
+        with contextlib.suppress(ArtifactNotFoundError):  # another process has packed it, too
             artifacts.rm(path)
     return len(new)
 
@@ -150,7 +150,7 @@ def _parts(path: str) -> tuple[str, str]:
 
 
 def _entries_of(artifacts: ArtifactFileSystem, pack: str) -> _Entries:
-    """Where each entry of a pack begins, and its size."""
+    """Return where each entry of a pack begins, and its size."""
     place = artifacts.location(pack)
     if place not in _entries:
         try:
@@ -169,7 +169,7 @@ def _entries_of(artifacts: ArtifactFileSystem, pack: str) -> _Entries:
             ) from None
         while len(_entries) >= _KEPT:
             _entries.pop(next(iter(_entries)), None)
-        _entries[place] = {one.filename: (one.header_offset, one.file_size) for one in stored}
+        _entries[place] = {info.filename: (info.header_offset, info.file_size) for info in stored}
     return _entries[place]
 
 

@@ -1,4 +1,4 @@
-"""What `run` returns: in the trial itself where it is small, else as one Arrow file for each trial.
+"""Results of `run`: in the trial itself if they are small, else an Arrow file for each trial.
 
 The file is an Arrow IPC file ("Feather"), which `pyarrow.feather.read_table`, pandas, polars
 and DuckDB open. It has one of these layouts:
@@ -58,7 +58,7 @@ from prefect_optuna.tasks.persistence.info import INFO
 RESULT_FORMAT = 1
 
 INLINE = 4096
-"""How many bytes of JSON a result may take in the attribute of its trial, instead of a file."""
+"""Maximum number of bytes of a result's JSON in its trial's attribute, instead of a file."""
 
 _KEY = b"prefect_optuna"
 _COMPRESS_FROM = 1 << 15  # bytes; below, a file takes about as much of the disk either way
@@ -124,15 +124,15 @@ def encode_inline(result: Any) -> dict[str, Any] | None:
         return None
     taken = _take_apart(result)
     series = taken.series
-    if not fits_inline(sum(one.array.nbytes for one in series)):
+    if not fits_inline(sum(item.array.nbytes for item in series)):
         return None
-    if any(one.table is not None or one.array.dtype.kind not in "biufcmM" for one in series):
+    if any(item.table is not None or item.array.dtype.kind not in "biufcmM" for item in series):
         return None
-    for number, one in enumerate(series):
-        one.node["$series"] = number
+    for number, item in enumerate(series):
+        item.node["$series"] = number
     reference = {
-        "inline": [taken.structure, *(base64_of(one.array) for one in series)],
-        "series": {name: one.spec() for name, one in zip(taken.names, series, strict=True)},
+        "inline": [taken.structure, *(base64_of(item.array) for item in series)],
+        "series": {name: item.spec() for name, item in zip(taken.names, series, strict=True)},
     }
     if len(canonical(reference)) > INLINE or _depth(taken.structure) > _MAX_DEPTH:
         return None
@@ -162,16 +162,16 @@ def decode_inline_series(reference: Mapping[str, Any], key: str) -> dict[str, An
 
 
 def is_of(key: str, name: str) -> bool:
-    """Whether a series is what a key names: itself, or one of several below it."""
+    """Tell whether a series is what a key names: itself, or one of several below it."""
     return name == key or name.startswith(f"{key}.")
 
 
 def _inline_arrays(reference: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Any]]:
-    found = inline_digest({"inline": reference["inline"], "series": reference["series"]})
-    if found != reference["sha256"]:
+    actual = inline_digest({"inline": reference["inline"], "series": reference["series"]})
+    if actual != reference["sha256"]:
         raise ArchiveError(
             "The archive is damaged: a result in the attribute of its trial is not what was "
-            f"archived. Expected the digest {reference['sha256']!r}, found {found!r}. Bring the "
+            f"archived. Expected the digest {reference['sha256']!r}, found {actual!r}. Bring the "
             "study back from a copy; nothing of it has been used."
         )
     specs, values = reference["series"], reference["inline"][1:]
@@ -183,7 +183,7 @@ def _inline_arrays(reference: Mapping[str, Any]) -> tuple[Mapping[str, Any], lis
 
 
 def fits_inline(size: int) -> bool:
-    """Whether so many bytes are few enough for an attribute; Base64 makes four of three."""
+    """Tell whether so many bytes are few enough for an attribute; Base64 makes four of three."""
     return size * 4 // 3 <= INLINE
 
 
@@ -205,14 +205,14 @@ class _Taken:
     series: list[_Series]
 
     def __post_init__(self) -> None:
-        self.names = _unique([one.name for one in self.series])
-        aligned = bool(self.series) and all(one.is_column for one in self.series)
+        self.names = _unique([item.name for item in self.series])
+        aligned = bool(self.series) and all(item.is_column for item in self.series)
         self.layout = "aligned" if aligned and _one_length(self.series) else "packed"
 
     def shapes(self) -> dict[str, Any]:
         return {
-            name: {"dtype": one.dtype, "shape": list(one.shape)}
-            for name, one in zip(self.names, self.series, strict=True)
+            name: {"dtype": item.dtype, "shape": list(item.shape)}
+            for name, item in zip(self.names, self.series, strict=True)
         }
 
 
@@ -241,18 +241,18 @@ def _as_file(taken: _Taken, axes: Mapping[str, Sequence[Any]]) -> bytes:
             if name not in names and (column := _axis_column(values, length)) is not None
         }
     axis_names = list(columns)
-    for number, (name, one) in enumerate(zip(names, series, strict=True)):
-        one.node["$series"] = number
-        columns[name] = one.values() if aligned else one_row(one.values())
+    for number, (name, item) in enumerate(zip(names, series, strict=True)):
+        item.node["$series"] = number
+        columns[name] = item.values() if aligned else one_row(item.values())
 
     metadata: dict[str, Any] = {
         "layout": taken.layout,
         "axes": axis_names,
-        "series": [one.spec() for one in series],
+        "series": [item.spec() for item in series],
         "structure": taken.structure,
     }
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    needed = sum(one.array.nbytes for one in series)
+    needed = sum(item.array.nbytes for item in series)
     if unpacks_to_too_much(needed, batch.get_total_buffer_size()):
         raise ResultEncodingError(
             f"The result's arrays of text take {needed:,} bytes, nearly all of them for padding, "
@@ -465,7 +465,7 @@ def _serialized(table: Any, codec: Any) -> Any:
 
 
 def _is_compressible(buffer: Any) -> bool:
-    """Whether compressing saves much, by samples: simulated floats are mostly noise."""
+    """Tell from samples whether compressing saves much: simulated floats are mostly noise."""
     import pyarrow as pa
 
     if buffer.size < _COMPRESS_FROM:
@@ -481,8 +481,8 @@ def _structure(value: Any, path: str, name: str, series: list[_Series]) -> Any:
     if isinstance(value, np.ndarray):
         return _array_structure(value, path, name, series)
     if kind in (list, tuple):
-        if (found := _number_list(value)) is not None:
-            array, container = found
+        if (numbers := _number_list(value)) is not None:
+            array, container = numbers
             node: dict[str, Any] = {}
             series.append(_Series(name or "result", array, node, container, value, path=path))
             return node
@@ -533,7 +533,7 @@ def _array_structure(
 
 
 def _number_list(value: Sequence[Any]) -> tuple[np.ndarray[Any, Any], str] | None:
-    """The array of a list or tuple whose items all have one numeric type, and what it was."""
+    """Return the array of a list or tuple of one numeric type, and its original type."""
     kinds = set(map(type, value))
     if len(kinds) != 1:
         return None
@@ -554,21 +554,21 @@ def _without_short_lists(series: list[_Series]) -> list[_Series]:
     def is_short(one: _Series) -> bool:
         return one.original is not None and len(one.original) <= _MAX_JSON_ITEMS
 
-    long = [one for one in series if not is_short(one)]
+    long = [item for item in series if not is_short(item)]
     if _one_length(series) or not long or not _one_length(long):
         return series
     length = long[0].shape
     kept: list[_Series] = []
-    for one in series:
-        if is_short(one) and one.shape != length:
-            one.node["$inline"] = _leaf(one.original, one.path)
+    for item in series:
+        if is_short(item) and item.shape != length:
+            item.node["$inline"] = _leaf(item.original, item.path)
         else:
-            kept.append(one)
+            kept.append(item)
     return kept
 
 
 def _one_length(series: list[_Series]) -> bool:
-    return len({one.shape for one in series}) == 1
+    return len({item.shape for item in series}) == 1
 
 
 def _as_mapping(value: Any) -> Mapping[Any, Any] | None:

@@ -122,7 +122,7 @@ class SeriesReader:
             return along, [(name, array.dtype, array.shape) for name, array in series.items()]
 
         for _, some in groupby(map(self._held(spec), trials), kind):
-            held = [one for one in some if one[2]]
+            held = [row for row in some if row[2]]
             if not held:
                 continue
             trial, _, series = held[0]
@@ -131,19 +131,19 @@ class SeriesReader:
             else:
                 [first] = self._with_axes([trial], [pa.table(dict(series))], spec)
             columns = [
-                pa.array(np.concatenate([one[2][name].reshape(-1) for one in held]))
+                pa.array(np.concatenate([row[2][name].reshape(-1) for row in held]))
                 if name in series
                 else pa.chunked_array(first.column(name).chunks * len(held))
                 for name in first.column_names
             ]
-            numbers = np.repeat([one[0].number for one in held], len(first))
+            numbers = np.repeat([row[0].number for row in held], len(first))
             table = pa.table(columns, schema=first.schema)
             yield table.add_column(0, "trial", pa.array(numbers))
 
     def _held(
         self, spec: SeriesSpec | None
     ) -> Callable[[FrozenTrial], tuple[FrozenTrial, Any, Mapping[str, Any]]]:
-        """What reads a trial's attribute: the trial, what its series lie along, and the series."""
+        """Return a reader of a trial's attribute, for the trial, its axes and its series."""
 
         def of_result(trial: FrozenTrial) -> tuple[FrozenTrial, Any, Mapping[str, Any]]:
             axes = id(self.axes_of(trial))  # one object for each version
@@ -217,16 +217,16 @@ class SeriesReader:
     def _checked(self, trial: FrozenTrial, axis: Axis | None, name: str, digest: str) -> Axis:
         """The axis, if it is the one that the trial's series was written along."""
         if axis is None or not axis.digest.startswith(digest):
-            found = "is another one now" if axis is not None else "is not there"
+            fault = "is another one now" if axis is not None else "is not there"
             raise ArchiveError(
                 f"The archive is damaged: trial {trial.number} has the series {self.key!r} along "
-                f"the axis {name!r}, which {found}. Bring the study's attribute "
+                f"the axis {name!r}, which {fault}. Bring the study's attribute "
                 f"{'axis:' + name!r} back from a copy."
             )
         return axis
 
     def _from_result(self, trial: FrozenTrial) -> Any:
-        """What of a trial's result is called like the series, along the axes of its problem."""
+        """Return the part of a trial's result that the series names, along the problem's axes."""
         axes = self.axes_of(trial)
         content = self._read(trial, trial.user_attrs[RESULT_KEY])
         return self._along(trial, axes, *decode_series(content, self.key, axes))
@@ -316,11 +316,11 @@ def _result_series(trial: FrozenTrial) -> Mapping[str, Any]:
 
 def _axes_of_shape(shape: tuple[int, ...], axes: Mapping[str, Axis]) -> dict[str, Axis]:
     """An axis for each dimension: the one that has its length, or else the numbers from 0."""
-    found: dict[str, Axis] = {}
+    chosen: dict[str, Axis] = {}
     for number, length in enumerate(shape):
         fitting = [
-            axis for axis in axes.values() if len(axis.values) == length and axis.name not in found
+            axis for axis in axes.values() if len(axis.values) == length and axis.name not in chosen
         ]
         axis = fitting[0] if len(fitting) == 1 else Axis(f"dim_{number}", np.arange(length))
-        found[axis.name] = axis
-    return found
+        chosen[axis.name] = axis
+    return chosen

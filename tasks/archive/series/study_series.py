@@ -47,13 +47,13 @@ class StudySeries:
         self._folder = ""
 
     def add_axis(self, axis: Axis) -> None:
-        """Write an axis; the same one again is nothing."""
+        """Write an axis; writing the same one again has no effect."""
         study, whose = self._study, f"The study {self._study.study_name!r}"
-        if (found := read_axis(study, self._artifacts, axis.name)) is not None:
-            check_same(found, axis, whose)
+        if (stored := read_axis(study, self._artifacts, axis.name)) is not None:
+            check_same(stored, axis, whose)
             return
-        if (found := self._axes_of_problem().get(axis.name)) is not None:
-            check_same(replace(found, unit=axis.unit), axis, whose)
+        if (stored := self._axes_of_problem().get(axis.name)) is not None:
+            check_same(replace(stored, unit=axis.unit), axis, whose)
         if not axis.is_inline:
             write_blobs(self._artifacts, self._claimed(), [axis.content])
         self._set_study_attribute(f"{KEY_AXIS}{axis.name}", axis.attribute())
@@ -145,7 +145,7 @@ class StudySeries:
         return axis
 
     def _spec(self, key: str) -> SeriesSpec | None:
-        """What the first trial has said of a series, if there has been one."""
+        """Return the specification of a series from the first trial that had it, if any."""
         if key not in self._specs:
             attribute = self._study.user_attrs.get(f"{KEY_TIMESERIES}{key}")
             if attribute is None:

@@ -34,7 +34,7 @@ from prefect_optuna.tasks.archive.series.axes import MAX_BYTES, Axis, grid_size,
 from prefect_optuna.tasks.archive.series.results import fits_inline, inline_digest, write_arrow
 
 KEY_TIMESERIES = "timeseries:"
-"""What the attributes that are about a series start with, of studies and of trials."""
+"""Prefix of the attributes that are about a series, of studies and of trials."""
 
 Layout = Literal["aligned", "product"]
 
@@ -45,7 +45,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
 @dataclass(frozen=True)
 class SeriesSpec:
-    """What the series of one key have in common in all trials of a study.
+    """The properties that the series of one key share in all trials of a study.
 
     Attributes:
         axes: the names of the axes.
@@ -62,7 +62,7 @@ class SeriesSpec:
     units: Mapping[str, str] = field(default_factory=dict)
 
     def attribute(self) -> dict[str, Any]:
-        """What the attribute of the study says, as JSON."""
+        """Return the attribute of the study, as JSON."""
         attribute: dict[str, Any] = {
             "axes": list(self.axes),
             "columns": list(self.columns),
@@ -144,7 +144,7 @@ class TrialSeries:
         return write_arrow(batch, {"layout": "series", "key": key})
 
     def inline(self, key: str, dtype: str) -> dict[str, Any] | None:
-        """What the trial's attribute says of values that are in it; `None` if they need a file."""
+        """Return the trial's attribute with the values in it; `None` if they need a file."""
         values = self.values.astype(np.dtype(dtype), copy=False)
         if self.own or not fits_inline(values.nbytes):
             return None
@@ -152,7 +152,7 @@ class TrialSeries:
         return self.reference({"inline": inline, "sha256": inline_digest([key, inline])})
 
     def reference(self, place: Mapping[str, Any]) -> dict[str, Any]:
-        """What the trial's attribute says of it beside where it is, as JSON."""
+        """Return the trial's attribute, as JSON: where the series is, and what describes it."""
         reference: dict[str, Any] = {**place, "rows": len(self.values)}
         shared = {n: a.digest[:32] for n, a in self.axes.items() if n not in self.own}
         if shared:
@@ -184,7 +184,7 @@ def unit_of(unit: str) -> dict[str, str] | None:
 
 
 def series_path(uuid: str, key: str, number: int) -> str:
-    """Where the file of a trial's series lies."""
+    """Return the path of the file of a trial's series."""
     plain = _PLAIN.fullmatch(key)
     name = key if plain else quote(key, safe="")
     if not plain and len(name) > 80:
@@ -195,7 +195,7 @@ def series_path(uuid: str, key: str, number: int) -> str:
 
 
 def axis_columns(layout: str, axes: Mapping[str, Axis], rows: int) -> dict[str, Any]:
-    """The axes as Arrow arrays, with a value for each of so many rows."""
+    """Return the axes as Arrow arrays, with a value for each row."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
@@ -277,8 +277,8 @@ def _array(title: str, values: Any) -> np.ndarray[Any, Any]:
     except (ValueError, TypeError) as error:
         raise SeriesError(f"{title} is no array of numbers: {error}.") from None
     if array.dtype.kind not in "biufmM" or array.dtype.char == "g" or array.ndim == 0:
-        found = f"an array of {array.dtype}" if array.ndim else described(values)
-        raise SeriesError(f"{title} holds numbers of up to 64 bits or times; found {found}.")
+        given = f"an array of {array.dtype}" if array.ndim else described(values)
+        raise SeriesError(f"{title} holds numbers of up to 64 bits or times; found {given}.")
     if array.nbytes > MAX_BYTES:
         raise SeriesError(too_large(title, array.nbytes, MAX_BYTES))
     return storable(array)

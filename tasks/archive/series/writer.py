@@ -92,7 +92,7 @@ class ResultWriter:
         return None if encoded is None else self.put(trial_number, encoded)
 
     def encode(self, result: Any, *, numbers: bool = False) -> EncodedResult | None:
-        """What `write` writes, for whoever writes it later with `put`.
+        """Encode what `write` writes, for whoever writes it later with `put`.
 
         Args:
             result: what `run` returned.
@@ -166,7 +166,7 @@ def read_result(artifacts: ArtifactFileSystem, reference: Mapping[str, Any]) -> 
 
 
 def _is_value(result: Any) -> bool:
-    """Whether the study itself can hold it: a number, or a tuple of numbers."""
+    """Tell whether the study itself can hold a result: a number, or a tuple of numbers."""
     if type(result) is tuple:
         return len(result) > 0 and all(map(_is_number, result))
     return _is_number(result)
