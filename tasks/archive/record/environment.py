@@ -375,11 +375,11 @@ def is_requirement(name: str, version: str, source: str | None) -> bool:
 def of_this_process() -> Environment:
     """Return what stays the same in this process, read once."""
     with _reading:  # whoever comes second waits for the first
-        return _read_once()
+        return _here()
 
 
 @functools.cache
-def _read_once() -> Environment:
+def _here() -> Environment:
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     return Environment(
         python=platform.python_version(),

@@ -38,7 +38,7 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def forget() -> None:
-        environment._read_once.cache_clear()
+        environment._here.cache_clear()
         inspection.distribution_of.cache_clear()
         importlib.invalidate_caches()
 
