@@ -93,13 +93,13 @@ class WorkerRuns:
         job_variables: Mapping[str, Any] | None = None,
     ) -> None:
         self.wanted: int = 0
-        """How many are to be alive."""
+        """The number of runs to keep alive."""
         self.cancelled: bool = False
-        """Whether somebody has cancelled the flow run that wants them."""
+        """True once somebody has cancelled the flow run that wants them."""
         self.failure: Exception | None = None
         """Why there can be no more of them."""
         self.notes: tuple[str, ...] = ()
-        """What those who read the report should know."""
+        """Remarks for those who read the report."""
         self._deployment = deployment
         self._pool = pool
         self._name = name

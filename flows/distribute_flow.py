@@ -459,7 +459,7 @@ class _Queue:
         return self.study.get_trials(deepcopy=False)
 
     def _depth(self, finished: int) -> int:
-        """How many trials are to wait in the queue: what the workers do before the next look."""
+        """Number of trials to keep in the queue: those that the workers do before the next look."""
         now = time.monotonic()
         self._rates = [(at, n) for at, n in self._rates if now - at < _AHEAD_SECONDS]
         self._rates.append((now, finished))
@@ -535,7 +535,7 @@ class _Queue:
             time.sleep(_LOOK_SECONDS)
 
     def _is_deleted(self, error: BaseException) -> bool:
-        """Whether that is why: Optuna's storages raise a plain `KeyError`."""
+        """Tell whether the study was deleted: Optuna's storages raise a plain `KeyError`."""
         if isinstance(error, KeyError):
             try:
                 self.session.records()

@@ -1,4 +1,4 @@
-"""What comes before the first trial of any study: arguments, a rehearsal, the study itself."""
+"""Preparations for the first trial of any study: arguments, a rehearsal, the study itself."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class OpenStudy:
     archive: OptunaArchive
     watch: StudyWatch
     earlier: int
-    """How many trials there are from runs before."""
+    """Number of trials from runs before."""
     trials_seed: int | None
     resources: Resources | None
     series: StudySeries | None = None
@@ -287,6 +287,6 @@ def open_study(
 
 
 def seed_of_trials(study: optuna.Study, seed: int | None) -> int:
-    """What the seeds of a study's trials come from."""
+    """Return the seed from which the seeds of a study's trials come."""
     storage = study._storage  # pyright: ignore[reportPrivateUsage] - a study has no other way
     return study_seed(storage, storage.get_study_id_from_name(study.study_name), seed)

@@ -321,7 +321,7 @@ def optimize(
 def kept_words(
     name: str, given: str | None, block: StudyStorage, finished: int, flow: str = "optimize"
 ) -> str:
-    """What somebody is told who has interrupted a study."""
+    """Return the sentence for somebody who has interrupted a study."""
     count = "1 finished trial" if finished == 1 else f"{finished} finished trials"
     if isinstance(block, InMemoryStudyStorage):
         return f"Study {name!r} had {count}; it was in memory, and ends with this program."

@@ -105,7 +105,7 @@ def give_order(study: optuna.Study, session: str, **order: Any) -> None:
 
 
 def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
-    """What a study is doing, or how it ended, seen from outside.
+    """Tell what a study is doing, or how it ended, seen from outside.
 
     It is running while a session of it lives, or somebody without this package may run a trial.
     Otherwise the session that was opened last says how it ended; a dead one, and trials that wait
@@ -154,7 +154,7 @@ def ask_sessions(study: optuna.Study, what: Literal["stop", "pause", "resume"]) 
 
 
 def living_sessions(study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """What the sessions of a study say of themselves that live, as far as one look can tell.
+    """Return the records of the sessions that live, as far as one look can tell.
 
     A session of another machine whose record is older than two leases, by the clocks of both, is
     taken for dead: nobody looks for long enough to see whether it is renewed.
@@ -163,7 +163,7 @@ def living_sessions(study: optuna.Study) -> dict[str, dict[str, Any]]:
 
 
 def session_records(study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """What all sessions of a study say of themselves, and whether they are `"alive"`.
+    """Return the records of all sessions of a study, and whether they are `"alive"`.
 
     Whether one of another machine lives is told as by `living_sessions`.
     """
@@ -199,11 +199,11 @@ class OpenTrials:
         self.open: list[FrozenTrial] = []
         """Those that have not ended, as they were at the last look."""
         self.finished: int = 0
-        """How many have ended, those aside that were lost."""
+        """Number of trials that have ended, without those that were lost."""
         self._seen = 0
 
     def look(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """What is new among all trials of the study, and what has ended."""
+        """Return the trials that are new, and those that have ended."""
         new = list(trials[self._seen :])
         self._seen = max(self._seen, len(trials))
         ended: list[FrozenTrial] = []
@@ -236,7 +236,7 @@ class Session:
         self._next = 0  # the number of the next trial, if nobody else makes any
         self._n_repeats = 0  # of lost trials, before that
         self.asks: Asks | None = None
-        """How the sampler is asked; by default as several ask at once."""
+        """The way in which the sampler is asked; by default as several ask at once."""
         self._details = dict(details or {})
         self._study = study
         self._storage = storage
@@ -304,7 +304,7 @@ class Session:
         return self.asks
 
     def sampler_state(self) -> list[Any] | None:
-        """How far the sampler has come, if trials are asked one after the other."""
+        """Return the sampler's progress, if trials are asked one after the other."""
         return None if self.asks is None else self.asks.told()
 
     def take(
@@ -422,7 +422,7 @@ class Session:
                 self._storage.set_trial_user_attr(trial_id, SEED_KEY, seed)
 
     def under_way(self, trials: Iterable[FrozenTrial]) -> tuple[int, int]:
-        """How many of these trials somebody runs, and how many wait for this session's workers."""
+        """Count the trials that run, and those that wait for this session's workers."""
         running = waiting = 0
         for trial in trials:
             running += trial.state == TrialState.RUNNING and _is_ours(trial)
@@ -504,14 +504,14 @@ class Session:
         return given_up
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """What each session of the study says of itself, by its id, and whether it is `"alive"`."""
+        """Return the record of each session by its id, and whether it is `"alive"`."""
         return {
             key: {**record, "alive": self._is_alive(key, record)}
             for key, record in self._records().items()
         }
 
     def orders(self, session: str | None = None) -> dict[str, Any]:
-        """What somebody has asked a session for, see `give_order`."""
+        """Return what a session was asked for, see `give_order`."""
         attributes = self._storage.get_study_system_attrs(self._study_id)
         return dict(attributes.get(f"{_ORDER}:{session or self.id}", {}))
 
@@ -521,12 +521,12 @@ class Session:
         self._storage.set_study_system_attr(self._study_id, f"{MARK}:{session}", record)
 
     def asked(self, session: str | None = None) -> str | None:
-        """What somebody has asked a session to do: `"stop"`, `"pause"` or nothing."""
+        """Return what a session was asked to do: `"stop"`, `"pause"` or nothing."""
         asked = self.orders(session).get("do")
         return asked if asked in ("stop", "pause") else None
 
     def others_running(self, trials: Sequence[FrozenTrial]) -> int:
-        """How many of the study's trials others run, or have left: those are asked again."""
+        """Count the trials that others run, or have left: those are asked again."""
         running = sum(
             trial.state == TrialState.RUNNING and owner_of(trial) not in (None, self.id)
             for trial in trials
@@ -534,7 +534,7 @@ class Session:
         return running + len(unrepeated_trials(trials))
 
     def ahead_of(self, first: int, trials: Iterable[FrozenTrial]) -> int:
-        """How many trials that were asked before this one have ended, run, or will be run.
+        """Count the trials asked before this one that have ended, run, or will be run.
 
         A lost trial and its repetitions are one: there is always another one until it has ended.
         """
@@ -641,7 +641,7 @@ class Session:
 
 
 def _is_record(value: Any) -> bool:
-    """Whether a session has written it, and not somebody who would have all others fail of it."""
+    """Tell whether a record is one of a session: anybody could have written anything there."""
     if not isinstance(value, dict):
         return False
     numbers: list[Any] = [value.get(name) for name in ("process_started", "opened", "renewed")]
@@ -660,12 +660,12 @@ def _is_released(trial: FrozenTrial, session: str) -> bool:
 
 
 def _is_ours(trial: FrozenTrial) -> bool:
-    """Whether a session has made the trial, and not somebody with Optuna alone."""
+    """Tell whether a session has made the trial, and no program that uses Optuna alone."""
     return not trial.system_attrs.keys().isdisjoint({MARK, _RELEASED, _HISTORY})
 
 
 def _is_unclaimed(trial: FrozenTrial, records: dict[str, dict[str, Any]], alive: set[str]) -> bool:
-    """Whether a dead session was killed between taking a trial from the queue and marking it.
+    """Tell whether a session was killed between taking a trial from the queue and marking it.
 
     Such a trial has no mark and nothing in it, and was created while the dead session lived.
     Anything else without a mark belongs to somebody who uses the study without this package.

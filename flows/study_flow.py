@@ -75,7 +75,7 @@ class StudyFlow(Flow[P, R]):
 
     @property
     def isasync(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether it is `async`: no. Prefect's engine asks before it begins a worker's run.
+        """False: it is not `async`. Prefect's engine asks before it begins a worker's run.
 
         That is the last moment at which its process can still start anew elsewhere: from then on
         Prefect's server has the run as running, and its worker a line to this very engine.
@@ -284,7 +284,7 @@ def _call_publicly(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) 
 
 
 def _is_cancelled() -> bool:
-    """Whether that is why this flow run was terminated.
+    """Tell whether this flow run was terminated for that.
 
     A runner would tell Prefect's engine, but not where SIGTERM is somebody else's, such as trials
     that are to end softly; the run would count as crashed.

@@ -105,7 +105,7 @@ class StudyRun:
 
     @property
     def finished(self) -> int:
-        """How many trials of the study are finished, as far as this run knows."""
+        """Number of finished trials of the study, as far as this run knows."""
         return self._finished
 
     def run(self) -> None:
@@ -149,7 +149,7 @@ class StudyRun:
         self.session.asks = asks
 
     def _is_alone(self) -> bool:
-        """Whether each trial of this run is asked when the one before has been told."""
+        """Tell whether each trial of this run is asked when the one before has been told."""
         return isinstance(self.dispatcher, InlineDispatcher)
 
     def _close(self, clean: bool) -> None:
@@ -254,7 +254,7 @@ class StudyRun:
         return stops or self._error is not None or not self._in_time()
 
     def _missing(self) -> int:
-        """How many trials are still to be asked, given those that are under way anywhere."""
+        """Count the trials still to be asked, given those that are under way anywhere."""
         if self._is_over():
             return 0
         if time.monotonic() - self._refreshed > REFRESH_SECONDS:
@@ -273,14 +273,14 @@ class StudyRun:
         return n_trials - self._finished - len(self._in_flight) - self._others
 
     def _unseen(self) -> float:
-        """How many trials other runs of the study may have begun since the last look."""
+        """Count the trials that other runs of the study may have begun since the last look."""
         if not self._others and not self._pace:
             return 0
         since = time.monotonic() - self._refreshed
         return 2 * (self._others + self._pace * since + 1)
 
     def _is_too_many(self, trial: optuna.Trial) -> bool:
-        """Whether others have begun what was missing at the same moment: the first ones count."""
+        """Tell whether others began what was missing at the same moment: the first ones count."""
         first = first_number(trial._cached_frozen_trial)  # pyright: ignore[reportPrivateUsage]
         if self.n_trials is None or first < self.n_trials:
             return False  # there are not so many before it
@@ -372,7 +372,7 @@ class StudyRun:
             trial.set_user_attr(SEED_KEY, outcome.seed)
 
     def _attributes(self, trial: optuna.Trial, outcome: Outcome) -> dict[str, Any]:
-        """What is told of a trial beside its values, signed where there is a key."""
+        """Return the attributes told beside a trial's values, signed where there is a key."""
         attributes = told_attributes(outcome)
         if outcome.shared:
             self._say_shared(outcome)
@@ -454,7 +454,7 @@ class StudyRun:
             self._recover()
 
     def _wait_for_others(self) -> bool:
-        """Whether to go on, with nothing under way here: another run may yet leave us a trial."""
+        """Tell whether to go on with nothing under way here: another run may yet leave a trial."""
         if self._is_over():
             return False
         self._refresh()
@@ -500,7 +500,7 @@ class StudyRun:
 
 
 def _is_told(trial: FrozenTrial, outcome: Outcome) -> bool:
-    """Whether a trial has ended as it was to be told."""
+    """Tell whether a trial has ended as it was to be told."""
     if trial.state != STATES[outcome.state] or is_lost(trial):
         return False
     return outcome.values is None or trial.values == list(outcome.values)

@@ -63,7 +63,7 @@ _PARENT_SECONDS = 0.5
 
 
 def _code(parameters: Mapping[str, Any]) -> tuple[Capture, Environment]:
-    """What a worker finds in the archive, which may run here."""
+    """Return what a worker is to run, out of the archive."""
     archived = ArchivedStudy.load(
         parameters["study_name"],
         storage=parameters["storage"],
@@ -309,7 +309,7 @@ class _WorkerRun(StudyRun):
 
 
 def _over(session: Session, parent: str) -> str | bool:
-    """Whether there is nothing to do for this worker any more, or that it was `CANCELLED`."""
+    """True if there is nothing to do for this worker any more; `CANCELLED` if that is why."""
     record = session.records().get(parent, {})
     return record.get("over") or session.id in record.get("leave", ()) or not record.get("alive")
 

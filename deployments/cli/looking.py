@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -169,7 +170,12 @@ def trials(
         Parameter(help="How many at most; by default 20, and all with --json; 0 for all."),
     ] = None,
     csv: Annotated[
-        Path | None, Parameter(metavar="FILE", help="Write all of them to a CSV file.")
+        Path | None,
+        Parameter(
+            metavar="FILE",
+            help="Write all of them to a CSV file; *-* is standard output.",
+            allow_leading_hyphen=True,
+        ),
     ] = None,
     parquet: Annotated[
         Path | None, Parameter(metavar="FILE", help="Write all of them to a Parquet file.")
@@ -185,13 +191,20 @@ def trials(
     prefect-optuna trials lynx-hare
     prefect-optuna trials lynx-hare --which pruned --limit 0
     prefect-optuna trials lynx-hare --which 3,17 --json
-    prefect-optuna trials lynx-hare --csv trials.csv
+    prefect-optuna trials lynx-hare --csv - | head
     ```
     """
     from prefect_optuna.blocks import as_study_storage
+    from prefect_optuna.blocks.errors import InvalidSettingError
     from prefect_optuna.deployments.cli.tables import trials_table
     from prefect_optuna.tasks.selection import best_first, select_trials
 
+    if str(csv).startswith("--"):
+        raise InvalidSettingError(f"`--csv` needs a file, or `-`; found the option {str(csv)!r}.")
+    if json and csv == Path("-"):
+        raise InvalidSettingError(
+            "`--json` and `--csv -` both write to standard output. Give one of them, or --csv FILE."
+        )
     with working(f"Reading {study!r} ..."):
         loaded = as_study_storage(places.storage).load_study(study)
         directions = [direction.name.lower() for direction in loaded.directions]
@@ -205,9 +218,13 @@ def trials(
     if csv or parquet:
         from prefect_optuna.tasks.archive.record.trial_table import write_csv, write_parquet
 
-        for path, write in ((csv, write_csv), (parquet, write_parquet)):
-            if path is not None:
-                write(chosen, path)
+        if parquet is not None:
+            write_parquet(chosen, parquet)
+        if csv == Path("-"):
+            write_csv(chosen, sys.stdout)
+            return
+        if csv is not None:
+            write_csv(chosen, csv)
         paths = [str(path) for path in (csv, parquet) if path is not None]
         shown_paths = [markup(f"{path} ({len(chosen)} trials)") for path in paths]
         answer({"paths": paths, "trials": len(chosen)}, *shown_paths, as_json=json)

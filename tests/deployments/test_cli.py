@@ -312,6 +312,18 @@ def test_trials_become_a_file_for_other_programs(call: Any, folder: Path) -> Non
     assert lines[0].startswith("number,state,value,started,completed,seconds,param.x,param.other")
 
 
+def test_trials_as_csv_go_on_to_the_next_program(call: Any) -> None:
+    code, out, _ = call("trials", "parabola", "--csv", "-")
+    assert code == 0
+    header, *rows = out.split("\n")[:-1]
+    assert header.startswith("number,state,value,")
+    assert len(rows) == 12
+    code, out, err = call("trials", "parabola", "--csv", "-", "--json")
+    assert (code, out) == (1, "")
+    assert "both write to standard output" in " ".join(err.split())
+    assert call("trials", "parabola", "--csv", "--json")[0] == 1  # and no file of that name
+
+
 def test_archived_source_is_read_before_it_is_trusted(call: Any) -> None:
     code, out, _ = call("show", "parabola", "--source")
     assert code == 0

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from optuna.trial import FrozenTrial
 
@@ -83,18 +83,21 @@ def trial_table(trials: Sequence[FrozenTrial], kind: TableKind = "arrow") -> Any
     return from_arrow(pa.table(trial_columns(trials)), _KINDS[kind])
 
 
-def write_csv(trials: Sequence[FrozenTrial], path: str | Path) -> None:
-    """Write the trials to a CSV file.
+def write_csv(trials: Sequence[FrozenTrial], place: str | Path | TextIO) -> None:
+    """Write the trials to a CSV file, by its path or open.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
+    if isinstance(place, (str, Path)):
+        with Path(place).open("w", encoding="utf-8", newline="") as file:
+            write_csv(trials, file)
+        return
     columns = trial_columns(trials)
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(map(_harmless, columns))
-        writer.writerows(
-            [_harmless(cell) for cell in row] for row in zip(*columns.values(), strict=True)
-        )
+    writer = csv.writer(place, lineterminator="\n")
+    writer.writerow(map(_harmless, columns))
+    writer.writerows(
+        [_harmless(cell) for cell in row] for row in zip(*columns.values(), strict=True)
+    )
 
 
 def write_parquet(trials: Sequence[FrozenTrial], path: str | Path) -> None:
