@@ -90,6 +90,7 @@ def test_importing_the_blocks_imports_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
+    @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 class TestThroughAServer:
     def test_the_command_line_registers_every_block(self) -> None:

@@ -249,6 +249,7 @@ ArtifactFileSystem(url="s3://bucket/x").check()
 """
 
 
+@pytest.mark.slow
 def test_a_client_that_is_not_installed_is_named_with_the_command_that_installs_it() -> None:
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_S3FS], capture_output=True, text=True, check=False

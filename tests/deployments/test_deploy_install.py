@@ -234,6 +234,7 @@ def test_a_run_is_cancelled_while_its_packages_are_fetched(
             settings.write_text(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_what_is_installed_already_is_not_to_be_installed() -> None:
     make_process_pool(POOL)

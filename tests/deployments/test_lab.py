@@ -13,6 +13,7 @@ from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
 from prefect_optuna.deployments.lab import main, set_up
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_blocks_pool_and_deployment_are_there_afterwards_and_twice_is_once(
     redis_server: str, s3_server: str, tmp_path: Path

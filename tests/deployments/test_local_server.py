@@ -114,6 +114,7 @@ def test_this_process_and_its_children_talk_to_it_inside_the_block_only(
     assert get_current_settings().api.url == api_url_before
 
 
+@pytest.mark.slow
 def test_a_second_server_on_the_same_home_is_refused_with_the_address_of_the_first(
     home: Path,
 ) -> None:

@@ -238,7 +238,8 @@ CELLS = list(
         [PROBLEM, objective],
     )
 )
-IN_EACH_RUN = (2, 4, 9, 15)  # each storage, each kind of target and each number of jobs
+# Each storage, each kind of target and each number of jobs; and the same where a cable is cut.
+IN_EACH_RUN = {4: [], 15: [], 2: [pytest.mark.slow], 9: [pytest.mark.slow]}
 CELLS += list(
     itertools.product([*REDIS_TOLD, "redis failover", "journal full"], [1, 3], [PROBLEM, objective])
 )
@@ -247,7 +248,7 @@ CELLS += list(
 @pytest.mark.parametrize(
     ("storage", "n_jobs", "target"),
     [
-        pytest.param(*cell, marks=[] if place in IN_EACH_RUN else pytest.mark.heavy)
+        pytest.param(*cell, marks=IN_EACH_RUN.get(place, pytest.mark.heavy))
         for place, cell in enumerate(CELLS)
     ],
     ids=[

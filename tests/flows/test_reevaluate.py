@@ -223,6 +223,7 @@ def test_chance_is_found_out_by_repetition() -> None:
     assert trial.spread[0] > 0
 
 
+@pytest.mark.slow
 def test_a_data_file_that_has_changed_is_found() -> None:
     """And with the files that were kept, it is not drifted; without any, a sentence says so."""
     path = Path("gain.csv")

@@ -76,7 +76,7 @@ def split_and_classify(trial: optuna.Trial) -> float:
             {"n_jobs": 2, "task_runner": "processes"},
             marks=pytest.mark.heavy,
         ),
-        (split_and_classify, {"n_jobs": 1}),
+        pytest.param(split_and_classify, {"n_jobs": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_a_script_that_seeds_nothing_runs_again_to_the_last_bit(

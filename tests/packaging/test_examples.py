@@ -16,14 +16,14 @@ import redis
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("blocks", "tasks", "flows", "deployments")
-MODULES = sorted(
-    path
-    for path in (
-        ROOT / "__init__.py",
-        *(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py")),
+SLOW = {ROOT / "deployments/local_server.py"}  # it starts servers
+MODULES = [
+    pytest.param(path, marks=pytest.mark.slow) if path in SLOW else path
+    for path in sorted(
+        [ROOT / "__init__.py", *(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py"))]
     )
     if ">>> " in path.read_text()
-)
+]
 READMES = [
     ROOT / "README.md",
     ROOT / "blocks/README.md",

@@ -104,8 +104,12 @@ def test_importing_the_package_alone_imports_neither_prefect_nor_optuna() -> Non
 @pytest.mark.parametrize(
     "statement",
     [
-        "from prefect_optuna.tasks import ArchivedStudy, Problem, param_scope, persistence_class",
+        # Flows import the other floors, too.
         "from prefect_optuna.flows import distribute, optimize, reevaluate",
+        pytest.param(
+            "from prefect_optuna.tasks import ArchivedStudy, Problem, param_scope",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_floor_imports_nothing_heavy_beyond_prefect_and_optuna(statement: str) -> None:

@@ -12,6 +12,7 @@ from prefect_optuna.blocks import VersionNotFoundError
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
 
 
+@pytest.mark.slow
 def test_LZ32_LZ35_a_repository_on_S3_does_what_one_on_a_disk_does(
     s3_server: str, tmp_path: Path
 ) -> None:
