@@ -90,9 +90,9 @@ def test_importing_the_blocks_imports_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
-    @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 class TestThroughAServer:
+    @pytest.mark.slow
     def test_the_command_line_registers_every_block(self) -> None:
         command = ["-m", "prefect", "block", "register", "-m", "prefect_optuna.blocks"]
         result = subprocess.run([sys.executable, *command], capture_output=True, text=True)
