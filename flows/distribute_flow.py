@@ -390,6 +390,7 @@ class _Queue:
 
     def _lead(self) -> bool:
         """Lead the study to its end; whether it was, and no other run has taken over."""
+        self._superseded = False
         self._tell_of_the_dead()
         while not self._step():
             if self._superseded:
@@ -400,7 +401,6 @@ class _Queue:
     def _follow(self) -> None:
         """Give the lead up, as after this machine stood still for longer than its lease."""
         self.logger.warning("Another run leads this study by now. This one ends its workers.")
-        self._superseded = False
         self._end()
         self._await_workers()
         self._say_term(0)

@@ -172,9 +172,10 @@ class StudyFlow(Flow[P, R]):
 def _prepare() -> None:
     """Import and read what a first trial needs, while the server is waited for."""
     for name in _FOR_A_TRIAL:
-        with suppress(ImportError):  # whoever needs it says so
+        with suppress(Exception):  # whoever needs it says what is wrong
             importlib.import_module(name)
-    of_this_process()
+    with suppress(Exception):
+        of_this_process()
 
 
 def _without_parameters(function: Callable[..., Any]) -> Callable[..., Any]:
