@@ -553,7 +553,7 @@ class _Queue:
 def _term_of(record: Mapping[str, Any]) -> int:
     """Whoever can write to the storage could have written anything."""
     term = record.get("leads")
-    return int(term) if isinstance(term, int) and 0 < term < 1 << 31 else 0
+    return min(max(int(term), 0), 1 << 31) if isinstance(term, int) else 0
 
 
 def _explained(record: Mapping[str, Any]) -> str:

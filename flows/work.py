@@ -216,7 +216,7 @@ def work(
     logger.info("%d trials.", run.told)
     if run.over == CANCELLED:
         # Also one that was about to start, whose process leaves a Cancelled state behind.
-        return cast("int", Cancelled(message="The study was cancelled."))
+        return cast("int", Cancelled(message="The study is over."))
     return run.told
 
 
