@@ -132,10 +132,10 @@ class WorkerRuns:
         if self._thread is not None:
             self._thread.join()
         with other_settings(client={"max_retries": 0}):
-            for left in reversed(range(_UNANSWERED_LOOKS)):  # nobody looks again after this
+            for attempt in range(_UNANSWERED_LOOKS):  # nobody looks again after this
+                time.sleep(_LOOK_SECONDS if attempt else 0)
                 if self._attempt(lambda client: self._cancel(client, running=exc_type is not None)):
-                    return
-                time.sleep(_LOOK_SECONDS if left else 0)
+                    break
 
     @property
     def ended(self) -> set[str]:
@@ -186,10 +186,12 @@ class WorkerRuns:
             # A busy server refuses a request now and then.
             if self._unanswered == _UNANSWERED_LOOKS:
                 self._logger.warning(
-                    "The Prefect server does not answer as expected: %s: %s. The study goes on "
-                    "with the workers that it has.",
+                    "The Prefect server does not answer as expected: %s: %s. %s",
                     type(error).__name__,
                     error,
+                    "The study's workers end by themselves, and it may show them as running."
+                    if self._closing.is_set()
+                    else "The study goes on with the workers that it has.",
                 )
             return False
         if self._unanswered >= _UNANSWERED_LOOKS:

@@ -107,7 +107,8 @@ def test_importing_the_package_alone_imports_neither_prefect_nor_optuna() -> Non
         # Flows import the other floors, too.
         "from prefect_optuna.flows import distribute, optimize, reevaluate",
         pytest.param(
-            "from prefect_optuna.tasks import ArchivedStudy, Problem, param_scope",
+            "from prefect_optuna.tasks import ArchivedStudy, Problem, param_scope, "
+            "persistence_class",
             marks=pytest.mark.slow,
         ),
     ],
