@@ -10,10 +10,13 @@ finished, is in the file and is passed over by everybody.
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import sys
 from collections import Counter
 from datetime import datetime
 from enum import IntEnum
+from itertools import chain, repeat
 from typing import Any
 
 from optuna.distributions import (
@@ -57,6 +60,7 @@ class ReplayedStudy:
         "best",
         "counts",
         "directions",
+        "distributions",
         "kinds",
         "live",
         "name",
@@ -76,6 +80,7 @@ class ReplayedStudy:
         self.live: dict[int, FrozenTrial] = {}
         self.counts: Counter[TrialState] = Counter()
         self.kinds: dict[str, BaseDistribution] = {}
+        self.distributions: dict[str, BaseDistribution] = {}  # of the last trial
         self.best: FrozenTrial | None = None
 
     def check_kind(self, name: str, distribution: BaseDistribution) -> None:
@@ -87,6 +92,10 @@ class ReplayedStudy:
     def ended(self, trial: FrozenTrial) -> None:
         """A trial has its last state; it is never changed again."""
         self.live.pop(trial.number, None)
+        last, own = self.distributions, trial.distributions
+        if [*last] == [*own] and all(map(operator.is_, last.values(), own.values())):
+            trial.distributions = last  # once for all trials, which mostly have the same
+        self.distributions = trial.distributions
         if trial.state != TrialState.COMPLETE or len(self.directions) != 1 or not trial.values:
             return
         if self.best is not None and self.best.values:
@@ -100,9 +109,14 @@ class ReplayedStudy:
 
 
 class Replay:
-    """All studies of a journal, as of the last record that it was given."""
+    """All studies of a journal, as of the last record that it was given.
 
-    def __init__(self) -> None:
+    What waits to be written, by the ids of its trials, is in the copies of trials that are handed
+    out, and nowhere else: until it is in the file, others may come first.
+    """
+
+    def __init__(self, waiting: dict[int, list[dict[str, Any]]]) -> None:
+        self._waiting = waiting
         self.studies: dict[int, ReplayedStudy] = {}
         self.ids: dict[str, int] = {}  # of studies, by their names
         # By their ids; None for those of studies that are deleted.
@@ -110,6 +124,7 @@ class Replay:
         self._study_of: list[ReplayedStudy] = []
         self._next_study_id = 0
         self._distributions: dict[str, BaseDistribution] = {}
+        self._last: dict[str, Any] = {}  # attributes of trials, of each name
         self.shown: dict[int, FrozenTrial] = {}  # copies of live trials, until they change
         self._do = {
             Operation.CREATE_STUDY: self._create_study,
@@ -120,9 +135,14 @@ class Replay:
             Operation.SET_TRIAL_PARAM: self._set_trial_param,
             Operation.SET_TRIAL_STATE_VALUES: self._set_trial_state_values,
             Operation.SET_TRIAL_INTERMEDIATE_VALUE: self._set_trial_intermediate_value,
-            Operation.SET_TRIAL_USER_ATTR: self._set_trial_user_attr,
-            Operation.SET_TRIAL_SYSTEM_ATTR: self._set_trial_system_attr,
+            Operation.SET_TRIAL_USER_ATTR: self._set_trial_attr,
+            Operation.SET_TRIAL_SYSTEM_ATTR: self._set_trial_attr,
             Operation.DISCARD_TRIALS: self._pass_over,
+        }
+        self._give = {
+            Operation.SET_TRIAL_PARAM: self._give_param,
+            Operation.SET_TRIAL_USER_ATTR: self._give_user_attr,
+            Operation.SET_TRIAL_SYSTEM_ATTR: self._give_system_attr,
         }
 
     def apply(self, record: dict[str, Any]) -> None:
@@ -146,8 +166,28 @@ class Replay:
             return trial
         shown = self.shown.get(trial._trial_id)
         if shown is None:
-            shown = self.shown[trial._trial_id] = copied(trial)
+            shown = self.shown[trial._trial_id] = self.copied(trial)
         return shown
+
+    def copied(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return a copy whose parameters, attributes and reports can be changed."""
+        copy = FrozenTrial(
+            number=trial.number,
+            trial_id=trial._trial_id,
+            state=trial.state,
+            value=None,
+            values=trial.values,
+            datetime_start=trial.datetime_start,
+            datetime_complete=trial.datetime_complete,
+            params=trial.params.copy(),
+            distributions=trial.distributions.copy(),
+            user_attrs=trial.user_attrs.copy(),
+            system_attrs=trial.system_attrs.copy(),
+            intermediate_values=trial.intermediate_values.copy(),
+        )
+        for record in self._waiting.get(trial._trial_id, ()):
+            self._give[record["op_code"]](copy, record)
+        return copy
 
     # Studies
 
@@ -205,8 +245,8 @@ class Replay:
                 for name, value in record.get("params", {}).items()
             },
             distributions=distributions,
-            user_attrs=_attributes(record.get("user_attrs", {})),
-            system_attrs=_attributes(record.get("system_attrs", {})),
+            user_attrs=self.kept(record.get("user_attrs", {})),
+            system_attrs=self.kept(record.get("system_attrs", {})),
             intermediate_values={
                 int(step): _number(value)
                 for step, value in record.get("intermediate_values", {}).items()
@@ -235,16 +275,20 @@ class Replay:
     def _set_trial_param(self, record: dict[str, Any]) -> None:
         if (trial := self._live(record)) is None:
             return
-        name, distribution = (
-            sys.intern(record["param_name"]),
-            self.distribution(record["distribution"]),
-        )
+        name, distribution = record["param_name"], self.distribution(record["distribution"])
         study = self._study_of[trial._trial_id]
         try:
             study.check_kind(name, distribution)
         except ValueError:
             return
-        study.kinds.setdefault(name, distribution)
+        study.kinds.setdefault(sys.intern(name), distribution)
+        self._give_param(trial, record)
+
+    def _give_param(self, trial: FrozenTrial, record: dict[str, Any]) -> None:
+        name, distribution = (
+            sys.intern(record["param_name"]),
+            self.distribution(record["distribution"]),
+        )
         internal = _number(record["param_value_internal"])
         trial.params[name] = distribution.to_external_repr(internal)
         trial.distributions[name] = distribution
@@ -271,13 +315,24 @@ class Replay:
         if (trial := self._live(record)) is not None:
             trial.intermediate_values[record["step"]] = _number(record["intermediate_value"])
 
-    def _set_trial_user_attr(self, record: dict[str, Any]) -> None:
+    def _set_trial_attr(self, record: dict[str, Any]) -> None:
         if (trial := self._live(record)) is not None:
-            trial.user_attrs.update(_attributes(record["user_attr"]))
+            self._give[record["op_code"]](trial, record)
 
-    def _set_trial_system_attr(self, record: dict[str, Any]) -> None:
-        if (trial := self._live(record)) is not None:
-            trial.system_attrs.update(_attributes(record["system_attr"]))
+    def _give_user_attr(self, trial: FrozenTrial, record: dict[str, Any]) -> None:
+        trial.user_attrs.update(self.kept(record["user_attr"]))
+
+    def _give_system_attr(self, trial: FrozenTrial, record: dict[str, Any]) -> None:
+        trial.system_attrs.update(self.kept(record["system_attr"]))
+
+    def kept(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        """Return attributes of a trial, which share with the last ones what they have in common."""
+        for key, value in _attributes(attributes).items():
+            if type(value) in _NESTED:
+                # At the end of the stack it is kept as it is.
+                with contextlib.suppress(RecursionError):
+                    attributes[key] = self._last[key] = _like(self._last.get(key), value)
+        return attributes
 
     def distribution(self, text: str) -> BaseDistribution:
         """A distribution by its JSON; the same object for the same text."""
@@ -287,24 +342,6 @@ class Replay:
             _attributes({"choices": [*getattr(distribution, "choices", ())]})
             self._distributions[text] = distribution
         return distribution
-
-
-def copied(trial: FrozenTrial) -> FrozenTrial:
-    """Return a copy whose parameters, attributes and reports can be changed."""
-    return FrozenTrial(
-        number=trial.number,
-        trial_id=trial._trial_id,
-        state=trial.state,
-        value=None,
-        values=trial.values,
-        datetime_start=trial.datetime_start,
-        datetime_complete=trial.datetime_complete,
-        params=trial.params.copy(),
-        distributions=trial.distributions.copy(),
-        user_attrs=trial.user_attrs.copy(),
-        system_attrs=trial.system_attrs.copy(),
-        intermediate_values=trial.intermediate_values.copy(),
-    )
 
 
 # Of what anybody may have written into the file.
@@ -330,6 +367,27 @@ def _attributes(given: dict[str, Any]) -> dict[str, Any]:
     if level:
         raise ValueError("an attribute is nested too deeply")
     return given
+
+
+def _like(before: Any, value: Any) -> Any:
+    """Return a JSON value made of as much as possible of an earlier one.
+
+    What is noted with each trial is the same for the most part, and so takes memory once.
+    """
+    if value is before:
+        return before
+    alike = type(value) is type(before)
+    if type(value) is dict:
+        earlier: dict[str, Any] = before if alike else {}
+        made = {sys.intern(key): _like(earlier.get(key), inner) for key, inner in value.items()}
+        same = [*made] == [*earlier] and all(map(operator.is_, made.values(), earlier.values()))
+    elif type(value) is list:
+        parts: list[Any] = before if alike else []
+        made = [*map(_like, chain(parts, repeat(None)), value)]
+        same = len(made) == len(parts) and all(map(operator.is_, made, parts))
+    else:
+        made, same = value, type(value) is not float and value == before
+    return before if alike and same else made
 
 
 def _time(text: str | None) -> datetime | None:

@@ -2,10 +2,12 @@
 
 The file has the records of Optuna's `JournalStorage`, which reads and writes it at the same time.
 Who writes holds the file's lock and has read everything before, so that it knows what its record
-does, and refuses what cannot be done before it is written. Every record is in the file when a call
-returns, for all processes to see, and outlives the death of its writer. It outlives a power cut
-when it is synchronized, which takes most of the time: so that is done for what was told, and takes
-along everything before it.
+does, and refuses what cannot be done before it is written. Parameters and attributes of a trial,
+set where it was asked, travel with its next report or state, or with whatever else this process
+writes, at the latest after 50 ms. Every other record is in the file when its call returns, for all
+processes to see, and outlives the death of its writer. It outlives a power cut when it is
+synchronized, which takes most of the time: so that is done for what was told, and takes along
+everything before it.
 """
 
 # A storage deals in ids, which are private in Optuna.
@@ -13,11 +15,15 @@ along everything before it.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import copy
 import json
+import logging
 import os
 import secrets
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Container, Sequence
@@ -34,8 +40,9 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks._flusher import Flusher
 from prefect_optuna.blocks._journal_file import JournalFile, ReplacedError, damaged_line
-from prefect_optuna.blocks._journal_replay import ENDED, Operation, Replay, ReplayedStudy, copied
+from prefect_optuna.blocks._journal_replay import ENDED, Operation, Replay, ReplayedStudy
 from prefect_optuna.blocks._json import FLAT, encode, to_json
 from prefect_optuna.blocks.errors import DamagedStorageError, StorageFormatError
 from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
@@ -44,6 +51,9 @@ from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_colle
 # The errors of the replay at a record that no client has written.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
+_FLUSH_AFTER = 0.05  # seconds
+
+_logger = logging.getLogger(__name__)
 _opened: weakref.WeakSet[FileStorage] = weakref.WeakSet()
 
 
@@ -71,10 +81,15 @@ class FileStorage(BaseStorage):
         self._mutex = threading.RLock()
         self._writer = secrets.token_urlsafe(8)
         self._file = JournalFile(self.path)
-        self._replay = Replay()
+        self._own: set[int] = set()  # the running trials that were made, or taken, here
+        self._waiting: dict[int, list[dict[str, Any]]] = {}  # records, by the ids of their trials
+        self._since = 0.0  # when the oldest of them has come
+        self._flusher = Flusher(self._flush_old, "Journal")
+        self._replay = Replay(self._waiting)
         _opened.add(self)
 
     def __getstate__(self) -> tuple[Path, BaseJournalFileLock]:
+        self.flush()
         return self.path, self._lock
 
     def __setstate__(self, state: tuple[Path, BaseJournalFileLock]) -> None:
@@ -92,6 +107,8 @@ class FileStorage(BaseStorage):
             if self._file.news():
                 self._read_on()
         except ReplacedError:
+            self._waiting.clear()  # its trials are no more, or others
+            self._own.clear()
             self._forget()
             self._read_on()
         return self._replay
@@ -118,7 +135,7 @@ class FileStorage(BaseStorage):
     def _forget(self) -> None:
         """Read everything again: what is known may be a part of a record more, or less."""
         self._file.rewind()
-        self._replay = Replay()
+        self._replay = Replay(self._waiting)
 
     def _damaged(self) -> DamagedStorageError:
         number = damaged_line(self.path)
@@ -137,8 +154,8 @@ class FileStorage(BaseStorage):
         synchronized: bool = True,
         again: bool = False,
     ) -> bool:
-        """Append a record, and do what it says."""
-        record = {"op_code": operation.value, "worker_id": self._writer, **fields}
+        """Append a record, behind those that wait, and do what they say."""
+        record = self._record(operation, fields)
         line = to_json(record)
         if again:
             record = json.loads(line)
@@ -148,12 +165,7 @@ class FileStorage(BaseStorage):
                 known = self._known_alone()
                 if check(known) is False:
                     return False
-                try:
-                    descriptor = self._file.append(line)
-                    known.apply(record)
-                except BaseException:
-                    self._forget()
-                    raise
+                descriptor = self._append(known, [record], line)
             finally:
                 self._lock.release()
         # Others need not wait for the disk, and who synchronizes at the same time shares it.
@@ -163,6 +175,56 @@ class FileStorage(BaseStorage):
         finally:
             os.close(descriptor)
         return True
+
+    def _record(self, operation: Operation, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"op_code": operation.value, "worker_id": self._writer, **fields}
+
+    def _append(self, known: Replay, records: list[dict[str, Any]], *lines: str) -> int:
+        """Append what waits, and more, and return the file's descriptor; the lock is held."""
+        waiting = self._still(known)
+        try:
+            descriptor = self._file.append("\n".join([*map(to_json, waiting), *lines]))
+            self._waiting.clear()
+            for record in (*waiting, *records):
+                known.apply(record)
+        except BaseException:
+            self._forget()
+            raise
+        return descriptor
+
+    def _still(self, known: Replay) -> list[dict[str, Any]]:
+        """Return what waits, but for trials that others have ended."""
+        return [
+            record
+            for trial_id, records in self._waiting.items()
+            if (trial := known.trial(trial_id)) is not None and not trial.state.is_finished()
+            for record in records
+        ]
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        if not self._waiting:
+            return
+        with self._mutex:
+            self._lock.acquire()
+            try:
+                known = self._known_alone()
+                if self._still(known):
+                    os.close(self._append(known, []))
+                self._waiting.clear()
+            finally:
+                self._lock.release()
+
+    def _flush_old(self) -> bool:
+        if self._waiting and time.monotonic() - self._since > _FLUSH_AFTER:
+            # What cannot be written goes on waiting: the next state of its trial raises the error.
+            with contextlib.suppress(Exception):
+                self.flush()
+        return bool(self._waiting)
+
+    def remove_session(self) -> None:
+        """Write what waits to be written."""
+        self.flush()
 
     # Studies
 
@@ -272,7 +334,10 @@ class FileStorage(BaseStorage):
                 synchronized=not runs,
                 again=given,
             )
-            return len(self._replay.trials) - 1
+            trial_id = len(self._replay.trials) - 1
+            if runs:
+                self._own.add(trial_id)
+            return trial_id
 
     def _change(
         self,
@@ -286,16 +351,29 @@ class FileStorage(BaseStorage):
         """Change a trial that has not ended; without synchronizing, for its state will."""
 
         def check_trial(replay: Replay) -> bool | None:
-            trial = _trial(replay, trial_id)
-            if trial.state.is_finished():
-                raise UpdateFinishedTrialError(
-                    f"Trial {trial.number} of the study {replay.study_of(trial_id).name!r} has "
-                    "already finished and can not be updated."
-                )
+            trial = _live(replay, trial_id)
             return None if check is None else check(replay, trial)
 
         fields = {"trial_id": trial_id, **fields}
         return self._write(operation, fields, check_trial, synchronized=synchronized)
+
+    def _give(self, operation: Operation, trial_id: int, fields: dict[str, Any]) -> None:
+        """Change a trial that has not ended: where it was asked, when it is next written."""
+        if trial_id not in self._own:
+            self._change(operation, trial_id, fields)
+            return
+        record = self._record(operation, {"trial_id": trial_id, **fields})
+        with self._mutex:
+            known = self._known()
+            _live(known, trial_id)
+            for attributes in fields.values():
+                if type(attributes) is dict:
+                    known.kept(attributes)
+            known.shown.pop(trial_id, None)
+            if not self._waiting:
+                self._since = time.monotonic()
+            self._waiting.setdefault(trial_id, []).append(record)
+        self._flusher.wake()
 
     def set_trial_param(
         self,
@@ -315,6 +393,14 @@ class FileStorage(BaseStorage):
             "param_value_internal": float(param_value_internal),
             "distribution": text,
         }
+        with self._mutex:
+            known = self._known()
+            trial = _live(known, trial_id)
+            if param_name in known.study_of(trial_id).kinds:
+                check(known, trial)
+                self._give(Operation.SET_TRIAL_PARAM, trial_id, fields)
+                return
+        # The first of its name: another process may be about to decide on another kind.
         self._change(Operation.SET_TRIAL_PARAM, trial_id, fields, check)
 
     def set_trial_intermediate_value(
@@ -337,7 +423,7 @@ class FileStorage(BaseStorage):
     ) -> None:
         if type(value) not in FLAT:
             value = json.loads(encode(value, key))
-        self._change(operation, trial_id, {field: {key: value}})
+        self._give(operation, trial_id, {field: {key: value}})
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -355,9 +441,14 @@ class FileStorage(BaseStorage):
         def check(_: Replay, trial: FrozenTrial) -> bool:
             return state != TrialState.RUNNING or trial.state != TrialState.RUNNING
 
-        return self._change(
+        changed = self._change(
             Operation.SET_TRIAL_STATE_VALUES, trial_id, fields, check, synchronized=True
         )
+        if state != TrialState.RUNNING:
+            self._own.discard(trial_id)
+        elif changed:
+            self._own.add(trial_id)
+        return changed
 
     # Trials: reading
 
@@ -366,7 +457,7 @@ class FileStorage(BaseStorage):
         with self._mutex:
             known = self._known()
             trial = _trial(known, trial_id)
-            return trial if trial.state.is_finished() else copied(trial)
+            return trial if trial.state.is_finished() else known.copied(trial)
 
     def get_all_trials(
         self,
@@ -435,6 +526,16 @@ def _trial(replay: Replay, trial_id: int) -> FrozenTrial:
     return trial
 
 
+def _live(replay: Replay, trial_id: int) -> FrozenTrial:
+    trial = _trial(replay, trial_id)
+    if trial.state.is_finished():
+        raise UpdateFinishedTrialError(
+            f"Trial {trial.number} of the study {replay.study_of(trial_id).name!r} has already "
+            "finished and can not be updated."
+        )
+    return trial
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
@@ -470,6 +571,14 @@ def _template(trial: FrozenTrial) -> dict[str, Any]:
     return fields
 
 
+def _flush_all() -> None:
+    for storage in list(_opened):
+        try:
+            storage.flush()
+        except Exception as error:  # noqa: BLE001 (the process ends, or forks)
+            _logger.warning("%r could not write its last attributes: %s", storage, error)
+
+
 def _start_in_child() -> None:
     # Another thread of the parent may have held the lock, or have been in the middle of reading.
     for storage in list(_opened):
@@ -477,4 +586,5 @@ def _start_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_in_child)
+    os.register_at_fork(before=_flush_all, after_in_child=_start_in_child)
+atexit.register(_flush_all)

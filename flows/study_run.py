@@ -237,6 +237,7 @@ class StudyRun:
         return self.session.ask(self.study)
 
     def _live(self, trial: optuna.Trial) -> LiveTrial:
+        self.study.storage.remove_session()  # another process reads the trial: nothing waits here
         return LiveTrial(
             self.storage_block,
             self.study.study_name,

@@ -42,6 +42,7 @@ LOST = "prefect_optuna:lost"
 """The system attribute of a trial that says who gave it up, and why."""
 
 _KEPT = "prefect_optuna:kept:"  # before the name of what a sampler has written to the study
+_NONE: dict[str, float] = {}  # the constraints of most trials
 _GP = ("_gprs_cache_list", "_constraints_gprs_cache_list")
 _KERNEL = ("inverse_squared_lengthscales", "kernel_scale", "noise_var")
 _WORDS = 624  # in the state of a Mersenne Twister, which makes that many at once
@@ -107,7 +108,7 @@ class Places:
                 self._repeats.append(trial.number)
         self._known = len(trials)
         while self.settled < len(trials) and trials[self.settled].state.is_finished():
-            self._add(trials[self.settled], self._trials, self._kept)
+            self._add(_Ended(trials[self.settled]), self._trials, self._kept)
             self.settled += 1
         there, kept = self._trials.copy(), self._kept.copy()
         end, unfinished = self.settled, dict[str, Sequence[int]]()
@@ -145,6 +146,24 @@ class Places:
                 kept[name] = max(
                     kept.get(name, (-1, None)), (trial.number, value), key=lambda one: one[0]
                 )
+
+
+class _Ended(FrozenTrial):
+    """A trial that does not change any more, and whose constraints are looked up once.
+
+    TPE asks every trial for them each time, which takes a seventh of its time.
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        object.__setattr__(self, "__dict__", vars(trial))  # one for both
+        self._found = trial.constraints or _NONE
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """Those of the trial, for one who does not change them."""
+        return self._found
 
 
 class _Recent(Sequence[FrozenTrial]):

@@ -28,6 +28,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks._flusher import Flusher
 from prefect_optuna.blocks.errors import (
     DamagedStorageError,
     InvalidSettingError,
@@ -47,7 +48,6 @@ from prefect_optuna.blocks.redis_storage.encoding import (
     plain,
     stored_distribution,
 )
-from prefect_optuna.blocks.redis_storage.flusher import Flusher
 from prefect_optuna.blocks.redis_storage.layout import (
     FORMAT,
     Registry,
@@ -188,7 +188,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         self._beating = threading.local()
         self._waiting: dict[int, tuple[StudyCopy, LiveTrial]] = {}
         self._failure: Exception | None = None
-        self._flusher = Flusher(self._flush_old)
+        self._flusher = Flusher(self._flush_old, "RedisStorage")
         self._closed = False
         self._server = Server(
             self._target,
@@ -236,7 +236,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
             self.flush()
         finally:
             self._flusher.close()
-            self._flusher = Flusher(self._flush_old)
+            self._flusher = Flusher(self._flush_old, "RedisStorage")
             self._server.close()
 
     def __enter__(self) -> Self:

@@ -119,14 +119,24 @@ class OneFile(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "shared.journal"
         self.block = JournalStudyStorage(path=self.path)
-        self.ours = [self.block.model_copy().get_storage() for _ in range(2)]
+        self.ours = [self.open() for _ in range(2)]
         self.writers = [*self.ours, theirs(self.path)]
         self.model = theirs(self.folder / "model.journal")
         self.seen: list[tuple[FrozenTrial, str]] = []
 
     def do(self, writer: int, call: Call) -> None:
+        self.wait_for_others(writer)
         expected = outcome(lambda: call(self.model))
         assert outcome(lambda: call(self.writers[writer])) == expected
+
+    def open(self) -> Any:
+        return self.block.model_copy().get_storage()
+
+    def wait_for_others(self, writer: int | None = None) -> None:
+        """Let pass the time after which others see the parameters and attributes of a trial."""
+        for storage in self.ours:
+            if storage is not (None if writer is None else self.writers[writer]):
+                storage.flush()
 
     def study(self, index: int) -> int:
         known = [study._study_id for study in self.model.get_all_studies()]
@@ -225,11 +235,16 @@ class OneFile(RuleBasedStateMachine):
 
     @rule(w=st.integers(0, 1))
     def open_again(self, w: int) -> None:
-        self.writers[w] = self.ours[w] = self.block.model_copy().get_storage()
+        self.wait_for_others()
+        self.writers[w] = self.ours[w] = self.open()
 
     @rule()
     def read(self) -> None:
         expected = [undated(said) for said in everything(self.model)]
+        for storage in self.ours:
+            if storage._waiting:  # of its own it knows already, and nobody else has written since
+                assert [undated(said) for said in everything(storage)] == expected
+        self.wait_for_others()
         for storage in self.writers:
             assert [undated(said) for said in everything(storage)] == expected
         dated = [everything(storage) for storage in self.writers]
@@ -242,6 +257,7 @@ class OneFile(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.read()
+        self.wait_for_others()
         fresh = everything(theirs(self.path))
         assert fresh == everything(self.ours[0])
         assert fresh == everything(self.block.model_copy().get_storage())

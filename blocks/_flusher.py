@@ -1,4 +1,4 @@
-"""Sends what has been waiting too long, from a thread of its own."""
+"""Writes or sends what has been waiting too long, from a thread of its own."""
 
 from __future__ import annotations
 
@@ -15,33 +15,29 @@ class Flusher:
     The thread ends by itself after a second without work, so that it keeps nothing alive.
 
     Example:
-        >>> from prefect_optuna.blocks.redis_storage.flusher import Flusher
-        >>> flusher = Flusher(lambda: False)
+        >>> from prefect_optuna.blocks._flusher import Flusher
+        >>> flusher = Flusher(lambda: False, "idle")
         >>> flusher.wake()
         >>> flusher.close()
     """
 
-    def __init__(self, flush: Callable[[], bool]) -> None:
+    def __init__(self, flush: Callable[[], bool], name: str) -> None:
         self._flush = flush
+        self._name = name
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self.running: bool = False
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        """Start the thread, if it does not run; cheap if it does.
-
-        Example:
-            >>> from prefect_optuna.blocks.redis_storage.flusher import Flusher
-            >>> Flusher(lambda: False).wake()
-        """
+        """Start the thread, if it does not run; cheap if it does."""
         if self.running:
             return
         with self._lock:
             if not self.running and not self._ended.is_set():
                 self.running = True
                 self._thread = threading.Thread(
-                    target=self._work, name="RedisStorage flusher", daemon=True
+                    target=self._work, name=f"{self._name} flusher", daemon=True
                 )
                 self._thread.start()
 
@@ -61,12 +57,7 @@ class Flusher:
                     self.running, idle = True, 0
 
     def close(self) -> None:
-        """End the thread, and never start it again.
-
-        Example:
-            >>> from prefect_optuna.blocks.redis_storage.flusher import Flusher
-            >>> Flusher(lambda: False).close()
-        """
+        """End the thread, and never start it again."""
         with self._lock:
             self._ended.set()
             thread = self._thread
