@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from prefect_optuna.tasks.sampling import (
     fresh_copy,
     is_asked,
     scrambles,
+    with_max_trials,
 )
 from prefect_optuna.tasks.seeding import first_number
 
@@ -250,7 +251,7 @@ class _Replay:
             asks.publish()
         return None
 
-    def _seen(self, trials: list[FrozenTrial], seen: Any) -> tuple[list[FrozenTrial], Any]:
+    def _seen(self, trials: list[FrozenTrial], seen: Any) -> tuple[Sequence[FrozenTrial], Any]:
         """Return the trials that there were, and their places; settled ones are not read again."""
         count, unfinished = seen
         places = self._places
@@ -351,4 +352,6 @@ def _of_node(node: ast.AST, module: Any) -> Any:
     if not isinstance(node.func, ast.Name) or node.args or node.func.id not in module.__all__:
         raise ValueError(ast.unparse(node))
     options = {one.arg: _of_node(one.value, module) for one in node.keywords if one.arg}
-    return getattr(module, node.func.id)(**options)
+    most = options.pop("max_trials", None)
+    made = getattr(module, node.func.id)(**options)
+    return made if most is None else with_max_trials(made, most)

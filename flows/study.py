@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from prefect_optuna.blocks import InvalidSettingError
 from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.flows.cmaes_state import without_pickles
+from prefect_optuna.tasks.sampling import with_max_trials
 
 _SAMPLERS = {
     "tpe": "TPESampler",
@@ -93,7 +94,11 @@ class Sampler(BaseModel):
 
     name: SamplerName = Field(default="tpe", description="Which of Optuna's samplers.")
     options: dict[str, Any] = Field(
-        default_factory=dict, description="Its arguments, such as {'n_startup_trials': 20}."
+        default_factory=dict,
+        description=(
+            "Its arguments, such as {'n_startup_trials': 20}; for tpe and gp, 'max_trials' is how "
+            "many of the newest trials it learns from, all by default."
+        ),
     )
 
 
@@ -194,7 +199,10 @@ def make_pruner(
 
 def _make(module: Any, its_class: str, options: Mapping[str, Any]) -> Any:
     try:
-        return getattr(module, its_class)(**options)
+        own = dict(options)
+        most = own.pop("max_trials", None)
+        made = getattr(module, its_class)(**own)
+        return made if most is None else with_max_trials(made, most)
     except (TypeError, ValueError, ImportError) as error:
         raise InvalidSettingError(
             f"Optuna's {its_class} cannot be made with {dict(options)}: {error}"

@@ -25,7 +25,7 @@ from typing import Any, cast
 import numpy as np
 import optuna
 from optuna.pruners import _filter_study  # pyright: ignore[reportPrivateUsage]
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, TPESampler
 from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.search_space import IntersectionSearchSpace
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace  # pyright: ignore[reportPrivateUsage]
@@ -42,6 +42,7 @@ LOST = "prefect_optuna:lost"
 """The system attribute of a trial that says who gave it up, and why."""
 
 _KEPT = "prefect_optuna:kept:"  # before the name of what a sampler has written to the study
+_MAX_TRIALS = "prefect_optuna_max_trials"
 _NONE: dict[str, float] = {}  # the constraints of most trials
 _GP = ("_gprs_cache_list", "_constraints_gprs_cache_list")
 _KERNEL = ("inverse_squared_lengthscales", "kernel_scale", "noise_var")
@@ -101,16 +102,21 @@ class Places:
         """Number of trials that there were when they were looked at last."""
         return self._known
 
-    def seen(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], dict[str, Any], Seen]:
+    def seen(
+        self, trials: Sequence[FrozenTrial]
+    ) -> tuple[Sequence[FrozenTrial], dict[str, Any], Seen]:
         """Return the trials there are, in place, what samplers keep with them, and a note of it."""
         for trial in trials[self._known :]:
             if "retry_history" in trial.system_attrs:
                 self._repeats.append(trial.number)
         self._known = len(trials)
+        if self._repeats:  # they come between others, which somebody may be looking at
+            self._trials = self._trials.copy()
         while self.settled < len(trials) and trials[self.settled].state.is_finished():
             self._add(_Ended(trials[self.settled]), self._trials, self._kept)
             self.settled += 1
-        there, kept = self._trials.copy(), self._kept.copy()
+        more, kept = self._trials.copy() if self._repeats else [], self._kept.copy()
+        there = more if self._repeats else _Grown(self._trials, more)
         end, unfinished = self.settled, dict[str, Sequence[int]]()
         for trial in trials[self.settled :]:
             if trial.state == TrialState.WAITING:
@@ -120,7 +126,7 @@ class Places:
                 shared = any("relative_params" in name for name in trial.system_attrs)
                 unfinished[str(trial.number)] = [len(trial.params), int(shared)]
                 trial = _begun(trial, len(trial.params), shared=shared)
-            self._add(trial, there, kept)
+            self._add(trial, more, kept)
         waiting = {
             str(trial.number): [-1, 0]
             for trial in trials[self.settled : end]
@@ -164,6 +170,26 @@ class _Ended(FrozenTrial):
     def constraints(self) -> dict[str, float]:
         """Those of the trial, for one who does not change them."""
         return self._found
+
+
+class _Grown(Sequence[FrozenTrial]):
+    """The trials that a list had when this was made, which only grows, and more: not copied."""
+
+    def __init__(self, trials: list[FrozenTrial], more: list[FrozenTrial]) -> None:
+        self._trials, self._more = trials, more
+        self._count = len(trials)
+
+    def __len__(self) -> int:
+        return self._count + len(self._more)
+
+    def __getitem__(self, place: Any) -> Any:
+        count = self._count
+        if isinstance(place, slice):
+            start, stop, _ = place.indices(len(self))
+            first = self._trials[start : min(stop, count)]
+            return first + self._more[max(start - count, 0) : max(stop - count, 0)]
+        place = range(len(self))[place]
+        return self._trials[place] if place < count else self._more[place - count]
 
 
 class _Recent(Sequence[FrozenTrial]):
@@ -235,7 +261,7 @@ def _numbered(trial: FrozenTrial, number: int) -> FrozenTrial:
 class _SeenStorage:
     """A study's storage as a sampler sees it while it is asked for one trial."""
 
-    def __init__(self, storage: Any, trials: list[FrozenTrial], kept: dict[str, Any]) -> None:
+    def __init__(self, storage: Any, trials: Sequence[FrozenTrial], kept: dict[str, Any]) -> None:
         self.storage = storage
         self._trials = trials
         self._given = kept
@@ -245,7 +271,7 @@ class _SeenStorage:
     # Most samplers ask for none of it, and all trials are many.
     @cached_property
     def _ids(self) -> dict[int, int]:
-        return {trial.number: trial._trial_id for trial in self._trials}  # pyright: ignore[reportPrivateUsage]
+        return {trial.number: trial._trial_id for trial in self._trials[:]}  # pyright: ignore[reportPrivateUsage]
 
     @cached_property
     def _places(self) -> dict[int, int]:
@@ -317,11 +343,15 @@ class AskedSampler(BaseSampler):
     def __reduce__(self) -> tuple[Any, ...]:
         return AskedSampler, (self._sampler, self._seen, self._place, self._seed)
 
-    def look(self, study: optuna.Study, trials: list[FrozenTrial], kept: dict[str, Any]) -> None:
+    def look(
+        self, study: optuna.Study, trials: Sequence[FrozenTrial], kept: dict[str, Any]
+    ) -> None:
         """Have the sampler see these trials of a study, which are in place."""
         own = self._sampler
         if self._seed is not None:
             own = seeded_copy(own, self._seed)
+        if (most := max_trials_of(own)) is not None:
+            trials = trials[-most:]
         self._view = copy.copy(study)
         self._view._storage = _SeenStorage(self._view._storage, trials, kept)
         self._view.sampler = own
@@ -378,6 +408,31 @@ class AskedSampler(BaseSampler):
             return
         sampler, *seen = self._as_seen(study, trial)
         sampler.after_trial(*seen, state, values)
+
+
+def with_max_trials(sampler: BaseSampler, most: int | None) -> BaseSampler:
+    """Have a sampler learn from the newest trials alone; `None` for all.
+
+    Example:
+        >>> import optuna
+        >>> max_trials_of(with_max_trials(optuna.samplers.TPESampler(), 1000))
+        1000
+    """
+    if most is None:
+        return sampler
+    learns = isinstance(sampler, (TPESampler, GPSampler))
+    if not learns or type(most) is not int or most < 1:
+        raise ValueError(
+            "expected a number of trials, 1 or more, as `max_trials`, for the samplers 'tpe' and "
+            "'gp', whose cost grows with them"
+        )
+    vars(sampler)[_MAX_TRIALS] = most
+    return sampler
+
+
+def max_trials_of(sampler: object) -> int | None:
+    """The number of newest trials that a sampler learns from, if not from all."""
+    return getattr(sampler, "__dict__", {}).get(_MAX_TRIALS)
 
 
 # -- random numbers -------------------------------------------------------------------------------

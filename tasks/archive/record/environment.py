@@ -37,6 +37,7 @@ from pydantic import TypeAdapter
 from prefect_optuna.blocks._secrets import SecretVariables, has_secret_urls, without_secrets
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.tasks.sampling import max_trials_of
 
 MAX_SOURCE_BYTES = 1 << 20
 """A script or a diff that is larger is left out of the archive, and only its size is said."""
@@ -428,6 +429,8 @@ def with_options(made: BaseSampler | BasePruner | None) -> str:
         value = _option(_kept(made, name, parameter.default))
         if name != "seed" and value != default:  # a seed has its own place
             options.append(f"{name}={value}")
+    if (most := max_trials_of(made)) is not None:
+        options.append(f"max_trials={most}")
     return f"{kind.__name__}({', '.join(options)})"
 
 
