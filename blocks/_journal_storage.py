@@ -16,7 +16,6 @@ everything before it.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import copy
 import json
 import logging
@@ -52,6 +51,7 @@ from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_colle
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 _FLUSH_AFTER = 0.05  # seconds
+_TRY_AGAIN_AFTER = 1.0  # seconds, where that failed
 
 _logger = logging.getLogger(__name__)
 _opened: weakref.WeakSet[FileStorage] = weakref.WeakSet()
@@ -187,6 +187,8 @@ class FileStorage(BaseStorage):
             self._waiting.clear()
             for record in (*waiting, *records):
                 known.apply(record)
+        except OSError:
+            raise  # nothing of it is in the file
         except BaseException:
             self._forget()
             raise
@@ -217,9 +219,10 @@ class FileStorage(BaseStorage):
 
     def _flush_old(self) -> bool:
         if self._waiting and time.monotonic() - self._since > _FLUSH_AFTER:
-            # What cannot be written goes on waiting: the next state of its trial raises the error.
-            with contextlib.suppress(Exception):
+            try:
                 self.flush()
+            except Exception:  # noqa: BLE001 (the next state of its trial raises it)
+                self._since = time.monotonic() + _TRY_AGAIN_AFTER
         return bool(self._waiting)
 
     def remove_session(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,29 @@ def test_what_cannot_be_written_goes_on_waiting(
     monkeypatch.setattr(file, "append", append)
     study.tell(trial, 1.0)
     assert elsewhere(block).trials[1].user_attrs == {"note": 1}
+
+
+def test_a_full_disk_is_not_tried_all_the_time_and_nothing_is_read_again(
+    block: JournalStudyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, trial = started(block)
+    storage = block.get_storage()
+    file, tried, read = storage._file, [], []
+    append, known = file.append, storage._replay
+
+    def full(line: str) -> int:
+        tried.append(line)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(file, "append", full)
+    monkeypatch.setattr(file, "read", lambda: read.append(1) or iter(()))
+    monkeypatch.setattr("prefect_optuna.blocks._journal_storage._TRY_AGAIN_AFTER", LONG)
+    trial.set_user_attr("note", 1)
+    wait_until(lambda: tried, what="it is written")
+    time.sleep(0.2)
+    assert len(tried) == 1
+    assert read == []
+    assert storage._replay is known
+    monkeypatch.setattr(file, "append", append)
+    storage.flush()
+    assert block.model_copy().load_study("tuning").trials[1].user_attrs == {"note": 1}
