@@ -22,6 +22,7 @@ from prefect_optuna.blocks.errors import WorkersLostError
 from prefect_optuna.flows import optimize
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.task_runners import Processes
+from prefect_optuna.tasks import Problem
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,29 @@ def test_a_process_that_dies_takes_its_own_trial_along_and_the_study_goes_on() -
 def dies(trial: optuna.Trial) -> float:
     os.kill(os.getpid(), signal.SIGKILL)
     return 0.0
+
+
+def suggest(trial: optuna.Trial) -> dict[str, float]:
+    return {"x": trial.suggest_float("x", 0, 1)}
+
+
+def compare(params: dict[str, float], trial: optuna.Trial) -> dict[str, float]:
+    return {"same": float(trial.params == params)}
+
+
+def evaluate(result: dict[str, float]) -> float:
+    return result["same"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_process_sees_at_once_what_its_trial_was_given_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prefect_optuna.blocks._journal_storage._FLUSH_AFTER", 3600.0)
+    problem = Problem(suggest=suggest, run=compare, evaluate=evaluate)
+    optimize(problem, study_name="s", n_trials=4, task_runner="processes")
+    assert [trial.value for trial in as_study_storage().load_study("s").trials] == [1.0] * 4
 
 
 @pytest.mark.slow
