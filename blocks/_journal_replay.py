@@ -28,6 +28,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 _NESTED = (dict, list)
+_SHORT = 32  # items
 _LEVELS = 250  # of an attribute; a copy of what is nested further cannot be made
 
 ENDED: frozenset[TrialState] = frozenset(state for state in TrialState if state.is_finished())
@@ -372,22 +373,28 @@ def _attributes(given: dict[str, Any]) -> dict[str, Any]:
 def _like(before: Any, value: Any) -> Any:
     """Return a JSON value made of as much as possible of an earlier one.
 
-    What is noted with each trial is the same for the most part, and so takes memory once.
+    What is noted with each trial is the same for the most part, and so takes memory once. Long
+    lists and mappings are data, which differ, and stay as they are.
     """
-    if value is before:
-        return before
-    alike = type(value) is type(before)
+    if value is before or len(value) > _SHORT:
+        return value
+    made: Any
     if type(value) is dict:
-        earlier: dict[str, Any] = before if alike else {}
-        made = {sys.intern(key): _like(earlier.get(key), inner) for key, inner in value.items()}
-        same = [*made] == [*earlier] and all(map(operator.is_, made.values(), earlier.values()))
-    elif type(value) is list:
-        parts: list[Any] = before if alike else []
-        made = [*map(_like, chain(parts, repeat(None)), value)]
-        same = len(made) == len(parts) and all(map(operator.is_, made, parts))
+        parts: Any = before if type(before) is dict else {}
+        made = {sys.intern(key): _part_like(parts.get(key), part) for key, part in value.items()}
+        same = [*made] == [*parts] and all(map(operator.is_, made.values(), parts.values()))
     else:
-        made, same = value, type(value) is not float and value == before
-    return before if alike and same else made
+        parts = before if type(before) is list else []
+        made = [*map(_part_like, chain(parts, repeat(None)), value)]
+        same = len(made) == len(parts) and all(map(operator.is_, made, parts))
+    return parts if same and before is not None else made
+
+
+def _part_like(was: Any, value: Any) -> Any:
+    kind = type(value)
+    if kind in _NESTED:
+        return _like(was, value)
+    return was if kind is type(was) and kind is not float and value == was else value
 
 
 def _time(text: str | None) -> datetime | None:

@@ -360,23 +360,28 @@ class FileStorage(BaseStorage):
         fields = {"trial_id": trial_id, **fields}
         return self._write(operation, fields, check_trial, synchronized=synchronized)
 
-    def _give(self, operation: Operation, trial_id: int, fields: dict[str, Any]) -> None:
-        """Change a trial that has not ended: where it was asked, when it is next written."""
+    def _waits(
+        self,
+        operation: Operation,
+        trial_id: int,
+        fields: dict[str, Any],
+        may_wait: Callable[[Replay], bool] | None = None,
+    ) -> bool:
+        """Keep a change until its trial is next written; false where it has to be written now."""
         if trial_id not in self._own:
-            self._change(operation, trial_id, fields)
-            return
-        record = self._record(operation, {"trial_id": trial_id, **fields})
+            return False
         with self._mutex:
             known = self._known()
             _live(known, trial_id)
-            for attributes in fields.values():
-                if type(attributes) is dict:
-                    known.kept(attributes)
+            if may_wait is not None and not may_wait(known):
+                return False
             known.shown.pop(trial_id, None)
             if not self._waiting:
                 self._since = time.monotonic()
+            record = self._record(operation, {"trial_id": trial_id, **fields})
             self._waiting.setdefault(trial_id, []).append(record)
         self._flusher.wake()
+        return True
 
     def set_trial_param(
         self,
@@ -388,7 +393,7 @@ class FileStorage(BaseStorage):
         """Set a parameter of a trial."""
         text = stored_distribution(distribution).text
 
-        def check(replay: Replay, _: FrozenTrial) -> None:
+        def check(replay: Replay) -> None:
             replay.study_of(trial_id).check_kind(param_name, replay.distribution(text))
 
         fields = {
@@ -396,15 +401,15 @@ class FileStorage(BaseStorage):
             "param_value_internal": float(param_value_internal),
             "distribution": text,
         }
-        with self._mutex:
-            known = self._known()
-            trial = _live(known, trial_id)
-            if param_name in known.study_of(trial_id).kinds:
-                check(known, trial)
-                self._give(Operation.SET_TRIAL_PARAM, trial_id, fields)
-                return
-        # The first of its name: another process may be about to decide on another kind.
-        self._change(Operation.SET_TRIAL_PARAM, trial_id, fields, check)
+
+        def may_wait(replay: Replay) -> bool:
+            if param_name not in replay.study_of(trial_id).kinds:
+                return False  # another process may be about to decide on another kind
+            check(replay)
+            return True
+
+        if not self._waits(Operation.SET_TRIAL_PARAM, trial_id, fields, may_wait):
+            self._change(Operation.SET_TRIAL_PARAM, trial_id, fields, lambda r, _: check(r))
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
@@ -426,7 +431,10 @@ class FileStorage(BaseStorage):
     ) -> None:
         if type(value) not in FLAT:
             value = json.loads(encode(value, key))
-        self._give(operation, trial_id, {field: {key: value}})
+        with self._mutex:
+            fields = {field: self._replay.kept({key: value})}
+        if not self._waits(operation, trial_id, fields):
+            self._change(operation, trial_id, fields)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None

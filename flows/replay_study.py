@@ -353,5 +353,4 @@ def _of_node(node: ast.AST, module: Any) -> Any:
         raise ValueError(ast.unparse(node))
     options = {one.arg: _of_node(one.value, module) for one in node.keywords if one.arg}
     most = options.pop("max_trials", None)
-    made = getattr(module, node.func.id)(**options)
-    return made if most is None else with_max_trials(made, most)
+    return with_max_trials(getattr(module, node.func.id)(**options), most)

@@ -201,8 +201,7 @@ def _make(module: Any, its_class: str, options: Mapping[str, Any]) -> Any:
     try:
         own = dict(options)
         most = own.pop("max_trials", None)
-        made = getattr(module, its_class)(**own)
-        return made if most is None else with_max_trials(made, most)
+        return with_max_trials(getattr(module, its_class)(**own), most)
     except (TypeError, ValueError, ImportError) as error:
         raise InvalidSettingError(
             f"Optuna's {its_class} cannot be made with {dict(options)}: {error}"

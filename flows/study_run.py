@@ -228,7 +228,11 @@ class StudyRun:
                 return None
         live: optuna.Trial | LiveTrial | None = None
         if self.problem.needs_trial:
-            live = self._live(trial) if self.live_trials else trial
+            try:
+                live = self._live(trial) if self.live_trials else trial
+            except StorageUnavailableError as error:
+                self._tell(Outcome(trial.number, "lost", error=error, message=str(error)))
+                return None
         alone = trial.number in self.session.repeats
         given = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
         return Assignment(trial.number, params, live, alone=alone, seed=seed, given=given)

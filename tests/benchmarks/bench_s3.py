@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,23 +33,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from filesystems import s3_filesystem
 from servers import s3_server
+from slow_network import slow_port
 
+from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.deployments import LocalServer
 from prefect_optuna.flows import optimize
 from prefect_optuna.tasks import ArchivedStudy, Problem
 
 DELAY, SECONDS, JOBS, ROUNDS = 0.03, 0.05, 10, 3
-
-
-@contextmanager
-def slow(url: str) -> Generator[str]:
-    """The URL of the same server, with a network between."""
-    program = Path(__file__).with_name("slow_network.py")
-    command = [sys.executable, str(program), str(urlsplit(url).port), str(DELAY)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        process.terminate()
 
 
 def make_problem(numbers: int, begun: list[float]) -> Problem:
@@ -87,6 +78,16 @@ def measure(name: str, numbers: int, trials: int, places: dict[str, Any]) -> tup
     return max(told) - min(begun), whole
 
 
+def floor(archive: ArtifactFileSystem, trials: int) -> float:
+    """Return the seconds of as many files of 50 kB by ten threads, with nothing else."""
+    content = np.random.default_rng(1).bytes(8 * 6400)
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(JOBS) as pool:
+        for made in [pool.submit(archive.create, f"floor/{n}", content) for n in range(trials)]:
+            made.result()
+    return time.perf_counter() - begun
+
+
 def main() -> None:
     """Measure in turn, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,11 +104,11 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(LocalServer(folder / "prefect"))
         url = stack.enter_context(s3_server(folder))
-        slow_url = stack.enter_context(slow(url))
-        ways: dict[str, Callable[[str], Any]] = {
-            "a local disk": lambda name: folder / name,
+        port = stack.enter_context(slow_port(urlsplit(url).port or 80, DELAY))
+        ways: dict[str, Callable[[str], ArtifactFileSystem]] = {
+            "a local disk": lambda name: ArtifactFileSystem(url=str(folder / name)),
             "S3": lambda _: s3_filesystem(url),
-            "S3 behind 30 ms": lambda _: s3_filesystem(slow_url),
+            "S3 behind 30 ms": lambda _: s3_filesystem(f"http://127.0.0.1:{port}"),
         }
         for numbers in (20, 6400):
             found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
@@ -130,7 +131,12 @@ def main() -> None:
                     f"{statistics.median(f[1] for f in figures):.2f}",
                 )
             table.add_section()
-    table.caption = f"without any cost: {trials * SECONDS / JOBS:.2f} s"
+        limit = {way: floor(archive(f"floor-{way}"), trials) for way, archive in ways.items()}
+    words = ", ".join(f"{way} {seconds:.2f} s" for way, seconds in limit.items())
+    table.caption = (
+        f"limits: waiting {trials * SECONDS / JOBS:.2f} s; writing {trials} files of 50 kB by ten "
+        f"threads, with nothing else: {words}"
+    )
     Console(width=100).print(table)
 
 

@@ -17,13 +17,12 @@ import multiprocessing
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from importlib.util import find_spec
 from multiprocessing.synchronize import Barrier
@@ -39,7 +38,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from rich.console import Console
 from rich.table import Table
 from servers import redis_server
-from slow_network import SlowNetwork
+from slow_network import SlowNetwork, slow_port
 from storage_peers import DEFAULT, OURS, open_storage
 
 QUICK = "--quick" in sys.argv
@@ -225,20 +224,10 @@ def measure_processes(places: Places) -> list[Row]:
     return rows_of("processes", title, found, "µs a trial", 1e6)
 
 
-@contextmanager
-def slow_redis(url: str) -> Generator[str]:
-    """The URL of the same server, with a network between."""
-    program = Path(__file__).with_name("slow_network.py")
-    command = [sys.executable, str(program), str(urlsplit(url).port), str(DELAY)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        yield f"redis://127.0.0.1:{int(process.stdout.readline())}/0"
-        process.terminate()
-
-
 def measure_network(places: Places) -> list[Row]:
     """(g): each round trip takes a while."""
-    with slow_redis(places.redis_url) as url:
+    with slow_port(urlsplit(places.redis_url).port or 6379, DELAY) as port:
+        url = f"redis://127.0.0.1:{port}/0"
         storages = {k: open_storage(*places.of(k, url)) for k in (*OURS, "JournalRedis")}
         ways = {
             kind: lambda kind=kind: seconds_a_trial(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Generator
 
 
 class SlowNetwork:
@@ -77,7 +79,19 @@ def _received(source: socket.socket) -> bytes:
         return b""
 
 
+@contextlib.contextmanager
+def slow_port(port: int, delay: float) -> Generator[int]:
+    """The port of a network to a server of this machine, in a process of its own."""
+    command = [sys.executable, __file__, str(port), str(delay)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
 if __name__ == "__main__":
-    network = SlowNetwork(int(sys.argv[1]), float(sys.argv[2]))
-    print(network.port, flush=True)
-    network.wait()
+    between = SlowNetwork(int(sys.argv[1]), float(sys.argv[2]))
+    print(between.port, flush=True)
+    between.wait()

@@ -35,7 +35,8 @@ def test_an_attribute_is_what_it_was_set_to_whatever_was_set_before(given: list[
 def test_what_trials_have_in_common_is_there_once(tmp_path: Path, read: bool) -> None:
     block = JournalStudyStorage(path=tmp_path / "studies.journal")
     study = block.create_study("tuning", sampler=optuna.samplers.RandomSampler(seed=1))
-    note = {"series": {"a": {"dtype": "<f8", "shape": [20]}}, "version": "bf84", "number": 0}
+    series = {"a": {"dtype": "<f8", "shape": [20]}}
+    note = {"number": 0, "series": series, "list": [0.5, {"unit": "s"}], "version": "bf84"}
     for number in range(3):
         trial = study.ask()
         trial.suggest_float("x", 0, 1)
@@ -49,6 +50,7 @@ def test_what_trials_have_in_common_is_there_once(tmp_path: Path, read: bool) ->
     ]
     for earlier, later in ((first, second), (second, third)):
         assert earlier.user_attrs["note"]["series"] is later.user_attrs["note"]["series"]
+        assert earlier.user_attrs["note"]["list"][1] is later.user_attrs["note"]["list"][1]
         assert earlier.user_attrs["note"]["version"] is later.user_attrs["note"]["version"]
         assert earlier.distributions is later.distributions
     study.trials[0].user_attrs["note"]["series"].clear()  # a copy, which is its reader's

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -208,7 +207,6 @@ def test_a_forked_child_knows_what_its_trial_was_given(block: JournalStudyStorag
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
 def test_what_cannot_be_written_goes_on_waiting(
     block: JournalStudyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
