@@ -318,13 +318,15 @@ class Replay:
 
     def _set_trial_attr(self, record: dict[str, Any]) -> None:
         if (trial := self._live(record)) is not None:
+            of_user = record["op_code"] == Operation.SET_TRIAL_USER_ATTR
+            self.kept(record["user_attr" if of_user else "system_attr"])
             self._give[record["op_code"]](trial, record)
 
     def _give_user_attr(self, trial: FrozenTrial, record: dict[str, Any]) -> None:
-        trial.user_attrs.update(self.kept(record["user_attr"]))
+        trial.user_attrs.update(record["user_attr"])
 
     def _give_system_attr(self, trial: FrozenTrial, record: dict[str, Any]) -> None:
-        trial.system_attrs.update(self.kept(record["system_attr"]))
+        trial.system_attrs.update(record["system_attr"])
 
     def kept(self, attributes: dict[str, Any]) -> dict[str, Any]:
         """Return attributes of a trial, which share with the last ones what they have in common."""
