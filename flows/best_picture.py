@@ -10,11 +10,11 @@ from optuna.trial import FrozenTrial, TrialState
 from prefect.logging import get_logger
 
 from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.tasks.archive import read_result
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 from prefect_optuna.tasks.problem import Problem
-from prefect_optuna.tasks.selection import best_first
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 _ENSEMBLE = 50  # trials

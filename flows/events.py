@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 from prefect.logging import get_logger
 
+from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import format_value
-from prefect_optuna.tasks.selection import best_first
 
 if TYPE_CHECKING:
     from prefect_optuna.flows.study_status import StudyStatus

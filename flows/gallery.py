@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.flows.param_plots import (
     contour_plot,
     importances_of,
@@ -17,7 +18,6 @@ from prefect_optuna.flows.param_plots import (
 from prefect_optuna.flows.plots import history_plot, pareto_plot
 from prefect_optuna.flows.study_status import Gallery, StudyStatus
 from prefect_optuna.flows.timeline_plot import timeline_plot
-from prefect_optuna.tasks.selection import best_first
 
 PICTURES: Mapping[str, str] = {
     "pareto": "The values of the trials against each other, and the Pareto-best ones",

@@ -13,6 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks.study_summary import best_first, is_feasible
 from prefect_optuna.flows.plot_style import (
     BLUE,
     GREY,
@@ -26,7 +27,6 @@ from prefect_optuna.flows.plot_style import (
     style,
 )
 from prefect_optuna.flows.wording import format_value, shorten
-from prefect_optuna.tasks.selection import best_first, is_feasible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks.study_summary import best_first, is_feasible
 from prefect_optuna.flows.plot_style import (
     BLUE,
     GREEN,
@@ -31,7 +32,6 @@ from prefect_optuna.flows.plot_style import (
 )
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import format_value, shorten
-from prefect_optuna.tasks.selection import best_first, is_feasible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -30,6 +30,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.theme import Theme
 
+from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import markup
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
@@ -40,7 +41,6 @@ from prefect_optuna.flows.wording import (
     format_value,
     shorten,
 )
-from prefect_optuna.tasks.selection import best_first
 
 if TYPE_CHECKING:
     from typing import Self

@@ -37,6 +37,7 @@ from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape, fenced
 from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
+from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plot_style
 from prefect_optuna.flows.gallery import PICTURES, draw_gallery
@@ -55,7 +56,6 @@ from prefect_optuna.flows.wording import (
     shorten,
 )
 from prefect_optuna.tasks.archive.record.attributes import SCOPE_KEY
-from prefect_optuna.tasks.selection import best_first
 
 if TYPE_CHECKING:
     from typing import Self

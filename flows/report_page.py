@@ -26,6 +26,7 @@ from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.markdown import data_uri
 from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
+from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import visible, visible_line
 from prefect_optuna.flows.best_picture import spread
 from prefect_optuna.flows.gallery import PICTURES, draw_gallery
@@ -37,7 +38,6 @@ from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY, SCOPE_KEY, is_of_the_archive
 from prefect_optuna.tasks.archive.record.trial_table import trial_columns
 from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation, as_tuple
-from prefect_optuna.tasks.selection import best_first
 
 _STATIC_ROWS = 50
 AGAIN = ("when (UTC)", "trial", "archived", "now", "difference", "verdict", "cause")

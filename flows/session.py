@@ -27,9 +27,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.blocks.study_summary import LOST, is_lost
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 from prefect_optuna.tasks.archive.record.trial_records import MARK
-from prefect_optuna.tasks.sampling import LOST, Asks, is_lost
+from prefect_optuna.tasks.sampling import Asks
 from prefect_optuna.tasks.seeding import (
     SEED,
     SEED_KEY,
@@ -104,8 +105,12 @@ def give_order(study: optuna.Study, session: str, **order: Any) -> None:
     storage.set_study_system_attr(study_id, f"{_ORDER}:{session}", {**given, **order})
 
 
-def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
+def state_of(
+    study: optuna.Study, trials: Sequence[FrozenTrial], finished: int | None = None
+) -> StudyState:
     """Tell what a study is doing, or how it ended, seen from outside.
+
+    Its trials are all of them, or those that have not ended, with the number of the others.
 
     It is running while a session of it lives, or somebody without this package may run a trial.
     Otherwise the session that was opened last says how it ended; a dead one, and trials that wait
@@ -120,7 +125,8 @@ def state_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> StudyState:
         starters = [key for key in alive if "parent" not in records[key]]
         paused = starters and all(session.asked(key) == "pause" for key in starters)
         return "paused" if paused else "running"
-    finished = sum(trial.state.is_finished() and not is_lost(trial) for trial in trials)
+    if finished is None:
+        finished = sum(trial.state.is_finished() and not is_lost(trial) for trial in trials)
     # One that died is not missed where others have finished all that it wanted.
     starters = [
         record

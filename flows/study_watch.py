@@ -16,6 +16,7 @@ from prefect_optuna.blocks import (
     StorageUnavailableError,
     StudyStorage,
 )
+from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.events import StudyEvents
 from prefect_optuna.flows.session import lost_trials
@@ -29,7 +30,6 @@ from prefect_optuna.tasks.archive.record.manifest import Manifest
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 from prefect_optuna.tasks.seeding import shared_note
-from prefect_optuna.tasks.selection import best_first
 
 
 def last_reevaluations(

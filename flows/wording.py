@@ -10,8 +10,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks.artifacts.markdown import one_line
+from prefect_optuna.blocks.study_summary import is_feasible
 from prefect_optuna.flows.session import is_lost
-from prefect_optuna.tasks.selection import is_feasible
 
 MAX_CELL = 24
 """Letters in the widest cell of a table."""
@@ -68,8 +68,13 @@ def count_states(trials: Iterable[FrozenTrial]) -> dict[str, int]:
         >>> count_states(study.trials)["complete"]
         1
     """
-    counts = Counter(trial.state for trial in trials if not is_lost(trial))
-    return {name: counts[state] for state, name in _STATE_NAMES.items()}
+    return named_states(Counter(trial.state for trial in trials if not is_lost(trial)))
+
+
+def named_states(states: Mapping[TrialState, int], lost: int = 0) -> dict[str, int]:
+    """Name the states that trials are in, without those of the failed ones that were lost."""
+    counts = {name: states.get(state, 0) for state, name in _STATE_NAMES.items()}
+    return {**counts, "failed": counts["failed"] - lost}
 
 
 def count_words(trials: Iterable[FrozenTrial]) -> list[str]:
@@ -84,9 +89,14 @@ def count_words(trials: Iterable[FrozenTrial]) -> list[str]:
         ['3 complete (2 infeasible)']
     """
     trials = list(trials)
-    words = [f"{count} {name}" for name, count in count_states(trials).items() if count]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if infeasible := sum(not is_feasible(trial) for trial in complete):
+    return state_words(count_states(trials), sum(not is_feasible(trial) for trial in complete))
+
+
+def state_words(counts: Mapping[str, int], infeasible: int = 0) -> list[str]:
+    """Say in words how many trials are in which state, of as many as `count_states` names."""
+    words = [f"{count} {name}" for name, count in counts.items() if count]
+    if infeasible:
         words[0] += f" ({infeasible} infeasible)"
     return words
 

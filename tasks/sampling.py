@@ -31,15 +31,13 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace  # pyright: ignore[reportPrivateUsage]
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna.blocks.study_summary import LOST, is_lost
 from prefect_optuna.tasks.archive.record.trial_records import MARK
 from prefect_optuna.tasks.seeding import first_number, trial_seed
 
 STATE = "prefect_optuna:sampler"
 """The system attribute of a trial that says how far its sampler had come when it was told: the id
 of a sequence, and the place in it. That of a study, with the id added, says where it begins."""
-
-LOST = "prefect_optuna:lost"
-"""The system attribute of a trial that says who gave it up, and why."""
 
 _KEPT = "prefect_optuna:kept:"  # before the name of what a sampler has written to the study
 _MAX_TRIALS = "prefect_optuna_max_trials"
@@ -54,19 +52,6 @@ Seen = list[Any]
 """A note of what there was when a trial was asked: the number of trials, but for waiting ones;
 and of each that was not finished, how many parameters it had, and whether it had told others what
 it would take."""
-
-
-def is_lost(trial: FrozenTrial) -> bool:
-    """Tell whether a trial was lost to a crash or an interruption, and so does not count.
-
-    Example:
-        >>> import optuna
-        >>> study = optuna.create_study()
-        >>> trial = study.tell(study.ask(), 1.0)
-        >>> is_lost(trial)
-        False
-    """
-    return trial.state == TrialState.FAIL and LOST in trial.system_attrs
 
 
 class Places:

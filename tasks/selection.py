@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.blocks.study_summary import best_first
 
 Selection = str | int | Sequence[int] | Callable[[FrozenTrial], bool]
 """`"best:K"`, `"pareto"`, `"all"`, `"complete"`, `"pruned"`, `"failed"`, one number or several,
@@ -87,54 +87,3 @@ def _unknown(found: object) -> InvalidSettingError:
         '`trials` is "best:K", "pareto", "all", "complete", "pruned", "failed", a number, several '
         f"numbers, or a function of a trial; found {found!r}."
     )
-
-
-def best_first(trials: Iterable[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """The complete, feasible trials, the best one first.
-
-    Example:
-        >>> import optuna
-        >>> study = optuna.create_study(direction="maximize")
-        >>> study.optimize(lambda trial: trial.suggest_int("x", 0, 9), n_trials=20)
-        >>> best_first(study.trials, ["maximize"])[0].number == study.best_trial.number
-        True
-    """
-    candidates = [
-        trial for trial in trials if trial.state == TrialState.COMPLETE and is_feasible(trial)
-    ]
-    if len(directions) > 1:
-        candidates = pareto_front(candidates, directions)
-    return sorted(candidates, key=lambda trial: (*_losses(trial, directions), trial.number))
-
-
-def pareto_front(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """Return the complete trials that no other one beats in every value."""
-    if not trials:
-        return []
-    losses = np.array([_losses(trial, directions) for trial in trials])
-    rest = np.lexsort(losses.T[::-1])  # a trial is beaten only by an earlier one
-    front: list[int] = []
-    while len(rest):
-        best = losses[rest[0]]
-        same = (losses[rest] == best).all(axis=1)
-        front.extend(rest[same].tolist())
-        rest = rest[(losses[rest] < best).any(axis=1)]
-    return [trials[index] for index in sorted(front)]
-
-
-def _losses(trial: FrozenTrial, directions: Sequence[str]) -> tuple[float, ...]:
-    return tuple(
-        -value if direction == "maximize" else value
-        for value, direction in zip(trial.values, directions, strict=True)
-    )
-
-
-def is_feasible(trial: FrozenTrial) -> bool:
-    """Tell whether a trial meets all constraints that were set for it: none is above zero.
-
-    Example:
-        >>> import optuna
-        >>> is_feasible(optuna.trial.create_trial(value=1.0, constraints={"mass": 0.5}))
-        False
-    """
-    return all(value <= 0 for value in trial.constraints.values())

@@ -32,6 +32,7 @@ from prefect_optuna.blocks._flusher import Flusher
 from prefect_optuna.blocks.errors import (
     DamagedStorageError,
     InvalidSettingError,
+    PrefectOptunaError,
     StorageFormatError,
     StorageUnavailableError,
 )
@@ -68,9 +69,10 @@ from prefect_optuna.blocks.redis_storage.study_copy import (
     Operation,
     StudyCopy,
     decoding,
-    read_attributes,
 )
+from prefect_optuna.blocks.redis_storage.sums import EVERY, read_summary, read_sums
 from prefect_optuna.blocks.redis_storage.urls import location_of
+from prefect_optuna.blocks.study_summary import StudySummary, summary_of
 
 _StaleTrialCallback = Callable[["optuna.Study", FrozenTrial], None]
 
@@ -285,6 +287,9 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
             if reply[0] == b"same":
                 return ""
             study.take(reply, since, finished, generation, apply)
+            if commands and study.finished // EVERY > finished // EVERY:
+                with suppress(PrefectOptunaError):  # what was to be done is done
+                    read_sums(study, self._server)
             study.stored.update(distribution.key for distribution in new)
             return reply[3].decode()
         raise StorageUnavailableError(
@@ -322,9 +327,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
             raise error
         study = self._copies.get(study_id)
         if study is None:
-            if type(study_id) is not int or study_id < 1:
-                raise KeyError(f"No study with the id {study_id} exists.")
-            study = StudyCopy(self.namespace, study_id, self._server.read)
+            study = self._unread(study_id)
             self._load(study)
             study = self._copies.setdefault(study_id, study)
         elif study.version < 0:
@@ -368,6 +371,22 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         if study.version < 0:
             self._load(study)
         return study
+
+    def _fresh_head(self, study_id: int) -> StudyCopy:
+        """The copy of a study, as the study is now, or one without trials if there is none yet."""
+        if self._pid != os.getpid():
+            self._start()
+        if study_id in self._copies:
+            return self._fresh(study_id)
+        study = self._unread(study_id)
+        if not study.load_head():
+            self._refuse_missing(study_id)
+        return study
+
+    def _unread(self, study_id: int) -> StudyCopy:
+        if type(study_id) is not int or study_id < 1:
+            raise KeyError(f"No study with the id {study_id} exists.")
+        return StudyCopy(self.namespace, study_id, self._server.read)
 
     # Studies
 
@@ -476,19 +495,19 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """The name of a study."""
-        return self._fresh(study_id).name
+        return self._fresh_head(study_id).name
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """The directions of a study."""
-        return list(self._fresh(study_id).directions)
+        return list(self._fresh_head(study_id).directions)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """The user's attributes of a study."""
-        return dict(self._fresh(study_id).user)
+        return dict(self._fresh_head(study_id).user)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Optuna's attributes of a study."""
-        return dict(self._fresh(study_id).system)
+        return dict(self._fresh_head(study_id).system)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Set a user's attribute of a study, at once in every write mode."""
@@ -517,29 +536,21 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         with decoding(self._registry.studies):
             ids = sorted(map(int, studies))
         for study_id in ids:
-            keys = StudyKeys(self.namespace, study_id)
-            meta, user, system = self._server.read(
-                [
-                    ("HMGET", keys.meta, "name", "directions", "deleted"),
-                    ("HGETALL", keys.user),
-                    ("HGETALL", keys.system),
-                ]
-            )
-            if meta[0] is None or meta[2] is not None:
+            study = self._unread(study_id)
+            if not study.load_head():
                 with suppress(KeyError):  # or it is damaged
                     self._refuse_missing(study_id)
                 continue
-            with decoding(keys.prefix):
-                frozen.append(
-                    FrozenStudy(
-                        study_name=_text(meta[0]),
-                        direction=None,
-                        directions=[StudyDirection(d) for d in json.loads(meta[1])],
-                        user_attrs=read_attributes(user),
-                        system_attrs=read_attributes(system),
-                        study_id=study_id,
-                    )
+            frozen.append(
+                FrozenStudy(
+                    study_name=study.name,
+                    direction=None,
+                    directions=study.directions,
+                    user_attrs=study.user,
+                    system_attrs=study.system,
+                    study_id=study_id,
                 )
+            )
         return frozen
 
     # Trials: making and changing
@@ -852,6 +863,16 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
             return trials
         with decoding(study.keys.prefix):  # forged, and nested too deeply to be copied
             return copy.deepcopy(trials)
+
+    def summarize(self, study_id: int) -> StudySummary:
+        """Sum up a study, without reading all of its trials, unless this process has them."""
+        self.flush()
+        if study_id not in self._copies:
+            summary = read_summary(self._unread(study_id), self._server)
+            if summary is not None:
+                return summary
+        directions = [direction.name.lower() for direction in self.get_study_directions(study_id)]
+        return summary_of(self.get_all_trials(study_id, deepcopy=False), directions)
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """The id of a trial by its number."""

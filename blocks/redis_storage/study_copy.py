@@ -159,22 +159,8 @@ class StudyCopy:
         with self.lock, without_garbage_collector():
             # Often enough for a server that is put back while it is read.
             for _ in range(5):
-                meta, names, kinds = self._read(
-                    [
-                        ("HMGET", self.keys.meta, "name", "directions", "deleted"),
-                        ("HGETALL", self.keys.distributions),
-                        ("HGETALL", self.keys.kinds),
-                    ]
-                )
-                if meta[0] is None or meta[2] is not None:
+                if not self.load_head():
                     return False
-                with decoding(self.keys.meta):
-                    self.name = meta[0].decode("utf-8", "surrogatepass")
-                    self.directions = [StudyDirection(d) for d in json.loads(meta[1])]
-                self._learn_distributions(names)
-                self.stored = set(self.distributions)
-                with decoding(self.keys.kinds):
-                    self.kinds = {field: kind.decode() for field, kind in mapping(kinds).items()}
                 self._load_finished()
                 self.version = -1
                 reply = ask()
@@ -188,6 +174,30 @@ class StudyCopy:
                 f"{self.keys.prefix} changed under the reader again and again: expected a study "
                 "that grows. Is the server being restored? Try again when that is done."
             )
+
+    def load_head(self) -> bool:
+        """Read all but the trials; whether the study is there."""
+        meta, names, kinds, user, system = self._read(
+            [
+                ("HMGET", self.keys.meta, "name", "directions", "deleted"),
+                ("HGETALL", self.keys.distributions),
+                ("HGETALL", self.keys.kinds),
+                ("HGETALL", self.keys.user),
+                ("HGETALL", self.keys.system),
+            ]
+        )
+        if meta[0] is None or meta[2] is not None:
+            return False
+        with decoding(self.keys.meta):
+            self.name = meta[0].decode("utf-8", "surrogatepass")
+            self.directions = [StudyDirection(d) for d in json.loads(meta[1])]
+        self._learn_distributions(names)
+        self.stored = set(self.distributions)
+        with decoding(self.keys.kinds):
+            self.kinds = {field: kind.decode() for field, kind in mapping(kinds).items()}
+        with decoding(self.keys.prefix):
+            self.user, self.system = read_attributes(user), read_attributes(system)
+        return True
 
     def _load_finished(self) -> None:
         if self.finished:
@@ -206,17 +216,21 @@ class StudyCopy:
     def _take_live(self, reply: list[Any]) -> None:
         _, version, token, heads, records, count = reply
         self._take_records(self.finished, records)
-        with decoding(self.keys.live):
-            heads = {int(number): head.decode() for number, head in mapping(heads).items()}
-        before, self.live = self.live, {}
-        self._make_room(count)
-        self._read_live(heads, before)
+        self.take_heads(heads, count)
         user, system = self._read([("HGETALL", self.keys.user), ("HGETALL", self.keys.system)])
         with decoding(self.keys.prefix):
             self.user, self.system = read_attributes(user), read_attributes(system)
         self.version, self.token = version, token.decode()
         self.generation += 1
         self._check_complete()
+
+    def take_heads(self, heads: Any, count: int) -> None:
+        """Read the trials that are not finished, of `count` in all."""
+        with decoding(self.keys.live):
+            heads = {int(number): head.decode() for number, head in mapping(heads).items()}
+        before, self.live = self.live, {}
+        self._make_room(count)
+        self._read_live(heads, before)
 
     def _read_live(self, heads: dict[int, str], before: dict[int, LiveTrial]) -> None:
         numbers = list(heads)
@@ -326,22 +340,11 @@ class StudyCopy:
             self._trials += [None] * (count - len(self._trials))
 
     def _take_records(self, start: int, records: list[bytes]) -> None:
-        study_id, trials, find = self.study_id, self._trials, self.distribution
+        trials = self._trials
         with decoding(self.keys.finished):
             for record in records[max(self.finished - start, 0) :]:
-                number, letter, values, started, completed, *fields = json.loads(record)
-                parts = Parts(find)
-                for some in fields:
-                    parts.update(some)
-                if values is not None:
-                    parts.values = values
-                trial = parts.frozen(
-                    number,
-                    trial_id(study_id, number),
-                    STATES[letter],
-                    decode_time(started),
-                    decode_time(completed),
-                )
+                trial = self.read_record(record)
+                number = trial.number
                 if number >= len(trials):
                     self._make_room(number + 1)
                 trials[number] = trial
@@ -349,6 +352,22 @@ class StudyCopy:
                 self._compare_with_best(trial)
                 self.finished += 1
                 self._last_record = record
+
+    def read_record(self, record: bytes) -> FrozenTrial:
+        """The finished trial that a record tells of."""
+        number, letter, values, started, completed, *fields = json.loads(record)
+        parts = Parts(self.distribution)
+        for some in fields:
+            parts.update(some)
+        if values is not None:
+            parts.values = values
+        return parts.frozen(
+            number,
+            trial_id(self.study_id, number),
+            STATES[letter],
+            decode_time(started),
+            decode_time(completed),
+        )
 
     def _compare_with_best(self, trial: FrozenTrial) -> None:
         if trial.state != TrialState.COMPLETE or len(self.directions) != 1 or not trial.values:

@@ -67,22 +67,31 @@ def show(
         return
     from rich.console import Console
 
-    from prefect_optuna.blocks import PrefectOptunaError, logged_metrics
+    from prefect_optuna.blocks import (
+        PrefectOptunaError,
+        as_artifact_filesystem,
+        as_study_storage,
+        logged_metrics,
+    )
     from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
+    from prefect_optuna.blocks.study_summary import summarize
     from prefect_optuna.deployments.cli.tables import facts
     from prefect_optuna.flows.progress import best_trials_table
-    from prefect_optuna.flows.report_flow import read_status
+    from prefect_optuna.flows.session import state_of
     from prefect_optuna.flows.wording import (
-        count_states,
-        count_words,
         format_duration,
         format_value,
+        named_states,
+        state_words,
     )
     from prefect_optuna.tasks import ArchivedStudy
-    from prefect_optuna.tasks.selection import best_first
 
     with working(f"Reading {study!r} ..."):
-        status = read_status(study, **places.keywords())
+        block = as_study_storage(places.storage)
+        loaded = block.load_study(study)
+        filesystem = as_artifact_filesystem(places.artifacts)
+        summary = summarize(loaded)
+        state = state_of(loaded, summary.unfinished, summary.finished)
         try:
             archived = ArchivedStudy.load(study, **places.keywords())
             reevaluations = archived.reevaluations()
@@ -93,23 +102,25 @@ def show(
         except PrefectOptunaError as error:
             archived, reevaluations, code, python, sampler, pruner = None, [], "", "", "", ""
             archive, headline = "", str(error).splitlines()[0]
-    ranked = best_first(status.trials, status.directions)
-    counts = {**count_states(status.trials), "lost": status.lost}
-    single = len(status.directions) == 1
+    ranked = summary.best
+    counts = named_states(summary.states, summary.lost)
+    directions = [direction.name.lower() for direction in loaded.directions]
+    single = len(directions) == 1
+    elapsed = summary.elapsed(until_now=state == "running")
     last = reevaluations[-1] if reevaluations else None
     document = {
         "name": study,
-        "directions": status.directions,
-        "state": status.state,
-        "states": counts,
+        "directions": directions,
+        "state": state,
+        "states": {**counts, "lost": summary.lost},
         "best_trials": [_trial(trial) for trial in (ranked[:1] if single else ranked)],
         "best_value": ranked[0].values[0] if single and ranked else None,
         "best_params": ranked[0].params if single and ranked else None,
         "best_artifacts": logged_artifacts(ranked[0]) if single and ranked else None,
         "best_metrics": logged_metrics(ranked[0]) if single and ranked else None,
-        "seconds": status.elapsed,
-        "storage": status.storage,
-        "artifacts": status.artifacts,
+        "seconds": elapsed,
+        "storage": block.location,
+        "artifacts": filesystem.location(),
         "archived": archived is not None,
         "code_version": archived.versions[-1].code_version if archived else None,
         "sampler": sampler or None,
@@ -126,17 +137,17 @@ def show(
         best = f"{len(ranked)} trials are Pareto-best"
     elif counts["complete"]:
         best = "none: no trial is feasible"
-    lost = [f"{status.lost} lost"] if status.lost else []
-    words = ", ".join([*count_words(status.trials), *lost])
+    lost = [f"{summary.lost} lost"] if summary.lost else []
+    words = ", ".join([*state_words(counts, summary.infeasible), *lost])
     rows = facts(
         {
             "best value": best,
             "trials": words or "none yet",
             "logged": markup(", ".join(logged_artifacts(ranked[0]))) if single and ranked else "",
             "metrics": markup(_named(logged_metrics(ranked[0]))) if single and ranked else "",
-            "took": format_duration(status.elapsed) if status.elapsed else "",
-            "study": markup(status.storage),
-            "archive": markup(status.artifacts if archived else f"none ({headline})"),
+            "took": format_duration(elapsed) if elapsed else "",
+            "study": markup(block.location),
+            "archive": markup(filesystem.location() if archived else f"none ({headline})"),
             "code": markup(f"{code}, Python {python}") if archived else "",
             "sampler": markup(f"{sampler}, {pruner}") if sampler else "",
             "signature": markup(archive),
@@ -145,11 +156,11 @@ def show(
             else "",
         }
     )
-    title = f"[bold]{markup(study)}[/] [dim]{', '.join(status.directions)}, {status.state}[/]\n"
+    title = f"[bold]{markup(study)}[/] [dim]{', '.join(directions)}, {state}[/]\n"
     shown: list[Any] = [title, rows]
     if ranked:
         width = Console().width
-        shown += ["", best_trials_table(status.trials, status.directions, width=width)]
+        shown += ["", best_trials_table(ranked, directions, width=width)]
     answer(document, *shown, as_json=json)
 
 
@@ -196,8 +207,9 @@ def trials(
     """
     from prefect_optuna.blocks import as_study_storage
     from prefect_optuna.blocks.errors import InvalidSettingError
+    from prefect_optuna.blocks.study_summary import best_first, summarize
     from prefect_optuna.deployments.cli.tables import trials_table
-    from prefect_optuna.tasks.selection import best_first, select_trials
+    from prefect_optuna.tasks.selection import select_trials
 
     if str(csv).startswith("--"):
         raise InvalidSettingError(f"`--csv` needs a file, or `-`; found the option {str(csv)!r}.")
@@ -208,13 +220,22 @@ def trials(
     with working(f"Reading {study!r} ..."):
         loaded = as_study_storage(places.storage).load_study(study)
         directions = [direction.name.lower() for direction in loaded.directions]
-        if which is None:
+        if limit is None:
+            limit = 0 if json else 20
+        # The first page of a large study needs not all of it.
+        is_page = which is None and limit > 0 and not csv and not parquet
+        page = summarize(loaded) if is_page else None
+        if page is not None and len(page.best) >= limit:
+            chosen, total = page.best[:limit], page.n_trials
+        elif which is None:
             every = loaded.get_trials(deepcopy=False)
             best = best_first(every, directions)
             numbers = {trial.number for trial in best}
             chosen = best + [trial for trial in every if trial.number not in numbers]
+            total = len(chosen)
         else:
             chosen = select_trials(loaded, as_selection(which))
+            total = len(chosen)
     if csv or parquet:
         from prefect_optuna.tasks.archive.record.trial_table import write_csv, write_parquet
 
@@ -229,13 +250,11 @@ def trials(
         shown_paths = [markup(f"{path} ({len(chosen)} trials)") for path in paths]
         answer({"paths": paths, "trials": len(chosen)}, *shown_paths, as_json=json)
         return
-    if limit is None:
-        limit = 0 if json else 20
     shown = chosen[:limit] if limit > 0 else chosen
     table = trials_table(shown, directions)
     answer([_trial(trial) for trial in shown], table, as_json=json)
-    if len(shown) < len(chosen):
-        note(f"[dim]The first {len(shown)} of {len(chosen)}; --limit 0 shows all of them.[/]")
+    if len(shown) < total:
+        note(f"[dim]The first {len(shown)} of {total}; --limit 0 shows all of them.[/]")
 
 
 def export(
@@ -327,27 +346,26 @@ def as_selection(words: str) -> str | list[int]:
 
 def _overview(block: StudyStorage, name: str) -> dict[str, Any]:
     """A study in one row."""
+    from prefect_optuna.blocks.study_summary import summarize
     from prefect_optuna.flows.session import state_of
-    from prefect_optuna.flows.wording import count_states
-    from prefect_optuna.tasks.selection import best_first
+    from prefect_optuna.flows.wording import named_states
 
     study = block.load_study(name)
-    every = study.get_trials(deepcopy=False)
+    summary = summarize(study)
+    counts = named_states(summary.states, summary.lost)
+    best = summary.best[0] if summary.best else None
     directions = [direction.name.lower() for direction in study.directions]
-    ranked = best_first(every, directions)
-    counts = count_states(every)
-    moments = [t.datetime_complete or t.datetime_start for t in every]
     return {
         "name": name,
         "directions": directions,
-        "finished": counts["complete"] + counts["pruned"] + counts["failed"],
-        "state": state_of(study, every),
+        "finished": summary.finished,
+        "state": state_of(study, summary.unfinished, summary.finished),
         "running": counts["running"],
         "states": counts,
-        "best_trial": ranked[0].number if ranked else None,
-        "best_values": ranked[0].values if ranked else None,
-        "pareto": len(ranked) if len(directions) > 1 else None,
-        "last": max((moment for moment in moments if moment), default=None),
+        "best_trial": best.number if best else None,
+        "best_values": best.values if best else None,
+        "pareto": len(summary.best) if len(directions) > 1 else None,
+        "last": summary.last,
     }
 
 

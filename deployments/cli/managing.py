@@ -32,11 +32,11 @@ def watch(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
     from collections import Counter
 
     from prefect_optuna.blocks import as_study_storage
+    from prefect_optuna.blocks.study_summary import best_first
     from prefect_optuna.deployments.cli.tables import facts
     from prefect_optuna.deployments.cli.watching import follow, work_done
     from prefect_optuna.flows.session import living_sessions, state_of
     from prefect_optuna.flows.wording import count_states, count_words, format_value
-    from prefect_optuna.tasks.selection import best_first
 
     with working(f"Reading {study!r} ..."):
         loaded = as_study_storage(places.storage).load_study(study)
@@ -173,13 +173,14 @@ def delete(
     ```
     """
     from prefect_optuna.blocks import InvalidSettingError, as_study_storage
+    from prefect_optuna.blocks.study_summary import summarize
     from prefect_optuna.flows.session import state_of
     from prefect_optuna.tasks import delete_study
 
     with working(f"Reading {study!r} ..."):
         loaded = as_study_storage(places.storage).load_study(study)
-        trials = loaded.get_trials(deepcopy=False)
-        state = state_of(loaded, trials)
+        summary = summarize(loaded)
+        state = state_of(loaded, summary.unfinished, summary.finished)
     if state in ("running", "paused"):
         raise InvalidSettingError(
             f"The study {study!r} is {state}. First: {command('prefect-optuna', 'stop', study)}"
@@ -187,10 +188,10 @@ def delete(
     if not yes:
         if not sys.stdin.isatty():
             raise InvalidSettingError(
-                f"{study!r} has {len(trials)} trials, and nobody is here to be asked. With --yes "
-                "it is deleted."
+                f"{study!r} has {summary.n_trials} trials, and nobody is here to be asked. "
+                "With --yes it is deleted."
             )
-        note(f"Delete {markup(study)} with its {len(trials)} trials and its archive? [y/N]")
+        note(f"Delete {markup(study)} with its {summary.n_trials} trials and its archive? [y/N]")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             note("Kept.")
             return FAILED
@@ -198,11 +199,11 @@ def delete(
         gone = delete_study(study, **places.keywords())
     document = {
         "study": study,
-        "trials": len(trials),
+        "trials": summary.n_trials,
         "archive": {"files": gone.files, "bytes": gone.size} if gone else None,
     }
     archive = f" and {gone.files} files of its archive" if gone else ""
-    answer(document, markup(f"Deleted: {study}, {len(trials)} trials{archive}."), as_json=json)
+    answer(document, markup(f"Deleted: {study}, {summary.n_trials} trials{archive}."), as_json=json)
     return OK
 
 

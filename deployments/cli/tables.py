@@ -10,6 +10,7 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
+from prefect_optuna.blocks.study_summary import is_feasible
 from prefect_optuna.blocks.texts import markup
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
@@ -20,7 +21,6 @@ from prefect_optuna.flows.wording import (
     format_value,
     shorten,
 )
-from prefect_optuna.tasks.selection import is_feasible
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -19,6 +19,7 @@ from prefect_optuna.blocks import (
     StudyNotFoundError,
     as_study_storage,
 )
+from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import markup
 from prefect_optuna.deployments.cli.output import note, working
 from prefect_optuna.deployments.work_pools import prefect_server
@@ -27,7 +28,6 @@ from prefect_optuna.flows.installing import INSTALLS
 from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.session import is_lost, owner_of, session_records
 from prefect_optuna.flows.wording import count_words, format_value
-from prefect_optuna.tasks.selection import best_first
 
 if TYPE_CHECKING:
     import optuna

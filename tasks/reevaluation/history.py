@@ -11,8 +11,8 @@ from itertools import pairwise
 
 from optuna.trial import FrozenTrial
 
+from prefect_optuna.blocks.study_summary import is_lost
 from prefect_optuna.tasks.archive.record.trial_records import MARK
-from prefect_optuna.tasks.sampling import is_lost
 
 MOST_SECONDS = 120.0
 """Maximum number of seconds that the trials before may have taken, unless somebody asks why."""

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from PIL import Image
 
+from prefect_optuna.blocks.study_summary import best_first, pareto_front
 from prefect_optuna.flows.plot_style import figure_png, thumbnail
 from prefect_optuna.flows.plots import history_plot, pareto_plot, series_plot
-from prefect_optuna.tasks.selection import best_first, pareto_front
 
 BLUE = (0, 114, 178)
 VERMILION = (213, 94, 0)
