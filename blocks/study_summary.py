@@ -29,6 +29,10 @@ class SummarizingStorage(Protocol):
         """Sum up a study."""
         ...
 
+    def some_trials(self, study_id: int, number: int) -> list[FrozenTrial]:
+        """Read about so many finished trials, from the study's beginning to its end."""
+        ...
+
 
 @dataclass(frozen=True)
 class StudySummary:
@@ -90,6 +94,20 @@ def summarize(study: Study) -> StudySummary:
         return storage.summarize(study._study_id)  # pyright: ignore[reportPrivateUsage]
     directions = [direction.name.lower() for direction in study.directions]
     return summary_of(study.get_trials(deepcopy=False), directions)
+
+
+def look_at(study: Study, most: int) -> tuple[StudySummary, Sequence[FrozenTrial]]:
+    """Sum up a study and read its trials, or, where there are more than `most`, some of them.
+
+    Some are the best ones, those that have not ended, and others from its beginning to its end. A
+    storage that keeps no sums gives all.
+    """
+    summary, storage = summarize(study), study._storage  # pyright: ignore[reportPrivateUsage]
+    if summary.n_trials <= most or not isinstance(storage, SummarizingStorage):
+        return summary, study.get_trials(deepcopy=False)
+    some = storage.some_trials(study._study_id, most)  # pyright: ignore[reportPrivateUsage]
+    chosen = {trial.number: trial for trial in (*some, *summary.best, *summary.unfinished)}
+    return summary, [chosen[number] for number in sorted(chosen)]
 
 
 def summary_of(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> StudySummary:

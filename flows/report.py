@@ -53,7 +53,9 @@ from prefect_optuna.flows.wording import (
     fit_columns,
     format_duration,
     format_value,
+    named_states,
     shorten,
+    state_words,
 )
 from prefect_optuna.tasks.archive.record.attributes import SCOPE_KEY
 
@@ -352,7 +354,7 @@ class ReportThread:
             status.lost,
             status.best_figure,
             status.ensemble,
-            count_states(status.trials),
+            counts_of(status),
             status.gallery,
         )
         if news != self._published and self._publisher.publish(
@@ -365,10 +367,16 @@ def _paragraphs(parts: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def counts_of(status: StudyStatus) -> dict[str, int]:
+    """Count the trials in each state, from the summary of a study where there is one."""
+    summary = status.summary
+    return named_states(summary.states, summary.lost) if summary else count_states(status.trials)
+
+
 def headline_of(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     """Summarize the outcome of a study in a few words."""
     if not ranked:
-        complete = count_states(status.trials)["complete"]
+        complete = counts_of(status)["complete"]
         words = f"No {'feasible' if complete else 'complete'} trial"
         return f"{words} yet" if status.state == "running" else words
     if len(status.directions) > 1:
@@ -420,7 +428,12 @@ def progress_of(status: StudyStatus) -> str:
 
 def _progress_parts(status: StudyStatus) -> tuple[str, str, str]:
     done = _done(status)
-    words = count_words(status.trials)
+    summary = status.summary
+    words = (
+        state_words(counts_of(status), summary.infeasible)
+        if summary
+        else count_words(status.trials)
+    )
     if status.lost:
         words.append(f"{status.lost} lost and repeated")
     return (
@@ -435,7 +448,7 @@ def _short_progress(status: StudyStatus) -> str:
 
 
 def _done(status: StudyStatus) -> str:
-    counts = count_states(status.trials)
+    counts = counts_of(status)
     done = counts["complete"] + counts["pruned"] + counts["failed"]
     return f"{done}" if status.n_trials is None else f"{done} of {status.n_trials}"
 
@@ -517,6 +530,8 @@ def _last_day(status: StudyStatus) -> str:
     """Describe what the last 24 hours brought, in a study that is older."""
     yesterday = datetime.now() - timedelta(days=1)  # noqa: DTZ005 - local, as Optuna's times
     ended = [trial for trial in status.trials if trial.state.is_finished()]
+    if status.summary and status.summary.n_trials > len(status.trials):
+        return ""  # how many is not known
     older = [t for t in ended if t.datetime_complete and t.datetime_complete < yesterday]
     n_new = len(ended) - len(older)
     if not older or not n_new:

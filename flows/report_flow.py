@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from optuna import Study
@@ -20,6 +19,7 @@ from prefect_optuna.blocks.errors import (
     InvalidSettingError,
     ServerUnavailableError,
 )
+from prefect_optuna.blocks.study_summary import look_at
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.report import (
     ReportPublisher,
@@ -27,11 +27,13 @@ from prefect_optuna.flows.report import (
     render_report,
     report_key,
 )
-from prefect_optuna.flows.session import lost_trials, state_of
+from prefect_optuna.flows.session import state_of
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_watch import last_reevaluations
 from prefect_optuna.tasks.archive.record.manifest import read_manifest
 from prefect_optuna.tasks.seeding import shared_note
+
+_MOST_TRIALS = 5000  # of a study that keeps sums; more take longer to read than people wait
 
 
 @study_flow(name="report", flow_run_name="{study_name}-report")
@@ -178,13 +180,14 @@ def read_status(
 
 
 def _status_of(study: Study, block: StudyStorage, filesystem: ArtifactFileSystem) -> StudyStatus:
-    trials = study.get_trials(deepcopy=False)
-    state = state_of(study, trials)
-    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
-    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
-    # Optuna's times are local and have no zone.
-    now = datetime.now()  # noqa: DTZ005
-    last = now if state == "running" else max([*starts, *ends], default=None)
+    summary, trials = look_at(study, _MOST_TRIALS)
+    state = state_of(study, summary.unfinished, summary.finished)
+    notes = shared_note(trials)
+    if len(trials) < summary.n_trials:
+        notes += (
+            f"Pictures and tables are of {len(trials):,} of the {summary.n_trials:,} trials: the "
+            "best, and others from the first to the last. The numbers are of all.",
+        )
     manifest = read_manifest(study)
     picture: bytes | None = None
     if manifest is not None:
@@ -198,12 +201,13 @@ def _status_of(study: Study, block: StudyStorage, filesystem: ArtifactFileSystem
         trials=trials,
         n_trials=None,
         state=state,
-        elapsed=(last - min(starts)).total_seconds() if last and starts else 0.0,
+        elapsed=summary.elapsed(until_now=state == "running"),
         storage=block.location,
         artifacts=filesystem.location(),
         best_figure=picture,
-        notes=shared_note(trials),
-        lost=len(lost_trials(trials)),
+        notes=notes,
+        lost=summary.lost,
+        summary=summary,
         study_id=study._study_id,  # pyright: ignore[reportPrivateUsage] - optuna-dashboard's key
         versions=manifest.versions if manifest else (),
         reevaluations=last_reevaluations(filesystem, manifest),

@@ -37,6 +37,7 @@ from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY, SCOPE_KEY, is_of_the_archive
 from prefect_optuna.tasks.archive.record.trial_table import trial_columns
+from prefect_optuna.tasks.archive.series.series_table import series_keys
 from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation, as_tuple
 
 _STATIC_ROWS = 50
@@ -152,7 +153,7 @@ def page_parts(status: StudyStatus, archived: ArchivedStudy | None) -> dict[str,
         "headings_again": AGAIN,
         "headings_versions": VERSIONS,
         "again": [row for past in reversed(reevaluations) for row in _again(past)],
-        "archive": _archive(archived) if archived else None,
+        "archive": _archive(archived, status) if archived else None,
         "release": importlib.metadata.version("prefect-optuna"),
         "now": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
     }
@@ -224,11 +225,9 @@ def _series(archived: ArchivedStudy, status: StudyStatus, best: FrozenTrial) -> 
     """The best trial's series among those of others, as far as they are read in time."""
     end = time.monotonic() + _READING_SECONDS
     try:
-        result = archived.result(best.number)
+        result = archived.result_of(best)
         others = [
-            archived.result(trial.number)
-            for trial in spread(status.trials)
-            if time.monotonic() < end
+            archived.result_of(trial) for trial in spread(status.trials) if time.monotonic() < end
         ]
         return series_plot(result, archived.axes, others=others)
     except PrefectOptunaError:  # it has no result, or a part of the archive is gone
@@ -355,7 +354,9 @@ def _numbers(values: Sequence[float]) -> str:
     return ", ".join(map(format_value, values))
 
 
-def _archive(archived: ArchivedStudy) -> dict[str, Any]:
+def _archive(archived: ArchivedStudy, status: StudyStatus) -> dict[str, Any]:
+    summary = status.summary
+    part = status.trials if summary and summary.n_trials > len(status.trials) else None
     newest = archived.environment
     git = newest.git
     facts = {
@@ -366,7 +367,7 @@ def _archive(archived: ArchivedStudy) -> dict[str, Any]:
         if git
         else "",
         "packages": len(newest.distributions),
-        "series": ", ".join(archived.series),
+        "series": ", ".join(series_keys(archived.study, status.trials)),
         "study": str(archived.manifest.uuid),
     }
     versions = []
@@ -385,7 +386,7 @@ def _archive(archived: ArchivedStudy) -> dict[str, Any]:
             ]
         )
     texts = [
-        ("What is in the archive, and all that would run", archived.describe()),
+        ("What is in the archive, and all that would run", archived.describe(part)),
         ("Source of the newest version", archived.source()),
         ("Packages of the newest version", archived.requirements()),
     ]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from optuna.trial import FrozenTrial
 
+from prefect_optuna.blocks.study_summary import StudySummary
+
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.record.manifest import Version
     from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
@@ -25,7 +27,12 @@ class Gallery:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """The status of a study, of which its report is made."""
+    """The status of a study, of which its report is made.
+
+    Attributes:
+        trials: all of its trials, or some of them, where it is too large.
+        summary: the summary of all, where there is one; else it is made of the trials.
+    """
 
     study_name: str
     directions: tuple[str, ...]
@@ -42,5 +49,6 @@ class StudyStatus:
     lost: int = 0
     gallery: Gallery | None = None
     study_id: int | None = None
+    summary: StudySummary | None = None
     versions: Sequence[Version] = ()
     reevaluations: Sequence[Reevaluation] = ()

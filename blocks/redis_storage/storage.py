@@ -70,7 +70,7 @@ from prefect_optuna.blocks.redis_storage.study_copy import (
     StudyCopy,
     decoding,
 )
-from prefect_optuna.blocks.redis_storage.sums import EVERY, read_summary, read_sums
+from prefect_optuna.blocks.redis_storage.sums import EVERY, read_some, read_summary, read_sums
 from prefect_optuna.blocks.redis_storage.urls import location_of
 from prefect_optuna.blocks.study_summary import StudySummary, summary_of
 
@@ -873,6 +873,10 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
                 return summary
         directions = [direction.name.lower() for direction in self.get_study_directions(study_id)]
         return summary_of(self.get_all_trials(study_id, deepcopy=False), directions)
+
+    def some_trials(self, study_id: int, number: int) -> list[FrozenTrial]:
+        """Read about so many finished trials, from the study's beginning to its end."""
+        return read_some(self._unread(study_id), self._server, number)
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """The id of a trial by its number."""

@@ -23,6 +23,7 @@ from prefect_optuna.blocks.redis_storage.encoding import (
 )
 from prefect_optuna.blocks.redis_storage.findings import Findings, integer
 from prefect_optuna.blocks.redis_storage.layout import StudyKeys, trial_id
+from prefect_optuna.blocks.redis_storage.sums import sums_fit
 
 _BAD = (ValueError, TypeError, LookupError, AttributeError)
 _NOTE = attribute_field("u", "redis:damaged")
@@ -58,6 +59,7 @@ class StudyCheck:
         self._name = name
         self._numbers = set(trial_numbers)
         self._spare = spare
+        self._directions: list[str] = []
         self._silent_since = silent_since
         self._distributions: dict[str, BaseDistribution] = {}
         self._kinds: dict[str, str] = {}
@@ -86,6 +88,7 @@ class StudyCheck:
         self._check_heartbeats()
         self._check_attributes()
         self._check_log()
+        self._check_sums()
         self.trials = count
 
     def _check_distributions(self) -> None:
@@ -197,6 +200,7 @@ class StudyCheck:
             directions = [StudyDirection(d) for d in json.loads(fields[b"directions"])]
         except _BAD:
             directions = []
+        self._directions = [direction.name.lower() for direction in directions]
         if not directions:
             findings.lost(
                 meta,
@@ -220,6 +224,18 @@ class StudyCheck:
             )
             return made
         return count
+
+    def _check_sums(self) -> None:
+        findings, meta = self.findings, self._keys.meta
+        text, records = findings.fields(meta).get(b"sums"), findings.items(self._keys.finished)
+        if text is None:
+            return
+        drop = ("HDEL", meta, "sums")
+        if findings.is_mendable:  # they are of the records before that
+            findings.mend(drop)
+        elif not sums_fit(text, records, self._directions):
+            what = "has other sums than those of its trials"
+            findings.damaged(meta, what, "forget them; the next reader adds up anew", drop)
 
     def _check_complete(self, count: int) -> None:
         findings, key = self.findings, self._keys.finished

@@ -28,7 +28,6 @@ from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy, decoding, 
 from prefect_optuna.blocks.study_summary import (
     MOST_BEST,
     StudySummary,
-    best_first,
     is_feasible,
     is_lost,
     losses_of,
@@ -39,6 +38,7 @@ EVERY = 1000
 """The number of finished trials after which the sums are kept again."""
 
 _CHUNK = 10_000  # records that are read at once
+_GROUP = 100  # records that stand together, for finding a place in a long list takes milliseconds
 _MOST_FRONT = 1000  # trials that no other one beats; more are not kept
 
 KEEP = Script("""
@@ -160,6 +160,17 @@ def _believed(study: StudyCopy, server: Server, text: bytes | None) -> Sums:
     return Sums()
 
 
+def sums_fit(text: bytes, records: Sequence[bytes], directions: Sequence[str]) -> bool:
+    """Tell whether sums that are kept are those of the records."""
+    with suppress(ValueError, TypeError, LookupError):  # what is wrong with a record is said there
+        kept, sums = Sums.model_validate_json(text), Sums()
+        sums.add(records[: kept.count], directions)
+        if kept.best is None:  # there have been too many
+            sums.best = None
+        return kept == sums
+    return False
+
+
 def _records(study: StudyCopy, server: Server, start: int, stop: int) -> list[bytes]:
     (records,) = server.read([("LRANGE", study.keys.finished, start, stop - 1)])
     return records
@@ -185,13 +196,11 @@ def read_summary(study: StudyCopy, server: Server) -> StudySummary | None:
     with decoding(keys.meta):
         count = int(mapping(meta)["next"])
     study.take_heads(live, count)
-    places = [place for *_, place in sums.best]
-    chosen = server.read([("LRANGE", keys.finished, place, place) for place in places])
+    chosen = server.read([("LRANGE", keys.finished, place, place) for *_, place in sums.best])
     with decoding(keys.finished):
-        best = [study.read_record(record) for (record,) in chosen]
-    if best != best_first(best, directions) or [t.number for t in best] != [
-        number for _, number, _ in sums.best
-    ]:
+        best = [study.read_record(record) for records in chosen for record in records]
+        named = [(losses_of(trial.values, directions), trial.number) for trial in best]
+    if named != [(losses, number) for losses, number, _ in sums.best]:
         return None
     unfinished = [study.live[number].frozen() for number in sorted(study.live)]
     starts = [trial.datetime_start for trial in unfinished if trial.datetime_start]
@@ -207,6 +216,19 @@ def read_summary(study: StudyCopy, server: Server) -> StudySummary | None:
         started=min([*starts, *([started] if started else [])], default=None),
         last=max([*starts, *([last] if last else [])], default=None),
     )
+
+
+def read_some(study: StudyCopy, server: Server, number: int) -> list[FrozenTrial]:
+    """Read about so many finished trials of a study, in small groups from its first to its last."""
+    if not study.load_head():
+        return []
+    finished = study.keys.finished
+    (length,) = server.read([("LLEN", finished)])
+    groups = max(1, min(number, length) // _GROUP)
+    starts = [length * group // groups for group in range(groups)]
+    read = server.read([("LRANGE", finished, start, start + _GROUP - 1) for start in starts])
+    with decoding(finished):
+        return [study.read_record(record) for records in read for record in records]
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -481,18 +481,22 @@ class ArchivedStudy:
             MissingKeyError: the result has no value for a key of the class.
             NotPersistenceClassError: `data_cls` is none.
         """
-        trial = self._trial(trial_number)
+        return self.result_of(self._trial(trial_number), data_cls)
+
+    @_explained
+    def result_of(self, trial: FrozenTrial, data_cls: type | None = None) -> Any:
+        """Return what `result` returns, of a trial that is at hand: no other is read."""
         reference = trial.user_attrs.get(RESULT_KEY)
         if reference is None:
             raise ArchiveError(
-                f"Trial {trial_number} ({trial.state.name}) has no archived result: its `run` "
+                f"Trial {trial.number} ({trial.state.name}) has no archived result: its `run` "
                 "returned numbers only, which are the trial's values, or did not end."
             )
         folder = f"studies/{self.manifest.uuid}/"
         path = reference.get("path", folder) if isinstance(reference, dict) else folder
         if not str(path).startswith(folder):
             raise ArchiveError(
-                f"Trial {trial_number} refers to the result {path!r}, which is "
+                f"Trial {trial.number} refers to the result {path!r}, which is "
                 f"not of this study: expected a path below {folder}. Bring the study back from a "
                 "copy."
             )
@@ -714,18 +718,22 @@ class ArchivedStudy:
         return late_trials(storage.get_study_system_attrs(self.study._study_id))  # pyright: ignore[reportPrivateUsage]
 
     @_explained
-    def describe(self) -> str:
+    def describe(self, trials: Sequence[FrozenTrial] | None = None) -> str:
         """Say what is in the archive, and all that would run, be imported, called or unpickled.
 
         Nothing of it is shortened, and what cannot be seen, such as control characters, is
         written out. `source()` has the source that is named here.
+
+        Args:
+            trials: some trials to look at, where there are very many; by default all.
         """
         lines = [f"Study {self.study.study_name!r}, archived {self.manifest.created}"]
         lines.append(f"  Files in {self._artifacts.location()}")
         lines.append(f"  {self.signatures}")
-        trials = self.study.get_trials(deepcopy=False)
+        what = "Trials" if trials is None else "Trials looked at"
+        trials = self.study.get_trials(deepcopy=False) if trials is None else trials
         with_result = sum(RESULT_KEY in trial.user_attrs for trial in trials)
-        lines.append(f"  Trials: {len(trials)}, with an archived result: {with_result}")
+        lines.append(f"  {what}: {len(trials)}, with an archived result: {with_result}")
         if late := self.late_trials():
             lines.append(f"  Late trials: {', '.join(str(trial.number) for trial in late)}")
         if series := series_keys(self.study, trials):

@@ -21,10 +21,12 @@ from prefect.states import Cancelled
 from servers import free_port
 
 from prefect_optuna.blocks import as_study_storage, log_metric
+from prefect_optuna.blocks.redis_storage import sums
+from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy
 from prefect_optuna.deployments import make_process_pool
 from prefect_optuna.deployments.cli import app as application
 from prefect_optuna.deployments.cli import main, output
-from prefect_optuna.flows import Problem, optimize
+from prefect_optuna.flows import Problem, optimize, report_flow
 from prefect_optuna.tasks import ArchivedStudy, auto_param
 
 COMMANDS = sorted(name for name in application.app if not name.startswith("-"))
@@ -41,6 +43,10 @@ def suggest(trial: optuna.Trial) -> dict[str, float]:
 
 def run(params: dict[str, float]) -> float:
     return simulate(params["x"])
+
+
+def curve(params: dict[str, float]) -> dict[str, list[float]]:
+    return {"curve": [run(params)] * 3}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +110,61 @@ def test_studies_are_listed_with_their_best_value_and_the_latest_first(call: Any
     assert "3 Pareto-best" in by_name["by-hand"]
     study = as_study_storage(None).load_study("parabola")
     assert f"{study.best_value:.5g}" in by_name["parabola"]
+
+
+def test_a_large_study_on_redis_is_looked_at_without_its_trials(
+    redis_server: str,
+    prefect_server: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Any,
+) -> None:
+    storage = redis_server.removesuffix("/0") + "/9"  # a database that nobody else uses
+    where = ["--storage", storage, "--artifacts", str(tmp_path / "archive")]
+    places: dict[str, Any] = {"storage": storage, "artifacts": tmp_path / "archive"}
+    optimize(
+        Problem(suggest=suggest, run=curve, evaluate=lambda result: result["curve"][0]),
+        study_name="large",
+        n_trials=130,
+        seed=1,
+        **places,
+    )
+    best = as_study_storage(storage).load_study("large").best_trial
+    read: list[int] = []
+
+    def noted(self: StudyCopy, record: bytes) -> optuna.trial.FrozenTrial:
+        read.append(1)
+        return read_record(self, record)
+
+    def refuse(*_: Any) -> bool:
+        raise AssertionError("all trials are read")
+
+    read_record = StudyCopy.read_record
+    monkeypatch.setattr(StudyCopy, "read_record", noted)
+    monkeypatch.setattr(StudyCopy, "load", refuse)
+    monkeypatch.setattr(report_flow, "_MOST_TRIALS", 20)
+    monkeypatch.setattr(sums, "_GROUP", 2)
+
+    code, out, _ = call("studies", *where, "--json")
+    assert code == 0
+    (row,) = json.loads(out)
+    assert (row["finished"], row["best_trial"], row["state"]) == (130, best.number, "completed")
+    code, out, _ = call("show", "large", *where, "--json")
+    document = json.loads(out)
+    assert (document["best_value"], document["states"]["complete"]) == (best.value, 130)
+    assert document["archived"] is True
+    code, out, err = call("trials", "large", *where)
+    assert len(out.splitlines()) == 2 + 20
+    assert "The first 20 of 130" in err
+    page = tmp_path / "large.html"
+    code, out, err = call("report", "large", *where, "--output", str(page))
+    assert (code, err) == (0, "")
+    text = page.read_text()
+    assert "130 trials (130 complete)" in text
+    assert re.search(r"of 1\d\d of the 130 trials: the best, and others", text)
+    assert len(read) < 1000
+    code, out, err = call("report", "large", *where)
+    assert (code, err) == (0, "")
 
 
 def test_show_says_the_answer_first_and_lists_the_best_trials(call: Any) -> None:
