@@ -450,7 +450,7 @@ def _short_progress(status: StudyStatus) -> str:
 def _done(status: StudyStatus) -> str:
     counts = counts_of(status)
     done = counts["complete"] + counts["pruned"] + counts["failed"]
-    return f"{done}" if status.n_trials is None else f"{done} of {status.n_trials}"
+    return f"{done:,}" if status.n_trials is None else f"{done:,} of {status.n_trials:,}"
 
 
 def _size(*pictures: bytes | None) -> int:

@@ -95,9 +95,9 @@ def count_words(trials: Iterable[FrozenTrial]) -> list[str]:
 
 def state_words(counts: Mapping[str, int], infeasible: int = 0) -> list[str]:
     """Say in words how many trials are in which state, of as many as `count_states` names."""
-    words = [f"{count} {name}" for name, count in counts.items() if count]
+    words = [f"{count:,} {name}" for name, count in counts.items() if count]
     if infeasible:
-        words[0] += f" ({infeasible} infeasible)"
+        words[0] += f" ({infeasible:,} infeasible)"
     return words
 
 

@@ -7,7 +7,7 @@ The registry is one slot of a Redis Cluster, and each study is another:
 | `{ns}` | hash | `format`: of this layout; `next`: the last study's id |
 | `{ns}:names` | hash | a study's name: its id |
 | `{ns}:studies` | hash | a study's id: its name |
-| `{ns:id}:meta` | hash | `name`, `directions`, `operation`, `version`, `tip`, `next` |
+| `{ns:id}:meta` | hash | `name`, `directions`, `operation`, `version`, `tip`, `next`, `sums` |
 | `{ns:id}:live` | hash | number of an unfinished trial: its head |
 | `{ns:id}:trial:<n>` | hash | what was set on an unfinished trial after it was made |
 | `{ns:id}:finished` | list | one record for each finished trial, in the order they finished |
@@ -18,8 +18,9 @@ The registry is one slot of a Redis Cluster, and each study is another:
 | `{ns:id}:user`, `{ns:id}:system` | hash | the study's attributes: name as JSON: value as JSON |
 
 In `meta`, `directions` is JSON, `operation` made the study, `tip` is the last one, which begins the
-log's last entry, and `next` is the number of the next trial, and so how many there are. `deleted`
-is there while a study is deleted.
+log's last entry, and `next` is the number of the next trial, and so how many there are. `sums`, as
+in `sums.py`, are of the first trials in `finished`, and only save others the reading of them.
+`deleted` is there while a study is deleted.
 
 A head is four parts with tabs between them: the state (`R` or `W`) and, right after it, the
 operation that made the trial; the time it was started; the time it was completed; and the fields

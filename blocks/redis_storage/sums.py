@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
@@ -66,7 +66,9 @@ class Sums(BaseModel):
         best: the best ones; `None` where they are too many.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", strict=True, ser_json_inf_nan="constants"
+    )
 
     count: NonNegativeInt = 0
     digest: str = ""

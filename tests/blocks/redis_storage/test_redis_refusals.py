@@ -24,7 +24,7 @@ from prefect_optuna.blocks.errors import (
     StorageUnavailableError,
 )
 from prefect_optuna.blocks.redis_storage import RedisStorage
-from prefect_optuna.blocks.redis_storage.access import acl_rules
+from prefect_optuna.blocks.redis_storage.scripts import acl_rules
 
 Open = Callable[..., RedisStorage]
 MINIMIZE = [StudyDirection.MINIMIZE]

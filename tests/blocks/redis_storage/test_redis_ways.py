@@ -23,7 +23,7 @@ from redis_servers import (
 
 from prefect_optuna.blocks.errors import InvalidSettingError, StorageUnavailableError
 from prefect_optuna.blocks.redis_storage import RedisStorage
-from prefect_optuna.blocks.redis_storage.access import acl_rules
+from prefect_optuna.blocks.redis_storage.scripts import acl_rules
 
 
 @pytest.fixture(scope="module")
