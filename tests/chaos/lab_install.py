@@ -130,7 +130,7 @@ def try_install(lab: Lab, n_trials: int) -> list[str]:
     """
     print(f"\na script with scikit-learn, {n_trials} trials, --install", flush=True)
     outside = Outside(lab, "outside", "scikit-learn")
-    wrong = [*_has_scikit_learn(lab), *_open_doors()]
+    wrong = [*_has_scikit_learn(lab), *_open_doors(lab)]
     workers = {container[:12]: container for container in lab.containers("worker")}
     began = time.monotonic()
     with lab.watching("fit", n_trials) as watch:
@@ -294,12 +294,14 @@ def _has_scikit_learn(lab: Lab) -> list[str]:
     return wrong
 
 
-def _open_doors() -> list[str]:
-    """What is reached from outside beside Prefect, as the saved blocks name it."""
+def _open_doors(lab: Lab) -> list[str]:
+    """What is reached from outside beside Prefect: by the name in its block, or by a port here."""
     wrong: list[str] = []
-    for place in (("redis-studies", 6379), ("store", 9000)):
-        with suppress(OSError), socket.create_connection(place, timeout=3):
-            wrong.append(f"{place[0]} is reached from outside")
+    for service, port in (("redis-studies", 6379), ("store", 9000)):
+        with suppress(OSError), socket.create_connection((service, port), timeout=3):
+            wrong.append(f"{service} is reached from outside")
+        published = [lab.docker("port", container) for container in lab.containers(service)]
+        wrong += [f"{service} is reached from outside: {ports}" for ports in published if ports]
     return wrong
 
 
