@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN_SECONDS, RUN_SECONDS, AWAY_SECONDS = 400.0, 600.0, 5.0
-BEST = 5
+BEST, TRIALS_EACH = 5, 60
 POOL, POOL_TRIALS, CPUS, GIB = "containers", 12, 1, 1
 _VERSION = "import sys; print('.'.join(map(str, sys.version_info[:2])))"
 
@@ -128,6 +128,8 @@ def try_install(lab: Lab, n_trials: int) -> list[str]:
     Returns:
         What is wrong.
     """
+    # Enough that the others have not done all of it before the one that was killed is back.
+    n_trials = max(n_trials, TRIALS_EACH * lab.n_workers)
     print(f"\na script with scikit-learn, {n_trials} trials, --install", flush=True)
     outside = Outside(lab, "outside", "scikit-learn")
     wrong = [*_has_scikit_learn(lab), *_open_doors(lab)]
