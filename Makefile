@@ -91,7 +91,7 @@ chaos: .venv/installed-test redis-server faketime ## run a study through a storm
 	$(BIN)/python tests/chaos/storm.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: lab
-lab: .venv/installed-test ## break things in a lab of containers; FAULTS="kill cut pause store", or all
+lab: .venv/installed-test ## break things in a lab of containers; FAULTS="kill cut install pool", or all
 	$(BIN)/python tests/chaos/lab.py $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
 .PHONY: clean

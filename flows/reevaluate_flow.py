@@ -26,6 +26,7 @@ from prefect_optuna.blocks.errors import (
     PrefectOptunaError,
     UntrustedArchiveError,
 )
+from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.flows.events import emit_drifted
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.reevaluation_report import (
@@ -35,6 +36,12 @@ from prefect_optuna.flows.reevaluation_report import (
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy
+from prefect_optuna.tasks.archive.code.packages import (
+    Needed,
+    lack_words,
+    missing_packages,
+    require_packages,
+)
 from prefect_optuna.tasks.environments import EnvironmentChoice, newest_version
 from prefect_optuna.tasks.reevaluation.drift import likely_cause, scope_that_is_read
 from prefect_optuna.tasks.reevaluation.history import MOST_SECONDS, histories
@@ -57,6 +64,8 @@ from prefect_optuna.tasks.reevaluation.verdicts import (
 from prefect_optuna.tasks.reevaluation.why import Drift, find_causes
 from prefect_optuna.tasks.seeding import recorded_seed
 from prefect_optuna.tasks.selection import select_trials
+
+_RECORDED = "environment='recorded' (--environment recorded) runs it with the packages that it had."
 
 
 class DriftError(PrefectOptunaError, RuntimeError):
@@ -143,7 +152,9 @@ def reevaluate(
             with those that were recorded, in an environment that uv builds on the machine where
             they run, and that is kept in its user's cache folder; `closest` likewise, with what
             comes closest to what cannot be had, which the result's `notes` say; `both` with
-            those of this process, and then with those that were recorded, as two re-evaluations.
+            those of this process, and then with those that were recorded, as two re-evaluations;
+            where this process lacks a package of the code, the first one is left out, and the
+            second one's `notes` say so.
         when: The name of a package. Only where a newer version of it is out than was recorded, and
             than an earlier such run had, are they run: with the Python and the packages that were
             recorded, and that version. Else the flow run ends at once, and says so.
@@ -213,6 +224,8 @@ def reevaluate(
     archived.verify_trials(chosen)
     scope_read = scope_that_is_read(scope, chosen, archived.scope())
     n_jobs = n_jobs if n_jobs > 0 else os.cpu_count() or 1
+    is_here = task_runner is None or isinstance(task_runner, str)  # they run on this machine
+    not_today: list[str] = []
 
     def once(packages: EnvironmentChoice, upgraded: dict[str, str]) -> Reevaluation:
         requests_for = partial(
@@ -226,7 +239,7 @@ def reevaluate(
             upgraded=upgraded,
         )
         requests = requests_for(chosen, repeats=repeats, reseed=reseed, parts=n_jobs)
-        if task_runner is None or isinstance(task_runner, str):  # they run on this machine
+        if is_here:
             for request in requests:
                 prepared_for(request)  # what cannot be had is said before anything runs
         answers = _run(requests, n_jobs, task_runner)
@@ -295,7 +308,7 @@ def reevaluate(
             scope=scope_as_text(scope),
             environment=packages,
             upgraded=upgraded,
-            notes=list(dict.fromkeys(note for answer in answers for note in answer.notes)),
+            notes=list(dict.fromkeys([*not_today, *(n for a in answers for n in a.notes)])),
             changes=requests[-1].environment.surroundings.diff(
                 answers[-1].environment.surroundings
             ),
@@ -317,6 +330,10 @@ def reevaluate(
         upgraded, choices = {when: newest}, ["recorded"]
     else:
         choices = ["here", "recorded"] if environment == "both" else [environment]
+        if is_here and "here" in choices and (why_not := _lacking(archived, chosen, environment)):
+            get_run_logger().warning("%s", why_not)
+            not_today.append(why_not)
+            choices.remove("here")
     results = [once(choice, upgraded) for choice in choices]
     drifted = [outcome for outcome in results if outcome.drifted]
     result = results[-1]
@@ -367,6 +384,23 @@ def _news(
         raise InvalidSettingError(
             f"`when` compares versions of {package}, and one that was recorded is none: {error}."
         ) from None
+
+
+def _lacking(archived: ArchivedStudy, trials: Sequence[FrozenTrial], environment: str) -> str:
+    """Say what this process lacks for these trials; refuse them where they shall run with that."""
+    versions = sorted({archived.version_of(trial.number) for trial in trials})
+    missing: dict[str, Needed] = {}
+    for version in versions:
+        code = archived.capture(version), archived.environment_of(version)
+        if environment == "here":
+            require_packages(*code, otherwise=_RECORDED)
+        # A worker may have this package and no other, and install those of each study.
+        missing |= {package.name: package for package in missing_packages(*code)}
+    if not missing:
+        return ""
+    return visible_line(
+        f"{lack_words(missing.values())}: they ran with the recorded packages, and not with today's"
+    )
 
 
 def _for_each(name: str, tolerance: float | Sequence[float], n_values: int) -> list[float]:

@@ -2,6 +2,8 @@
 
     python tests/chaos/lab.py                        one worker of three is killed
     python tests/chaos/lab.py --faults cut pause     a cable is cut, and a machine stands still
+    python tests/chaos/lab.py --faults install       workers install what a script needs
+    python tests/chaos/lab.py --faults pool          a pool for Docker runs it in containers
     python tests/chaos/lab.py --faults all
 
 For each fault a study runs over the workers. It has to end with exactly the trials asked for, none
@@ -29,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chaos.history import ARTIFACTS, STORAGE, Json, find_wrong, idle_seconds
+from chaos.package_index import PackageIndex
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "deployments/compose.yaml"
@@ -99,6 +103,10 @@ class Lab:
         project: the name for Compose.
         workers: how many containers of workers.
         images: those to take in place of the ones that compose.yaml names, by service.
+
+    Attributes:
+        url: of Prefect's API, the only thing that programs outside are told.
+        index: where packages come from.
     """
 
     def __init__(self, folder: Path, project: str, workers: int, images: dict[str, str]) -> None:
@@ -106,8 +114,10 @@ class Lab:
         self.study, self.n_trials = "", 0  # what was started last
         self._port = _free_port()
         self.url = f"http://127.0.0.1:{self._port}/api"
+        self.index = PackageIndex.of_this_machine()
         self._environment = {
             **os.environ,
+            **self.index.variables,
             "PREFECT_PORT": str(self._port),
             "DASHBOARD_PORT": str(_free_port()),
         }
@@ -117,11 +127,16 @@ class Lab:
         self.image = f"{project}-image"
         services = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]
         built = {name: self.image for name, service in services.items() if "build" in service}
+        changed: dict[str, Json] = {k: {"image": v} for k, v in {**built, **images}.items()}
+        for name in ("worker", "studies"):
+            # Without values: Compose takes those that it has, and the file holds no password.
+            changed[name]["environment"] = dict.fromkeys(self.index.variables)
+            changed[name]["volumes"] = self.index.volumes
         override = folder / "override.json"
         override.write_text(
             json.dumps(
                 {
-                    "services": {k: {"image": v} for k, v in {**built, **images}.items()},
+                    "services": changed,
                     "secrets": {n: {"file": str(folder / "secrets" / n)} for n in SECRETS},
                 }
             ),
@@ -129,6 +144,8 @@ class Lab:
         )
         command = [*find_compose(), "-p", project, "-f", str(COMPOSE), "-f", str(override)]
         self._compose: list[str] = command
+
+    docker = staticmethod(docker)
 
     def compose(self, *words: str, timeout: float = 600.0) -> str:
         """What a command of Compose prints; its progress goes into the folder."""
@@ -174,18 +191,20 @@ class Lab:
                 raise TimeoutError(f"{said} of {count} workers are there after {UP_SECONDS:g} s")
             time.sleep(1)
             with suppress(Exception):  # the server may not be there yet
-                said = [one["name"] for one in self._post("/work_pools/lab/workers/filter")]
+                said = [one["name"] for one in self.ask("/work_pools/lab/workers/filter")]
 
-    def _post(self, path: str, **content: Any) -> Any:
+    def ask(self, path: str, method: str = "POST", **content: Any) -> Any:
+        """What Prefect's API answers."""
         import httpx
 
-        reply = httpx.post(self.url + path, json=content, timeout=10)
+        body = None if method in ("GET", "DELETE") else content
+        reply = httpx.request(method, self.url + path, timeout=10, json=body)
         reply.raise_for_status()
-        return reply.json()
+        return reply.json() if reply.content else None
 
     def unfinished_runs(self, study: str) -> list[str]:
         """The flow runs of a study that have not ended, by the server."""
-        found = self._post("/flow_runs/filter", flow_runs={"name": {"like_": study}})
+        found = self.ask("/flow_runs/filter", flow_runs={"name": {"like_": study}})
         return [
             f"{run['name']} {run['state_name']}"
             for run in found
@@ -420,7 +439,7 @@ FAULTS = {
 }
 
 
-def try_fault(lab: Lab, name: str, n_trials: int) -> list[str]:
+def try_fault(name: str, lab: Lab, n_trials: int) -> list[str]:
     """Run a study, break something meanwhile, and look what has become of it.
 
     Returns:
@@ -464,7 +483,7 @@ def try_fault(lab: Lab, name: str, n_trials: int) -> list[str]:
     wrong += _measure(fault, history, chosen[:12], at, healed)
     if left := lab.unfinished_runs(study):
         wrong.append(f"flow runs have not ended: {left}")
-    return [f"{fault.what}: {line}" for line in wrong]
+    return wrong
 
 
 def _measure(fault: Fault, history: Json, host: str, at: float, healed: float) -> list[str]:
@@ -501,6 +520,16 @@ def _measure(fault: Fault, history: Json, host: str, at: float, healed: float) -
     return wrong
 
 
+# What is no fault, and tried in the same lab.
+def _parts() -> dict[str, tuple[str, Callable[[Lab, int], list[str]]]]:
+    from chaos import lab_install
+
+    return {
+        "install": ("a script is deployed with --install", lab_install.try_install),
+        "pool": ("a script is run by a pool for Docker", lab_install.try_pool),
+    }
+
+
 def _end(number: int, _: object) -> None:
     sys.exit(128 + number)
 
@@ -508,8 +537,9 @@ def _end(number: int, _: object) -> None:
 def main() -> int:
     """Run what the command line says; 1 if something is wrong, 2 without Docker."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faults", nargs="+", default=["kill"], choices=[*FAULTS, "all"])
-    parser.add_argument("--workers", type=int, default=3)
+    parts = _parts()
+    parser.add_argument("--faults", nargs="+", default=["kill"], choices=[*FAULTS, *parts, "all"])
+    parser.add_argument("--workers", type=int, help="3; of what is no fault, 2")
     parser.add_argument("--trials", type=int, default=120)
     parser.add_argument("--project", default="prefect-optuna-lab", help="the name for Compose")
     parser.add_argument(
@@ -520,12 +550,13 @@ def main() -> int:
         help="another image for a service than compose.yaml names",
     )
     options = parser.parse_args()
-    faults = [*FAULTS] if "all" in options.faults else options.faults
+    faults = [*FAULTS, *parts] if "all" in options.faults else options.faults
+    workers = options.workers or (2 if set(faults) <= parts.keys() else 3)
     images = dict(given.split("=", 1) for given in options.image)
     signal.signal(signal.SIGTERM, _end)  # else it would leave the lab behind
     folder = Path(tempfile.mkdtemp(prefix="lab-"))
     try:
-        lab = Lab(folder, options.project, options.workers, images)
+        lab = Lab(folder, options.project, workers, images)
     except NoDockerError as error:
         shutil.rmtree(folder)
         print(NO_DOCKER.format(why=error), file=sys.stderr)
@@ -535,10 +566,12 @@ def main() -> int:
         lab.up()
         wrong = []
         for name in faults:
+            what, attempt = parts.get(name) or (FAULTS[name].what, partial(try_fault, name))
             try:
-                wrong += try_fault(lab, name, options.trials)
+                found = attempt(lab, options.trials)
             except (TimeoutError, RuntimeError) as error:
-                wrong.append(f"{FAULTS[name].what}: {error}")
+                found = [f"{error}"]
+            wrong += [f"{what}: {line}" for line in found]
     finally:
         print("\ntaking it down", flush=True)
         lab.down(keep_logs=bool(wrong))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from wheels_under_test import install_here, only_these_wheels, record_only
 
-from prefect_optuna.blocks import InvalidSettingError, as_study_storage
+from prefect_optuna.blocks import ArchiveError, InvalidSettingError, as_study_storage
 from prefect_optuna.errors import EnvironmentUnavailableError
 from prefect_optuna.flows import optimize, reevaluate
 from prefect_optuna.flows.opening import checked_arguments
@@ -81,6 +83,39 @@ def test_trials_run_again_with_todays_packages_with_the_recorded_and_with_a_newe
         reevaluate("nightly", trusted=True, when="tiny", environment="both")
     with pytest.raises(EnvironmentUnavailableError, match="Which version of nothing-of-the-kind"):
         newest_version("nothing-of-the-kind", "3.11.7")
+
+
+LACKS = r"lacks tiny 1\.0, which \S*test_schedules\.py imports"
+
+
+@pytest.fixture
+def without_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study of a package that was there then, and is not now; uv can have it."""
+    monkeypatch.chdir(tmp_path)
+    wheels = only_these_wheels(tmp_path, monkeypatch)
+    with monkeypatch.context() as there:
+        install_here(wheels, "tiny", "1.0", there)
+        record_only(there, tiny="1.0")
+        optimize(times_tiny, study_name="nightly", n_trials=3, seed=1)
+    monkeypatch.delitem(sys.modules, "tiny")
+
+
+@pytest.mark.usefixtures("without_tiny")
+def test_where_a_package_is_not_there_it_is_said_that_the_recorded_one_may_be_had() -> None:
+    says = rf"{LACKS}\. No trial was begun\. environment='recorded'"
+    with pytest.raises(ArchiveError, match=says):
+        reevaluate("nightly", trusted=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_tiny")
+def test_where_a_package_is_not_there_trials_run_with_the_recorded_one_alone() -> None:
+    again = reevaluate("nightly", trials="best:2", trusted=True, environment="both")
+    assert (again.environment, again.headline) == ("recorded", "2 of 2 reproduced")
+    assert re.search(LACKS, again.notes[0])
+    assert again.notes[0].endswith("they ran with the recorded packages, and not with today's")
+    assert len(ArchivedStudy.load("nightly").reevaluations()) == 1
+    assert re.search(LACKS, page("reevaluation-nightly").replace("\\", ""))
 
 
 @pytest.mark.parametrize("package", ["-r /etc/passwd", "a\n--index-url http://127.0.0.1:1", "/etc"])

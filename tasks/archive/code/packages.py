@@ -9,7 +9,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,24 +74,41 @@ def needed_packages(capture: Capture, environment: Environment | None) -> list[N
     return [packages[name] for name in sorted(packages, key=str.lower)]
 
 
-def require_packages(capture: Capture, environment: Environment | None) -> None:
-    """Refuse captured code whose packages are not here, before any of it has run."""
-    missing = [
+def missing_packages(capture: Capture, environment: Environment | None) -> list[Needed]:
+    """List the packages that captured code cannot do without, and that are not here."""
+    return [
         package
         for package in needed_packages(capture, environment)
         if not package.is_optional and not _is_here(package.module)
     ]
+
+
+def require_packages(
+    capture: Capture, environment: Environment | None, *, otherwise: str = ""
+) -> None:
+    """Refuse captured code whose packages are not here, before any of it has run.
+
+    `otherwise` is what else there is to do than to install them, in a sentence.
+    """
+    missing = missing_packages(capture, environment)
     if not missing:
         return
     install = command("pip", "install", *(package.requirement for package in missing))
-    deploy = "Deploy it with --install, and workers install it. Or i" if _is_worker() else "I"
+    if not otherwise and _is_worker():
+        otherwise = "Deploy it with --install, and workers install it."
     raise ArchiveError(
         visible_line(
-            f"{_here()} lacks {'; '.join(map(_use, missing))}. No trial was begun. {deploy}nstall "
+            f"{lack_words(missing)}. No trial was begun. "
+            f"{f'{otherwise} Or i' if otherwise else 'I'}nstall "
             f"{'it' if len(missing) == 1 else 'them'} where this runs, such as in the image of the "
             f"workers, and start it again: {install}"
         )
     )
+
+
+def lack_words(missing: Iterable[Needed]) -> str:
+    """Say that packages are not here."""
+    return f"{_here()} lacks {'; '.join(map(_use, missing))}"
 
 
 def lacking(capture: Capture, environment: Environment) -> list[str]:
