@@ -74,6 +74,10 @@ house: ## say how large the package is: lines, modules, names, errors, circles o
 bench: .venv/installed-bench .cache/neuralib/installed ## run the benchmarks; ratios within one run
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
+.PHONY: peers
+peers: .venv/installed .cache/peers/installed ## measure the same study with others that can be installed
+	$(BIN)/python tests/benchmarks/peers.py $(ARGS)
+
 .PHONY: docs
 docs: .venv/installed-docs chromium ## build the documentation site into .cache/site/html; a dead link fails
 	$(BIN)/python deployments/site/build.py
@@ -152,6 +156,11 @@ mariadb-server:
 .venv/installed-docs: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable ".[docs]"
 	touch $@ .venv/installed
+
+# An environment for each, for some exclude others. What cannot be installed is named beside the
+# tables; there is no stamp then, so that it is tried again.
+.cache/peers/installed: tests/benchmarks/peers.py .venv/installed
+	$(BIN)/python tests/benchmarks/peers.py --install
 
 # It brings a gigabyte along, and versions of its own.
 .cache/neuralib/installed: | .venv/bin/python
