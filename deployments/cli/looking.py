@@ -254,7 +254,7 @@ def trials(
     table = trials_table(shown, directions)
     answer([_trial(trial) for trial in shown], table, as_json=json)
     if len(shown) < total:
-        note(f"[dim]The first {len(shown)} of {total}; --limit 0 shows all of them.[/]")
+        note(f"[dim]The first {len(shown):,} of {total:,}; --limit 0 shows all of them.[/]")
 
 
 def export(
