@@ -70,7 +70,7 @@ from prefect_optuna.blocks.redis_storage.study_copy import (
     StudyCopy,
     decoding,
 )
-from prefect_optuna.blocks.redis_storage.sums import EVERY, read_some, read_summary, read_sums
+from prefect_optuna.blocks.redis_storage.sums import EVERY, keep_sums, read_some, read_summary
 from prefect_optuna.blocks.redis_storage.urls import location_of
 from prefect_optuna.blocks.study_summary import StudySummary, summary_of
 
@@ -287,10 +287,10 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
             if reply[0] == b"same":
                 return ""
             study.take(reply, since, finished, generation, apply)
+            study.stored.update(distribution.key for distribution in new)
             if commands and study.finished // EVERY > finished // EVERY:
                 with suppress(PrefectOptunaError):  # what was to be done is done
-                    read_sums(study, self._server)
-            study.stored.update(distribution.key for distribution in new)
+                    keep_sums(study, self._server)
             return reply[3].decode()
         raise StorageUnavailableError(
             f"{self._server.where} changes study {study.study_id} faster than this process can "

@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.blocks.redis_storage.encoding import STATES, decode_time
@@ -49,7 +49,8 @@ return 1
 """)
 """Keeps the sums of a study."""
 
-_Ranked = tuple[tuple[float, ...], int, int]  # losses, number, place in the list
+_Ranked = tuple[tuple[float, ...], int, NonNegativeInt]  # losses, number, place in the list
+_Moment = Annotated[float, Field(ge=-62e9, le=253e9)]  # seconds since 1970 that are a date
 
 
 class Sums(BaseModel):
@@ -72,16 +73,16 @@ class Sums(BaseModel):
 
     count: NonNegativeInt = 0
     digest: str = ""
-    states: dict[str, NonNegativeInt] = {}
+    states: dict[Literal["C", "P", "F"], NonNegativeInt] = {}
     lost: NonNegativeInt = 0
     infeasible: NonNegativeInt = 0
-    started: float | None = None
-    last: float | None = None
-    best: list[_Ranked] | None = []
+    started: _Moment | None = None
+    last: _Moment | None = None
+    best: Annotated[list[_Ranked], Field(max_length=_MOST_FRONT)] | None = []
 
     def add(self, records: Sequence[bytes], directions: Sequence[str]) -> None:
         """Add the records that come next."""
-        states: Counter[str] = Counter(self.states)
+        states: Counter[Any] = Counter(self.states)
         candidates: list[_Ranked] = []
         for place, record in enumerate(records, self.count):
             number, letter, values, started, completed, *fields = json.loads(record)
@@ -136,8 +137,17 @@ def _digest(record: bytes) -> str:
 
 def read_sums(study: StudyCopy, server: Server) -> Sums:
     """Read the sums that are kept, and on from there; keep them, if that took long."""
-    (text,) = server.read([("HGET", study.keys.meta, "sums")])
-    sums = _believed(study, server, text)
+    return _read_on(study, server, _believed(study, server))
+
+
+def keep_sums(study: StudyCopy, server: Server) -> None:
+    """Renew the sums, unless so much is missing that whoever finishes a trial would wait for it."""
+    sums = _believed(study, server)
+    if study.finished - sums.count <= 10 * EVERY:
+        _read_on(study, server, sums)
+
+
+def _read_on(study: StudyCopy, server: Server, sums: Sums) -> Sums:
     kept = sums.count
     while True:
         records = _records(study, server, sums.count, sums.count + _CHUNK)
@@ -151,8 +161,9 @@ def read_sums(study: StudyCopy, server: Server) -> Sums:
     return sums
 
 
-def _believed(study: StudyCopy, server: Server, text: bytes | None) -> Sums:
+def _believed(study: StudyCopy, server: Server) -> Sums:
     """The sums that are kept, if the list is still the one that they are of; else new ones."""
+    (text,) = server.read([("HGET", study.keys.meta, "sums")])
     if text is not None:
         with suppress(ValidationError):
             sums = Sums.model_validate_json(text)

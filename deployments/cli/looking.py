@@ -93,7 +93,7 @@ def show(
         summary = summarize(loaded)
         state = state_of(loaded, summary.unfinished, summary.finished)
         try:
-            archived = ArchivedStudy.load(study, **places.keywords())
+            archived = ArchivedStudy.of(loaded, artifacts=filesystem)
             reevaluations = archived.reevaluations()
             archive, headline = str(archived.signatures), ""
             code = archived.versions[-1].code_version[:12]

@@ -177,6 +177,7 @@ class ArchivedStudy:
         return cls.of(study, artifacts=artifacts, signing_key=signing_key)
 
     @classmethod
+    @_explained
     def of(
         cls,
         study: Study,

@@ -29,6 +29,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import optuna
 import redis.asyncio
@@ -96,14 +97,11 @@ def record(url: str) -> list[Call]:
             calls.append(Call(kind_of(commands), commands))
         return run(self, script, keys, arguments, **options)
 
-    Server.run = noted  # type: ignore[method-assign]
-    try:
+    with patch.object(Server, "run", noted):
         optimize(
             objective, study_name="workers", n_trials=4, sampler="random", storage=url,
             artifacts="archive",
         )  # fmt: skip
-    finally:
-        Server.run = run  # type: ignore[method-assign]
     asks = [place for place, call in enumerate(calls) if call.kind == "ask"]
     calls = calls[asks[2] : asks[3]]
     last = max(place for place, call in enumerate(calls) if call.kind == "tell")

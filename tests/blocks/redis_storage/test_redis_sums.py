@@ -115,6 +115,19 @@ def test_whoever_finishes_trials_keeps_them(open_storage: Open) -> None:
     assert kept(storage)["states"] == {"C": 20}
 
 
+def test_whoever_finishes_a_trial_does_not_read_all_the_others_for_them(
+    open_storage: Open,
+) -> None:
+    storage = open_storage()
+    study = grown(storage, 125)
+    storage.client.hdel(f"{{{storage.namespace}:1}}:meta", "sums")
+    grown(storage, 10)
+    assert kept(storage) == {}
+    assert summarize(seen_by_others(open_storage)) == summary_of(study.trials, ["minimize"])
+    grown(storage, 10)
+    assert kept(storage)["count"] == 140
+
+
 def test_a_reader_reads_on_from_them(open_storage: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     study = grown(open_storage(), 25)
     read: list[int] = []
@@ -152,6 +165,9 @@ def test_a_study_of_a_version_without_them_gets_them_once_it_is_looked_at(
         {"best": [[[0.0], 3, 3]]},
         {"best": [[[0.0], 3, 10**9]]},
         {"best": 5},
+        {"best": [[[0.0], 3, 3]] * 2000},
+        {"states": {"Z": 20}},
+        {"started": 1e300},
         {"more": 1},
     ],
 )
