@@ -85,6 +85,7 @@ _NO_NETWORK = (
     "network connectivity is disabled",
     "network is unreachable",
 )
+_UNTRUSTED = "invalid peer certificate"
 
 
 @dataclass(frozen=True)
@@ -527,9 +528,14 @@ def _unobtainable(part: Path, pins: Mapping[str, str], otherwise: str) -> dict[s
         if not reason:
             continue
         if any(sign in reason.lower() for sign in _NO_NETWORK):
+            advice = (
+                "SSL_CERT_FILE names the certificate of the authority that has signed it"
+                if _UNTRUSTED in reason
+                else f"Where the network is away, {otherwise}"
+            )
             raise EnvironmentUnavailableError(
-                f"The packages that were recorded cannot be fetched: {reason}. Where the network "
-                f"is away, {otherwise}; what uv has fetched before, it has in its cache."
+                f"The packages that were recorded cannot be fetched: {reason}. {advice}; what uv "
+                "has fetched before, it has in its cache."
             )
         if len(names) == 1:
             reasons[names[0]] = reason
@@ -696,17 +702,25 @@ def _uv(*arguments: str, cwd: Path, text: str = "") -> subprocess.CompletedProce
     """Run uv."""
     import uv
 
-    return subprocess.run(  # noqa: S603 - the uv that is installed beside us
-        [uv.find_uv_bin(), "--no-progress", "--color", "never", *arguments],
-        input=text,
-        cwd=cwd,  # where no settings of a project are
-        env=_variables(),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    def run(variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - the uv that is installed beside us
+            [uv.find_uv_bin(), "--no-progress", "--color", "never", *arguments],
+            input=text,
+            cwd=cwd,  # where no settings of a project are
+            env=variables,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+
+    done = run(_variables())
+    if done.returncode and _UNTRUSTED in done.stderr:
+        # An index or a proxy of an organization: pip, which has installed what is here, trusts the
+        # certificates of the system, and uv does so when it is asked.
+        return run({"UV_NATIVE_TLS": "1", "UV_SYSTEM_CERTS": "1"} | _variables())
+    return done
 
 
 def _variables() -> dict[str, str]:

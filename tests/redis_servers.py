@@ -239,7 +239,7 @@ class TlsProxy(TcpProxy):
 
     def __init__(self, directory: Path, port: int) -> None:
         super().__init__(port)
-        self.certificate, key = _self_signed(directory)
+        self.certificate, key = self_signed_certificate(directory)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(self.certificate, key)
 
@@ -267,7 +267,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
         source.close()
 
 
-def _self_signed(directory: Path) -> tuple[Path, Path]:
+def self_signed_certificate(directory: Path) -> tuple[Path, Path]:
     import ipaddress
 
     from cryptography import x509

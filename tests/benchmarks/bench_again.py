@@ -4,8 +4,7 @@ The aim is at most 100 µs a trial for `random` and NumPy: they are kept, seeded
 the time of this process, whatever else the machine does. Saving a
 sampler's state shall take 3 % of the time at most. An environment with what this package needs,
 which is what the demo needs, shall be there within 60 s where uv has nothing in its cache,
-and a trial in it within 3 s from then on. That takes the network; certificates of the system need
-UV_SYSTEM_CERTS=1.
+and a trial in it within 3 s from then on. That takes the network.
 
     python tests/benchmarks/bench_again.py
 """

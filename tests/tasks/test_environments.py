@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from packaging.utils import canonicalize_name
+from redis_servers import self_signed_certificate
 from servers import wait_until
 from wheels_under_test import install_here, only_these_wheels, recorded, wheel
 
@@ -360,6 +363,22 @@ def test_no_secret_is_told_or_kept(
             assert b"hunter2" not in path.read_bytes(), path
 
 
+def test_an_index_whose_certificate_nobody_trusts_is_told_with_what_to_do(
+    wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*self_signed_certificate(tmp_path / "tls"))
+    monkeypatch.delenv("UV_CONFIG_FILE")
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # a client that hangs up
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("UV_INDEX_URL", f"https://127.0.0.1:{server.server_port}/simple")
+        with pytest.raises(EnvironmentUnavailableError, match="SSL_CERT_FILE names"):
+            prepare_environment(recorded(tiny="1.0"))
+        server.shutdown()
+
+
 def test_environments_that_nobody_uses_are_removed(wheels: Path) -> None:
     used, unused = (prepare_environment(recorded(tiny=version)) for version in ("1.0", "2.0"))
     month_ago = time.time() - 31 * 86400
@@ -399,7 +418,6 @@ def test_a_full_disk_is_said_and_nothing_half_is_left(
 @pytest.mark.timeout(400)
 def test_from_the_index_that_everybody_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that this package needs, and another version of one of them."""
-    monkeypatch.setenv("UV_SYSTEM_CERTS", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_ENVIRONMENTS", str(tmp_path / "environments"))
     monkeypatch.chdir(tmp_path)
