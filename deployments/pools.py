@@ -34,6 +34,9 @@ def make_pool(
 ) -> bool:
     """Make a work pool of a template of this package, or renew it.
 
+    Of a pool that is there, the defaults that it has and what somebody has added to its template
+    stay; the rest is as in today's template.
+
     Args:
         name: of the pool.
         kind: what runs trials: processes of the worker's machine, a container or a Kubernetes job
@@ -60,7 +63,6 @@ def make_pool(
         False
     """
     template = template_of(kind)
-    properties = template["variables"]["properties"]
     if address is not None:
         if kind not in _ADDRESS:
             raise InvalidSettingError(f"`address` is of a pool for Dask or Ray; found {kind!r}.")
@@ -69,18 +71,22 @@ def make_pool(
                 "The address of the cluster holds a password, which everybody who may open the "
                 f"pool would read. Set {_ADDRESS[kind]} where the worker runs."
             )
-        properties["env"]["default"][_ADDRESS[kind]] = address
-    if image is not None:
-        if kind not in _IMAGES:
-            raise InvalidSettingError(
-                f"`image` is of a pool for Docker or Kubernetes; found {kind!r}."
-            )
-        properties["image"]["default"] = image
+    if image is not None and kind not in _IMAGES:
+        raise InvalidSettingError(f"`image` is of a pool for Docker or Kubernetes; found {kind!r}.")
     type_ = kind if kind in _IMAGES else "process"
+
+    def chosen(template: dict[str, Any]) -> dict[str, Any]:
+        properties = template["variables"]["properties"]
+        if address is not None:
+            properties["env"]["default"][_ADDRESS[kind]] = address
+        if image is not None:
+            properties["image"]["default"] = image
+        return template
+
     with prefect_server() as client:
         try:
             client.create_work_pool(
-                WorkPoolCreate(name=name, type=type_, base_job_template=template)
+                WorkPoolCreate(name=name, type=type_, base_job_template=chosen(template))
             )
         except ObjectAlreadyExists:
             pool = client.read_work_pool(name)
@@ -89,9 +95,24 @@ def make_pool(
                     f"The work pool {name!r} exists and is of type {pool.type!r}, not {type_!r}. "
                     "Name another pool."
                 ) from None
-            client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+            renewed = chosen(_renewed(pool.base_job_template, template))
+            client.update_work_pool(name, WorkPoolUpdate(base_job_template=renewed))
             return False
     return True
+
+
+def _renewed(old: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
+    """Return today's template with the defaults of an older one, and what it has beyond it."""
+    properties = template["variables"]["properties"]
+    for name, before in old.get("variables", {}).get("properties", {}).items():
+        today = properties.setdefault(name, before)
+        if isinstance(today.get("default"), dict) and isinstance(before.get("default"), dict):
+            today["default"] = {**today["default"], **before["default"]}
+        elif "default" in before:
+            today["default"] = before["default"]
+    for name, before in old.get("job_configuration", {}).items():
+        template["job_configuration"].setdefault(name, before)
+    return template
 
 
 def template_of(kind: str) -> dict[str, Any]:

@@ -112,6 +112,7 @@ def test_studies_are_listed_with_their_best_value_and_the_latest_first(call: Any
     assert f"{study.best_value:.5g}" in by_name["parabola"]
 
 
+@pytest.mark.slow
 def test_a_large_study_on_redis_is_looked_at_without_its_trials(
     redis_server: str,
     prefect_server: object,
@@ -231,7 +232,11 @@ JSON = [
 ]
 
 
-@pytest.mark.parametrize("tokens", JSON, ids=" ".join)
+@pytest.mark.parametrize(
+    "tokens",
+    [pytest.param(one, marks=pytest.mark.slow) if "reevaluate" in one else one for one in JSON],
+    ids=" ".join,
+)
 def test_json_is_one_document_on_standard_output(call: Any, tokens: tuple[str, ...]) -> None:
     pool = ["--pool", "cli-tests"] if tokens[0].startswith("deploy") else []
     code, out, _ = call(*tokens, *pool, "--json")
@@ -301,6 +306,7 @@ def test_a_file_of_parameters_goes_before_those_of_the_command_line(
     assert there.tags == ["a", "b", "prefect-optuna"]
 
 
+@pytest.mark.slow
 def test_a_reevaluation_is_deployed_to_where_the_study_is_deployed(call: Any) -> None:
     problem = "prefect_optuna.flows.examples.lynx_hare:problem"
     elsewhere = ("--storage", "sqlite:////tmp/none/study.db", "--artifacts", "/tmp/none/files")
@@ -317,6 +323,7 @@ def test_a_reevaluation_is_deployed_to_where_the_study_is_deployed(call: Any) ->
     assert "add --trusted" in err
 
 
+@pytest.mark.slow
 def test_a_run_that_no_worker_takes_says_so_and_one_that_is_cancelled_is_code_1(
     call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

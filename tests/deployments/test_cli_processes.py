@@ -90,6 +90,7 @@ print(heavy & set(sys.modules), file=sys.stderr)
     assert result.stderr.endswith("set()\n")
 
 
+@pytest.mark.slow
 def test_the_dashboard_shows_the_studies_until_ctrl_c(tmp_path: Path) -> None:
     storage = as_study_storage(f"journal:///{tmp_path}/.prefect-optuna/studies.journal")
     study = storage.create_study("shown")

@@ -99,6 +99,7 @@ def plain(trial: optuna.Trial) -> float:
     return trial.suggest_float("x", 1, 2)
 
 
+@pytest.mark.slow
 def test_a_stranger_s_file_has_no_folder_built_trusted_or_not(
     call: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,6 +252,7 @@ def test_several_workers_are_a_distributed_study_and_the_pool_s_worker(lab: Path
     assert worker.work_pool_name == POOL
 
 
+@pytest.mark.slow
 def test_resources_are_asked_of_the_pool_and_counted_by_the_run(lab: Path) -> None:
     make_pool("deploy-docker", "docker")
     given = {"storage": STORAGE, "artifacts": ARTIFACTS, "pool": "deploy-docker"}

@@ -15,6 +15,7 @@ from uuid import uuid4
 import kubernetes_validate
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun, WorkPool
 from prefect.workers.process import ProcessJobConfiguration
 
@@ -76,6 +77,31 @@ def test_each_kind_is_made_and_renewed_and_another_type_is_refused(
         make_pool("pools-docker", "process")
     assert main(["make-pool", "pools-x", "--type", "slurm"]) == 1
     assert "process, docker, kubernetes, dask, ray" in capsys.readouterr().err
+
+
+def test_a_pool_that_is_renewed_keeps_what_somebody_has_set() -> None:
+    make_pool("pools-kept", "docker")
+    with get_client(sync_client=True) as client:
+        template = client.read_work_pool("pools-kept").base_job_template
+        properties = template["variables"]["properties"]
+        properties["mem_limit"]["default"] = "8g"
+        properties["env"]["default"]["LICENSE_SERVER"] = "lab"
+        del properties["env"]["default"]["UV_CACHE_DIR"]
+        properties["site"] = {"type": "string", "default": "north"}
+        template["job_configuration"] |= {"site": "{{ site }}", "image": "broken"}
+        client.update_work_pool("pools-kept", WorkPoolUpdate(base_job_template=template))
+        assert not make_pool("pools-kept", "docker", image="lab:8")
+        template = client.read_work_pool("pools-kept").base_job_template
+    properties = template["variables"]["properties"]
+    assert properties["mem_limit"]["default"] == "8g"
+    assert properties["image"]["default"] == "lab:8"
+    assert properties["env"]["default"] == {
+        **template_of("docker")["variables"]["properties"]["env"]["default"],
+        "LICENSE_SERVER": "lab",
+    }
+    assert properties["site"]["default"] == "north"
+    assert template["job_configuration"]["site"] == "{{ site }}"
+    assert template["job_configuration"]["image"] == "{{ image }}"
 
 
 def test_what_is_not_for_a_kind_and_what_is_a_secret_is_refused() -> None:

@@ -172,6 +172,7 @@ def test_a_worker_that_may_be_taken_for_dead_shows_life_before_it_takes_a_trial(
     worker.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_worker_that_was_missed_and_is_back_keeps_its_trials_and_runs_for_the_server_too() -> (
     None
@@ -515,6 +516,7 @@ def test_without_a_server_that_workers_can_reach_it_says_how_to_start_one(
         distribute.fn(objective, study_name="s")
 
 
+@pytest.mark.slow
 def test_a_pool_without_a_worker_is_named_in_the_report_with_the_command_that_helps(
     prefect_server: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_sampler_sees_the_newest_trials_alone(
     assert seen[-1] == [*range(4, 15)]  # ten, and its own
 
 
+@pytest.mark.slow
 def test_it_goes_on_and_is_replayed_as_it_was(places: dict[str, Any]) -> None:
     whole = params("whole", places, most=10)
     assert whole != params("all", places, most=None)

@@ -239,7 +239,7 @@ CELLS = list(
     )
 )
 # Each storage, each kind of target and each number of jobs; and the same where a cable is cut.
-IN_EACH_RUN = {4: [], 15: [], 2: [pytest.mark.slow], 9: [pytest.mark.slow]}
+IN_EACH_RUN = {4: [], 15: [pytest.mark.slow], 2: [pytest.mark.slow], 9: [pytest.mark.slow]}
 CELLS += list(
     itertools.product([*REDIS_TOLD, "redis failover", "journal full"], [1, 3], [PROBLEM, objective])
 )
@@ -307,6 +307,7 @@ def artifacts_behind_a_cable(s3_server: str) -> Generator[tuple[ArtifactFileSyst
         )
 
 
+@pytest.mark.slow
 def test_a_study_whose_picture_cannot_be_kept_is_whole(
     artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable],
     monkeypatch: pytest.MonkeyPatch,
@@ -348,6 +349,7 @@ def test_a_result_waits_for_the_place_of_its_archive(
     each_has_its_result(block, artifacts)
 
 
+@pytest.mark.slow
 def test_a_result_waits_for_a_store_that_is_too_busy(
     s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,6 +411,7 @@ def test_when_patience_ends_no_trial_has_failed_and_the_next_run_goes_on(
     )
 
 
+@pytest.mark.slow
 def test_what_an_objective_logs_waits_as_well(
     artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,7 +445,8 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, 2])
 def test_ctrl_c_does_not_wait_for_a_storage_that_is_away(n_jobs: int, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server, Cable(server.port) as cable:
         script = textwrap.dedent(SCRIPT).format(port=cable.port, n_jobs=n_jobs)

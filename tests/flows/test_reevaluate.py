@@ -103,6 +103,7 @@ def test_a_scope_may_be_overridden_and_the_drift_is_told() -> None:
     assert reevaluate("scope", trials=1, trusted=True, scope={"offset": 1.5}, atol=0.6).reproduced
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_now_says_why() -> None:
     def picky(params: dict[str, float], scope: dict[str, bool]) -> float:
         if scope.get("strict"):
@@ -140,6 +141,7 @@ def test_each_trial_runs_with_the_code_that_it_ran_with() -> None:
     assert reevaluate("versions", trials=[3, 0, 2, 1], trusted=True).reproduced
 
 
+@pytest.mark.slow
 def test_it_works_on_studies_and_archives_in_memory() -> None:
     places: dict[str, Any] = {"storage": "memory://again", "artifacts": "memory://again"}
     optimize(Problem(suggest=suggest, run=square), study_name="m", n_trials=3, **places)
@@ -195,6 +197,7 @@ def test_pruned_and_failed_trials_run_again_too() -> None:
     assert "as bad as ever" in failed.message
 
 
+@pytest.mark.slow
 def test_each_direction_may_have_a_tolerance_of_its_own() -> None:
     def two(trial: optuna.Trial) -> tuple[float, float]:
         x = trial.suggest_float("x", 1, 2)
@@ -208,6 +211,7 @@ def test_each_direction_may_have_a_tolerance_of_its_own() -> None:
             reevaluate("tolerance", atol=bad, **options)
 
 
+@pytest.mark.slow
 def test_chance_is_found_out_by_repetition() -> None:
     def noisy(params: dict[str, float]) -> float:
         import random

@@ -297,6 +297,7 @@ def test_names_cannot_break_the_page(name: str, choice: str) -> None:
     assert len(re.findall(r"^```", load, re.MULTILINE)) == 2
 
 
+@pytest.mark.slow
 def test_a_report_stays_small_with_large_pictures_and_many_trials() -> None:
     study = optuna.create_study()
     rng = np.random.default_rng(0)

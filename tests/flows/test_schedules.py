@@ -132,6 +132,7 @@ def test_a_row_of_studies_needs_a_name_and_says_so_before_a_server_is_started() 
         checked_arguments(known, {"warm_start": -1, "study_name": "weekly"})
 
 
+@pytest.mark.slow
 def test_each_study_of_a_row_begins_with_the_best_of_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_script_that_seeds_nothing_runs_again_to_the_last_bit(
     assert reevaluate("unseeded", trials=[4, 1, 2], repeats=2, trusted=True, rtol=0.0).reproduced
 
 
+@pytest.mark.slow
 def test_the_seed_of_a_study_is_that_of_its_trials() -> None:
     for name in ("one", "two"):
         optimize(python_and_numpy, study_name=name, n_trials=4, seed=3)
@@ -108,6 +109,7 @@ def test_the_seed_of_a_study_is_that_of_its_trials() -> None:
     assert [v.first_trial for v in ArchivedStudy.load("one").versions] == [0, 4]
 
 
+@pytest.mark.slow
 def test_what_the_caller_has_drawn_from_goes_on_as_if_nothing_had_been() -> None:
     def noisy_suggest(trial: optuna.Trial) -> dict[str, float]:
         return {"x": trial.suggest_float("x", -1, 1), "start": random.random()}

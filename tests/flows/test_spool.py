@@ -175,6 +175,7 @@ def test_a_program_that_dies_in_an_outage_leaves_what_it_computed(
         assert archived.result(2) == {"series": [trials[2].params["x"]] * 600}
 
 
+@pytest.mark.slow
 @_SERVER
 def test_a_result_that_could_not_be_archived_is_archived_by_the_next_run(
     s3_server: str, spool: Spool, monkeypatch: pytest.MonkeyPatch

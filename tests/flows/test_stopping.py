@@ -74,7 +74,7 @@ MAIN = """
     ("what", "options", "saves"),
     [
         pytest.param("Problem(suggest=suggest, run=looking)", "", True, marks=pytest.mark.slow),
-        ("objective", "n_jobs=2", True),
+        pytest.param("objective", "n_jobs=2", True, marks=pytest.mark.slow),
         pytest.param("objective", 'task_runner="processes"', True, marks=pytest.mark.heavy),
         pytest.param("Problem(suggest=suggest, run=deaf)", "", False, marks=pytest.mark.slow),
         pytest.param("Problem(suggest=suggest, run=heedless)", "", False, marks=pytest.mark.heavy),

@@ -125,6 +125,7 @@ prepare_environment(replace(then, distributions={"rest": "1.0", "tiny": "1.0"}, 
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_build_has_left_is_begun_again(tmp_path: Path, wheels: Path) -> None:
     builder = subprocess.Popen([sys.executable, "-c", BUILD])
     root = tmp_path / "environments"

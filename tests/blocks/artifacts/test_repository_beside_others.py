@@ -39,6 +39,7 @@ def test_LZ35_threads_that_log_to_one_name_all_win(tmp_path: Path) -> None:
     assert not [name for _, _, names in os.walk(tmp_path) for name in names if ".tmp" in name]
 
 
+@pytest.mark.slow
 def test_LZ23_LZ35_processes_that_log_to_one_name_all_win_beside_gc(tmp_path: Path) -> None:
     script = """
 import os, sys
@@ -149,7 +150,7 @@ def interrupted(url: Path, before: Callable[[], None]) -> ArtifactRepository:
     return ArtifactRepository(filesystem)
 
 
-@pytest.mark.parametrize("first_seed", range(0, 100, 50))
+@pytest.mark.parametrize("first_seed", [0, pytest.param(50, marks=pytest.mark.slow)])
 def test_gc_beside_a_writer_loses_nothing_in_whatever_order_they_take_their_steps(
     tmp_path: Path, first_seed: int
 ) -> None:
@@ -186,6 +187,7 @@ def test_gc_beside_a_writer_loses_nothing_in_whatever_order_they_take_their_step
         assert not other.filesystem.glob("trash/**"), seed
 
 
+@pytest.mark.slow
 def test_an_expiry_that_is_put_off_beside_gc_is_kept_or_refused(
     tmp_path: Path,
 ) -> None:
@@ -233,7 +235,13 @@ ACTS: dict[str, Callable[[ArtifactRepository], Any]] = {
 
 
 @pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize("comes_back", [False, True], ids=["gone", "gone for a moment"])
+@pytest.mark.parametrize(
+    "comes_back",
+    [
+        pytest.param(False, id="gone", marks=pytest.mark.slow),
+        pytest.param(True, id="gone for a moment"),
+    ],
+)
 def test_a_filesystem_that_fails_in_the_middle_leaves_all_or_nothing(
     tmp_path: Path, act: str, comes_back: bool
 ) -> None:

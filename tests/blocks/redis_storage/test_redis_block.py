@@ -249,6 +249,7 @@ def test_paths_are_made_absolute_when_the_block_is_made(
     )
 
 
+@pytest.mark.slow
 def test_the_sentinels_get_a_login_of_their_own(tmp_path: Path) -> None:
     with redis_sentinel(tmp_path) as setup:
         import redis

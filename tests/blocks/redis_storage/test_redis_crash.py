@@ -29,6 +29,7 @@ SEED = int(os.environ.get("REDIS_CRASH_SEED", "1"))
 WORKERS = 6
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 120)
 def test_kills_of_clients_and_of_the_server_lose_nothing_and_run_nothing_twice(
     tmp_path: Path,

@@ -95,6 +95,7 @@ def test_a_client_of_redis_py(server: RedisServer) -> None:
         assert client.ping(), "closing the storage has closed somebody else's client"
 
 
+@pytest.mark.slow
 def test_a_sentinel_leads_to_the_primary_also_after_it_has_changed(tmp_path: Path) -> None:
     with redis_sentinel(tmp_path) as setup:
         works(setup.url)
