@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import multiprocessing
 import random
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -11,6 +16,7 @@ import pytest
 from optuna.storages import InMemoryStorage
 from sampler_cases import SAMPLERS, counted, lives, problem_of, run_study, told
 
+from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.flows.study import make_sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -29,6 +35,55 @@ def test_a_study_that_is_killed_at_random_gives_the_trials_of_one_that_is_not(sa
         kills = sum(1 for _ in lives(storage, rng, 90, **given))
         found = counted(storage.get_all_trials(0))
         assert told(found) == expected, f"{kills} kills"
+
+
+def in_a_process(url: str, sampler: str) -> None:
+    storage = as_study_storage(url).get_storage()
+    run_study(storage, problem_of(sampler), 24, sampler=SAMPLERS[sampler], slow=0.02)
+
+
+def size_of(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_25_times_kill_9_at_random_moments_change_no_trial(tmp_path: Path, sampler: str) -> None:
+    if sampler == "gp":
+        importlib.import_module("torch")  # or each process takes seconds to do so
+    context, rng = multiprocessing.get_context("fork"), random.Random(sampler)
+
+    def trials_of(name: str, kills: int) -> tuple[list[Any], int]:
+        """The trials of a study that is killed until it is there, or has been often enough."""
+        journal, killed = tmp_path / f"{name}.journal", 0
+        url = f"journal:///{journal}"
+        while True:
+            process = context.Process(target=in_a_process, args=(url, sampler))
+            process.start()
+            # By what it has written, however busy the machine is, and far enough in each third
+            # life: a trial with which four processes have ended is not asked again.
+            written = rng.randrange(6_000 if killed % 3 == 2 else 1, 9_000)
+            last = size_of(journal) + (written if killed < kills else 1 << 40)
+            while process.is_alive() and size_of(journal) < last:
+                time.sleep(0.001)
+            if process.is_alive():
+                process.kill()
+                killed += 1
+            process.join()
+            if process.exitcode != -signal.SIGKILL:
+                assert process.exitcode == 0
+                study = as_study_storage(url).load_study("study")
+                return told(counted(study.trials)), killed
+
+    expected, _ = trials_of("whole", 0)
+    assert len(expected) == 24
+    kills = 0
+    while kills < 25:
+        trials, killed = trials_of(f"killed-{kills}", 25 - kills)
+        assert trials == expected, f"{killed} kills"
+        kills += killed
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
