@@ -152,7 +152,7 @@ def drift_plot(history: Sequence[Reevaluation]) -> bytes:
     style(axes)
     lines: dict[str, list[Reevaluation]] = {}
     for past in history:
-        name = "newer packages" if past.upgraded else packages_words(past)
+        name = "newer" if past.upgraded else packages_words(past)
         lines.setdefault(name, []).append(past)
     sizes = [size for past in history if (size := _largest(past)) and math.isfinite(size)]
     for (name, several), colour in zip(lines.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
@@ -162,13 +162,13 @@ def drift_plot(history: Sequence[Reevaluation]) -> bytes:
             size if (size := _largest(past)) is not None and math.isfinite(size) else edge
             for past in several
         ]
-        axes.plot(times, heights, "o-", color=colour, label=name)
+        axes.plot(times, heights, "o-", color=colour, label=f"{name} packages")
         bad = [place for place, past in enumerate(several) if past.drifted]
         axes.plot(
             [times[n] for n in bad], [heights[n] for n in bad], "x", color=VERMILION, markersize=9
         )
     axes.set_yscale("symlog", linthresh=min(sizes, default=1.0))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 3 * max(sizes, default=1.0))
     axes.set_ylabel("largest difference")
     axes.tick_params(axis="x", labelrotation=20)
     axes.legend(frameon=False, loc="upper left")

@@ -31,6 +31,7 @@ from prefect_optuna.blocks.texts import visible, visible_line
 from prefect_optuna.flows.best_picture import spread
 from prefect_optuna.flows.gallery import PICTURES, draw_gallery
 from prefect_optuna.flows.plots import series_plot
+from prefect_optuna.flows.reevaluation_report import drift_plot
 from prefect_optuna.flows.report import headline_of, loading_code, progress_of
 from prefect_optuna.flows.study_status import StudyStatus
 from prefect_optuna.flows.wording import format_value
@@ -185,6 +186,16 @@ def _sections(
         "parameters": ("What matters", ("importances", "slices", "parallel", "contour")),
         "timeline": ("Who ran what", ("timeline",)),
     }
+    again = Section("again", "Re-evaluations")
+    if len(reevaluations) > 1:
+        again.pictures.append(
+            _picture(
+                drift_plot(reevaluations),
+                "How far trials were from their archived values, each time that they ran again",
+                "A cross is where a trial was not reproduced.",
+                "drawn",
+            )
+        )
     drawn = {
         key: Section(key, title, [pictures[name] for name in names if name in pictures])
         for key, (title, names) in groups.items()
@@ -195,7 +206,7 @@ def _sections(
         drawn["parameters"],
         Section("trials", "Trials") if status.trials else None,
         drawn["timeline"],
-        Section("again", "Re-evaluations") if reevaluations else None,
+        again if reevaluations else None,
         Section("archive", "Archive") if archived else None,
         Section(
             "load",
