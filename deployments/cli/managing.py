@@ -191,7 +191,8 @@ def delete(
                 f"{study!r} has {summary.n_trials} trials, and nobody is here to be asked. "
                 "With --yes it is deleted."
             )
-        note(f"Delete {markup(study)} with its {summary.n_trials} trials and its archive? [y/N]")
+        question = f"Delete {study} with its {summary.n_trials} trials and its archive? [y/N]"
+        note(markup(question))
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             note("Kept.")
             return FAILED

@@ -412,7 +412,7 @@ def test_a_study_is_deleted_with_its_archive_after_a_question(
         terminal.isatty = lambda: True  # type: ignore[method-assign]
         monkeypatch.setattr("sys.stdin", terminal)
         code, _, err = call("delete", "doomed")
-        assert (code, "2 trials" in err) == (expected, True)
+        assert (code, "2 trials and its archive? [y/N]" in err) == (expected, True)
     assert "doomed" not in as_study_storage(None).study_names()
     assert set(studies.iterdir()) == others
     # What a copy shares with another study stays.
