@@ -15,13 +15,14 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage, as_study_storage
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.blocks.errors import DamagedStorageError, InvalidSettingError
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.study import FlowStudy, Sampler, SamplerName, make_sampler
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.archive.record.trial_records import MARK
 from prefect_optuna.tasks.sampling import (
+    MALFORMED,
     STATE,
     AskedSampler,
     Numbers,
@@ -313,6 +314,11 @@ class _Replay:
                     f"{began['kind']}, and not by a {type(own).__name__}. Give one that is made "
                     "like it: replay(study, sampler=...)."
                 ) from error
+            except MALFORMED as error:
+                raise DamagedStorageError(
+                    f"The study {self._name!r} does not say where its sampler began: what it says "
+                    f"is no state of one ({type(error).__name__}). Bring it back from a copy."
+                ) from None
             self._numbers[sequence] = own
         return self._numbers[sequence]
 
