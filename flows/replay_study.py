@@ -15,7 +15,11 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage, as_study_storage
-from prefect_optuna.blocks.errors import DamagedStorageError, InvalidSettingError
+from prefect_optuna.blocks.errors import (
+    DamagedStorageError,
+    InvalidSettingError,
+    PrefectOptunaError,
+)
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.study import FlowStudy, Sampler, SamplerName, make_sampler
 from prefect_optuna.flows.wording import format_value
@@ -96,6 +100,7 @@ def replay(
     Raises:
         StudyNotFoundError: There is no such study.
         InvalidSettingError: The sampler cannot be made of what is archived, or `into` is not empty.
+        DamagedStorageError: What trials say of how they were asked is damaged.
 
     Example:
         >>> from prefect_optuna.flows import optimize, replay
@@ -113,7 +118,15 @@ def replay(
         archived = ArchivedStudy.of(recorded, artifacts=artifacts)
     else:
         make_sampler(sampler)  # its name may be wrong
-    return _Replay(recorded, archived, sampler, into).run()
+    try:
+        return _Replay(recorded, archived, sampler, into).run()
+    except PrefectOptunaError:
+        raise
+    except MALFORMED as error:
+        raise DamagedStorageError(
+            f"The study {recorded.study_name!r} does not say how its trials were asked, or its "
+            f"sampler fails ({type(error).__name__}). Bring the study back from a copy."
+        ) from error
 
 
 class _Replay:
@@ -314,11 +327,6 @@ class _Replay:
                     f"{began['kind']}, and not by a {type(own).__name__}. Give one that is made "
                     "like it: replay(study, sampler=...)."
                 ) from error
-            except MALFORMED as error:
-                raise DamagedStorageError(
-                    f"The study {self._name!r} does not say where its sampler began: what it says "
-                    f"is no state of one ({type(error).__name__}). Bring it back from a copy."
-                ) from None
             self._numbers[sequence] = own
         return self._numbers[sequence]
 
