@@ -56,6 +56,7 @@ from prefect_optuna.blocks.stores import REMOTE, ArtifactInfo, ArtifactStore, op
 from prefect_optuna.blocks.texts import card
 
 _LOCAL = ("file", "local")
+_LOGIN = re.compile(r"(?![A-Za-z]:)[^/\\:]*:.*@", re.DOTALL)  # and no drive of Windows
 _MAGIC = re.compile(r"[*?\[]")
 _WRONG_KIND = (IsADirectoryError, NotADirectoryError, FileExistsError)
 _UPLOADS = "optuna"  # the directory of what Optuna's own upload_artifact stores
@@ -150,7 +151,7 @@ class ArtifactFileSystem(WritableFileSystem):
             )
         if not path or "\0" in path:
             raise ValueError("expected the path of a folder, and found none.")
-        if protocol is None and re.match(r"[\w.+-]{2,}:.*@", url):
+        if _LOGIN.match(url if protocol is None else rest):
             raise ValueError(
                 "expected a local path or a URL with :// in it, and found what may be a user and a "
                 "password. A folder of such a name is ./ and its name."

@@ -15,13 +15,18 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage, as_study_storage
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.blocks.errors import (
+    DamagedStorageError,
+    InvalidSettingError,
+    PrefectOptunaError,
+)
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.study import FlowStudy, Sampler, SamplerName, make_sampler
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.archive.record.trial_records import MARK
 from prefect_optuna.tasks.sampling import (
+    MALFORMED,
     STATE,
     AskedSampler,
     Numbers,
@@ -95,6 +100,7 @@ def replay(
     Raises:
         StudyNotFoundError: There is no such study.
         InvalidSettingError: The sampler cannot be made of what is archived, or `into` is not empty.
+        DamagedStorageError: What trials say of how they were asked is damaged.
 
     Example:
         >>> from prefect_optuna.flows import optimize, replay
@@ -112,7 +118,15 @@ def replay(
         archived = ArchivedStudy.of(recorded, artifacts=artifacts)
     else:
         make_sampler(sampler)  # its name may be wrong
-    return _Replay(recorded, archived, sampler, into).run()
+    try:
+        return _Replay(recorded, archived, sampler, into).run()
+    except PrefectOptunaError:
+        raise
+    except MALFORMED as error:
+        raise DamagedStorageError(
+            f"The study {recorded.study_name!r} does not say how its trials were asked, or its "
+            f"sampler fails ({type(error).__name__}). Bring the study back from a copy."
+        ) from error
 
 
 class _Replay:

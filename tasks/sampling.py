@@ -30,10 +30,13 @@ from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.search_space import IntersectionSearchSpace
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace  # pyright: ignore[reportPrivateUsage]
 from optuna.trial import FrozenTrial, TrialState
+from prefect.logging import get_logger
 
 from prefect_optuna.blocks.study_summary import LOST, is_lost
 from prefect_optuna.tasks.archive.record.trial_records import MARK
 from prefect_optuna.tasks.seeding import first_number, trial_seed
+
+_logger = get_logger("sampling")
 
 STATE = "prefect_optuna:sampler"
 """The system attribute of a trial that says how far its sampler had come when it was told: the id
@@ -47,6 +50,11 @@ _KERNEL = ("inverse_squared_lengthscales", "kernel_scale", "noise_var")
 _WORDS = 624  # in the state of a Mersenne Twister, which makes that many at once
 _MOST_BLOCKS = 20_000
 """A sampler that draws more at once has been seeded anew, and begins another sequence."""
+_LONGEST = 2_000_000  # blocks of a sequence, a billion numbers; a longer one is begun anew
+_PHILOX = 4  # numbers that a Philox makes at once
+
+# What reading a sampler's record raises that no sampler has written.
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 Seen = list[Any]
 """A note of what there was when a trial was asked: the number of trials, but for waiting ones;
@@ -553,8 +561,11 @@ class _Twister:
     def _at(self, blocks: int, place: list[Any]) -> None:
         self._counter = np.random.MT19937()
         self._counter.state = {"bit_generator": "MT19937", "state": self.began["state"]}
-        if blocks:
-            self._counter.random_raw(_WORDS * blocks, output=False)
+        if type(blocks) is not int or not 0 <= blocks <= _LONGEST:
+            raise ValueError("a sampler has not drawn so many numbers")
+        for done in range(0, blocks, _MOST_BLOCKS):  # in parts: signals wait for each
+            more = min(blocks - done, _MOST_BLOCKS)
+            self._counter.random_raw(_WORDS * more, output=False)
         self._blocks, self._counted, self._place = blocks, _words_of(self._counter), place
 
     def place(self) -> list[Any] | None:
@@ -630,7 +641,7 @@ class Numbers:
             twister.go(place.get(path, twister.first))
         for path, other in self._others.items():
             if path in place:
-                other.bit_generator.state = place[path]
+                other.bit_generator.state = _checked(place[path])
         for path, part in _parts(self._sampler):
             if isinstance(part, GPSampler):
                 kernels = place.get(f"{path}:kernels", {})
@@ -650,12 +661,23 @@ def _as_state(stored: Sequence[Any]) -> dict[str, Any]:
 
 
 def _state(key: Any, words: int, left: Sequence[float]) -> dict[str, Any]:
-    return {
+    if len(key) != _WORDS or len(left) > 1:
+        raise ValueError("it is no state of a Mersenne Twister")
+    state = {
         "bit_generator": "MT19937",
         "state": {"key": key, "pos": words},
         "has_gauss": len(left),
         "gauss": left[0] if left else 0.0,
     }
+    return _checked(state)
+
+
+def _checked(state: Any) -> Any:
+    """A generator's state whose next number is in it: NumPy would read whatever lies beyond."""
+    for place, most in ((state["state"].get("pos"), _WORDS), (state.get("buffer_pos"), _PHILOX)):
+        if place is not None and (type(place) is not int or not 0 <= place <= most):
+            raise ValueError("it is no state of a generator")
+    return state
 
 
 def _plain(state: Any) -> Any:
@@ -760,26 +782,45 @@ class Asks:
         trials = storage.get_all_trials(study_id, deepcopy=False)
         attributes = storage.get_study_system_attrs(study_id)
         there, _, _ = self._places.seen(trials)
-        last = None if others else _last_state(trials, there, attributes)
-        if last is not None and (began := attributes.get(f"{STATE}:{last[0]}")) is not None:
-            fresh = [part for _, part in _parts(self._sampler) if isinstance(part, LazyRandomState)]
-            unseeded = any(part._rng is None for part in fresh)  # pyright: ignore[reportPrivateUsage]
-            numbers = Numbers(self._sampler)
-            now = numbers.began()
-            is_same = now["kind"] == began["kind"]
-            is_same &= now["generators"].keys() == began["generators"].keys()
-            if is_same and (unseeded or now["generators"] == began["generators"]):
-                self._numbers = Numbers(self._sampler, began)
-                self._sequence, self._began, self._place = last[0], began, last[1]
-                self.rewind()
-                return
-            if is_same and Numbers(self._sampler, began).place() == last[1]:
-                later_seed = None  # the very sampler that has been asked before
-        if later_seed is not None and there:
+        is_same = False
+        if not others:
+            try:
+                is_same = self._goes_on(trials, there, attributes)
+            except MALFORMED as error:
+                _logger.warning(
+                    "What the study notes of its sampler is damaged (%s): the sampler begins "
+                    "another sequence of random numbers.",
+                    type(error).__name__,
+                )
+        if self._numbers is not None:
+            return
+        if later_seed is not None and there and not is_same:
             for generator in _fix(self._sampler).values():
                 if isinstance(generator, np.random.RandomState):
                     generator.seed(later_seed)
         self._begin(storage, study_id, name)
+
+    def _goes_on(
+        self,
+        trials: Sequence[FrozenTrial],
+        there: Sequence[FrozenTrial],
+        attributes: Mapping[str, Any],
+    ) -> bool:
+        """Go on with the last sequence, if it can be; whether the sampler is where that ended."""
+        last = _last_state(trials, there, attributes)
+        if last is None or (began := attributes.get(f"{STATE}:{last[0]}")) is None:
+            return False
+        fresh = [part for _, part in _parts(self._sampler) if isinstance(part, LazyRandomState)]
+        unseeded = any(part._rng is None for part in fresh)  # pyright: ignore[reportPrivateUsage]
+        now = Numbers(self._sampler).began()
+        if now["kind"] != began["kind"] or now["generators"].keys() != began["generators"].keys():
+            return False
+        numbers = Numbers(self._sampler, began)
+        if not unseeded and now["generators"] != began["generators"]:
+            return numbers.place() == last[1]  # the very sampler that has been asked before
+        numbers.go(last[1])
+        self._numbers, self._sequence, self._began, self._place = numbers, last[0], began, last[1]
+        return True
 
     def _begin(self, storage: Any, study_id: int, name: str) -> None:
         self._numbers = Numbers(self._sampler)

@@ -175,3 +175,11 @@ def test_a_slip_of_the_finger_makes_no_folder(slip: str, folder: Path) -> None:
     with pytest.raises(InvalidLocationError, match=r"two slashes after the colon: (s3|memory)://"):
         as_artifact_filesystem(slip)
     assert as_artifact_filesystem(f"./{slip}").location() == str(folder / slip)
+
+
+@pytest.mark.parametrize("login", ["me:{}@host", ":{}@host", "me%20too:{}@host", "me:{}\n@host"])
+@pytest.mark.parametrize("start", ["", "file://", "FILE://", "local://"])
+def test_a_login_is_no_name_of_a_folder(start: str, login: str) -> None:
+    with pytest.raises(InvalidLocationError, match="may be a user and a password") as caught:
+        as_artifact_filesystem(f"{start}{login.format(SECRET)}/data")
+    assert SECRET not in str(caught.value)

@@ -14,7 +14,7 @@ from sampler_cases import SAMPLERS, lives, on_a_grid, problem_of, run_study, tol
 
 from prefect_optuna import optimize, replay
 from prefect_optuna.blocks import as_study_storage
-from prefect_optuna.errors import ArchiveError, InvalidSettingError
+from prefect_optuna.errors import ArchiveError, DamagedStorageError, InvalidSettingError
 from prefect_optuna.flows.study import Sampler
 from prefect_optuna.tasks.archive.record.trial_records import MARK
 
@@ -171,3 +171,24 @@ def test_a_sampler_that_is_misspelt_is_said_before_anything_is_asked() -> None:
     study = optuna.create_study()
     with pytest.raises(InvalidSettingError, match="tpe"):
         replay(study, sampler="tpee")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        5,
+        {"seen": 5, "place": 0, "seed": 1},
+        {"seen": [1, {"a": [1]}], "place": 0, "seed": 1},
+        {"seen": [0, {}], "place": 0, "seed": "x"},
+        {"seen": [0, {}], "place": 0, "seed": -1},
+    ],
+)
+def test_a_forged_note_of_how_a_trial_was_asked_is_an_error_of_ours(asked: Any) -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    mark = {"id": "forged", "version": "", "asked": asked}
+    study._storage.set_trial_system_attr(trial._trial_id, "prefect_optuna:session", mark)
+    study.tell(trial, 1.0)
+    with pytest.raises(DamagedStorageError, match="how its trials were asked"):
+        replay(study, sampler="random")

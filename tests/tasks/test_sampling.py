@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import optuna
 import pytest
 
-from prefect_optuna.tasks.sampling import Places
+from prefect_optuna.tasks.sampling import STATE, Asks, Numbers, Places
 
 
 def test_what_a_trial_has_seen_does_not_change_when_others_end_or_are_repeated() -> None:
@@ -28,3 +31,46 @@ def test_what_a_trial_has_seen_does_not_change_when_others_end_or_are_repeated()
     assert [trial.number for trial in seen[-2:]] == [4, 5]
     with pytest.raises(IndexError):
         seen[6]
+
+
+GENERATOR = "_random_sampler._rng._rng"
+
+
+@pytest.mark.parametrize(
+    ("place", "goes_on"),
+    [
+        ({GENERATOR: [2, 3]}, True),
+        ({GENERATOR: [0, 625]}, False),
+        ({GENERATOR: [1, -1]}, False),
+        ({GENERATOR: [10**8, 3]}, False),
+        ({GENERATOR: [-1, 3]}, False),
+        ({GENERATOR: [1, 3, "x"]}, False),
+        ({GENERATOR: 5}, False),
+        (5, False),
+    ],
+)
+def test_random_numbers_go_on_from_no_place_that_no_sampler_comes_to(
+    place: Any, goes_on: bool
+) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler())
+    storage, study_id = study._storage, study._study_id
+    Asks(study.sampler, alone=True).open(storage, study_id, "first", None, others=False)
+    trial = study.ask()
+    storage.set_trial_system_attr(trial._trial_id, STATE, ["first", place])
+    study.tell(trial, 1.0)
+    asks = Asks(optuna.samplers.TPESampler(), alone=True)
+    asks.open(storage, study_id, "second", None, others=False)
+    assert asks._sequence == ("first" if goes_on else "second")
+
+
+@pytest.mark.parametrize("kind", [np.random.MT19937, np.random.Philox])
+def test_a_generator_is_given_no_state_whose_next_number_lies_outside_of_it(kind: Any) -> None:
+    sampler: Any = optuna.samplers.RandomSampler()
+    sampler.own = np.random.Generator(kind(7))
+    numbers = Numbers(sampler)
+    place: Any = numbers.place()
+    numbers.go(place)
+    inner = place["own"] if kind is np.random.Philox else place["own"]["state"]
+    inner["buffer_pos" if kind is np.random.Philox else "pos"] = -9
+    with pytest.raises(ValueError, match="no state of a generator"):
+        numbers.go(place)

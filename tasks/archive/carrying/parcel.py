@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import (
     ArchiveError,
     ArtifactFileSystem,
+    PrefectOptunaError,
     StudyStorage,
     as_artifact_filesystem,
     as_study_storage,
 )
 from prefect_optuna.blocks._inert_pickles import without_pickled_state
+from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.errors import ArtifactNotFoundError, StudyMismatchError
 from prefect_optuna.blocks.study_identity import (
     OWNERS,
@@ -184,8 +186,9 @@ def unpacked(
     made: list[str] = []
     study = None
     try:
-        study = storage.create_study(study_name, directions=list(parcel.directions))
-        _fill(study, parcel, artifacts, made)
+        with _kept(storage):
+            study = storage.create_study(study_name, directions=list(parcel.directions))
+            _fill(study, parcel, artifacts, made)
         yield
         _mark(study, unfinished=False)
     except DuplicatedStudyError:
@@ -204,6 +207,20 @@ def unpacked(
                     f"it anew, and collect_garbage finds what is left: {type(problem).__name__}"
                 )
         raise
+
+
+@contextlib.contextmanager
+def _kept(storage: StudyStorage) -> Generator[None]:
+    """Explain that a study has something which the storage cannot keep, or Optuna does not have."""
+    try:
+        yield
+    except PrefectOptunaError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, StorageInternalError) as error:
+        raise ArchiveError(
+            f"The study has something that {storage.location} cannot keep "
+            f"({error_words(error)}). Take another storage; nothing has been made."
+        ) from None
 
 
 def _delete(storage: StudyStorage, study_name: str, *, is_ours: bool) -> None:

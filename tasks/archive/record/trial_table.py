@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -14,6 +15,7 @@ from optuna.trial import FrozenTrial
 from prefect_optuna.blocks import logged_metrics
 from prefect_optuna.blocks.codec.tables import from_arrow
 from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.blocks.texts import visible_line
 
 TableKind = Literal["arrow", "pandas", "polars"]
 
@@ -63,7 +65,10 @@ def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
     }
     for group, rows in groups.items():
         for name in dict.fromkeys(name for row in rows for name in row):
-            columns[f"{group}.{name}"] = _one_type([row.get(name) for row in rows])
+            cells = _one_type([row.get(name) for row in rows])
+            columns[_utf8(f"{group}.{name}")] = [
+                _utf8(cell) if isinstance(cell, str) else cell for cell in cells
+            ]
     return columns
 
 
@@ -86,7 +91,8 @@ def trial_table(trials: Sequence[FrozenTrial], kind: TableKind = "arrow") -> Any
 def write_csv(trials: Sequence[FrozenTrial], place: str | Path | TextIO) -> None:
     """Write the trials to a CSV file, by its path or open.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    A text that a spreadsheet would take for a formula gets an apostrophe in front. On a terminal
+    all texts are written so that it only shows them.
     """
     if isinstance(place, (str, Path)):
         with Path(place).open("w", encoding="utf-8", newline="") as file:
@@ -94,10 +100,9 @@ def write_csv(trials: Sequence[FrozenTrial], place: str | Path | TextIO) -> None
         return
     columns = trial_columns(trials)
     writer = csv.writer(place, lineterminator="\n")
-    writer.writerow(map(_harmless, columns))
-    writer.writerows(
-        [_harmless(cell) for cell in row] for row in zip(*columns.values(), strict=True)
-    )
+    cell_of = _seen if place.isatty() else _harmless
+    writer.writerow(map(cell_of, columns))
+    writer.writerows([cell_of(cell) for cell in row] for row in zip(*columns.values(), strict=True))
 
 
 def write_parquet(trials: Sequence[FrozenTrial], path: str | Path) -> None:
@@ -115,12 +120,23 @@ def _one_type(cells: list[Any]) -> list[Any]:
     if kinds <= {bool} or kinds <= {str}:
         return cells
     if kinds <= {int, float}:
-        return [cell if cell is None else float(cell) for cell in cells]
+        with suppress(OverflowError):  # an integer that is larger than any float is text
+            return [cell if cell is None else float(cell) for cell in cells]
     return [cell if cell is None or isinstance(cell, str) else _text(cell) for cell in cells]
+
+
+def _utf8(text: str) -> str:
+    """Text that every file takes: JSON may have halves of letters, which are written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _seen(cell: Any) -> Any:
+    cell = _harmless(cell)
+    return visible_line(cell) if isinstance(cell, str) else cell
 
 
 def _harmless(cell: Any) -> Any:

@@ -42,6 +42,7 @@ from prefect_optuna.tasks.archive.record.trial_records import (
 _OF_TRIALS = f"{SIGNATURE_OF}{AFTERWARDS}"
 _RECORDS = (_OF_TRIALS, f"{SIGNATURE_OF}run:")  # these sign no attribute
 _DIGITS = 4  # of a trial's digest, which only say where a list breaks; the signature has all
+_MAX_GONE = 10_000  # trials behind the last one there is: so many are looked at
 _MAX_PLACES = 10_000  # of such digits in one attribute, which not every storage lets be large
 
 
@@ -301,7 +302,7 @@ class _Afterwards:
                 if t.state.is_finished() and trial_signature(t) is None and t.number <= last
             ]
         elif record is not None:
-            numbers = _from_ranges(record.get("numbers"))
+            numbers = _from_ranges(record.get("numbers"), len(trials) + _MAX_GONE)
         self._numbers = numbers
         self.covered = frozenset(numbers)
 
@@ -372,15 +373,15 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges)
 
 
-def _from_ranges(text: Any) -> list[int]:
-    """The numbers that `_ranges` has written; none if it has not."""
+def _from_ranges(text: Any, most: int) -> list[int]:
+    """The numbers below `most` that `_ranges` has written; none if it has not."""
     numbers: list[int] = []
     try:
         for part in str(text).split(",") if text else ():
             first, _, last = part.partition("-")
-            if int(last or first) - int(first) > 10**7:
+            if numbers and int(first) <= numbers[-1]:
                 return []
-            numbers.extend(range(int(first), int(last or first) + 1))
+            numbers.extend(range(int(first), min(int(last or first) + 1, most)))
     except ValueError:
         return []
     return numbers

@@ -445,6 +445,58 @@ def test_a_file_of_somebody_with_bad_intentions_is_refused(
     assert InMemoryStudyStorage(name="carry-bad").study_names() == []
 
 
+def _undirected(index: dict[str, Any], _: dict[str, bytes]) -> None:
+    index["study"]["directions"] = ["NOT_SET"]
+
+
+def _half_a_letter(index: dict[str, Any], _: dict[str, bytes]) -> None:
+    index["study"]["user_attrs"]["\ud800"] = 1
+
+
+def _trial_changed(change: Callable[[dict[str, Any]], object]) -> Any:
+    def changed(index: dict[str, Any], entries: dict[str, bytes]) -> None:
+        trials = [json.loads(line) for line in entries["trials.jsonl"].splitlines()]
+        change([trial for trial in trials if trial["params"]][-1])
+        text = "".join(f"{json.dumps(trial)}\n" for trial in trials).encode()
+        entries["trials.jsonl"] = text
+        index["trials"] = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _undirected,
+        _half_a_letter,
+        _trial_changed(lambda trial: trial["intermediate_values"].update({str(10**30): 0.5})),
+        _trial_changed(
+            lambda trial: trial["distributions"].update(
+                {
+                    "x": {
+                        "name": "CategoricalDistribution",
+                        "attributes": {"choices": [trial["params"]["x"]]},
+                    }
+                }
+            )
+        ),
+    ],
+)
+def test_what_a_storage_cannot_keep_brings_nothing_in(
+    change: Any,
+    storage: StudyStorage,
+    artifacts: ArtifactFileSystem,
+    elsewhere: ArtifactFileSystem,
+    tmp_path: Path,
+) -> None:
+    file = rewritten(archived_study(storage, artifacts).export(tmp_path / "hares.zip"), change)
+    there = f"sqlite:///{tmp_path / 'there.db'}"
+    with pytest.raises(ArchiveError, match="cannot keep"):
+        ArchivedStudy.import_(file, storage=there, artifacts=elsewhere)
+    assert elsewhere.glob("**") == []
+    assert optuna.get_all_study_names(there) == []
+
+
 def test_files_that_would_unpack_to_more_than_they_are_are_refused(
     storage: StudyStorage,
     artifacts: ArtifactFileSystem,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -465,6 +466,24 @@ def test_what_was_signed_afterwards_is_covered_as_well(
         del archived.attributes()["signature:trials"]
     with pytest.raises(ArchiveSignatureError, match=r"4, 5|5, 5"):
         archived.load().problem()
+
+
+@pytest.mark.parametrize("numbers", [",".join(["0-9999999"] * 300), "0-9999999,5-9999999", "0,0"])
+def test_a_forged_list_of_what_was_signed_afterwards_costs_nothing(
+    numbers: str, archived: Archived
+) -> None:
+    study = archived.study
+    study.tell(study.ask(), 0.5)
+    OptunaArchive(study, artifacts=archived.artifacts).sign()
+    assert archived.load().signatures.holds
+    archived.attributes()["signature:trials"]["numbers"] = numbers
+    tracemalloc.start()
+    try:
+        assert not archived.load().signatures.holds
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 26
 
 
 @pytest.mark.usefixtures("in_files")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import optuna
@@ -86,3 +87,34 @@ def test_parquet_is_read_by_others(trials: list[optuna.trial.FrozenTrial], tmp_p
     write_parquet(trials, tmp_path / "trials.parquet")
     table = pq.read_table(tmp_path / "trials.parquet")
     assert table["param.x"].to_pylist() == [trial.params["x"] for trial in trials]
+
+
+def test_no_text_and_no_number_keeps_a_table_from_being_made(tmp_path: Path) -> None:
+    half = "\ud800"
+    trial = optuna.trial.create_trial(
+        value=1.0,
+        params={f"c{half}": half},
+        distributions={f"c{half}": optuna.distributions.CategoricalDistribution([half])},
+        user_attrs={"note": half, "large": 10**400, half: [half]},
+    )
+    other = optuna.trial.create_trial(value=1.0, user_attrs={"large": 0.5})
+    table = trial_table([trial, other])
+    assert table["param.c\\ud800"].to_pylist() == ["\\ud800", None]
+    assert table["user.large"].to_pylist() == [str(10**400), "0.5"]
+    write_parquet([trial], tmp_path / "trials.parquet")
+    write_csv([trial], tmp_path / "trials.csv")
+    assert "\\ud800" in (tmp_path / "trials.csv").read_text(encoding="utf-8")
+
+
+def test_a_terminal_obeys_nothing_that_stands_in_a_table() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    evil = "\x1b[2J\u202e\x9b"
+    trial = optuna.trial.create_trial(value=1.0, user_attrs={evil: evil, "list": [evil]})
+    shown, written = Terminal(), io.StringIO()
+    write_csv([trial], shown)
+    write_csv([trial], written)
+    assert shown.getvalue().replace("\n", "").isprintable()
+    assert evil in written.getvalue()
