@@ -554,7 +554,7 @@ class _Twister:
     def __init__(self, generator: np.random.RandomState, began: Any = None) -> None:
         self.generator = generator
         self.began: Any = began or generator.get_state(legacy=False)
-        self.first: list[Any] = [0, *_as_json(self.began)[1:]]
+        self.first: list[Any] = [0, *_drawn_of(self.began)]
         self._words = _words_of(generator._bit_generator)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
         self._at(0, self.first)
 
@@ -577,7 +577,7 @@ class _Twister:
                 if left or (blocks, words) != (self._blocks, int(self._words[_WORDS])):
                     # The number that is left over is nowhere else, and that takes a while.
                     state = self.generator.get_state(legacy=False)
-                    self._place = [self._blocks, *_as_json(state)[1:]]
+                    self._place = [self._blocks, *_drawn_of(state)]
                 return self._place
             self._counter.random_raw(_WORDS, output=False)
         return None
@@ -602,6 +602,7 @@ class Numbers:
         self._sampler = sampler
         self._twisters: dict[str, _Twister] = {}
         self._others: dict[str, np.random.Generator] = {}
+        self._processes = [p for p in _parts(sampler) if isinstance(p[1], GPSampler)]  # Gaussian
         scrambles(sampler, began["seeds"] if began else {})
         for path, generator in _fix(sampler).items():
             if isinstance(generator, np.random.RandomState):
@@ -629,10 +630,9 @@ class Numbers:
                 places[path] = place
         for path, other in self._others.items():
             places[path] = _plain(other.bit_generator.state)
-        for path, part in _parts(self._sampler):
-            if isinstance(part, GPSampler):
-                kernels = {name: _kernels(vars(part).get(name)) for name in _GP}
-                places[f"{path}:kernels"] = {k: v for k, v in kernels.items() if v is not None}
+        for path, part in self._processes:
+            kernels = {name: _kernels(vars(part).get(name)) for name in _GP}
+            places[f"{path}:kernels"] = {k: v for k, v in kernels.items() if v is not None}
         return places
 
     def go(self, place: Mapping[str, Any]) -> None:
@@ -642,16 +642,20 @@ class Numbers:
         for path, other in self._others.items():
             if path in place:
                 other.bit_generator.state = _checked(place[path])
-        for path, part in _parts(self._sampler):
-            if isinstance(part, GPSampler):
-                kernels = place.get(f"{path}:kernels", {})
-                vars(part).update({name: _as_kernels(kernels.get(name)) for name in _GP})
+        for path, part in self._processes:
+            kernels = place.get(f"{path}:kernels", {})
+            vars(part).update({name: _as_kernels(kernels.get(name)) for name in _GP})
 
 
 def _as_json(state: Mapping[str, Any]) -> list[Any]:
     key = np.asarray(state["state"]["key"], dtype="<u4").tobytes()
+    return [base64.b64encode(key).decode("ascii"), *_drawn_of(state)]
+
+
+def _drawn_of(state: Mapping[str, Any]) -> list[Any]:
+    """Return the words drawn of a block, and the normal number that is left over, if one is."""
     left = [state["gauss"]] if state["has_gauss"] else []
-    return [base64.b64encode(key).decode("ascii"), int(state["state"]["pos"]), *left]
+    return [int(state["state"]["pos"]), *left]
 
 
 def _as_state(stored: Sequence[Any]) -> dict[str, Any]:
