@@ -18,6 +18,8 @@ from prefect_optuna.deployments.demo import PROBLEM, TRIALS, main, study_name
 from prefect_optuna.flows.examples.lynx_hare import PUBLISHED
 from prefect_optuna.tasks import OptunaArchive, Problem
 
+pytestmark = pytest.mark.timeout(320)  # a machine that others use, too
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
@@ -27,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert not re.search(r"Traceback|INFO|WARNING|ERROR", result.stdout + result.stderr)
