@@ -125,7 +125,8 @@ def replay(
     except MALFORMED as error:
         raise DamagedStorageError(
             f"The study {recorded.study_name!r} does not say how its trials were asked, or its "
-            f"sampler fails ({type(error).__name__}). Bring the study back from a copy."
+            f"sampler fails: the {type(error).__name__} before this says where. A study that is "
+            "damaged comes back from a copy."
         ) from error
 
 

@@ -529,7 +529,7 @@ def _unobtainable(part: Path, pins: Mapping[str, str], otherwise: str) -> dict[s
             continue
         if any(sign in reason.lower() for sign in _NO_NETWORK):
             advice = (
-                "SSL_CERT_FILE names the certificate of the authority that has signed it"
+                "SSL_CERT_FILE names the certificate of the authority that signed the index's"
                 if _UNTRUSTED in reason
                 else f"Where the network is away, {otherwise}"
             )

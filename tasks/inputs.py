@@ -361,9 +361,9 @@ def files_read() -> Generator[dict[str, str]]:
     finally:
         # By identity: two that are empty are equal.
         _listening[:] = [other for other in _listening if other is not read]
-        is_file = os.path.isfile  # quicker than a `Path` of each
-        for path in [p for p, given in read.items() if not given or not is_file(p)]:
-            del read[path]
+        for path, given in [*read.items()]:
+            if not given or not os.path.isfile(path):  # noqa: PTH113 - quicker than a `Path`
+                del read[path]
 
 
 def _take_down(event: str, arguments: tuple[Any, ...]) -> None:

@@ -602,7 +602,7 @@ class Numbers:
         self._sampler = sampler
         self._twisters: dict[str, _Twister] = {}
         self._others: dict[str, np.random.Generator] = {}
-        self._processes = [p for p in _parts(sampler) if isinstance(p[1], GPSampler)]  # Gaussian
+        self._gaussian = [one for one in _parts(sampler) if isinstance(one[1], GPSampler)]
         scrambles(sampler, began["seeds"] if began else {})
         for path, generator in _fix(sampler).items():
             if isinstance(generator, np.random.RandomState):
@@ -630,7 +630,7 @@ class Numbers:
                 places[path] = place
         for path, other in self._others.items():
             places[path] = _plain(other.bit_generator.state)
-        for path, part in self._processes:
+        for path, part in self._gaussian:
             kernels = {name: _kernels(vars(part).get(name)) for name in _GP}
             places[f"{path}:kernels"] = {k: v for k, v in kernels.items() if v is not None}
         return places
@@ -642,7 +642,7 @@ class Numbers:
         for path, other in self._others.items():
             if path in place:
                 other.bit_generator.state = _checked(place[path])
-        for path, part in self._processes:
+        for path, part in self._gaussian:
             kernels = place.get(f"{path}:kernels", {})
             vars(part).update({name: _as_kernels(kernels.get(name)) for name in _GP})
 

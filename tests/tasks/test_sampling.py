@@ -8,6 +8,7 @@ import numpy as np
 import optuna
 import pytest
 
+from prefect_optuna.tasks import sampling
 from prefect_optuna.tasks.sampling import STATE, Asks, Numbers, Places
 
 
@@ -50,8 +51,10 @@ GENERATOR = "_random_sampler._rng._rng"
     ],
 )
 def test_random_numbers_go_on_from_no_place_that_no_sampler_comes_to(
-    place: Any, goes_on: bool
+    place: Any, goes_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(sampling._logger, "warning", lambda *words: said.append(words))
     study = optuna.create_study(sampler=optuna.samplers.TPESampler())
     storage, study_id = study._storage, study._study_id
     Asks(study.sampler, alone=True).open(storage, study_id, "first", None, others=False)
@@ -61,6 +64,7 @@ def test_random_numbers_go_on_from_no_place_that_no_sampler_comes_to(
     asks = Asks(optuna.samplers.TPESampler(), alone=True)
     asks.open(storage, study_id, "second", None, others=False)
     assert asks._sequence == ("first" if goes_on else "second")
+    assert bool(said) == (not goes_on)
 
 
 @pytest.mark.parametrize("kind", [np.random.MT19937, np.random.Philox])
