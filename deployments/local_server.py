@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import socket
@@ -274,7 +275,16 @@ def _send_pending() -> None:
         for worker in (APILogWorker, EventsWorker):
             await worker.drain_all(at_exit=False)  # pyright: ignore[reportGeneralTypeIssues]
 
-    run_coro_as_sync(drain())
+    # Each warns of what is still to be sent, and that is what is waited for.
+    loggers = [logging.getLogger(worker.__name__) for worker in (APILogWorker, EventsWorker)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        run_coro_as_sync(drain())
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _count_finished_task_runs(client: SyncPrefectClient, flow_run_id: UUID | str) -> int:

@@ -41,7 +41,7 @@ CHROMIUM_FLAGS = [
 
 
 def wait_until(
-    condition: Callable[[], object], *, what: str, timeout: float = 30.0, every: float = 0.02
+    condition: Callable[[], object], *, what: str, timeout: float = 200.0, every: float = 0.02
 ) -> None:
     """Wait until the condition holds, or fail and say what did not happen."""
     deadline = time.monotonic() + timeout
@@ -556,7 +556,7 @@ def log_of(flow_run_id: UUID | str) -> str:
             return "\n".join(log.message for log in client.read_logs(chosen))
 
     with contextlib.suppress(TimeoutError):  # a run that never began does not say that it ended
-        wait_until(lambda: "Finished in state" in now(), what="its log is whole", timeout=10)
+        wait_until(lambda: "Finished in state" in now(), what="its log is whole")
     return now()
 
 

@@ -36,7 +36,6 @@ from prefect_optuna import Problem, optimize, param_scope, reevaluate
 
 pytestmark = [
     pytest.mark.heavy,
-    pytest.mark.timeout(300),
     pytest.mark.usefixtures("prefect_server"),
 ]
 

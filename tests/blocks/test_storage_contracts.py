@@ -106,7 +106,6 @@ class TestMysql(StorageTestCase):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
 class TestMysqlBetweenProcesses(StudyStorageContract):
     known_failures: ClassVar[Mapping[str, str]] = {
         "test_a_storage_object_survives_a_fork": "Optuna uses its connections in all children",
@@ -146,7 +145,6 @@ class TestJournal(StorageTestCase):
         return JournalStudyStorage(path=tmp_path / "studies.journal").get_storage()
 
 
-@pytest.mark.timeout(300)
 class TestJournalBetweenProcesses(StudyStorageContract):
     known_failures: ClassVar[Mapping[str, str]] = {
         "test_a_killed_worker_s_trial_is_tried_again": "it has no heartbeats: `optimize` has",

@@ -116,7 +116,7 @@ def happen_until(condition: Callable[[], object], event: EventName, study_name: 
             wait_until(condition, what="the action", timeout=3)
         return condition()
 
-    wait_until(again, what=f"the action on {event}", timeout=60)
+    wait_until(again, what=f"the action on {event}")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_few_failed_trials_disturb_nobody_and_many_do(
     happen_until(subjects, "trial.failed", study)
     assert subjects() == {"one"}
     happen("trial.failed", study, n=10)
-    wait_until(lambda: "many" in subjects(), what="the message", timeout=60)
+    wait_until(lambda: "many" in subjects(), what="the message")
 
 
 def test_an_automation_made_again_is_changed_and_not_doubled() -> None:

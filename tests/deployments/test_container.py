@@ -37,7 +37,7 @@ def start(folder: Path, worker: str) -> subprocess.Popen[bytes]:
 
 def test_runs_hear_of_sigterm_and_the_worker_ends_after_them(tmp_path: Path) -> None:
     process = start(tmp_path, WORKER)
-    wait_until((tmp_path / "running").exists, what="a run", timeout=60)
+    wait_until((tmp_path / "running").exists, what="a run")
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert (tmp_path / "handed back").exists()

@@ -18,8 +18,6 @@ from prefect_optuna.deployments.demo import PROBLEM, TRIALS, main, study_name
 from prefect_optuna.flows.examples.lynx_hare import PUBLISHED
 from prefect_optuna.tasks import OptunaArchive, Problem
 
-pytestmark = pytest.mark.timeout(320)  # a machine that others use, too
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:

@@ -133,7 +133,7 @@ def ended(flow_run_id: str | UUID) -> Any:
             state = client.read_flow_run(UUID(str(flow_run_id))).state
         return state is not None and state.is_final()
 
-    wait_until(has_ended, what=f"flow run {flow_run_id} ends", timeout=110, every=0.2)
+    wait_until(has_ended, what=f"flow run {flow_run_id} ends", every=0.2)
     with get_client(sync_client=True) as client:
         return client.read_flow_run(UUID(str(flow_run_id)))
 
@@ -148,7 +148,6 @@ def everything_on_the_server() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # two flow runs, each a process that imports everything
 def test_a_script_runs_where_neither_it_nor_its_folder_is_and_changed_code_is_a_version(
     cable: Cable, worker: LocalWorker, tmp_path: Path
 ) -> None:
@@ -205,7 +204,6 @@ def test_parent_and_workers_take_a_script_from_its_deployment(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_worker_that_lacks_a_package_says_so_before_a_trial_is_begun(
     cable: Cable, worker: LocalWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

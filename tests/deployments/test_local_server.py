@@ -63,7 +63,9 @@ def is_listening(port: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_heartbeat")
-def test_the_history_of_a_flow_that_just_ended_survives_a_restart(home: Path) -> None:
+def test_the_history_of_a_flow_that_just_ended_survives_a_restart(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with LocalServer(home) as server:
         flow_run_id = forty_increments()
         # More than the server can have taken in when the block ends.
@@ -71,6 +73,7 @@ def test_the_history_of_a_flow_that_just_ended_survives_a_restart(home: Path) ->
             emit_event("test.tick", resource={"prefect.resource.id": "test"})
     assert server.pid is None
     assert server.port is None
+    assert "Still processing" not in caplog.text, "it waits, and warns nobody of it"
 
     with LocalServer(home) as server:
         server.wait_for_task_runs(flow_run_id, 40, timeout=0)

@@ -27,7 +27,7 @@ from prefect_optuna.deployments.pools import PoolKind, template_of
 from prefect_optuna.flows.pools import CLAIMS, job_variables
 from prefect_optuna.tasks.resources import Resources
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("prefect_server")]
 
 NEEDS = Resources(cpus=2, memory="4 GiB", gpus=1)
 FLOW_RUN = FlowRun(id=uuid4(), name="some-run", flow_id=uuid4())

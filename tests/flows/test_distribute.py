@@ -48,12 +48,12 @@ from prefect_optuna.flows.session import Session, is_lost, state_of
 from prefect_optuna.tasks import ArchivedStudy
 
 # Processes start and import in all of these, which a busy machine takes its time for.
-pytestmark = [pytest.mark.usefixtures("lab"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("lab")]
 
 
-def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 60) -> None:
+def wait_until(condition: Callable[[], object], *, what: str) -> None:
     """Not so often that looking takes the workers' time."""
-    servers.wait_until(condition, what=what, timeout=timeout, every=0.2)
+    servers.wait_until(condition, what=what, every=0.2)
 
 
 SCRIPT = """
@@ -365,7 +365,7 @@ def test_workers_and_their_parent_go_on_when_the_server_forgets_all_about_them(
                 )
             )
             begun = lambda: len(finished(block, "forgotten")) > 5  # noqa: E731
-            wait_until(begun, what="some trials", timeout=120)
+            wait_until(begun, what="some trials")
             with without_prefect(server, reset=True):
                 assert len(finished(block, "forgotten")) < 150
             result = study.wait(240)
@@ -418,12 +418,12 @@ def test_a_running_study_gets_more_workers_and_fewer(capsys: pytest.CaptureFixtu
             artifacts="artifact-file-system/distributed",
         )
     )
-    wait_until(lambda: _workers_of(block, "scaled") == 1, what="a worker", timeout=120)
+    wait_until(lambda: _workers_of(block, "scaled") == 1, what="a worker")
     assert main(["scale", "scaled", "--workers", "3", *place]) == 0
     assert "scaled: 3 workers, in place of 1." in capsys.readouterr().out
-    wait_until(lambda: _workers_of(block, "scaled") == 3, what="three workers", timeout=120)
+    wait_until(lambda: _workers_of(block, "scaled") == 3, what="three workers")
     assert main(["scale", "scaled", "--workers", "1", *place]) == 0
-    wait_until(lambda: _workers_of(block, "scaled") == 1, what="one worker again", timeout=120)
+    wait_until(lambda: _workers_of(block, "scaled") == 1, what="one worker again")
     n_trials = len(finished(block, "scaled"))
     wait_until(lambda: len(finished(block, "scaled")) > n_trials + 5, what="it goes on")
     assert main(["scale", "scaled", "--workers", "4", *place]) == 0
@@ -443,7 +443,8 @@ def test_a_study_on_workers_pauses_goes_on_and_stops_when_it_is_asked_to(
     study = in_background(
         "asked", "journal-study-storage/distributed", n_trials=5000, workers=2, n_jobs=2
     )
-    wait_until(lambda: len(finished(block, "asked")) > 5, what="some trials", timeout=120)
+    wait_until(lambda: len(finished(block, "asked")) > 5, what="some trials")
+    wait_until(lambda: len(workers_of(block, "asked")) == 2, what="two workers")
 
     def running() -> int:
         return sum(t.state == TrialState.RUNNING for t in block.load_study("asked").trials)

@@ -21,7 +21,6 @@ from prefect_optuna.tasks import ArchivedStudy, param_scope
 
 pytestmark = [
     pytest.mark.usefixtures("prefect_server"),
-    pytest.mark.timeout(300),  # Ray's processes take half a minute to start on a busy machine
 ]
 
 

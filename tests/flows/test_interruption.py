@@ -130,7 +130,6 @@ def test_ctrl_c_waits_while_a_trial_is_handed_to_a_process() -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("runner", ["processes", "threads"])
 def test_ctrl_c_in_a_study_is_one_line_and_the_same_call_goes_on(

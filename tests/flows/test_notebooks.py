@@ -16,7 +16,6 @@ from prefect_optuna.blocks import ArtifactFileSystem, JournalStudyStorage
 if TYPE_CHECKING:
     from prefect_optuna.deployments import LocalServer
 
-pytestmark = pytest.mark.timeout(300)
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "flows" / "examples").glob("*.ipynb"))
 STUDY = """

@@ -98,7 +98,7 @@ def test_a_study_on_a_redis_url_goes_on_after_its_process_was_killed(
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stderr=subprocess.PIPE)
     assert process.stderr
     try:
-        wait_until((tmp_path / "started-2").exists, what="the third trial", timeout=60)
+        wait_until((tmp_path / "started-2").exists, what="the third trial")
         os.kill(process.pid, signal.SIGKILL)
     finally:
         process.kill()

@@ -41,7 +41,6 @@ from prefect_optuna.tasks import ArchivedStudy
 
 pytestmark = [
     pytest.mark.usefixtures("prefect_server"),
-    pytest.mark.timeout(240),
     pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set"),
 ]
 
@@ -217,7 +216,7 @@ def away_in_mid_study(cut: Callable[[], Any], *, for_good: bool = False) -> Gene
     over = threading.Event()
 
     def cut_and_mend() -> None:
-        wait_until(lambda: len(started()) >= 3, what="three trials", timeout=120)
+        wait_until(lambda: len(started()) >= 3, what="three trials")
         with cut():
             over.wait(None if for_good else AWAY)
 
@@ -462,7 +461,7 @@ def test_ctrl_c_does_not_wait_for_a_storage_that_is_away(n_jobs: int, tmp_path: 
                 start_new_session=True,
             )
         try:
-            wait_until(lambda: len(started()) >= 3, what="three trials", timeout=120)
+            wait_until(lambda: len(started()) >= 3, what="three trials")
             with cable.out():
                 time.sleep(1)
                 os.kill(process.pid, signal.SIGINT)

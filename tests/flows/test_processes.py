@@ -56,7 +56,6 @@ def test_what_processes_log_goes_to_the_server_of_the_study_and_to_no_other() ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # six processes begin one after the other, and import Prefect
 @pytest.mark.usefixtures("prefect_server")
 def test_a_process_that_dies_takes_its_own_trial_along_and_the_study_goes_on() -> None:
     study = as_study_storage().create_study("s")
@@ -145,7 +144,6 @@ def start(tmp_path: Path, how: str) -> subprocess.Popen[bytes]:
         )
 
 
-@pytest.mark.timeout(300)  # a server and five processes begin
 @pytest.mark.parametrize(
     "how",
     [

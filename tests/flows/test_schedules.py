@@ -21,7 +21,7 @@ from prefect_optuna.flows.study_series import WARM
 from prefect_optuna.tasks import ArchivedStudy
 from prefect_optuna.tasks.environments import newest_version
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("prefect_server")]
 
 
 def times_tiny(trial: optuna.Trial) -> float:

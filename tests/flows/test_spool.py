@@ -43,7 +43,6 @@ from prefect_optuna.tasks.archive.series.writer import EncodedResult
 from prefect_optuna.tasks.trial import Outcome
 
 pytestmark = [
-    pytest.mark.timeout(240),
     pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set"),
 ]
 _SERVER = pytest.mark.usefixtures("prefect_server")
@@ -91,7 +90,7 @@ def meanwhile(actions: Mapping[int, Callable[[], object]]) -> Generator[None]:
     def act() -> None:
         for number, action in actions.items():
             try:
-                wait_until(lambda n=number: counted()[str(n)], what=f"trial {number}", timeout=60)
+                wait_until(lambda n=number: counted()[str(n)], what=f"trial {number}")
                 action()
             except BaseException as error:  # noqa: BLE001 - it is raised below
                 failures.append(error)
@@ -151,10 +150,10 @@ def test_a_program_that_dies_in_an_outage_leaves_what_it_computed(
         command = [sys.executable, str(script), server.url]
         program = subprocess.Popen(command, env={**os.environ, "PREFECT_API_URL": api})
         try:
-            wait_until(lambda: counted()["2"], what="the third trial", timeout=120)
+            wait_until(lambda: counted()["2"], what="the third trial")
             server.kill()
             cut.write_text("cut", encoding="utf-8")
-            wait_until(lambda: list(spool), what="a trial in the spool", timeout=60)
+            wait_until(lambda: list(spool), what="a trial in the spool")
             os.kill(program.pid, signal.SIGKILL)
         finally:
             program.kill()
@@ -219,7 +218,7 @@ def test_a_process_of_the_pool_that_dies_while_it_waits_leaves_what_it_computed(
         def kill_it() -> None:
             with cable.out():
                 Path("hold-1").unlink()
-                wait_until(lambda: list(spool), what="a trial in the spool", timeout=120)
+                wait_until(lambda: list(spool), what="a trial in the spool")
                 os.kill(int(Path("pid-1").read_text(encoding="utf-8")), signal.SIGKILL)
             Path("hold-1").touch()
 

@@ -18,8 +18,6 @@ from prefect_optuna.blocks import JournalStudyStorage
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.tasks.stopping import Stopping
 
-pytestmark = [pytest.mark.timeout(240)]
-
 HEAD = """
     import sys, time
     from pathlib import Path

@@ -78,7 +78,6 @@ def test_peers_names_what_it_does_not_measure(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_peers_measures_this_package(tmp_path: Path) -> None:
     found = peers(tmp_path, "--trials=3", "--rounds=1", "ours", "ours-problem", "ours-processes")
     assert found.returncode == 0, found.stdout + found.stderr

@@ -130,7 +130,7 @@ def test_what_a_killed_build_has_left_is_begun_again(tmp_path: Path, wheels: Pat
     builder = subprocess.Popen([sys.executable, "-c", BUILD])
     root = tmp_path / "environments"
     try:
-        wait_until(lambda: list(root.glob("*.part/bin/python")), what="an interpreter", timeout=60)
+        wait_until(lambda: list(root.glob("*.part/bin/python")), what="an interpreter")
         children = psutil.Process(builder.pid).children(recursive=True)
     finally:
         builder.send_signal(signal.SIGKILL)

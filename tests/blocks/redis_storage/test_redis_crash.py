@@ -92,7 +92,7 @@ def recover(study: Study) -> None:
         return not study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
 
     with suppress(TimeoutError):  # the history says which
-        wait_until(none_is_running, what="every trial that was left running is failed", timeout=20)
+        wait_until(none_is_running, what="every trial that was left running is failed")
 
 
 # The harness sees what it is there to see.

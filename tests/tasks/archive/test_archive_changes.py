@@ -168,7 +168,6 @@ def answer(folder: Path, *arguments: str) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_code_finds_what_its_script_has_changed(name: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"

@@ -337,7 +337,7 @@ def test_in_a_worker_a_deployment_runs_its_tasks_in_their_scope(tmp_path: Path) 
                 state = client.read_flow_run(run.id).state
                 return bool(state and state.is_final()) or worker.poll() is not None
 
-            wait_until(ended, what="the flow run ends", timeout=60, every=0.2)
+            wait_until(ended, what="the flow run ends", every=0.2)
             worker.wait(30)
     assert target.exists(), log.read_text()
     assert target.read_text() == repr([(1, 0.25, "deployment"), (2, 0.25, "deployment")])
