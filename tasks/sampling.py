@@ -571,13 +571,13 @@ class _Twister:
     def place(self) -> list[Any] | None:
         """Blocks, words of the last one, and the normal number that is left over, if one is."""
         blocks, words, *left = self._place
+        now = self._words[:_WORDS].tobytes()
         for more in range(_MOST_BLOCKS):
-            if np.array_equal(self._counted[:_WORDS], self._words[:_WORDS]):
+            if self._counted[:_WORDS].tobytes() == now:
                 self._blocks += more
                 if left or (blocks, words) != (self._blocks, int(self._words[_WORDS])):
-                    # The number that is left over is nowhere else, and that takes a while.
-                    state = self.generator.get_state(legacy=False)
-                    self._place = [self._blocks, *_drawn_of(state)]
+                    own = _left_over(self.generator)
+                    self._place = [self._blocks, int(self._words[_WORDS]), *own]
                 return self._place
             self._counter.random_raw(_WORDS, output=False)
         return None
@@ -593,6 +593,22 @@ def _words_of(bit_generator: Any) -> np.ndarray[Any, Any]:
     """The words of a Mersenne Twister, and how many were drawn: where they are, not a copy."""
     there = (ctypes.c_uint32 * (_WORDS + 1)).from_address(bit_generator.ctypes.state_address)
     return np.frombuffer(memoryview(there), dtype=np.uint32)
+
+
+class _NoWords:
+    """Stands in for a Mersenne Twister whose words, which take NumPy long, are not asked for."""
+
+    state = property(lambda self: {"bit_generator": "MT19937"})
+
+
+def _left_over(generator: Any) -> list[float]:
+    """Return the normal number that is left over, if one is: only the whole state has it."""
+    own, generator._bit_generator = generator._bit_generator, _NoWords()
+    try:
+        state = generator.get_state(legacy=False)
+    finally:
+        generator._bit_generator = own
+    return [state["gauss"]] if state["has_gauss"] else []
 
 
 class Numbers:

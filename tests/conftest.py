@@ -48,6 +48,7 @@ os.environ.update(
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 from servers import CHROMIUM_FLAGS, find_chromium, prefect_home
 from servers import azure_server as run_azure_server
 from servers import gcs_server as run_gcs_server
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
     from prefect_optuna.deployments import LocalServer
+
+# A machine that others use, too, is no fault.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -316,9 +316,7 @@ class ArtifactFileSystemContract:
 
         run_state_machine_as_test(
             Machine,
-            settings=settings(
-                max_examples=self.examples, stateful_step_count=20, deadline=None, database=None
-            ),
+            settings=settings(max_examples=self.examples, stateful_step_count=20, database=None),
         )
 
 

@@ -278,7 +278,6 @@ def test_whatever_is_called_ours_and_optuna_s_own_say_the_same_of_one_file() -> 
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=30,
-            deadline=None,
             phases=[Phase.explicit, Phase.reuse, Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),

@@ -335,7 +335,7 @@ def test_a_line_torn_while_others_have_the_journal_open_is_cut_before_they_write
     assert reopened(block).study_names() == ["kept", "new"]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_journal_cut_anywhere_keeps_all_its_finished_lines(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

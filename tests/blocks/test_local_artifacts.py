@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from filesystems import BAD_PATHS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_optuna.blocks import ArtifactFileSystem, StorageUnavailableError
@@ -195,7 +195,6 @@ NAMES = st.text(st.sampled_from("ab./\\\0-~:*é"), max_size=12) | st.sampled_fro
 )
 
 
-@settings(deadline=None)
 @given(path=NAMES)
 def test_a_path_is_refused_or_stays_inside_the_root(sandbox: Path, path: str) -> None:
     artifacts = ArtifactFileSystem(url=str(sandbox / "root"))

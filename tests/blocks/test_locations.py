@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_optuna.blocks import (
@@ -125,7 +125,6 @@ def test_a_bad_url_is_one_error_of_ours(value: str) -> None:
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_storage_or_an_error_of_ours(value: str) -> None:
     with suppress(PrefectOptunaError):

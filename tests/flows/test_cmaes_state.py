@@ -152,7 +152,7 @@ def test_state_to_be_unpickled_is_carried_nowhere_and_cmaes_goes_on(tmp_path: Pa
     assert not marker.exists()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_damaged_state_is_named_and_runs_nothing(data: st.DataObject) -> None:
     content = bytearray.fromhex(STATE)

@@ -37,7 +37,7 @@ OURS |= {
     "fence",
 }
 any_text: Callable[[Any], Any] = lambda test: settings(  # noqa: E731 - several decorators in one
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50
 )(given(text=TEXTS)(example(text=HOSTILE)(test)))
 
 

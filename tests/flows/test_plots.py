@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import optuna
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
@@ -80,7 +80,7 @@ def test_a_history_can_be_drawn_of_any_study(values: list[object], direction: st
     assert len(png) <= 100_000
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(
     st.lists(
         st.one_of(
@@ -168,7 +168,7 @@ def test_a_pareto_plot_of_nothing_is_empty_and_no_error() -> None:
     assert pareto_plot(study_of(["fail"], ["minimize"] * 2).trials, ["minimize"] * 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(2, 4).flatmap(
         lambda n: st.tuples(
@@ -191,7 +191,7 @@ def test_the_front_is_the_one_that_optuna_finds(case: tuple[list[str], list[list
     assert [t.number for t in ours] == [t.number for t in study.best_trials]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(allow_nan=False), min_size=1, max_size=10),
     st.sampled_from(["minimize", "maximize"]),

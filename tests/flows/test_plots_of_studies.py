@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from optuna.distributions import (
@@ -163,7 +163,7 @@ def test_slices_show_the_whole_range_that_was_allowed() -> None:
     assert orange_columns(10.0) < 0.3
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8)
 @given(
     st.lists(st.floats(allow_nan=False), min_size=3, max_size=6),
     st.sampled_from(["minimize", "maximize"]),
@@ -234,7 +234,7 @@ PARAMETERS = [
 ]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 @given(
     st.lists(st.sampled_from(PARAMETERS), min_size=1, max_size=4),
     st.lists(st.floats(allow_nan=False), min_size=3, max_size=16),
@@ -305,7 +305,7 @@ def test_a_timeline_marks_failed_trials_and_the_best_one() -> None:
     assert count(marked, (0, 114, 178)) > 1000
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8)
 @given(
     st.lists(
         st.tuples(

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import optuna
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
@@ -272,7 +272,7 @@ def test_passwords_in_a_location_are_masked() -> None:
     assert "postgresql://ann:***@db.example/studies" in report.markdown
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(
     st.text(alphabet="ab|`<>*_[]()#\\\n\r\t\x00&!~$:-{}", min_size=1, max_size=30),
     st.text(alphabet="ab|`<>*_[]()#\\\n\r\t\x00&!~$:-{}", min_size=1, max_size=30),

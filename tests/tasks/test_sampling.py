@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefect_optuna.tasks import sampling
 from prefect_optuna.tasks.sampling import STATE, Asks, Numbers, Places
@@ -32,6 +34,31 @@ def test_what_a_trial_has_seen_does_not_change_when_others_end_or_are_repeated()
     assert [trial.number for trial in seen[-2:]] == [4, 5]
     with pytest.raises(IndexError):
         seen[6]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["random_sample", "standard_normal"]), st.integers(0, 700)),
+        max_size=6,
+    )
+)
+def test_random_numbers_go_on_where_others_have_come_to(
+    draws: list[tuple[str, int]],
+) -> None:
+    def numbers() -> tuple[np.random.RandomState, Numbers]:
+        sampler = optuna.samplers.RandomSampler(seed=3)
+        return sampler._rng.rng, Numbers(sampler)
+
+    generator, own = numbers()
+    there, others = numbers()
+    for kind, count in draws:
+        getattr(generator, kind)(count)
+        place = own.place()
+        assert place is not None
+        others.go(place)
+        state = generator.get_state(legacy=False)
+        np.testing.assert_equal(there.get_state(legacy=False), state)
+        assert own.place() == place
 
 
 GENERATOR = "_random_sampler._rng._rng"

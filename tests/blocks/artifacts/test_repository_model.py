@@ -159,4 +159,4 @@ class RepositoryMachine(RuleBasedStateMachine):
 
 
 TestRepository = RepositoryMachine.TestCase
-TestRepository.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestRepository.settings = settings(max_examples=30, stateful_step_count=20)

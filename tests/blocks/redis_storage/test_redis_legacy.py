@@ -325,7 +325,7 @@ _OPCODES = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.one_of(_NAMED, _VALUES, _OPCODES), max_size=24))
 def test_no_sequence_of_opcodes_gets_at_a_real_object(parts: list[bytes]) -> None:
     before = _state_of_classes()

@@ -410,7 +410,6 @@ def test_whatever_is_called_redis_and_memory_say_the_same(
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=30,
-            deadline=None,
             # Making an example smaller may take minutes here; the one that was found has few steps.
             phases=[Phase.explicit, Phase.reuse, Phase.generate],
             suppress_health_check=list(HealthCheck),

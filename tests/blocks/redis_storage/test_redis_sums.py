@@ -87,9 +87,7 @@ def trials(draw: st.DrawFn, values: int) -> FrozenTrial:
 
 
 @pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "maximize"]])
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_they_say_what_all_trials_say(
     open_storage: Open, directions: list[str], data: st.DataObject

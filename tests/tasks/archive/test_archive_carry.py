@@ -742,7 +742,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archived_study(storage_of("memory", folder), artifacts).export(folder / "hares.zip")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_whatever_is_changed_in_a_file_it_is_the_same_study_or_an_error(
     data: st.DataObject, exported: Path

@@ -225,7 +225,7 @@ def _nodes(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(place=st.sampled_from(PLACES), data=st.recursive(_LEAVES, _nodes, max_leaves=12))
 def test_whatever_a_mutated_archive_would_do_is_described(place: str, data: Any) -> None:
     document = changed(place, data)

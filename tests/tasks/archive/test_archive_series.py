@@ -468,7 +468,7 @@ def test_a_trial_that_gives_a_series_twice_has_the_later_one(
     assert load().timeseries("loss")["value"].to_pylist() == (TIMES * 2).tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_OA21_whatever_is_written_is_read(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True))

@@ -102,7 +102,7 @@ def alike(one: Any, other: Any) -> bool:
     return one == other
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(value=NESTED, compression=st.sampled_from([None, "zstd"]))
 def test_every_value_comes_back_as_it_was(value: Any, compression: str | None) -> None:
     file = io.BytesIO()
@@ -115,7 +115,7 @@ def test_every_value_comes_back_as_it_was(value: Any, compression: str | None) -
         value = None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(content=st.binary(max_size=300), at=st.integers(0, 2000))
 def test_damaged_bytes_are_an_error_or_a_whole_object(content: bytes, at: int) -> None:
     from prefect_optuna.tasks.persistence import CorruptPersistenceError

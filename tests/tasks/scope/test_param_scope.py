@@ -715,7 +715,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(STEPS)
 def test_scopes_behave_like_a_list_of_dictionaries(steps: list[tuple[str, Any]]) -> None:
     def test() -> None:
