@@ -151,9 +151,10 @@ def submit(page: Page, made: Deployed) -> FlowRun:
         return answer.value
 
     answer = press()
-    for _ in range(4):
+    for _ in range(12):
         if answer.status != 503:  # SQLite was locked for too long
             break
+        page.wait_for_timeout(5_000)
         answer = press()
     assert answer.ok, (answer.status, answer.text())
     with get_client(sync_client=True) as client:

@@ -234,9 +234,7 @@ def test_kill_9_of_a_worker_and_then_of_the_parent_loses_nothing_and_runs_nothin
         before = len(finished(block, "hurt"))
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
-        wait_until(
-            lambda: not workers_of(block, "hurt"), what="workers without a parent end", timeout=30
-        )
+        wait_until(lambda: not workers_of(block, "hurt"), what="workers without a parent end")
         left = len(finished(block, "hurt"))
         assert before <= left < n_trials
         parent = start()
