@@ -562,10 +562,11 @@ def _versions(status: StudyStatus) -> str:
     """The states of the code and its environment, where there is more than one."""
     if len(status.versions) < 2:
         return ""
-    lines = ["| version | from trial | archived (UTC) | code |", "| ---: | ---: | --- | --- |"]
+    head = ("version", "from trial", "archived (UTC)", "code", "environment")
+    lines = [f"| {' | '.join(head)} |", "| ---: | ---: | --- | --- | --- |"]
     lines += [
         f"| {number} | {version.first_trial} | {code(version.created[:16].replace('T', ' '))} "
-        f"| {code(version.code_version[:12])} |"
+        f"| {code(version.code_version[:12])} | {code(version.environment[:12])} |"
         for number, version in enumerate(status.versions)
     ][-10:]
     return "\n".join(lines)

@@ -241,7 +241,10 @@ def test_versions_and_reevaluations_are_listed_with_a_link_to_their_page(tmp_pat
     status = read_status("changing", **places)
     with temporary_settings({"ui_url": "http://lab:4200"}):
         said = render_report(status, pictures=False).markdown
-    assert re.search(r"## Versions\n\n.*\n.*\n\| 0 \| 0 \|.*\n\| 1 \| 1 \|", said)
+    environment = status.versions[0].environment[:12]
+    assert re.search(
+        rf"## Versions\n\n.*\n.*\n\| 0 \| 0 \|.* `{environment}` \|\n\| 1 \| 1 \|", said
+    )
     assert "## Re-evaluations\n\n- `2026-11-28 12:00`: " in said
     assert "(http://lab:4200/artifacts/key/reevaluation-changing)" in said
     assert "(http://lab:4200/artifacts/key/study-changing)" in said
