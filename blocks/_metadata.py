@@ -2,5 +2,9 @@
 
 from pydantic import HttpUrl
 
-DOCUMENTATION_URL = HttpUrl("https://github.com/prefect-optuna/prefect-optuna")
 LOGO_URL = HttpUrl("https://avatars.githubusercontent.com/u/57251745?s=200&v=4")
+
+
+def page(name: str) -> HttpUrl:
+    """The address of a page of the documentation, which the release puts there."""
+    return HttpUrl(f"https://prefect-optuna.github.io/prefect-optuna/{name}.html")

@@ -32,7 +32,7 @@ from pydantic import (
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX, checked_path
 from prefect_optuna.blocks._artifact_writer import ArtifactWriter
-from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks._prefect_results import checked_result
 from prefect_optuna.blocks._secrets import (
     clean_cause,
@@ -91,7 +91,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
     _block_type_name = "Artifact File System"
     _block_type_slug = "artifact-file-system"
-    _documentation_url = DOCUMENTATION_URL
+    _documentation_url = page("howto/filesystems")
     _logo_url = LOGO_URL
 
     model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)

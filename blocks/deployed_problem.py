@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
-from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._metadata import LOGO_URL, page
 
 
 class DeployedProblem(Block):
@@ -23,7 +23,7 @@ class DeployedProblem(Block):
 
     _block_type_name = "Deployed Problem"
     _block_type_slug = "deployed-problem"
-    _documentation_url = DOCUMENTATION_URL
+    _documentation_url = page("howto/any-worker")
     _logo_url = LOGO_URL
 
     # It holds no secret. But what is one is left out where blocks are listed, and this is long.

@@ -7,7 +7,7 @@ import re
 from optuna.storages import BaseStorage, GrpcStorageProxy
 from pydantic import Field, field_validator
 
-from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
 from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
@@ -36,7 +36,7 @@ class GrpcStudyStorage(StudyStorage):
 
     _block_type_name = "gRPC Study Storage"
     _block_type_slug = "grpc-study-storage"
-    _documentation_url = DOCUMENTATION_URL
+    _documentation_url = page("howto/storages")
     _logo_url = LOGO_URL
 
     host: str = Field(

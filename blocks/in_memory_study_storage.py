@@ -7,7 +7,7 @@ import os
 from optuna.storages import BaseStorage, InMemoryStorage
 from pydantic import Field
 
-from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
 from prefect_optuna.blocks.study_storage import StudyStorage
 
@@ -41,7 +41,7 @@ class InMemoryStudyStorage(StudyStorage):
 
     _block_type_name = "In-Memory Study Storage"
     _block_type_slug = "in-memory-study-storage"
-    _documentation_url = DOCUMENTATION_URL
+    _documentation_url = page("howto/storages")
     _logo_url = LOGO_URL
 
     name: str = Field(

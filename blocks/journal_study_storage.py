@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from prefect_optuna.blocks._journal_file import os_lock
 from prefect_optuna.blocks._journal_storage import FileStorage
-from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks.errors import (
     DamagedStorageError,
     StorageFormatError,
@@ -43,7 +43,7 @@ class JournalStudyStorage(StudyStorage):
 
     _block_type_name = "Journal Study Storage"
     _block_type_slug = "journal-study-storage"
-    _documentation_url = DOCUMENTATION_URL
+    _documentation_url = page("howto/storages")
     _logo_url = LOGO_URL
 
     path: Path = Field(

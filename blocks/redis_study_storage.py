@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks.redis_storage import (
     RedisDescription,
     RedisReport,
@@ -53,7 +53,7 @@ class RedisStudyStorage(StudyStorage):
 
     _block_type_name = "Redis Study Storage"
     _block_type_slug = "redis-study-storage"
-    _documentation_url = DOCUMENTATION_URL
+    _documentation_url = page("howto/redis")
     _logo_url = LOGO_URL
 
     url: SecretStr = Field(

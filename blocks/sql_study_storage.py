@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from prefect.types import SecretDict
 from pydantic import Field, PositiveInt, SecretStr, field_validator
 
-from prefect_optuna.blocks._metadata import DOCUMENTATION_URL, LOGO_URL
+from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks._secrets import check_login, secrets_in, without_secrets
 from prefect_optuna.blocks.attribute_nesting import CheckedAttributes, check_attributes
 from prefect_optuna.blocks.errors import StorageUnavailableError
@@ -67,7 +67,7 @@ class SQLStudyStorage(StudyStorage):
 
     _block_type_name = "SQL Study Storage"
     _block_type_slug = "sql-study-storage"
-    _documentation_url = DOCUMENTATION_URL
+    _documentation_url = page("howto/storages")
     _logo_url = LOGO_URL
 
     url: SecretStr = Field(

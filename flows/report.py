@@ -108,10 +108,10 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
     single = len(status.directions) == 1
     parts = [
         f"# {headline}",
-        _parameters(ranked) if single else _extremes(status, ranked),
+        _parameters(status, ranked) if single else _extremes(status, ranked),
         _scope(ranked) if single else "",
         _progress(status),
-        _last_day(status),
+        last_day(status, bold="**"),
         *(f"**Note:** {_escape(note, 500)}" for note in status.notes),
         _dashboard(status),
         _image(f"Trial {ranked[0].number}, the best one" if ranked else "Best trial", best),
@@ -124,6 +124,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
         _logged(ranked) if single else "",
         _section("Who ran what", _image(PICTURES["timeline"], drawn.get("timeline"))),
         _section("Versions", _versions(status)),
+        _section("Runs", _linked("Each run, with its report", report_key(status.study_name))),
         _section("Re-evaluations", _reevaluations(status)),
         _left_out(status) if gallery.left_out else "",
         _whereabouts(status),
@@ -384,14 +385,25 @@ def headline_of(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     return f"Best value {format_value(ranked[0].values[0])}"
 
 
-def _parameters(ranked: Sequence[FrozenTrial]) -> str:
+def standing_of(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
+    """Tell which way the values of a study go, and for how long none has been better."""
+    (direction,) = status.directions
+    if status.summary and status.summary.n_trials > len(status.trials):
+        return direction  # how many came later is not known
+    since = sum(t.state.is_finished() and t.number > ranked[0].number for t in status.trials)
+    later = f"; none better in {since:,} trial{'s' if since > 1 else ''} since" if since else ""
+    return direction + later
+
+
+def _parameters(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     if not ranked:
         return ""
     items = list(ranked[0].params.items())
     words = [f"{_escape(name)}{_NBSP}**{_escape(format_value(v))}**" for name, v in items[:40]]
     if len(items) > 40:
         words.append(f"and {len(items) - 40} more")
-    return f"Trial {ranked[0].number}: " + " · ".join(words) if words else ""
+    first = f"Trial {ranked[0].number} ({standing_of(status, ranked)}): "
+    return first + " · ".join(words) if words else ""
 
 
 def _scope(ranked: Sequence[FrozenTrial]) -> str:
@@ -439,7 +451,7 @@ def _progress_parts(status: StudyStatus) -> tuple[str, str, str]:
     return (
         f"{done} trial{'' if done in ('1', '1 of 1') else 's'}",
         f" ({', '.join(words)})" if words else "",
-        f" in {format_duration(status.elapsed)}",
+        f" in {format_duration(status.elapsed)}" if status.elapsed else "",
     )
 
 
@@ -526,7 +538,7 @@ def _logged(ranked: Sequence[FrozenTrial]) -> str:
     return _section(f"Logged by trial {ranked[0].number}", " · ".join(words)) if words else ""
 
 
-def _last_day(status: StudyStatus) -> str:
+def last_day(status: StudyStatus, bold: str = "") -> str:
     """Describe what the last 24 hours brought, in a study that is older."""
     yesterday = datetime.now() - timedelta(days=1)  # noqa: DTZ005 - local, as Optuna's times
     ended = [trial for trial in status.trials if trial.state.is_finished()]
@@ -536,13 +548,13 @@ def _last_day(status: StudyStatus) -> str:
     n_new = len(ended) - len(older)
     if not older or not n_new:
         return ""
-    words = f"**In the last 24 hours:** {n_new} trial{'s' if n_new > 1 else ''}"
+    words = f"{bold}In the last 24 hours:{bold} {n_new} trial{'s' if n_new > 1 else ''}"
     if len(status.directions) > 1:
         return words
     before, now = (best_first(some, status.directions)[:1] for some in (older, ended))
     if before and now and before[0].number != now[0].number:
         old, new = (format_value(part[0].values[0]) for part in (before, now))
-        return f"{words}, and the best value went from {old} to **{new}**"
+        return f"{words}, and the best value went from {old} to {bold}{new}{bold}"
     return f"{words}, none of them the best" if before else words
 
 
@@ -550,10 +562,11 @@ def _versions(status: StudyStatus) -> str:
     """The states of the code and its environment, where there is more than one."""
     if len(status.versions) < 2:
         return ""
-    lines = ["| version | from trial | archived (UTC) | code |", "| ---: | ---: | --- | --- |"]
+    head = ("version", "from trial", "archived (UTC)", "code", "environment")
+    lines = [f"| {' | '.join(head)} |", "| ---: | ---: | --- | --- | --- |"]
     lines += [
         f"| {number} | {version.first_trial} | {code(version.created[:16].replace('T', ' '))} "
-        f"| {code(version.code_version[:12])} |"
+        f"| {code(version.code_version[:12])} | {code(version.environment[:12])} |"
         for number, version in enumerate(status.versions)
     ][-10:]
     return "\n".join(lines)
@@ -567,10 +580,17 @@ def _reevaluations(status: StudyStatus) -> str:
         f"- {code(past.created[:16].replace('T', ' '))}: {_escape(past.headline)}"
         for past in reversed(status.reevaluations)
     ]
-    if ui := get_current_settings().ui_url:
-        address = f"{ui.rstrip('/')}/artifacts/key/{reevaluation_key(status.study_name)}"
-        lines.append(f"\n[All of them, and how they drift]({quote(address, safe=_IN_ADDRESSES)})")
+    if link := _linked("All of them, and how they drift", reevaluation_key(status.study_name)):
+        lines.append(f"\n{link}")
     return "\n".join(lines)
+
+
+def _linked(words: str, key: str) -> str:
+    """A link to all that Prefect's UI has of an artifact, with the run that made each."""
+    ui = get_current_settings().ui_url
+    if not ui:
+        return ""
+    return f"[{words}]({quote(ui.rstrip('/'), safe=_IN_ADDRESSES)}/artifacts/key/{key})"
 
 
 def _left_out(status: StudyStatus) -> str:

@@ -32,7 +32,13 @@ from prefect_optuna.flows.best_picture import spread
 from prefect_optuna.flows.gallery import PICTURES, draw_gallery
 from prefect_optuna.flows.plots import series_plot
 from prefect_optuna.flows.reevaluation_report import drift_plot
-from prefect_optuna.flows.report import headline_of, loading_code, progress_of
+from prefect_optuna.flows.report import (
+    headline_of,
+    last_day,
+    loading_code,
+    progress_of,
+    standing_of,
+)
 from prefect_optuna.flows.study_status import StudyStatus
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.archive import ArchivedStudy
@@ -143,10 +149,12 @@ def page_parts(status: StudyStatus, archived: ArchivedStudy | None) -> dict[str,
     """Return what a page shows, by the names that the template has for it; all of it is text."""
     ranked = best_first(status.trials, status.directions)
     reevaluations = archived.reevaluations(last=_REEVALUATIONS) if archived else []
+    single = ranked and len(status.directions) == 1
+    best_is = f"Trial {ranked[0].number} ({standing_of(status, ranked)})" if single else ""
     return {
         "name": visible_line(status.study_name),
         "headline": headline_of(status, ranked),
-        "progress": progress_of(status),
+        "progress": [line for line in (progress_of(status), best_is, last_day(status)) if line],
         "notes": [visible_line(note) for note in status.notes],
         "sections": _sections(status, ranked, archived, reevaluations),
         "best": _best(status, ranked),

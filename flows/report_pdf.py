@@ -55,7 +55,7 @@ def render_pdf(status: StudyStatus, archived: ArchivedStudy | None = None) -> by
     pdf.add_page()
     _write(pdf, parts["name"], 11, colour=_GREY, bold=True)
     _write(pdf, parts["headline"], 22, bold=True)
-    _write(pdf, parts["progress"], 11)
+    _write(pdf, "\n".join(parts["progress"]), 11)
     for note in parts["notes"]:
         _write(pdf, f"Note: {note}", 10)
     for section in parts["sections"]:

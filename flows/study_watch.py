@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Generator, Sequence
+from datetime import datetime
 
 from optuna.trial import FrozenTrial
 from prefect.logging import get_logger
@@ -65,7 +65,6 @@ class StudyWatch:
         self._storage_block = storage_block
         self._picture = picture
         self._events = events
-        self._started = time.monotonic()
         self._state: StudyState = "running"
         self._version = archive.version_words
         self._reevaluations: Sequence[Reevaluation] | None = None
@@ -91,6 +90,10 @@ class StudyWatch:
     def status(self) -> StudyStatus:
         """Return the study's status now."""
         trials = self.trials()
+        # Of the study and not of this run, for beside it stands the number of all trials.
+        times = [at for t in trials for at in (t.datetime_start, t.datetime_complete) if at]
+        if self._state == "running":
+            times.append(datetime.now())  # noqa: DTZ005 - local, as Optuna's times
         manifest = self._archive.manifest
         if self._state != "running" and self._reevaluations is None:
             self._reevaluations = last_reevaluations(self._archive.artifacts, manifest)
@@ -100,7 +103,7 @@ class StudyWatch:
             trials=trials,
             n_trials=self._n_trials,
             state=self._state,
-            elapsed=time.monotonic() - self._started,
+            elapsed=(max(times) - min(times)).total_seconds() if times else 0.0,
             storage=self._storage_block.location,
             artifacts=self._archive.location,
             best_figure=self._picture.png(trials, final=self._state != "running"),

@@ -8,6 +8,7 @@ settings.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SITE = ROOT / ".cache" / "site"
+DESCRIPTORS = (property, classmethod, staticmethod)
 SOURCES = {  # of the reference, by the title of the page
     "Programs": "prefect_optuna",
     "Blocks": "prefect_optuna.blocks",
@@ -81,6 +83,19 @@ def copy_package() -> None:
         module.write_text(text, encoding="utf-8")
 
 
+def check_documented(name: str, thing: object) -> None:
+    """Refuse a public class or function without a docstring, and such a method of a class."""
+    members = vars(thing) if inspect.isclass(thing) else {}
+    for member in members:
+        # What overrides something documented is documented by it.
+        it = inspect.getattr_static(thing, member)
+        if not member.startswith("_") and (callable(it) or isinstance(it, DESCRIPTORS)):
+            check_documented(f"{name}.{member}", getattr(thing, member))
+    text = thing.__doc__ if inspect.isclass(thing) else inspect.getdoc(thing)
+    if (callable(thing) or isinstance(thing, DESCRIPTORS)) and not text:
+        sys.exit(f"{name} is public and has no docstring.")
+
+
 def write_reference(pages: Path) -> list[str]:
     """A page for each floor and room, with every name that it promises."""
     folder = pages / "reference"
@@ -91,6 +106,7 @@ def write_reference(pages: Path) -> list[str]:
         lines = [f"# {title}", "", f"`{package}`: {(module.__doc__ or '').strip()}", ""]
         for name in module.__all__:
             if not name.startswith("__"):
+                check_documented(f"{package}.{name}", getattr(module, name))
                 lines += [f"::: {package}.{name}", ""]
         made.append(f"reference/{title.lower()}.md")
         (pages / made[-1]).write_text("\n".join(lines), encoding="utf-8")

@@ -410,6 +410,7 @@ WAYS: dict[str, Callable[[Case], int]] = {
     "optuna-sqlite": plain_sqlite,
     "optuna-journal": plain_journal,
     "ours": ours,
+    "ours-up": ours,
     "ours-problem": ours_problem,
     "ours-processes": ours_processes,
     "ray": ray_tune,

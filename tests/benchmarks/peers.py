@@ -16,6 +16,7 @@ with 1 when a way failed that was to run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import json
 import os
@@ -32,6 +33,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+
+from prefect_optuna.deployments import LocalServer
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "peers"
@@ -66,6 +69,7 @@ class Way(NamedTuple):
         trials: at most so many, where more would take minutes.
         rounds: at most so many, for the same reason.
         expected: why it cannot run without more than an installation.
+        server: a Prefect server runs already, as `prefect-optuna up` keeps one.
     """
 
     title: str
@@ -76,6 +80,7 @@ class Way(NamedTuple):
     trials: int = 1_000_000
     rounds: int = 1_000_000
     expected: str = ""
+    server: bool = False
 
 
 RESULTS = "results, state of the search"
@@ -85,6 +90,9 @@ WAYS = {
     "optuna-sqlite": Way("Optuna, SQLite", "values", "threads", trials=20),
     "optuna-journal": Way("Optuna, JournalFileBackend", "values", "threads"),
     "ours": Way("prefect-optuna, an objective", ARCHIVED, "threads"),
+    "ours-up": Way(
+        "prefect-optuna, an objective, a server runs", ARCHIVED, "threads", server=True
+    ),
     "ours-problem": Way("prefect-optuna, a problem", f"{ARCHIVED}, two series", "threads"),
     "ours-processes": Way(
         "prefect-optuna, an objective, processes", ARCHIVED, "processes", cases=SLEEPING
@@ -205,9 +213,15 @@ def run(name: str, trials: int, limit: float) -> tuple[dict[str, dict[str, float
     way, mark = WAYS[name], uuid.uuid4().hex
     trials = min(trials, way.trials)
     found: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place,
+        contextlib.ExitStack() as until_done,
+    ):
         folder = Path(place)
         given = environment(folder, mark)
+        if way.server:
+            server = until_done.enter_context(LocalServer(folder / "server"))
+            given["PREFECT_API_URL"] = f"{server.url}/api"
         command = [str(python_of(way.peer)), str(PROGRAM), name, place, str(time.time())]
         process = None
         why = ""

@@ -7,6 +7,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -62,6 +63,12 @@ class TestBlockStandards(BlockStandardTestSuite):
         assert url.scheme == "https"
         assert url.hostname == "avatars.githubusercontent.com"
         assert "s=200" in url.query
+
+    def test_its_link_leads_to_a_page_of_the_site(self, block: type[Block]) -> None:
+        url = urlsplit(str(block._documentation_url))
+        assert url.hostname == "prefect-optuna.github.io"
+        page = url.path.removeprefix("/prefect-optuna/").replace(".html", ".md")
+        assert (Path(__file__).parents[2] / "deployments" / "site" / page).is_file()
 
 
 def test_the_slugs_are_the_documented_ones() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 import threading
@@ -427,6 +428,20 @@ def test_prefect_has_the_flow_run_its_parameters_and_one_report() -> None:
     [report] = [a for a in artifacts if a.key == "study-seen"]
     assert f"trial {result.best_trial.number}" in str(report.data).lower()
     assert str(report.data).count("data:image/png") >= 2
+
+
+def test_the_time_of_a_study_that_goes_on_is_counted_from_its_first_trial() -> None:
+    optimize(PROBLEM, study_name="days", n_trials=2, storage="memory://days")
+    study = as_study_storage("memory://days").load_study("days")
+    older = study.trials[0]
+    assert older.datetime_start is not None
+    older.datetime_start -= dt.timedelta(days=2)
+    study.add_trial(older)
+    result = optimize(PROBLEM, study_name="days", n_trials=5, storage="memory://days")
+    with get_client(sync_client=True) as client:
+        artifacts = [a for a in client.read_artifacts() if str(a.flow_run_id) == result.flow_run_id]
+    [report] = [a for a in artifacts if a.key == "study-days"]
+    assert "**5 of 5 trials** (5 complete) in 2 d 00 h, **completed**" in str(report.data)
 
 
 def test_the_server_of_this_directory_is_found(

@@ -38,6 +38,7 @@ from prefect_optuna.flows.report import (
     report_key,
 )
 from prefect_optuna.flows.report_flow import read_status
+from prefect_optuna.flows.report_page import render_page
 from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 
@@ -102,7 +103,8 @@ def test_the_answer_comes_first() -> None:
     lines = render_report(status_of(study)).markdown.splitlines()
     assert lines[0] == "# Best value 0.25"
     best = study.best_params["p0"]
-    assert lines[2] == f"Trial 1: p0\u00a0**{best:.5g}**"
+    words = "Trial 1 (minimize; none better in 1 trial since)"
+    assert lines[2] == f"{words}: p0\u00a0**{best:.5g}**"
     assert lines[4] == "**3 of 300 trials** (3 complete) in 1 min 15 s, **running**"
 
 
@@ -212,6 +214,9 @@ def test_the_last_day_of_an_older_study_is_told() -> None:
     better = dataclasses.replace(status, trials=[*trials, trial(2, 2.5, 3), trial(3, 1.5, 1)])
     said = render_report(better, pictures=False).markdown
     assert "24 hours:** 2 trials, and the best value went from 2 to **1.5**" in said
+    page = render_page(better)
+    assert "<p>In the last 24 hours: 2 trials, and the best value went from 2 to 1.5</p>" in page
+    assert "<p>Trial 3 (minimize)</p>" in page
     young = dataclasses.replace(status, trials=[trial(0, 2.0, 3)])
     assert "24 hours" not in render_report(young, pictures=False).markdown
 
@@ -236,9 +241,13 @@ def test_versions_and_reevaluations_are_listed_with_a_link_to_their_page(tmp_pat
     status = read_status("changing", **places)
     with temporary_settings({"ui_url": "http://lab:4200"}):
         said = render_report(status, pictures=False).markdown
-    assert re.search(r"## Versions\n\n.*\n.*\n\| 0 \| 0 \|.*\n\| 1 \| 1 \|", said)
+    environment = status.versions[0].environment[:12]
+    assert re.search(
+        rf"## Versions\n\n.*\n.*\n\| 0 \| 0 \|.* `{environment}` \|\n\| 1 \| 1 \|", said
+    )
     assert "## Re-evaluations\n\n- `2026-11-28 12:00`: " in said
     assert "(http://lab:4200/artifacts/key/reevaluation-changing)" in said
+    assert "(http://lab:4200/artifacts/key/study-changing)" in said
 
 
 def test_what_the_best_trial_has_logged_is_named_and_loaded_by_the_code(tmp_path: Any) -> None:

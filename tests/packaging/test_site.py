@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 import servers
 import yaml
+from pydantic import BaseModel
+
+from prefect_optuna import optimize
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "deployments" / "site"
+FLOORS = ("blocks", "tasks", "flows", "deployments")
 BLOCK = re.compile(
     r"^```(?P<kind>python|shell)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^```$"
     r"(?:\n+```\n(?P<output>.*?)^```$)?",
@@ -41,7 +45,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     left: list[subprocess.Popen[Any]] = []
@@ -66,7 +70,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
                 servers.wait_until(
                     lambda: "Ctrl-C ends it" in (tmp_path / "other.log").read_text("utf-8"),
                     what="the other terminal is ready",
-                    timeout=120,
+                    timeout=600,
                     every=0.5,
                 )
                 continue
@@ -87,7 +91,7 @@ def run_until_done(command: list[str], folder: Path) -> str:
         env=environment(folder),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert ended.returncode == 0, f"{command[-1]}\n{ended.stdout}\n{ended.stderr}"
     return ended.stdout + ended.stderr
@@ -101,18 +105,48 @@ def entries(nav: Any) -> Iterator[str]:
         yield from entries(value)
 
 
+def test_every_link_of_a_readme_leads_to_a_file() -> None:
+    readmes = [*ROOT.glob("*.md"), *(p for f in FLOORS for p in (ROOT / f).glob("*.md"))]
+    assert len(readmes) >= 8
+    for readme in readmes:
+        for link in re.findall(r"\]\((?!\w+:|#)([^)#]+)", readme.read_text("utf-8")):
+            assert (readme.parent / link).exists(), f"{readme}: {link}"
+
+
 def test_every_page_is_in_the_navigation() -> None:
     settings = yaml.safe_load((SITE / "mkdocs.yml").read_text("utf-8"))
     pages = {path.relative_to(SITE).as_posix() for path in SITE.rglob("*.md")}
     assert {*entries(settings["nav"])} == pages
 
 
-def test_every_section_that_a_page_takes_from_a_readme_is_there() -> None:
+def builder() -> Any:
+    """The module that builds the site, which is no part of the package."""
     spec = importlib.util.spec_from_file_location("site_build", SITE / "build.py")
     assert spec is not None
     assert spec.loader is not None
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
+    return build
+
+
+def test_a_public_name_without_a_docstring_stops_the_build() -> None:
+    class Documented(BaseModel):
+        """It is."""
+
+        def silent(self) -> None: ...
+
+    class Silent(BaseModel): ...
+
+    check = builder().check_documented
+    with pytest.raises(SystemExit, match=r"Documented\.silent is public and has no docstring"):
+        check("Documented", Documented)
+    with pytest.raises(SystemExit, match="Silent is public"):
+        check("Silent", Silent)
+    check("optimize", optimize)
+
+
+def test_every_section_that_a_page_takes_from_a_readme_is_there() -> None:
+    build = builder()
     for page in SITE.rglob("*.md"):
         text = page.read_text("utf-8")
         made = build.with_sections(text)
