@@ -785,6 +785,10 @@ class ArchivedStudy:
             lines.append(f"  Context: {', '.join(document['context'])}")
         if document["axes"]:
             lines.append(f"  Axes: {', '.join(document['axes'])}")
+        if version.scope:
+            lines.append(f"  Scope: {as_python(version.scope)}")
+        if environment.variables:
+            lines.append(f"  Runs with the environment variables {environment.variables}")
         acts = {(act.does, act.what): act for act in acts_of(document)}
         if acts:
             lines.append("  Restoring it would, apart from the source:")

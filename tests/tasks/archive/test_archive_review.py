@@ -7,6 +7,7 @@ import copy
 import functools
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ def test_an_object_is_shown_with_what_it_holds() -> None:
     archived = archived_as(changed("value", held))
     assert f"and sets program = {program!r}" in archived.source()
     assert f"and sets program = {program!r}" in archived.describe()
+
+
+def test_the_scope_and_the_variables_are_shown() -> None:
+    program = f"__import__('os').system('touch {'x' * 200}')"
+    archived = archived_as(HARMLESS)
+    [version] = archived.manifest.versions
+    forged = version.model_copy(update={"scope": {"gain": {"$tuple": [program]}}})
+    archived.manifest = archived.manifest.model_copy(update={"versions": [forged]})
+    environment = replace(archived.environment, variables={"XLA_FLAGS": program})
+    archived._environments = {version.environment: environment}
+    shown = archived.describe()
+    assert f"Scope: {{'gain': ({program!r},)}}" in shown
+    assert f"{{'XLA_FLAGS': {program!r}}}" in shown
 
 
 def test_what_a_source_says_itself_is_not_said_twice() -> None:
