@@ -120,8 +120,8 @@ def place_text(value: str) -> str:
         user, colon, _ = _authority(rest).rpartition("@")[0].partition(":")
         place = re.split("[?#]", rest.rpartition("@")[2] if colon else rest)[0]
         return f"{scheme}://{user}:***@{place}" if colon else f"{scheme}://{place}"
-    if "@" in value or "=" in value:
-        scheme = scheme_of(value)
+    scheme = scheme_of(value) or ""
+    if "@" in value or "=" in value or len(scheme) > 1:  # C: is a drive
         return f"{scheme}:***" if scheme else "***"
     return value
 

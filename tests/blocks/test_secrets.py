@@ -38,6 +38,8 @@ def test_a_secret_that_is_known_is_found_as_it_is_written_in_urls() -> None:
         ("postgresql://me:hunter2@host/db?sslpassword=x", "postgresql://me:***@host/db"),
         ("postgresql:/me:hunter2@host", "postgresql:***"),
         ("redis-study-storage/lab", "redis-study-storage/lab"),
+        ("redis:/:hunter2", "redis:***"),
+        ("C:/data", "C:/data"),
         ("redis://:hunter2", "redis://***"),
         ("redis://me:/hunter2", "redis://***"),
         ("postgresql://me:hunter2/db?sslmode=require", "postgresql://***"),
