@@ -25,6 +25,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,63}")
 _URL = re.compile(rf"{_SCHEME.pattern}://[^\s'\"`<>]*")
 # A URL in which a slash was forgotten.
 _ONE_SLASH = re.compile(rf"({_SCHEME.pattern}):/[^\s/:@'\"`<>]{{0,256}}:[^\s'\"`<>]{{1,1024}}@")
+_IPV6 = re.compile(r"\[[^\]]*\]")
 _FILES = ("sqlite", "sqlite+pysqlite", "journal", "file", "local", "memory", "unix")
 _LEAST = 6  # characters; a shorter value is found in any text
 _WORD = 12  # characters; shorter words, such as `postgres`, also occur where no password is meant
@@ -119,8 +120,8 @@ def place_text(value: str) -> str:
         user, colon, _ = _authority(rest).rpartition("@")[0].partition(":")
         place = re.split("[?#]", rest.rpartition("@")[2] if colon else rest)[0]
         return f"{scheme}://{user}:***@{place}" if colon else f"{scheme}://{place}"
-    if "@" in value or "=" in value:
-        scheme = scheme_of(value)
+    scheme = scheme_of(value) or ""
+    if "@" in value or "=" in value or len(scheme) > 1:  # C: is a drive
         return f"{scheme}:***" if scheme else "***"
     return value
 
@@ -132,9 +133,18 @@ def _authority(rest: str) -> str:
 def _is_ambiguous(scheme: str, rest: str) -> bool:
     """Tell whether a password may be mistaken for a part of the path after `://`."""
     authority = _authority(rest)
+    if "@" not in rest:  # who has forgotten the host has a password where a port would be
+        hosts = _IPV6.sub("", authority).split(",")
+        ports = [host.partition(":")[2] for host in hosts if ":" in host]
+        return scheme.lower() not in _FILES and not all(map(_is_port, ports))
     if "@" not in rest[len(authority) :]:
         return authority.count("@") > 1
     return ":" in authority or not (authority or scheme.lower() in _FILES)
+
+
+def _is_port(text: str) -> bool:
+    """Tell whether a text is a port, or what a program fills one into."""
+    return (text.isdecimal() and len(text) <= 5) or text.startswith(("{", "$", "%"))
 
 
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:

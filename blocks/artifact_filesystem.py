@@ -36,6 +36,7 @@ from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks._prefect_results import checked_result
 from prefect_optuna.blocks._secrets import (
     clean_cause,
+    has_credentials,
     scheme_of,
     secrets_in,
     without_secrets,
@@ -730,7 +731,7 @@ def _checked_remote(url: str) -> str:
     """A remote root without a slash at its end, and without anything secret."""
     try:
         parts = urlsplit(url)
-        password, host = parts.password, parts.netloc
+        host = parts.netloc
         _ = parts.port if REMOTE[parts.scheme] == "sftp" else None
     except ValueError:
         # Its text may quote a password that was taken for a port.
@@ -738,8 +739,7 @@ def _checked_remote(url: str) -> str:
             "this is no valid URL. Expected one such as s3://bucket/prefix or "
             "sftp://user@host:22/path."
         ) from None
-    astray = "@" in parts.path and ":" in host
-    if password is not None or parts.query or parts.fragment or astray:
+    if has_credentials(url):
         raise ValueError(
             "the URL of an artifact filesystem has no password, query or fragment. Put what is "
             "secret into the options."

@@ -69,6 +69,7 @@ from prefect_optuna.tasks.archive.carrying.deployed import (
 )
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.machine import threads_of
+from prefect_optuna.tasks.reevaluation.rerun import check_variables
 from prefect_optuna.tasks.resources import Resources, ResourcesGiven
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Deployed:
                 and `artifacts` are given as to `deploy_optimization`.
         """
         public = public_parameters(parameters)
+        check_variables(public.get("environment_variables", ()))
         run = run_deployment(self.id, parameters=public, timeout=0, _sync=True)  # pyright: ignore[reportCallIssue]
         return run.id  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -376,6 +378,7 @@ def deploy_reevaluation(
         trials = f"best:{best}"
     schedule = _schedule(cron, timezone)
     _refuse_secrets(options or {})
+    check_variables((options or {}).get("environment_variables", ()))
     parameters = {
         "study_name": study_name,
         "trials": trials,

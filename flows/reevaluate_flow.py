@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -89,7 +89,13 @@ def run_archived_trials(request: RerunRequest) -> RerunAnswer:
     return rerun(request)
 
 
-@study_flow(name="reevaluate", flow_run_name="{study_name}-again")
+def _checked(_: Set[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments whose `environment_variables` are names: the server records them."""
+    check_variables(arguments.get("environment_variables", ()))
+    return dict(arguments)
+
+
+@study_flow(name="reevaluate", flow_run_name="{study_name}-again", check=_checked)
 def reevaluate(
     study_name: str,
     *,

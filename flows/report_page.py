@@ -221,8 +221,10 @@ def _sections(
             "Load it",
             code=loading_code(status),
             lines=[
-                f"The study is in {place_text(status.storage)}, its archive in "
-                f"{place_text(status.artifacts)}."
+                visible_line(
+                    f"The study is in {place_text(status.storage)}, its archive in "
+                    f"{place_text(status.artifacts)}."
+                )
             ],
         ),
     ]

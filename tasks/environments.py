@@ -55,10 +55,16 @@ _OTHERWISE = "environment='here' runs trials with what is installed here"
 _OURS = "prefect-optuna"
 _MAX_REASON = 250  # characters at either end
 
+# No others that begin so: SSH takes along whatever is called `LC_`, and people hide tokens there.
+LOCALE = (
+    "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC", "LC_TIME",
+)  # fmt: skip
+"""The variables of the language of a process, beside `LANG`."""
+
 # What uv, git and compilers need. Not what this process has of secrets beside that: building a
 # package runs code of its authors.
 _FOR_UV = {
-    "PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TEMP", "TMP", "LANG", "LANGUAGE", "TZ",
+    *LOCALE, "PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TEMP", "TMP", "LANG", "LANGUAGE", "TZ",
     "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "PROGRAMFILES", "SYSTEMROOT",
     "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "NETRC", "SSH_AUTH_SOCK", "GIT_SSH_COMMAND",
     "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "HTTP_PROXY",
@@ -729,7 +735,7 @@ def _variables() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.upper() in _FOR_UV
         or (
-            name.startswith(("UV_", "XDG_", "LC_"))
+            name.startswith(("UV_", "XDG_"))
             and name not in _NOT_FOR_UV
             and not name.startswith("UV_PUBLISH_")  # packages that are built see them
         )

@@ -95,11 +95,11 @@ def _primaries(server: Server) -> list[Any]:
 
 
 def _ask(server: Server, node: Any, *command: str) -> Any:
-    import redis.exceptions as redis_errors
+    from prefect_optuna.blocks.redis_storage.server import ERRORS
 
     try:
         return node.execute_command(*command)
-    except (redis_errors.RedisError, OSError) as error:
+    except ERRORS as error:
         raise server.explained(error) from server.cause(error)
 
 

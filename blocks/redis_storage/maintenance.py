@@ -206,7 +206,7 @@ def _look(
 
 def _keys_of(server: Server, namespace: str) -> list[str]:
     """Every key of the namespace, also those that nothing leads to."""
-    import redis.exceptions as redis_errors
+    from prefect_optuna.blocks.redis_storage.server import ERRORS
 
     glob = re.sub(r"([*?\[\]\\])", r"\\\1", namespace)
     try:
@@ -215,7 +215,7 @@ def _keys_of(server: Server, namespace: str) -> list[str]:
             for pattern in (f"{{{glob}}}*", f"{{{glob}:*")
             for raw in server.client.scan_iter(match=pattern, count=1000)
         ]
-    except (redis_errors.RedisError, OSError) as error:
+    except ERRORS as error:
         raise server.explained(error) from server.cause(error)
 
 

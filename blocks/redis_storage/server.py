@@ -41,9 +41,13 @@ _PASSING = (
     redis_errors.ClusterDownError,
     redis_errors.TryAgainError,
     redis_errors.MasterDownError,
-    redis_errors.SlotNotCoveredError,
+    redis_errors.RedisClusterException,
     OSError,
 )
+# What clusters raise is no error of Redis for redis-py.
+ERRORS = (redis_errors.RedisError, redis_errors.RedisClusterException, OSError)
+"""The errors of redis-py."""
+
 _PASSING_WORDS = ("BUSY ", "LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
 # What is forbidden inside a script, in the words of Redis 6.2 and 7.
 _FORBIDDEN_WORDS = ("NOPERM", "executing the script can't", "ACL failure in script")
@@ -219,7 +223,7 @@ class Server:
             return client
         except PrefectOptunaError:
             raise
-        except redis_errors.RedisError as error:  # a cluster is asked for its nodes
+        except ERRORS as error:  # a cluster is asked for its nodes
             raise translated(error, self.where) from None
         except (TypeError, ValueError, AttributeError):
             # Their own message names an option; that may be a piece of a password.
@@ -283,7 +287,7 @@ class Server:
         while True:
             try:
                 return once(attempt)
-            except (redis.RedisError, OSError) as error:
+            except ERRORS as error:
                 now = time.monotonic()
                 if attempt == 0:
                     started, deadline = now, now + self.retry_limit

@@ -457,9 +457,11 @@ class ArchivedStudy:
 
     @_explained
     def source(self, version: int | None = None) -> str:
-        """All archived source, module by module, as text that shows what is there.
+        """All archived source, module by module, and the values that it works with, as text.
 
-        Constants that are nothing but data are shortened. What cannot be seen, such as control
+        Constants, the context, axes, and what functions get beside their source: variables of
+        closures, attributes, and defaults and annotations that are others than the source says.
+        Values that are nothing but numbers are shortened. What cannot be seen, such as control
         characters, is written out.
 
         Args:
@@ -783,6 +785,10 @@ class ArchivedStudy:
             lines.append(f"  Context: {', '.join(document['context'])}")
         if document["axes"]:
             lines.append(f"  Axes: {', '.join(document['axes'])}")
+        if version.scope:
+            lines.append(f"  Scope: {as_python(version.scope)}")
+        if environment.variables:
+            lines.append(f"  Runs with the environment variables {environment.variables}")
         acts = {(act.does, act.what): act for act in acts_of(document)}
         if acts:
             lines.append("  Restoring it would, apart from the source:")

@@ -31,11 +31,13 @@ from prefect.context import get_settings_context
 
 from prefect_optuna.blocks._secrets import SecretVariables, is_secret_name, public_text
 from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
+from prefect_optuna.blocks.settings import settings_read_once
 from prefect_optuna.tasks.archive.code.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.code.restore import restore_problem
 from prefect_optuna.tasks.archive.code.review import restore_value
 from prefect_optuna.tasks.archive.record.environment import RECORDED_VARIABLES, Environment
 from prefect_optuna.tasks.environments import (
+    LOCALE,
     EnvironmentChoice,
     PreparedEnvironment,
     prepare_environment,
@@ -66,7 +68,7 @@ _START = (
 # What Python, its packages and numerical libraries need to start as they did; nothing secret.
 _NEEDED = {
     *RECORDED_VARIABLES, "PATH", "TMPDIR", "TEMP", "TMP", "TZ", "LANG", "LANGUAGE", "USER",
-    "LOGNAME",
+    "LOGNAME", *LOCALE,
     "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH", "PYTHONHOME",
     "PYTHONNOUSERSITE", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONWARNINGS", "PYTHONOPTIMIZE",
     "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONSAFEPATH", "PYTHONFAULTHANDLER",
@@ -359,9 +361,7 @@ def _environment(home: str, request: RerunRequest) -> dict[str, str]:
     """The variables of the fresh process: what is needed, what is named, and nothing else."""
     more = request.environment_variables
     check_variables(more)
-    variables = {
-        name: text for name, text in os.environ.items() if name in _NEEDED or name.startswith("LC_")
-    }
+    variables = {name: text for name, text in os.environ.items() if name in _NEEDED}
     if request.threads == "recorded":
         then = request.environment
         for name in RECORDED_VARIABLES:
@@ -409,12 +409,14 @@ def main() -> None:
     answer_to = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # archived code may print
     message = json.load(sys.stdin)
-    get_settings_context()  # Prefect reads its settings here and now, and not where we go
-    os.chdir(message["folder"])
-    try:
-        answer = _answer(message)
-    except ArchiveError as error:
-        answer = {"error": str(error)}
+    # Prefect and we read our settings here and now, and not where we go, where a `.env` may be.
+    get_settings_context()
+    with settings_read_once():
+        os.chdir(message["folder"])
+        try:
+            answer = _answer(message)
+        except ArchiveError as error:
+            answer = {"error": str(error)}
     answer_to.write(json.dumps(answer).encode())
     answer_to.close()
 

@@ -263,6 +263,8 @@ def test_a_client_that_is_not_installed_is_named_with_the_command_that_installs_
         ("s3://", "bucket"),
         ("s3:///a", "bucket"),
         ("s3://key:secret@bucket/x", "options"),
+        ("s3://key:hunter2", "options"),
+        ("sftp://lab:hunter2/x", "no valid URL"),
         ("s3://bucket/x?versionId=1", "query"),
         ("s3://bucket/a/../b", "part '..'"),
         ("sftp://host", "absolute path"),

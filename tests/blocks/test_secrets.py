@@ -38,10 +38,21 @@ def test_a_secret_that_is_known_is_found_as_it_is_written_in_urls() -> None:
         ("postgresql://me:hunter2@host/db?sslpassword=x", "postgresql://me:***@host/db"),
         ("postgresql:/me:hunter2@host", "postgresql:***"),
         ("redis-study-storage/lab", "redis-study-storage/lab"),
+        ("redis:/:hunter2", "redis:***"),
+        ("C:/data", "C:/data"),
+        ("redis://:hunter2", "redis://***"),
+        ("redis://me:/hunter2", "redis://***"),
+        ("postgresql://me:hunter2/db?sslmode=require", "postgresql://***"),
+        ("redis+sentinel://a:26379,me:hunter2/name", "redis+sentinel://***"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("redis+sentinel://a:26379,b:26379/name", "redis+sentinel://a:26379,b:26379/name"),
+        ("grpc://{{ host }}:{{ port }}", "grpc://{{ host }}:{{ port }}"),
+        ("memory://a:b", "memory://a:b"),
     ],
 )
 def test_a_place_is_shown_without_what_may_be_a_password(typed: str, shown: str) -> None:
     assert _secrets.place_text(typed) == shown
+    assert _secrets.has_credentials(typed) == (shown != typed and "://" in typed)
 
 
 def test_a_login_of_which_two_parsers_find_different_passwords_is_refused() -> None:

@@ -314,6 +314,7 @@ BAD = [
     ({"best": 0}, InvalidSettingError, "1 or more"),
     ({"options": {"rtoll": 1}}, InvalidSettingError, "rtol, .*found 'rtoll'"),
     ({"options": {"storage": "x"}}, InvalidSettingError, "found 'storage'"),
+    ({"options": {"environment_variables": ["A=hunter2"]}}, InvalidSettingError, "without their"),
     ({"options": {"repeats": "often"}}, InvalidSettingError, "does not take 'reevaluate/bad'"),
 ]
 

@@ -19,6 +19,7 @@ from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments.cli import main
 from prefect_optuna.flows.reevaluation_report import render_reevaluation
 from prefect_optuna.flows.report import StudyStatus, render_report
+from prefect_optuna.flows.report_page import render_page
 from prefect_optuna.tasks.archive.comparison import StudyDiff
 from prefect_optuna.tasks.archive.record.verification import SignatureCheck
 from prefect_optuna.tasks.reevaluation.verdicts import ReevaluatedTrial, Reevaluation
@@ -79,6 +80,14 @@ def reevaluation_of(text: str) -> Reevaluation:
     return Reevaluation(
         study_name=text, trials=[trial], repeats=2, rtol=0.0, atol=0.0, scope={text: text}
     )
+
+
+def test_a_page_shows_any_folder_as_text() -> None:
+    folder = "/data/\x1b[2J\x9b2J\u202egnp.exe\u200b"
+    status = StudyStatus("none", ("minimize",), [], None, "interrupted", 0.0, folder, folder)
+    page = render_page(status)
+    assert r"/data/\x1b[2J" in page
+    assert not unseen(page)
 
 
 @any_text

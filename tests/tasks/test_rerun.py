@@ -33,8 +33,11 @@ def look(params: dict[str, float]) -> float:
     """Record what code that looks around finds."""
     from prefect.settings import get_current_settings
 
-    current = get_current_settings()
+    from prefect_optuna.blocks import OptunaSettings
+
+    current, ours = get_current_settings(), OptunaSettings.here()
     found = {
+        "settings": [str(secret and "a secret") for secret in (ours.storage, ours.archive_key)],
         "environment": dict(os.environ),
         "home": [str(path) for path in Path.home().rglob("*")],
         "prefect": [str(current.api.url), str(current.api.key and "a key")],
@@ -55,7 +58,9 @@ def test_archived_code_sees_no_secret_of_its_starter(
     (home / ".prefect" / "profiles.toml").write_text(profile)
     folder = tmp_path / "project"
     folder.mkdir()
-    (folder / ".env").write_text(f"PREFECT_API_KEY={CANARY}\nPREFECT_API_URL=http://{CANARY}/api\n")
+    names = ("API_KEY", "API_URL", "INTEGRATIONS_OPTUNA_STORAGE", "INTEGRATIONS_OPTUNA_ARCHIVE_KEY")
+    lines = [f"PREFECT_{name}=memory://{CANARY}\n" for name in names]
+    (folder / ".env").write_text("".join(lines))
     monkeypatch.chdir(folder)
     for name in (
         "prefect_integrations_optuna_archive_key",
@@ -65,6 +70,7 @@ def test_archived_code_sees_no_secret_of_its_starter(
         "GOOGLE_APPLICATION_CREDENTIALS",
         "HTTPS_PROXY",
         "LAB_PASSWORD",
+        "LC_LAB_TOKEN",  # SSH takes along what is called so
     ):
         monkeypatch.setenv(name, CANARY)
     for name, text in {"HOME": str(home), "OMP_NUM_THREADS": "2", "LAB_DATA": "/lab"}.items():
@@ -82,7 +88,7 @@ def test_archived_code_sees_no_secret_of_its_starter(
     text = (folder / "seen.json").read_text()  # it runs in the folder of its starter
     seen = json.loads(text)
     assert CANARY not in text
-    assert seen["prefect"] == ["None", "None"]
+    assert seen["prefect"] == seen["settings"] == ["None", "None"]
     assert not [path for path in seen["home"] if "credentials" in path or "profiles" in path]
     assert seen["environment"]["LAB_DATA"] == "/lab"
     assert seen["environment"]["OMP_NUM_THREADS"] == "2"

@@ -5,8 +5,10 @@ Restoring knows no tag of code that is not in the table here, so that none can b
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks.codec.values import decode_value
 from prefect_optuna.blocks.texts import visible, visible_line
+from prefect_optuna.tasks.archive.code.sources import FunctionNode, parse
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive.code.capture import Capture
 
-_SHOWN = 120  # characters of a value that is only data, in the source text
+_SHOWN = 120  # characters of a value that is only numbers, in the source text
 
 
 def tag_of(data: Any) -> str:
@@ -81,14 +84,9 @@ def _binary(held: Any) -> str:
     return f"{len(content)} bytes, SHA-256 {sha256(content).hexdigest()}"
 
 
-def _made(held: Any) -> str:
-    names = ", ".join(map(str, held[1]))
-    return as_python(held[0]) + (f", and sets {names}" if names else "")
-
-
 def _set(held: Any) -> str:
-    sets = ", ".join(f"{name} = {as_python(inner)}" for name, inner in held[1].items())
-    return f"{as_python(held[0])}, and sets {sets}"
+    sets = ", ".join(f"{name} = {_shortened(inner)}" for name, inner in held[1].items())
+    return as_python(held[0]) + (f", and sets {sets}" if sets else "")
 
 
 def _parts(held: Any) -> str:
@@ -118,8 +116,8 @@ CODE_TAGS: Mapping[str, CodeTag] = {
         lambda held: f"functools.singledispatch({as_python(held[0])}), with {_listed(held[1])}",
     ),
     "$logger": CodeTag("call", lambda held: f"logging.getLogger({held!r})"),
-    "$instance": CodeTag("make", _made),
-    "$pydantic": CodeTag("make", _made),
+    "$instance": CodeTag("make", _set),
+    "$pydantic": CodeTag("make", _set),
     "$with": CodeTag("set", _set),
     "$new": CodeTag(
         "make", lambda held: f"{as_python(held[0])}.__new__({_call(*held[:3])}){_parts(held)}"
@@ -212,6 +210,15 @@ def as_python(data: Any) -> str:
     return "{" + ", ".join(f"{name!r}: {as_python(item)}" for name, item in data.items()) + "}"
 
 
+def _shortened(data: Any) -> str:
+    """The same in full, unless it is only numbers: code may run a text."""
+    text = as_python(data)
+    is_numbers = not any(quote in text for quote in "'\"")
+    if len(text) > _SHOWN and is_numbers and not _has_tag(data, CODE_TAGS.keys() - _DATA_TAGS):
+        return f"{text[: _SHOWN - 3]}..."
+    return text
+
+
 def _has_tag(data: Any, tags: Collection[str]) -> bool:
     if isinstance(data, list):
         return any(_has_tag(item, tags) for item in data)
@@ -224,11 +231,16 @@ def _has_tag(data: Any, tags: Collection[str]) -> bool:
 
 
 def source_text(capture: Capture) -> str:
-    """All source of a capture as text, module by module, with imports and constants."""
+    """All source of a capture as text, module by module, with the values that it works with."""
+    texts = {n: module.text for n, module in module_sources(capture.document["symbols"]).items()}
+    for part in ("context", "axes"):
+        values = capture.document[part].items()
+        lines = [f"{_value_text(f'{part}[{name!r}]', value)}\n" for name, value in values]
+        texts[part] = "".join([texts.get(part, ""), *lines])
     return "\n\n".join(
-        f"# ---- {visible_line(name)} {'-' * (72 - len(name))}\n\n{_visible_lines(module.text)}"
-        for name, module in module_sources(capture.document["symbols"]).items()
-        if module.text
+        f"# ---- {visible_line(name)} {'-' * (72 - len(name))}\n\n{_visible_lines(text)}"
+        for name, text in texts.items()
+        if text
     )
 
 
@@ -262,15 +274,55 @@ def module_sources(symbols: list[dict[str, Any]]) -> dict[str, ModuleSource]:
 
 
 def _symbol_text(symbol: dict[str, Any]) -> str:
+    name = symbol["name"]
     if symbol["mode"] == "source":
-        return symbol["source"]
-    name, value = symbol["name"], symbol["value"]
+        beside = _beside_source(symbol) if symbol["kind"] == "function" else ()
+        lines = [_value_text(f"{name}.{part}", value) for part, value in beside]
+        return "\n".join([symbol["source"], *lines])
+    value = symbol["value"]
     if tag_of(value) == "$import":
         return visible_line(_import_text(str(value["$import"]), name))
-    text = as_python(value)
-    if len(text) > _SHOWN and not _has_tag(value, CODE_TAGS.keys() - _DATA_TAGS):
-        text = f"{text[: _SHOWN - 3]}..."
-    return visible_line(f"# {name} = {text}")
+    return _value_text(name, value)
+
+
+def _value_text(name: str, value: Any) -> str:
+    """A value as a comment."""
+    return visible_line(f"# {name} = {_shortened(value)}")
+
+
+def _beside_source(symbol: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a function is given that its source does not say, or says otherwise.
+
+    Of defaults and annotations the source says nothing: they are restored as values.
+    """
+    defaults, kwdefaults, annotations = _said(symbol["source"])
+    for part, said in (("defaults", defaults), ("kwdefaults", kwdefaults)):
+        if part in symbol and as_python(symbol[part]) != said:
+            yield f"__{part}__", symbol[part]
+    for part in ("annotations", "attributes", "free"):
+        held = symbol.get(part, {})
+        for name, value in held.items() if isinstance(held, dict) else ():
+            if part != "annotations":
+                yield name, value
+            elif isinstance(value, str) and value not in annotations:
+                yield f"__annotations__[{name!r}]", value
+
+
+def _said(source: str) -> tuple[str, str, set[str]]:
+    """What the source of a function says of its defaults and of its annotations, as text."""
+    defaults = kwdefaults = ""
+    annotations: set[str] = set()
+    # It may be of another Python, and a default more than a plain value.
+    with suppress(SyntaxError, StopIteration, ValueError, TypeError, RecursionError):
+        node = next(n for n in ast.walk(parse(source)) if isinstance(n, FunctionNode))
+        given = [arg.annotation for arg in ast.walk(node.args) if isinstance(arg, ast.arg)]
+        for one in (*given, getattr(node, "returns", None)):
+            if one is not None:
+                annotations |= {str(getattr(one, "value", "")), ast.unparse(one)}
+        named = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+        kwdefaults = repr({a.arg: ast.literal_eval(d) for a, d in named if d is not None})
+        defaults = repr([ast.literal_eval(default) for default in node.args.defaults])
+    return defaults, kwdefaults, annotations
 
 
 def _import_text(path: str, name: str) -> str:

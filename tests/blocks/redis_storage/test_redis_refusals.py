@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from redis_servers import RedisServer, make_user
+from redis_servers import RedisServer, make_user, redis_cluster
 from servers import free_port, wait_until
 
 from prefect_optuna.blocks.errors import (
@@ -47,6 +47,19 @@ def refused(kind: type[PrefectOptunaError], url: str, match: str, **options: Any
 
 def test_no_server(tmp_path: Path) -> None:
     refused(StorageUnavailableError, f"redis://:s3cret@127.0.0.1:{free_port()}", "be reached")
+
+
+def test_no_cluster() -> None:
+    url = f"redis+cluster://:s3cret@127.0.0.1:{free_port()}"
+    refused(StorageUnavailableError, url, "be reached")
+
+
+def test_a_cluster_that_goes(tmp_path: Path) -> None:
+    with redis_cluster(tmp_path) as url:
+        storage = RedisStorage(url, namespace="lab", retry_limit=0.1, timeout=2)
+        storage.create_new_study(MINIMIZE)
+    with pytest.raises(StorageUnavailableError, match="namespace 'lab'"):
+        storage.create_new_study(MINIMIZE)
 
 
 def test_a_server_that_hangs(tmp_path: Path) -> None:

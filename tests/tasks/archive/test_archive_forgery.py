@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tracemalloc
@@ -357,6 +358,19 @@ def _newest_run_removed(archived: Archived) -> None:
     del archived.attributes()[runs[-1]]
 
 
+def _trial_twice(archived: Archived) -> None:
+    twice = copy.deepcopy(archived.trial(0))
+    twice.number, twice._trial_id = 4, 1000
+    storage: Any = archived.storage.get_storage()
+    storage._studies[archived.study._study_id].trials.append(twice)
+
+
+def _two_trials_in_each_other_s_place(archived: Archived) -> None:
+    one, other = archived.trial(0), archived.trial(1)
+    one.__dict__, other.__dict__ = other.__dict__, one.__dict__
+    one.number, other.number = other.number, one.number
+
+
 def _axis_and_its_signature_removed(archived: Archived) -> None:
     del archived.attributes()["axis:day"]
     archived.attributes().pop("signature:axis:day")
@@ -424,6 +438,8 @@ def _directions(archived: Archived) -> None:
         _all_trials_of_a_run_missing,
         _newest_version_and_its_trials_removed,
         _newest_run_removed,
+        _trial_twice,
+        _two_trials_in_each_other_s_place,
         _axis_and_its_signature_removed,
         _true_becomes_one,
         _constraint,
@@ -439,6 +455,23 @@ def test_what_signatures_cover_is_refused_trusted_or_not(
     for trusted in (True, False):
         with pytest.raises(ArchiveSignatureError, match="does not run, trusted or not"):
             archived.load().problem(trusted=trusted)
+
+
+def test_a_study_that_was_put_back_to_what_it_was_holds(archived: Archived) -> None:
+    """This nobody can see here: SECURITY.md says so."""
+    before = dict(archived.attributes())
+    archive = OptunaArchive(archived.study, artifacts=archived.artifacts)
+    archive.save_problem(PROBLEM, scope={"of": "later"})
+    signer = archive.signer()
+    assert signer is not None
+    _tell(archived.study, archive, signer)
+    signer.close()
+    assert archived.load().signatures.complete
+    _last_trial_missing(archived)
+    assert not archived.load().signatures.holds
+    archived.attributes().clear()
+    archived.attributes().update(before)
+    assert archived.load().signatures.complete
 
 
 def test_a_removed_attribute_is_missed(archived: Archived) -> None:

@@ -7,6 +7,7 @@ import copy
 import functools
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,66 @@ def test_a_call_is_shown_wherever_it_is_hidden(place: str, tmp_path: Path) -> No
         with contextlib.suppress(TypeError, ArchiveError):  # a number is no function
             archived.problem(trusted=True)
         assert marker.exists()  # so it was worth reading
+
+
+def made_with(expression: str) -> Any:
+    def run(params: dict[str, float], unit: str = "m", *, kind: str = "linear") -> float:
+        return eval(expression) + params["x"]
+
+    return run
+
+
+HARMLESS = Capture.of(
+    Problem(suggest=suggest, run=made_with("1 + 1"), context={"gain": 1.0})
+).document
+
+
+@pytest.mark.parametrize(
+    "part", ["defaults", "kwdefaults", "free", "attributes", "annotations", "context"]
+)
+def test_a_text_that_code_may_run_is_shown_where_the_source_says_another(part: str) -> None:
+    program = f"__import__('os').system('touch {'x' * 200}')"
+    document = copy.deepcopy(HARMLESS)
+    symbol = next(s for s in document["symbols"] if s.get("free"))
+    held: Any = {
+        "defaults": [program],
+        "kwdefaults": {"kind": program},
+        "free": {"expression": program},
+        "attributes": {"note": program},
+        "annotations": {**symbol["annotations"], "unit": program},
+        "context": {"gain": {"$tuple": [1.0, program]}},
+    }[part]
+    (document if part == "context" else symbol)[part] = held
+    assert repr(program) in archived_as(document).source()
+
+
+def test_an_object_is_shown_with_what_it_holds() -> None:
+    program = f"__import__('os').system('touch {'x' * 200}')"
+    held = {"$instance": [{"$import": "types:SimpleNamespace"}, {"program": program}]}
+    archived = archived_as(changed("value", held))
+    assert f"and sets program = {program!r}" in archived.source()
+    assert f"and sets program = {program!r}" in archived.describe()
+
+
+def test_the_scope_and_the_variables_are_shown() -> None:
+    program = f"__import__('os').system('touch {'x' * 200}')"
+    archived = archived_as(HARMLESS)
+    [version] = archived.manifest.versions
+    forged = version.model_copy(update={"scope": {"gain": {"$tuple": [program]}}})
+    archived.manifest = archived.manifest.model_copy(update={"versions": [forged]})
+    environment = replace(archived.environment, variables={"XLA_FLAGS": program})
+    archived._environments = {version.environment: environment}
+    shown = archived.describe()
+    assert f"Scope: {{'gain': ({program!r},)}}" in shown
+    assert f"{{'XLA_FLAGS': {program!r}}}" in shown
+
+
+def test_what_a_source_says_itself_is_not_said_twice() -> None:
+    source = archived_as(copy.deepcopy(HARMLESS)).source()
+    assert "__" not in source.partition("def run")[2].partition("def ")[0]
+    assert "expression = '1 + 1'" in source
+    numbers = archived_as(changed("value", [float(n) for n in range(1000)])).source()
+    assert max(map(len, numbers.splitlines())) < 200
 
 
 def test_a_pickle_is_shown_though_the_list_of_pickles_has_none(tmp_path: Path) -> None:
