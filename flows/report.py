@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 from uuid import UUID
 
@@ -36,7 +36,7 @@ from prefect.settings import get_current_settings
 from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape, fenced
-from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
+from prefect_optuna.blocks.artifacts.trial_log import artifact_pages, logged_artifacts
 from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plot_style
@@ -121,7 +121,8 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
             "What matters", *(_image(PICTURES[n], drawn.get(n)) for n in ("importances", "slices"))
         ),
         _section("The best trial among others", _image("Series of trials", status.ensemble)),
-        _logged(ranked) if single else "",
+        _logged("the study", status.user_attrs),
+        _logged(f"trial {ranked[0].number}", ranked[0].user_attrs) if single and ranked else "",
         _section("Who ran what", _image(PICTURES["timeline"], drawn.get("timeline"))),
         _section("Versions", _versions(status)),
         _section("Runs", _linked("Each run, with its report", report_key(status.study_name))),
@@ -529,13 +530,13 @@ def _took(trial: FrozenTrial) -> str:
     return format_duration(duration.total_seconds()).replace(" ", _NBSP) if duration else ""
 
 
-def _logged(ranked: Sequence[FrozenTrial]) -> str:
-    """List the artifacts that the best trial has kept with `log_artifact`."""
-    names = logged_artifacts(ranked[0]) if ranked else []
-    words = [code(name) for name in names[:40]]
-    if len(names) > 40:
-        words.append(f"and {len(names) - 40} more")
-    return _section(f"Logged by trial {ranked[0].number}", " · ".join(words)) if words else ""
+def _logged(whose: str, user_attrs: Mapping[str, Any]) -> str:
+    """List what was kept with `log_artifact`, with links to what is shown in Prefect's UI."""
+    pages = artifact_pages(user_attrs)
+    words = [(key and _linked(code(name), key)) or code(name) for name, key in pages.items()]
+    if len(words) > 40:
+        words[40:] = [f"and {len(words) - 40} more"]
+    return _section(f"Logged by {whose}", " · ".join(words)) if words else ""
 
 
 def last_day(status: StudyStatus, bold: str = "") -> str:

@@ -211,4 +211,5 @@ def _status_of(study: Study, block: StudyStorage, filesystem: ArtifactFileSystem
         study_id=study._study_id,  # pyright: ignore[reportPrivateUsage] - optuna-dashboard's key
         versions=manifest.versions if manifest else (),
         reevaluations=last_reevaluations(filesystem, manifest),
+        user_attrs=study.user_attrs,
     )

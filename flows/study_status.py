@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial
 
@@ -32,6 +32,7 @@ class StudyStatus:
     Attributes:
         trials: all of its trials, or some of them, where it is too large.
         summary: the summary of all, where there is one; else it is made of the trials.
+        user_attrs: those of the study.
     """
 
     study_name: str
@@ -52,3 +53,4 @@ class StudyStatus:
     summary: StudySummary | None = None
     versions: Sequence[Version] = ()
     reevaluations: Sequence[Reevaluation] = ()
+    user_attrs: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -114,6 +114,7 @@ class StudyWatch:
             study_id=self._study._study_id,  # pyright: ignore[reportPrivateUsage]
             versions=manifest.versions if manifest else (),
             reevaluations=self._reevaluations or (),
+            user_attrs=self._study.user_attrs if self._state != "running" else {},
         )
         if self._events is not None:
             self._events.look(status)

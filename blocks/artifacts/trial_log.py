@@ -8,6 +8,7 @@ the study's folder, and its attribute says where.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,7 +20,7 @@ from optuna.trial import BaseTrial, FrozenTrial
 from prefect_optuna.blocks._artifact_paths import checked_path
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.artifact import Artifact
-from prefect_optuna.blocks.artifacts.faces import publish_artifact
+from prefect_optuna.blocks.artifacts.faces import artifact_key, publish_artifact
 from prefect_optuna.blocks.artifacts.records import ArtifactVersion
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
 from prefect_optuna.blocks.errors import (
@@ -32,6 +33,7 @@ from prefect_optuna.blocks.locations import as_artifact_filesystem
 from prefect_optuna.blocks.study_identity import claim_folder
 
 _METRIC, _PARAMETER, _TAGS, _ARTIFACT = "metric:", "parameter:", "tags", "artifact:"
+_KEY = re.compile("[a-z0-9-]+")  # of an artifact in Prefect
 
 Location: TypeAlias = ArtifactFileSystem | str | Path | None
 
@@ -191,6 +193,7 @@ def log_artifact(
         "sha256": version.sha256,
         "bytes": version.size,
         "path": version.path,
+        **({"key": artifact_key(study.study_name, name)} if publish else {}),
     }
     _set(study_or_trial, key, reference)
     if publish:
@@ -221,6 +224,17 @@ def logged_artifacts(trial: Trial | FrozenTrial) -> list[str]:
         []
     """
     return list(_named(trial, _ARTIFACT))
+
+
+def artifact_pages(user_attrs: Mapping[str, Any]) -> dict[str, str]:
+    """The artifacts that a study or a trial has logged: the key of each page, or an empty text."""
+    pages: dict[str, str] = {}
+    for name, reference in user_attrs.items():
+        if name.startswith(_ARTIFACT):
+            key = str(reference.get("key", "")) if isinstance(reference, dict) else ""
+            # Whoever writes to the storage writes these, too.
+            pages[name.removeprefix(_ARTIFACT)] = key if _KEY.fullmatch(key) else ""
+    return pages
 
 
 def load_artifact(

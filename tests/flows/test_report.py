@@ -27,6 +27,8 @@ from prefect.settings import temporary_settings
 from servers import free_port, wait_until
 
 from prefect_optuna import ArchivedStudy, OptunaArchive, Problem, log_artifact
+from prefect_optuna.blocks.artifacts import trial_log
+from prefect_optuna.blocks.artifacts.faces import artifact_key
 from prefect_optuna.flows.gallery import Gallery
 from prefect_optuna.flows.plot_style import figure_png
 from prefect_optuna.flows.report import (
@@ -267,6 +269,28 @@ def test_what_the_best_trial_has_logged_is_named_and_loaded_by_the_code(tmp_path
     exec(code[1], names)
     assert eval(code[2], names) == {"peak": 1.0}
     assert "Logged" not in render_report(status_of(study_of([1.0])), pictures=False).markdown
+
+
+def test_what_was_logged_is_linked_to_where_it_is_shown(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(trial_log, "publish_artifact", lambda *of, **_: shown.append(of))
+    study = optuna.create_study(study_name="linked")
+    places: dict[str, Any] = {"artifacts": str(tmp_path), "publish": True}
+    log_artifact(study, "note", {"by": "me"}, **places)
+    trial = study.ask()
+    log_artifact(trial, "a curve", {"peak": 1.0}, **places)
+    log_artifact(trial, "hidden", 1, artifacts=str(tmp_path))
+    trial.set_user_attr("artifact:forged", {"key": "](http://elsewhere)"})
+    study.tell(trial, 1.0)
+    status = dataclasses.replace(status_of(study, study_name="linked"), user_attrs=study.user_attrs)
+    with temporary_settings({"ui_url": "http://lab:4200"}):
+        said = render_report(status, pictures=False).markdown
+    pages = [f"http://lab:4200/artifacts/key/{artifact_key(*of[:2])}" for of in shown]
+    assert f"## Logged by the study\n\n[`note`]({pages[0]})" in said
+    assert f"## Logged by trial 0\n\n[`a curve`]({pages[1]}) · `hidden` · `forged`" in said
+    assert "[`" not in render_report(status, pictures=False).markdown
 
 
 def test_passwords_in_a_location_are_masked() -> None:
