@@ -93,11 +93,29 @@ def test_a_page_shows_any_folder_as_text() -> None:
 @any_text
 def test_a_report_has_no_markup_but_its_own(text: str) -> None:
     status = StudyStatus(
-        text, ("minimize",), hostile_trials(text), None, "failed", 3.0, text, text, notes=(text,)
+        text,
+        ("minimize",),
+        hostile_trials(text),
+        None,
+        "failed",
+        3.0,
+        text,
+        text,
+        notes=(text,),
+        user_attrs={
+            f"artifact:{text}": {"key": f") {text}"},
+            "artifact:shown": {"key": "study-a--shown"},
+        },
     )
-    report = render_report(status, pictures=False)
-    assert unseen(report.markdown) == set()
-    assert kinds(report.markdown) <= OURS
+    with temporary_settings({"ui_url": "http://lab:4200"}):
+        said = render_report(status, pictures=False).markdown
+    assert unseen(said) == set()
+    ours = re.compile(
+        r"\[(Each run, with its report|`shown`)\]\(http://lab:4200/artifacts/key/[a-z0-9-]+\)"
+    )
+    said, links = ours.subn("", said)
+    assert links == 2
+    assert kinds(said) <= OURS
 
 
 @pytest.mark.slow
