@@ -18,7 +18,6 @@ from pathlib import Path
 from prefect_optuna.deployments import LocalServer
 from prefect_optuna.flows.found_server import BACKGROUND_HOME
 
-ROUNDS = 5
 PROGRAM = """
 import sys, time
 import optuna
@@ -50,10 +49,10 @@ if __name__ == "__main__":
 """
 
 
-def measured(ways: dict[str, tuple[str, str | None]], folder: Path) -> None:
+def measured(ways: dict[str, tuple[str, str | None]], folder: Path, rounds: int = 7) -> None:
     """Print the time from the call to the first trial for each way, taken in turn."""
     took: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for name, (what, api_url) in ways.items():
             program = folder / f"{name.replace(' ', '-')}-{number}.py"
             program.write_text(PROGRAM, encoding="utf-8")
@@ -89,7 +88,7 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as one:
         print("without one: Prefect starts a temporary one")
-        measured({"optimize": ("optimize", None), bare: (bare, None)}, Path(one))
+        measured({"optimize": ("optimize", None), bare: (bare, None)}, Path(one), rounds=2)
 
 
 if __name__ == "__main__":
