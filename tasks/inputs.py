@@ -207,14 +207,13 @@ class _Notes:
 _notes: _Notes | None = None
 
 
-def _is_hidden(path: str) -> bool:
+def _is_hidden(path: str, folders: Sequence[str]) -> bool:
     """Tell whether a path is hidden, and so most likely holds credentials, as ~/.aws does."""
     if f"{os.sep}.env" in path:
         return True
-    # A study may itself lie below a hidden folder. As texts, for this is asked in every trial.
-    for folder in (os.getcwd(), os.path.expanduser("~")):  # noqa: PTH109, PTH111
-        if path.startswith(f"{folder}{os.sep}"):
-            first = path.removeprefix(f"{folder}{os.sep}").partition(os.sep)[0]
+    for folder in folders:
+        if path.startswith(folder):
+            first = path.removeprefix(folder).partition(os.sep)[0]
             return first.startswith(".") and first not in _DATA_FOLDERS
     return False
 
@@ -222,7 +221,9 @@ def _is_hidden(path: str) -> bool:
 def note_inputs(writer: ResultWriter, paths: Mapping[str, str]) -> None:
     """Note files that a trial has read. What is noted already costs a look at the file's size."""
     global _notes
-    wanted = {path: given for path, given in paths.items() if not _is_hidden(path)}
+    # A study may itself lie below a hidden folder. As texts, for this is asked in every trial.
+    folders = [os.path.join(one, "") for one in (os.getcwd(), os.path.expanduser("~"))]  # noqa: PTH109, PTH111, PTH118
+    wanted = {path: given for path, given in paths.items() if not _is_hidden(path, folders)}
     if not wanted or not writer.version:
         return
     if _notes is None or _notes.pid != os.getpid():  # a forked process has no such thread
