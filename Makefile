@@ -79,8 +79,10 @@ peers: .venv/installed .cache/peers/installed ## measure the same study with oth
 	$(BIN)/python tests/benchmarks/peers.py $(ARGS)
 
 .PHONY: docs
-docs: .venv/installed-docs chromium ## build the documentation site into .cache/site/html; a dead link fails
+docs: .venv/installed-docs .venv/installed-test chromium ## build the documentation site into .cache/site/html, and run its code
 	$(BIN)/python deployments/site/build.py
+	$(BIN)/python -m pytest --numprocesses=3 -m "slow or not slow" \
+		tests/packaging/test_site.py tests/packaging/test_examples.py
 
 .PHONY: again
 again: .venv/installed-again ## archive, delete and run again scripts as people write them
