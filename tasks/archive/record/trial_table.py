@@ -16,6 +16,7 @@ from prefect_optuna.blocks import logged_metrics
 from prefect_optuna.blocks.codec.tables import from_arrow
 from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 
 TableKind = Literal["arrow", "pandas", "polars"]
 
@@ -31,7 +32,7 @@ def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
     Returns:
         `number`, `state`, `value` (or `value.0`, `value.1`, ...), `started`, `completed`,
         `seconds`; then `param.NAME`, `metric.NAME`, `constraint.NAME` and `user.NAME`. Attributes
-        that are lists or mappings are JSON.
+        that are lists or mappings are JSON; where an archived result is, is not among them.
 
     Example:
         >>> import optuna
@@ -59,7 +60,11 @@ def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
         "metric": metrics,
         "constraint": [trial.constraints for trial in trials],
         "user": [
-            {k: v for k, v in trial.user_attrs.items() if k.removeprefix("metric:") not in logged}
+            {
+                name: value
+                for name, value in trial.user_attrs.items()
+                if name.removeprefix("metric:") not in logged and not _is_reference(name, value)
+            }
             for trial, logged in zip(trials, metrics, strict=True)
         ],
     }
@@ -70,6 +75,11 @@ def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
                 _utf8(cell) if isinstance(cell, str) else cell for cell in cells
             ]
     return columns
+
+
+def _is_reference(name: str, value: Any) -> bool:
+    """Tell whether an attribute says where a result is archived."""
+    return name == RESULT_KEY and isinstance(value, Mapping) and "sha256" in value
 
 
 def trial_table(trials: Sequence[FrozenTrial], kind: TableKind = "arrow") -> Any:

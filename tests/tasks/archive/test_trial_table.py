@@ -118,3 +118,10 @@ def test_a_terminal_obeys_nothing_that_stands_in_a_table() -> None:
     write_csv([trial], written)
     assert shown.getvalue().replace("\n", "").isprintable()
     assert evil in written.getvalue()
+
+
+@pytest.mark.parametrize("own", [{"sha256": "ab", "inline": [1]}, "mine"])
+def test_where_an_archived_result_is_is_no_column(own: object) -> None:
+    trial = optuna.trial.create_trial(value=0.5, user_attrs={"result": own, "seed": 3})
+    named = [n for n in trial_table([trial]).column_names if n.startswith("user.")]
+    assert named == (["user.seed"] if isinstance(own, dict) else ["user.result", "user.seed"])
