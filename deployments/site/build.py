@@ -99,7 +99,7 @@ def check_documented(name: str, thing: object) -> None:
 def write_reference(pages: Path) -> list[str]:
     """A page for each floor and room, with every name that it promises."""
     folder = pages / "reference"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     made: list[str] = []
     for title, package in SOURCES.items():
         module = importlib.import_module(package)
@@ -135,6 +135,7 @@ def main() -> int:
     settings["nav"][-1]["Reference"] = [
         *write_reference(pages),
         {"Command line": write_command_line(pages)},
+        *settings["nav"][-1]["Reference"],
     ]
     (SITE / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", "mkdocs.yml"]
