@@ -79,8 +79,20 @@ class StudySummary:
 
     def elapsed(self, *, until_now: bool) -> float:
         """The seconds from the first trial's start to the last one's end, or to now."""
-        end = datetime.now() if until_now else self.last  # noqa: DTZ005 - as Optuna's times are
-        return (end - self.started).total_seconds() if end and self.started else 0.0
+        return seconds_between(self.started, self.last, until_now=until_now)
+
+
+def span_of(trials: Sequence[FrozenTrial]) -> tuple[datetime | None, datetime | None]:
+    """When the first trial was started, and when one was last started or ended."""
+    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
+    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
+    return min(starts, default=None), max([*starts, *ends], default=None)
+
+
+def seconds_between(started: datetime | None, last: datetime | None, *, until_now: bool) -> float:
+    """The seconds of such a span, or to now; 0 where no trial was started."""
+    end = datetime.now() if until_now else last  # noqa: DTZ005 - as Optuna's times are
+    return (end - started).total_seconds() if end and started else 0.0
 
 
 def summarize(study: Study) -> StudySummary:
@@ -113,8 +125,7 @@ def look_at(study: Study, most: int) -> tuple[StudySummary, Sequence[FrozenTrial
 def summary_of(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> StudySummary:
     """Sum up the trials of a study."""
     ranked = best_first(trials, directions)
-    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
-    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
+    started, last = span_of(trials)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return StudySummary(
         states=Counter(trial.state for trial in trials),
@@ -122,8 +133,8 @@ def summary_of(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> Stud
         infeasible=sum(not is_feasible(trial) for trial in complete),
         best=ranked[:MOST_BEST] if len(directions) == 1 else ranked,
         unfinished=[trial for trial in trials if not trial.state.is_finished()],
-        started=min(starts, default=None),
-        last=max([*starts, *ends], default=None),
+        started=started,
+        last=last,
     )
 
 

@@ -270,20 +270,20 @@ class LocalServer:
 
 def _send_pending() -> None:
     """Send the events and log lines that wait in this process."""
+    workers = (APILogWorker, EventsWorker)
 
     async def drain() -> None:
-        for worker in (APILogWorker, EventsWorker):
+        for worker in workers:
             await worker.drain_all(at_exit=False)  # pyright: ignore[reportGeneralTypeIssues]
 
     # Each warns of what is still to be sent, and that is what is waited for.
-    loggers = [logging.getLogger(worker.__name__) for worker in (APILogWorker, EventsWorker)]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    levels = {(logger := logging.getLogger(one.__name__)): logger.level for one in workers}
+    for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
         run_coro_as_sync(drain())
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Sequence
-from datetime import datetime
 
 from optuna.trial import FrozenTrial
 from prefect.logging import get_logger
@@ -16,7 +15,7 @@ from prefect_optuna.blocks import (
     StorageUnavailableError,
     StudyStorage,
 )
-from prefect_optuna.blocks.study_summary import best_first
+from prefect_optuna.blocks.study_summary import best_first, seconds_between, span_of
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.events import StudyEvents
 from prefect_optuna.flows.session import lost_trials
@@ -90,10 +89,6 @@ class StudyWatch:
     def status(self) -> StudyStatus:
         """Return the study's status now."""
         trials = self.trials()
-        # Of the study and not of this run, for beside it stands the number of all trials.
-        times = [at for t in trials for at in (t.datetime_start, t.datetime_complete) if at]
-        if self._state == "running":
-            times.append(datetime.now())  # noqa: DTZ005 - local, as Optuna's times
         manifest = self._archive.manifest
         if self._state != "running" and self._reevaluations is None:
             self._reevaluations = last_reevaluations(self._archive.artifacts, manifest)
@@ -103,7 +98,8 @@ class StudyWatch:
             trials=trials,
             n_trials=self._n_trials,
             state=self._state,
-            elapsed=(max(times) - min(times)).total_seconds() if times else 0.0,
+            # Of the study and not of this run, for beside it stands the number of all trials.
+            elapsed=seconds_between(*span_of(trials), until_now=self._state == "running"),
             storage=self._storage_block.location,
             artifacts=self._archive.location,
             best_figure=self._picture.png(trials, final=self._state != "running"),
