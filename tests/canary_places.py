@@ -7,6 +7,7 @@ leaves in the current directory, in databases and on the server, is for the test
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import logging
@@ -76,6 +77,9 @@ class House:
         postgresql: the port of a server that asks for no password.
         redis: the port of a server whose password is the secret of the place `redis`.
         s3: the URL of a server that takes any credentials.
+        sftp: the port of a server whose password is the secret of the place `sftp`.
+        known_hosts: the file that says who that server is.
+        azure: the port of a server with the account `canary`, whose key is the secret of `azure`.
         inputs: a folder for what may hold secrets.
     """
 
@@ -84,6 +88,9 @@ class House:
     postgresql: int
     redis: int
     s3: str
+    sftp: int
+    known_hosts: str
+    azure: int
     inputs: str
 
     @cached_property
@@ -441,6 +448,54 @@ def s3_options(house: House, secret: str) -> None:
     attempt(lambda: ArtifactFileSystem(url="s3://canary", options=secret))
     wrong = {"url": "s3://canary/options", "options": {**good, "endpoint_url": secret}}
     attempt(lambda: go(objective, house.study("s3_options"), artifacts=wrong))
+
+
+@kept
+def sftp(house: House, secret: str) -> None:
+    """A folder of another machine, with a password that is right and with one that is wrong."""
+    url = f"sftp://lab@127.0.0.1:{house.sftp}{Path.cwd() / 'sftp'}"
+    options = {"password": secret, "known_hosts": house.known_hosts}
+    in_artifacts("sftp", house, url, options)
+    attempt(ArtifactFileSystem(url=url, options={**options, "password": f"{secret}!"}).check)
+    stranger = {**options, "known_hosts": os.devnull}
+    attempt(ArtifactFileSystem(url=url, options=stranger).check)
+    attempt(lambda: ArtifactFileSystem(url=url.replace("lab@", f"lab:{quoted(secret)}@")))
+
+
+@kept
+def azure(house: House, secret: str) -> None:
+    """A container, with a key that is right and with one that is wrong."""
+    import fsspec
+
+    def options(key: str) -> dict[str, Any]:
+        blobs = f"http://127.0.0.1:{house.azure}/canary"
+        address = {
+            "DefaultEndpointsProtocol": "http",
+            "AccountName": "canary",
+            "AccountKey": base64.b64encode(key.encode()).decode(),
+            "BlobEndpoint": blobs,
+        }
+        return {"connection_string": "".join(f"{name}={it};" for name, it in address.items())}
+
+    fsspec.filesystem("abfs", **options(secret)).mkdir("canary")
+    in_artifacts("azure", house, "abfs://canary/block", options(secret))
+    for wrong in (options(f"{secret}!"), {"connection_string": secret}, {"account_key": secret}):
+        attempt(ArtifactFileSystem(url="abfs://canary/block", options=wrong).check)
+
+
+def in_artifacts(place: str, house: House, url: str, options: dict[str, Any]) -> None:
+    """Archive a study there, by the fields of a block and by a saved one, and use it."""
+    block = ArtifactFileSystem(url=url, options=options)
+    block.save(f"canary-{place}", overwrite=True)
+    name, study = f"artifact-file-system/canary-{place}", house.study(place)
+    show(block, block.location(), ArtifactFileSystem.load(f"canary-{place}"))
+    show(go(PROBLEM, study, artifacts={"url": url, "options": options}))
+    archived = ArchivedStudy.load(study, artifacts=name)
+    show(archived, archived.describe(), gc(artifacts=name))
+    show(reevaluate(study, artifacts=name, trusted=True), report(study, artifacts=name))
+    archived.export(f"{place}.zip")
+    repository = ArtifactRepository(name, "own")
+    show(repository, repository.log("note", "text", publish=True))
 
 
 # -- what a problem holds ------------------------------------------------------------------------

@@ -256,8 +256,10 @@ def gcs_server(directory: Path) -> Generator[str]:
 
 
 @contextmanager
-def azure_server(directory: Path) -> Generator[int]:
+def azure_server(directory: Path, account: str | None = None) -> Generator[int]:
     """A server that speaks the protocol of Azure's blobs, Azurite; yields its port.
+
+    Its account is Azurite's own, or one of the name and the key in `account`, with a colon between.
 
     Raises:
         RuntimeError: It is not installed.
@@ -275,7 +277,8 @@ def azure_server(directory: Path) -> Generator[int]:
         "--location", str(directory), "--skipApiVersionCheck", "--disableTelemetry",
     ]
     # fmt: on
-    with running(command, log_file) as process:
+    accounts = {"AZURITE_ACCOUNTS": account} if account is not None else {}
+    with running(command, log_file, **accounts) as process:
         wait_until_listening(port, process, log_file)
         yield port
 
@@ -290,7 +293,7 @@ class Server(asyncssh.SSHServer):
     def password_auth_supported(self):
         return True
     def validate_password(self, username, password):
-        return (username, password) == ("lab", "hunter2")
+        return (username, password) == ("lab", sys.argv[3])
 
 async def main(port, known_hosts):
     key = asyncssh.generate_private_key("ssh-ed25519")
@@ -306,14 +309,14 @@ asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
 
 
 @contextmanager
-def sftp_server(directory: Path) -> Generator[tuple[int, Path]]:
-    """An SSH server, asyncssh's, for `lab` with the password `hunter2`; its port and known_hosts.
+def sftp_server(directory: Path, password: str = "hunter2") -> Generator[tuple[int, Path]]:
+    """An SSH server, asyncssh's, for the user `lab`; its port and known_hosts.
 
     It serves the whole machine, as an SSH server does: use paths of your own.
     """
     port, known_hosts = free_port(), directory / "known_hosts"
     log_file = directory / "sftp.log"
-    command = [sys.executable, "-c", SFTP_SERVER, str(port), str(known_hosts)]
+    command = [sys.executable, "-c", SFTP_SERVER, str(port), str(known_hosts), password]
     with running(command, log_file) as process:
         wait_until_listening(port, process, log_file)
         yield port, known_hosts

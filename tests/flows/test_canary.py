@@ -30,6 +30,7 @@ import pyarrow as pa
 import pytest
 from canary import Canary
 from redis_servers import RedisServer
+from servers import azure_server, sftp_server
 from storages_under_test import PostgresServer
 
 from prefect_optuna.deployments import LocalServer
@@ -87,6 +88,12 @@ def planted(
             RedisServer(others / "redis", password=planted.canary.secret("redis"))
         )
         postgresql = stack.enter_context(PostgresServer(others / "postgresql"))
+        sftp_port, known_hosts = stack.enter_context(
+            sftp_server(others, planted.canary.secret("sftp"))
+        )
+        (blobs := planted.folder / "azure").mkdir()
+        key = base64.b64encode(planted.canary.secret("azure").encode()).decode()
+        azure = stack.enter_context(azure_server(blobs, f"canary:{key}"))
         inputs = write_inputs(others / "inputs", planted.canary.secret("sources"))
         settings = {
             "core": planted.canary.core,
@@ -94,6 +101,9 @@ def planted(
             "postgresql": postgresql.port,
             "redis": redis.port,
             "s3": s3_server,
+            "sftp": sftp_port,
+            "known_hosts": str(known_hosts),
+            "azure": azure,
             "inputs": str(inputs),
         }
         run_program(planted, settings)

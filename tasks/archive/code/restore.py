@@ -73,7 +73,24 @@ def restore_problem(capture: Capture, environment: Environment | None = None) ->
 
     Warns:
         OtherPythonWarning: it is for another version of Python, in which it also compiles.
+
+    Raises:
+        ArchiveError: a package that it needs is missing, its code fails, or it is damaged.
     """
+    try:
+        return _restore(capture, environment)
+    except ArchiveError:
+        raise
+    except Exception as error:
+        raise ArchiveError(
+            f"The archived problem could not be restored: {type(error).__name__}: {error}. "
+            "Compare the installed packages with those of the archive: "
+            "ArchivedStudy.environment.diff(). Where they are the same, the archive is damaged: "
+            "bring the study's attributes and the files of its archive back from a copy."
+        ) from error
+
+
+def _restore(capture: Capture, environment: Environment | None) -> Problem:
     from prefect_optuna.tasks.problem import Problem
 
     with _lock:
@@ -87,7 +104,7 @@ def restore_problem(capture: Capture, environment: Environment | None = None) ->
                     f"The archived code ran in Python {restorer.python}, and this is {_PYTHON}. "
                     "Results may differ.",
                     OtherPythonWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
             _restored[capture.code_version] = restorer
     document = capture.document

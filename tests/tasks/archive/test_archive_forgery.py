@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -24,6 +25,8 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.errors import ArchiveSignatureError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
+from prefect_optuna.tasks.archive import Capture
+from prefect_optuna.tasks.archive.code.restore import restore_problem
 from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
 from prefect_optuna.tasks.archive.series.blobs import blob_path
 
@@ -529,3 +532,30 @@ def test_a_result_of_another_study_is_refused_without_a_key(
     archived.trial()._user_attrs["result"] = theirs
     with pytest.raises(ArchiveError, match="is not of this study"):
         archived.load().result(0)
+
+
+def _damaged_places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to each part of some JSON."""
+    items = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, list)
+        else ()
+    )
+    return [
+        way for key, part in items for way in [(*path, key), *_damaged_places(part, (*path, key))]
+    ]
+
+
+@pytest.mark.parametrize("other", [None, 7, "x", [[]], {"$tuple": 1}], ids=json.dumps)
+def test_a_document_damaged_anywhere_is_an_archive_error_though_it_is_trusted(other: Any) -> None:
+    capture = Capture.of(PROBLEM)
+    for *owner, last in _damaged_places(capture.document):
+        document = copy.deepcopy(capture.document)
+        held = document
+        for key in owner:
+            held = held[key]
+        held[last] = other
+        with contextlib.suppress(ArchiveError):  # or it makes no difference
+            restore_problem(Capture(document, capture.blobs))
