@@ -82,7 +82,7 @@ def plot(result: dict[str, np.ndarray], params: dict[str, float]) -> Figure:
 
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
-    for name, counts, colour in (("hare", HARES, "#E69F00"), ("lynx", LYNX, "#0072B2")):
+    for name, counts, colour in (("hare", HARES, "#0072B2"), ("lynx", LYNX, "#E69F00")):
         axes.plot(YEARS, counts, "o", color=colour, markersize=5)
         axes.plot(YEARS, result[name], "-", color=colour, linewidth=2, label=name)
         axes.annotate(
