@@ -122,6 +122,29 @@ def write_command_line(pages: Path) -> str:
     return "reference/command-line.md"
 
 
+def write_settings(pages: Path) -> str:
+    """Each setting with its variable and its default."""
+    from prefect_optuna.blocks import OptunaSettings
+
+    lines = [
+        "# Settings",
+        "",
+        "Each is read from its environment variable, from a `.env` file, from Prefect's active "
+        "profile, or by the end of its name from `prefect.toml` (below `[integrations.optuna]`) "
+        "and `pyproject.toml` (below `[tool.prefect.integrations.optuna]`): `lease = 30`. "
+        "[`OptunaSettings`](blocks.md#prefect_optuna.blocks.OptunaSettings) says more of each.",
+        "",
+        "| variable | what it is | default |",
+        "|---|---|---|",
+    ]
+    for name, field in OptunaSettings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        variable = f"PREFECT_INTEGRATIONS_OPTUNA_{name.upper()}"
+        lines.append(f"| `{variable}` | {field.description} | {default} |")
+    (pages / "reference/settings.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return "reference/settings.md"
+
+
 def main() -> int:
     """Build the site; the exit code of the generator."""
     shutil.rmtree(SITE, ignore_errors=True)
@@ -135,6 +158,7 @@ def main() -> int:
     settings["nav"][-1]["Reference"] = [
         *write_reference(pages),
         {"Command line": write_command_line(pages)},
+        {"Settings": write_settings(pages)},
         *settings["nav"][-1]["Reference"],
     ]
     (SITE / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
