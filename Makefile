@@ -81,7 +81,7 @@ peers: .venv/installed .cache/peers/installed ## measure the same study with oth
 .PHONY: docs
 docs: .venv/installed-docs .venv/installed-test chromium ## build the documentation site into .cache/site/html, and run its code
 	$(BIN)/python deployments/site/build.py
-	$(BIN)/python -m pytest --numprocesses=3 -m "slow or not slow" \
+	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal -m "slow or not slow" \
 		tests/packaging/test_site.py tests/packaging/test_examples.py
 
 .PHONY: again
