@@ -697,7 +697,8 @@ def _unavailable(
             [
                 "The environment of the trials cannot be built here. What cannot be had:",
                 *lines,
-                f"{ways}. uv looks where its settings say, such as UV_INDEX and UV_FIND_LINKS.",
+                f"What can be done: {ways}. uv looks where its settings say, such as UV_INDEX and "
+                "UV_FIND_LINKS.",
             ]
         ),
         dict(nearest),

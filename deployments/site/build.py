@@ -130,18 +130,16 @@ def write_settings(pages: Path) -> str:
         "# Settings",
         "",
         "Each is read from its environment variable, from a `.env` file, from Prefect's active "
-        "profile, or by the end of its name from `prefect.toml` (below `[integrations.optuna]`) "
-        "and `pyproject.toml` (below `[tool.prefect.integrations.optuna]`): `lease = 30`. "
+        "profile, or by its own name from `prefect.toml`, below `[integrations.optuna]`, and from "
+        "`pyproject.toml`, below `[tool.prefect.integrations.optuna]`: `lease = 30`. "
         "[`OptunaSettings`](blocks.md#prefect_optuna.blocks.OptunaSettings) says more of each.",
         "",
-        "| variable | what it is | default |",
-        "|---|---|---|",
     ]
     for name, field in OptunaSettings.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
-        variable = f"PREFECT_INTEGRATIONS_OPTUNA_{name.upper()}"
-        lines.append(f"| `{variable}` | {field.description} | {default} |")
-    (pages / "reference/settings.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        default = "" if field.default is None else f" By default `{field.default}`."
+        variable = f"`PREFECT_INTEGRATIONS_OPTUNA_{name.upper()}`"
+        lines += [f"## `{name}`", "", f"{field.description}{default}", "", variable, ""]
+    (pages / "reference/settings.md").write_text("\n".join(lines), encoding="utf-8")
     return "reference/settings.md"
 
 
