@@ -98,7 +98,8 @@ def test_calls_and_trials_read_do_not_grow_with_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # How it stands as a whole, with what others do, is looked at now and then.
-    monkeypatch.setattr(study_run, "REFRESH_SECONDS", 600)
+    for seconds in ("REFRESH_SECONDS", "RECOVER_SECONDS"):
+        monkeypatch.setattr(study_run, seconds, 600)
     few, many = [
         cost(JournalStudyStorage(path=tmp_path / f"{before}.journal"), before)
         for before in (1_000, 100_000)
