@@ -93,6 +93,7 @@ def cost(block: JournalStudyStorage, before: int) -> tuple[Counter[str], int]:
     return calls - first_calls, trials - first_trials
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_calls_and_trials_read_do_not_grow_with_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
