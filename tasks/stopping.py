@@ -92,14 +92,33 @@ class Stopping:
         return file.with_suffix(".asked")
 
 
+TOLD_TO_PRUNE = "prefect_optuna:told_to_prune"
+"""The system attribute of a complete trial that lists after how many reports it could have ended.
+
+Code may return what it has, as with `WilcoxonPruner`, or go on, in place of `TrialPruned`.
+"""
+
+
 class FlowTrial(optuna.Trial):
-    """An Optuna trial that also hears when its machine is about to go."""
+    """An Optuna trial that also hears when its machine is about to go.
+
+    Attributes:
+        told_to_prune: after how many reports it was told that it may as well end.
+    """
 
     def __init__(
         self, study: optuna.Study, trial_id: int, stopping: Stopping | None = None
     ) -> None:
         super().__init__(study, trial_id)
         self._stopping = Stopping() if stopping is None else stopping
+        self.told_to_prune: list[int] = []
+
+    def should_prune(self) -> bool:
+        """Tell whether Optuna's pruner gives the trial up."""
+        is_given_up = super().should_prune()
+        if is_given_up:
+            self.told_to_prune.append(len(self._cached_frozen_trial.intermediate_values))
+        return is_given_up
 
     def __getattr__(self, name: str) -> NoReturn:
         """Say what a trial lacks as Optuna's own would, and what may have been meant."""

@@ -30,7 +30,7 @@ from prefect_optuna.tasks.inputs import files_read, note_inputs
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.resources import Resources
 from prefect_optuna.tasks.seeding import Seeding, seeding, trial_seed
-from prefect_optuna.tasks.stopping import FlowTrial, Stopping, TrialStopped
+from prefect_optuna.tasks.stopping import TOLD_TO_PRUNE, FlowTrial, Stopping, TrialStopped
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ class TrialRunner:
                 # which may change it.
                 encoded = self.writer.encode(result, numbers=self.problem.evaluate is not None)
             values = self._evaluate(assignment, result, trial)
+            _note_pruning(trial)
         except optuna.TrialPruned as pruned:
             outcome = Outcome(number, "pruned", error=pruned, message=str(pruned))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's
@@ -293,6 +294,13 @@ def _delivered(
         message = error_words(error)
         return replace(outcome, state="failed", values=None, error=error, message=message)
     return outcome
+
+
+def _note_pruning(trial: BaseTrial | None) -> None:
+    """Have the study know when a complete trial was told to end: it is told so again."""
+    if isinstance(trial, FlowTrial) and trial.told_to_prune:
+        storage, trial_id = trial.storage, trial._trial_id  # pyright: ignore[reportPrivateUsage]
+        storage.set_trial_system_attr(trial_id, TOLD_TO_PRUNE, trial.told_to_prune)
 
 
 def _constraints(trial: BaseTrial | LiveTrial | None) -> dict[str, float]:

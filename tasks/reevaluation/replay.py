@@ -109,11 +109,15 @@ class Replay:
         params: Mapping[str, Any],
         *,
         pruned_at: int | None = None,
+        told_to_prune: Sequence[int] = (),
         started: datetime | None = None,
         user_attrs: Mapping[str, Any] | None = None,
     ) -> optuna.Trial:
-        """The trial, as it was when it began."""
-        self._pruner.pruned_at = pruned_at
+        """The trial, as it was when it began.
+
+        It is pruned after `pruned_at` reports, and told to after others that it went on from.
+        """
+        self._pruner.pruned_at, self._pruner.told = pruned_at, told_to_prune
         self._storage.begin(number, dict(params), dict(user_attrs or {}), started)
         return FlowTrial(self._study, number)
 
@@ -193,14 +197,17 @@ class _PastStorage(InMemoryStorage):
 
 
 class _ArchivedPruner(optuna.pruners.BasePruner):
-    """Prunes where the archived trial was pruned, and nowhere else."""
+    """Prunes where the archived trial was told to end, and nowhere else.
+
+    By the number of reports: their steps may come in any order.
+    """
 
     pruned_at: int | None = None
+    told: Sequence[int] = ()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return self.pruned_at is not None and max(trial.intermediate_values, default=-1) >= (
-            self.pruned_at
-        )
+        reports = len(trial.intermediate_values)
+        return reports in self.told or (self.pruned_at is not None and reports >= self.pruned_at)
 
 
 class _NoSampler(optuna.samplers.BaseSampler):

@@ -55,6 +55,7 @@ from prefect_optuna.tasks.seeding import (
     suggest_seed,
     trial_seed,
 )
+from prefect_optuna.tasks.stopping import TOLD_TO_PRUNE
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
 
 if TYPE_CHECKING:
@@ -114,7 +115,10 @@ _KERNELS = {
 
 @dataclass(frozen=True)
 class ArchivedTrial:
-    """An archived trial, as far as it takes to run it again."""
+    """An archived trial, as far as it takes to run it again.
+
+    It was pruned after `pruned_at` reports, and `told_to_prune` after others.
+    """
 
     number: int
     params: Mapping[str, Any]
@@ -124,6 +128,7 @@ class ArchivedTrial:
     pruned: bool = False
     started: str = ""
     uploads: Sequence[tuple[str, str]] = ()
+    told_to_prune: Sequence[int] = ()
 
     @classmethod
     def of(cls, trial: FrozenTrial, seeds: Sequence[int | None] = (None,)) -> ArchivedTrial:
@@ -132,12 +137,13 @@ class ArchivedTrial:
         return cls(
             trial.number,
             trial.params,
-            trial.last_step if pruned else None,
+            (len(trial.intermediate_values) or None) if pruned else None,
             seeds,
             own_attributes(trial.user_attrs),
             pruned,
             trial.datetime_start.isoformat() if trial.datetime_start else "",
             uploads_of(trial.system_attrs),
+            trial.system_attrs.get(TOLD_TO_PRUNE, ()),
         )
 
 
@@ -466,6 +472,7 @@ def _again(
                 trial.number,
                 trial.params,
                 pruned_at=trial.pruned_at,
+                told_to_prune=trial.told_to_prune,
                 started=started,
                 user_attrs={**own, **trial.user_attrs},
             )

@@ -173,7 +173,7 @@ def test_a_trial_that_was_pruned_is_pruned_again_after_the_same_step() -> None:
         return x
 
     request = RerunRequest(
-        Capture.of(Problem(objective=descend)), HERE, [ArchivedTrial(4, {"x": 0.5}, pruned_at=3)]
+        Capture.of(Problem(objective=descend)), HERE, [ArchivedTrial(4, {"x": 0.5}, pruned_at=4)]
     )
     [again] = rerun(request).reruns
     assert again == Rerun(4, ((3.5,),), constraints=({},), seeds=(None,))

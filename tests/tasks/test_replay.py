@@ -10,6 +10,7 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial, TrialState
 
+from prefect_optuna import optimize, reevaluate
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.reevaluation.replay import Past, Replay
@@ -38,7 +39,7 @@ def study_of(objective: Any, n_trials: int, **options: Any) -> optuna.Study:
 
 
 def again(replay: Replay, trial: FrozenTrial) -> optuna.Trial:
-    pruned_at = trial.last_step if trial.state == TrialState.PRUNED else None
+    pruned_at = len(trial.intermediate_values) if trial.state == TrialState.PRUNED else None
     started = trial.datetime_start
     return replay.trial(trial.number, trial.params, pruned_at=pruned_at, started=started)
 
@@ -98,6 +99,51 @@ def test_pruning_is_repeated_where_it_was_decided() -> None:
             assert descend(live) == trial.value
         found = live.storage.get_trial(trial.number).intermediate_values
         assert found == trial.intermediate_values
+
+
+@pytest.mark.parametrize("order", [(5, 2, 9, 1), (9, 1, 2, 5)])
+def test_pruning_is_repeated_whatever_the_order_of_the_steps(order: tuple[int, ...]) -> None:
+    reported: list[int] = []
+
+    def descend(trial: optuna.Trial) -> float:
+        for step in order:
+            reported.append(step)
+            trial.report(0.0, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return 0.0
+
+    trial = Replay(Past(), ["minimize"]).trial(0, {}, pruned_at=3)
+    with pytest.raises(optuna.TrialPruned):
+        descend(trial)
+    assert reported == list(order[:3])
+
+
+def of_what_it_has(trial: optuna.Trial) -> float:
+    """Return in place of being pruned, as Optuna's documents say for `WilcoxonPruner`."""
+    values: list[float] = []
+    for step in (3, 0, 2, 1):
+        values.append(trial.suggest_float("x", 0, 1) + step)
+        trial.report(values[-1], step)
+        if trial.should_prune():
+            break
+    return sum(values)
+
+
+class AfterTwo(optuna.pruners.BasePruner):
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        return trial.number > 0 and len(trial.intermediate_values) == 2
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.slow
+def test_a_trial_that_went_on_when_it_was_told_to_end_is_told_so_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    optimize(of_what_it_has, study_name="told", n_trials=2, pruner=AfterTwo())
+    again = reevaluate("told", trials="all", trusted=True, rtol=0.0)
+    assert [trial.verdict for trial in again.trials] == ["reproduced", "reproduced"]
 
 
 def test_a_trial_that_runs_again_is_not_to_stop() -> None:

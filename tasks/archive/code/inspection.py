@@ -144,6 +144,22 @@ def owner_of(value: FunctionType | type, module_globals: Mapping[str, Any]) -> t
     return None
 
 
+def method_name(method: types.MethodType) -> str | None:
+    """The attribute by which an object or a class has a method; `None` if it was bound otherwise.
+
+    It is not always that of its function: private names are mangled, a decorator gives a function
+    of another name, and `super()` or `types.MethodType` bind what the object does not have so.
+    """
+    owner = method.__self__
+    kind = owner if isinstance(owner, type) else type(owner)
+    names = (name for base in kind.__mro__ for name in vars(base))
+    for name in (method.__func__.__name__, *names):
+        held = inspect.getattr_static(owner, name, None)  # runs none of the user's code
+        if getattr(held, "__func__", held) is method.__func__:
+            return name
+    return None
+
+
 def instance_state(value: Any) -> dict[str, Any] | None:
     """The attributes of an object, if they are all there is to it; else `None`.
 

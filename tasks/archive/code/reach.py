@@ -49,6 +49,7 @@ from prefect_optuna.tasks.archive.code.inspection import (
     imported_module,
     instance_state,
     is_installed,
+    method_name,
     module_label,
     owner_of,
 )
@@ -108,15 +109,19 @@ class _Namespace:
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of a value: a namespace, its global name there if any, and a path for people."""
+    """The place of a value: a namespace, its global name there if any, and a path for people.
+
+    It may be held by an object, which has made it for itself.
+    """
 
     space: _Namespace
     name: str | None
     path: str
+    is_held: bool = False
 
-    def inside(self, path: str | None = None) -> _Place:
+    def inside(self, path: str | None = None, *, is_held: bool = False) -> _Place:
         """The place of a part of the value, which has no global name."""
-        return _Place(self.space, None, path or self.path)
+        return _Place(self.space, None, path or self.path, is_held or self.is_held)
 
 
 class Reach:
@@ -180,6 +185,8 @@ class Reach:
             self.refusals[str(refusal)] = None
         except RecursionError:
             self.refusals[f"{place.path} is nested too deeply to be archived."] = None
+        except Exception:  # noqa: BLE001 - objects may raise anything when they are looked at
+            self.refusals[unknown_value(value, place.path)] = None
         return None
 
     def _object(self, value: Any, place: _Place) -> Json:
@@ -202,7 +209,7 @@ class Reach:
             case ModuleType():
                 return self._module(value, place)
             case types.MethodType():
-                return {"$method": [self._value(value.__self__, inside), value.__func__.__name__]}
+                return self._method(value, inside)
             case functools.partial():
                 parts = (value.func, list(value.args), dict(value.keywords))
                 return {"$partial": [self._value(part, inside) for part in parts]}
@@ -227,9 +234,9 @@ class Reach:
                 return {"$lru_cache": [function, parameters["maxsize"], parameters["typed"]]}
             case _ if (path := import_path(value)) is not None:
                 return self._import(path)
-            case _ if table_kind(value) is not None:
+            case _ if table_kind(value) not in (None, "arrow"):  # which would be another one's
                 return self._table(value, place.path)
-            case _ if place.space is not self._problem and (makes := _made_anew(value)):
+            case _ if self._is_of_code(place) and (makes := _made_anew(value)) is not None:
                 path, arguments = makes
                 name, reference = self._named_object(value, place)
                 made = [self._import(path), self._value(arguments, inside)]
@@ -241,6 +248,17 @@ class Reach:
                 return self._assignment(value, place.space, place.name, place.path)
             case _:
                 return self._instance(value, place)
+
+    def _is_of_code(self, place: _Place) -> bool:
+        """Tell whether code has a value, and nobody has passed it on to the problem by itself."""
+        return place.is_held or place.space is not self._problem
+
+    def _method(self, method: types.MethodType, place: _Place) -> Json:
+        owner = self._value(method.__self__, place)
+        if (name := method_name(method)) is not None:
+            return {"$method": [owner, name]}
+        function = self._value(method.__func__, place)
+        return {"$make": [self._import("types:MethodType"), [function, owner]]}
 
     def _array(self, array: np.ndarray[Any, Any], path: str) -> Json:
         if type(array) not in (np.ndarray, np.memmap):
@@ -299,7 +317,10 @@ class Reach:
         name, reference = self._named_object(value, place)
         encoded = {
             key: self._value(
-                part, place.inside(place.path if key == "__dict__" else f"{place.path}.{key}")
+                part,
+                place.inside(
+                    place.path if key == "__dict__" else f"{place.path}.{key}", is_held=True
+                ),
             )
             for key, part in state.items()
         }
@@ -594,7 +615,8 @@ class Reach:
             raise RefusedError(
                 f"{place.path} is {described(function)}, made inside the installed module "
                 f"{function.__globals__.get('__name__')!r}, from which it cannot be imported by "
-                "name. Put the decorator on a function at the top of a module of your own."
+                "name. Make what has it inside a function of your own; a decorator, put on one at "
+                "the top of a module."
             )
         space = self._space(function.__globals__)
         if (owner := owner_of(function, function.__globals__)) is not None:
@@ -820,6 +842,9 @@ def _made_anew(value: Any) -> tuple[str, list[Any]] | None:
         return "threading:local", []  # what it has is of each thread
     if type(value) in _ITERATORS:
         return "builtins:iter", [list(copy.copy(value))]
+    bar: Any = value
+    if isinstance(bar, getattr(sys.modules.get("tqdm.std"), "tqdm", ())):
+        return "tqdm.std:tqdm", [bar.iterable, None, bar.total]
     return None
 
 

@@ -16,7 +16,7 @@ import platform
 import sys
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from types import CellType, FunctionType, MemberDescriptorType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ from prefect_optuna.tasks.archive.code.review import (
     tag_of,
 )
 from prefect_optuna.tasks.archive.code.sources import compile_function, compile_statement
-from prefect_optuna.tasks.archive.code.taking_apart import Parts, put_together
+from prefect_optuna.tasks.archive.code.taking_apart import Parts, fill_in, put_together
 from prefect_optuna.tasks.archive.series.results import decode_result
 
 if TYPE_CHECKING:
@@ -136,6 +136,9 @@ class _Restorer:
             f"{symbol['module']}:{symbol['name']}": symbol for symbol in capture.document["symbols"]
         }
         self._loaded: dict[str, Any] = {}
+        self._unfilled: dict[str, Callable[[], None]] = {}
+        self._turns = {reference: turn for turn, reference in enumerate(self._symbols)}
+        self._turn = 0
         self._sources = module_sources(capture.document["symbols"])
         self._modules: dict[str, ModuleType] = {}
 
@@ -145,8 +148,11 @@ class _Restorer:
         try:
             for name in self._sources:
                 self._module(name)
-            for reference in self._symbols:
+            for reference, turn in self._turns.items():
+                self._turn = turn
                 self._load(reference)
+                if fill := self._unfilled.pop(reference, None):
+                    fill()
         except BaseException:
             self._forget()
             raise
@@ -259,6 +265,17 @@ class _Restorer:
             vars(module)[symbol["name"]] = value
         return value
 
+    def _fill(self, reference: str, fill: Callable[[], None]) -> None:
+        """Give something what it holds; one that was asked for ahead of its turn, when that comes.
+
+        Only what it holds itself refers to it so early, and the rest of that may need what comes
+        in between.
+        """
+        if self._turns[reference] > self._turn:
+            self._unfilled[reference] = fill
+        else:
+            fill()
+
     def _load_value(self, reference: str, symbol: dict[str, Any]) -> Any:
         for submodule in symbol.get("submodules", ()):
             self._import(submodule)
@@ -298,15 +315,19 @@ class _Restorer:
         function.__qualname__ = symbol.get("called", symbol["qualname"])
         function.__name__ = function.__qualname__.rpartition(".")[2]
         function.__module__ = module.__name__
-        if "defaults" in symbol:
-            function.__defaults__ = tuple(self.value(symbol["defaults"]))
-        if "kwdefaults" in symbol:
-            function.__kwdefaults__ = self.value(symbol["kwdefaults"])
-        function.__annotations__ = self.value(symbol.get("annotations", {}))
-        for name, data in free.items():
-            if tag_of(data) not in ("$cell", "$unbound"):
-                cells[name].cell_contents = self.value(data)
-        vars(function).update(self.value(symbol.get("attributes", {})))
+
+        def fill() -> None:
+            if "defaults" in symbol:
+                function.__defaults__ = tuple(self.value(symbol["defaults"]))
+            if "kwdefaults" in symbol:
+                function.__kwdefaults__ = self.value(symbol["kwdefaults"])
+            function.__annotations__ = self.value(symbol.get("annotations", {}))
+            for name, data in free.items():
+                if tag_of(data) not in ("$cell", "$unbound"):
+                    cells[name].cell_contents = self.value(data)
+            vars(function).update(self.value(symbol.get("attributes", {})))
+
+        self._fill(reference, fill)
         return function
 
     def _cell(self, held: Any) -> CellType:
@@ -401,24 +422,31 @@ class _Restorer:
         value = cls.__new__(cls)
         # Before its attributes, which may refer to it.
         self._loaded[reference] = value
-        state = {name: self.value(data) for name, data in held[1].items()}
-        if tag == "$pydantic":
-            value.__setstate__(state)
-        else:
+
+        def fill() -> None:
+            state = {name: self.value(data) for name, data in held[1].items()}
+            if tag == "$pydantic":
+                value.__setstate__(state)
+                return
             for name, attribute in state.items():
                 if _is_slot(cls, name):
                     object.__setattr__(value, name, attribute)
                 else:
                     vars(value)[name] = attribute  # past a property of that name
+
+        self._fill(reference, fill)
         return value
 
     def _object(self, tag: str, held: Any, reference: str) -> Any:
         make, arguments, keywords = (self.value(item) for item in held[:3])
-        return put_together(
-            Parts(tag == "$new", make, tuple(arguments), keywords),
-            made=lambda value: self._loaded.update({reference: value}),
-            rest=lambda: {part: self.value(data) for part, data in held[3].items()},
-        )
+        value = put_together(Parts(tag == "$new", make, tuple(arguments), keywords))
+        self._loaded[reference] = value
+
+        def fill() -> None:
+            fill_in(value, {part: self.value(data) for part, data in held[3].items()})
+
+        self._fill(reference, fill)
+        return value
 
     def _set(self, owner: Any, held: Mapping[str, Any]) -> Any:
         """An object or a class with attributes that nothing else gives it."""

@@ -159,16 +159,23 @@ class SourceFile:
 
     def _lines(self, node: ast.stmt, first: int) -> SourceText:
         text = "".join(self._all_lines[first - 1 : node.end_lineno]).rstrip("\n")
+        follows = node.col_offset > 0 and not text[: len(text) - len(text.lstrip())]
+        if follows or self._is_followed(node):
+            return SourceText(ast.get_source_segment(self.text, node) or "", first)
         if node.col_offset == 0:
             return SourceText(text, first)
-        if not text[: len(text) - len(text.lstrip())]:  # it follows a semicolon
-            return SourceText(ast.get_source_segment(self.text, node) or "", first)
         indented = f"if True:\n{text}"
         dedented = textwrap.dedent(text)
         if _same_syntax(dedented, indented):
             return SourceText(dedented, first)
         # Dedenting would change a string that spans lines.
         return SourceText(indented, first - 1)
+
+    def _is_followed(self, node: ast.AST) -> bool:
+        """Tell whether another statement comes after a semicolon, on the same line."""
+        last: Any = node
+        line = self._all_lines[last.end_lineno - 1].encode()
+        return line[last.end_col_offset :].lstrip().startswith(b";")
 
 
 def compile_function(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,25 +89,24 @@ def take_apart(value: Any) -> Parts | None:
     return Parts(False, make, tuple(arguments), {}, rest)
 
 
-def put_together(parts: Parts, made: Callable[[Any], None], rest: Callable[[], Any]) -> Any:
-    """Make an object of its parts."""
+def put_together(parts: Parts) -> Any:
+    """Make an object of its parts; `fill_in` gives it the rest of them, which may refer to it."""
     make = parts.make
-    value = (
-        make.__new__(make, *parts.arguments, **parts.keywords)
-        if parts.is_new
-        else make(*parts.arguments, **parts.keywords)
-    )
-    made(value)
+    if parts.is_new:
+        return make.__new__(make, *parts.arguments, **parts.keywords)
+    return make(*parts.arguments, **parts.keywords)
+
+
+def fill_in(value: Any, rest: Mapping[str, Any]) -> None:
+    """Give an object its items, pairs and state."""
     # By its type: what an object says of itself is no part of the archive.
     kind: Any = type(value)
-    inner = rest()
-    for item in inner.get("items", ()):
+    for item in rest.get("items", ()):
         kind.append(value, item)
-    for key, item in inner.get("pairs", ()):
+    for key, item in rest.get("pairs", ()):
         kind.__setitem__(value, key, item)
-    if "state" in inner:
-        _set_state(value, kind, inner["state"])
-    return value
+    if "state" in rest:
+        _set_state(value, kind, rest["state"])
 
 
 def _set_state(value: Any, kind: Any, state: Any) -> None:

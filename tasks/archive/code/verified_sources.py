@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -96,11 +96,17 @@ class VerifiedSources:
         raise RefusedError(f"{where}: its source does not match the running code. {_START_AGAIN}")
 
     def class_statement(self, cls: type, module_globals: dict[str, Any]) -> StatementSource | None:
-        """Find the statement of a class; `None` if no class statement has made it."""
+        """Find the statement of a class; `None` if no class statement has made it.
+
+        One of its name may have made a class that derives from it, as `class Point(_Point)` does
+        after `_Point = namedtuple("Point", "x")`.
+        """
         for file in self._files_of_class(cls, module_globals):
             for definition in reversed(file.definitions.get(cls.__name__, [])):
                 node = definition.node
-                if isinstance(node, ast.ClassDef) and definition.qualname == cls.__qualname__:
+                if not isinstance(node, ast.ClassDef) or definition.qualname != cls.__qualname__:
+                    continue
+                if all(cls is not module_globals.get(name) for name in _names(node.bases)):
                     self._verify_class(cls, node, file)
                     return _statement(node, file)
         return None
@@ -203,6 +209,10 @@ class VerifiedSources:
                     f"{where}: its source has a method {item.name!r}, and the running class has "
                     f"not. {_START_AGAIN}"
                 )
+
+
+def _names(nodes: Iterable[ast.expr]) -> list[str]:
+    return [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
 def _statement(node: ast.stmt, file: SourceFile) -> StatementSource:

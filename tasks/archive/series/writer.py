@@ -173,4 +173,8 @@ def _is_value(result: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (Number, np.generic)) and not isinstance(value, (np.str_, np.bytes_))
+    if isinstance(value, (Number, np.generic)):
+        return not isinstance(value, (np.str_, np.bytes_))
+    # A tensor without dimensions is a number to Optuna, too.
+    is_scalar = getattr(value, "shape", None) == () and hasattr(value, "__float__")
+    return is_scalar and not isinstance(value, np.ndarray)

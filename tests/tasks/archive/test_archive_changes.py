@@ -150,6 +150,104 @@ SCRIPTS = {
         def run(params):
             return [int(MASKED.sum()), float(TABLE.b[0]), (MATRIX * MATRIX).tolist()]
     """,
+    "methods under another name": """
+        import functools, types
+        def logged(function):
+            def inner(*given):
+                return function(*given) + 0.5
+            return inner
+        class Model:
+            base = 2
+            def __init__(self):
+                self.own = types.MethodType(lambda self: self.base * 7, self)
+            def __fit(self): return self.base
+            def handle(self): return self.__fit
+            @logged
+            def fit(self): return self.base * 3
+            also = fit
+            score = lambda self: self.base * 5
+            @classmethod
+            def make(cls): return cls.base * 11
+        class Better(Model):
+            base = 3
+            def fit(self): return 100
+            @property
+            def plain(self): return super().fit
+        def apart(self): return self.base * 13
+        Model.joined = apart
+        model, better = Model(), Better()
+        METHODS = [model.handle(), model.fit, model.also, model.score, model.own, model.joined]
+        METHODS += [better.handle(), better.fit, better.plain, Better.make]
+        METHODS += [functools.partial(types.MethodType(apart, better))]
+        def run(params): return [method() for method in METHODS]
+    """,
+    "what objects hold of a process": """
+        import threading
+        from tqdm import tqdm
+        class Guarded:
+            def __init__(self):
+                self.lock, self.mine = threading.Lock(), threading.local()
+                self.log = open("log.txt", "a")
+                self.bar = tqdm(total=2)
+        HELD = Guarded()
+        def made():
+            bar, steps = tqdm(total=3), tqdm([1, 2])
+            def tell():
+                bar.update()
+                bar.set_postfix({"loss": 1})
+                return [bar.total, sum(steps)]
+            return tell
+        TELL = made()
+        def run(params):
+            with HELD.lock:
+                HELD.bar.update()
+                return [*TELL(), HELD.bar.total]
+    """,
+    "objects that raise when they are looked at": """
+        import numpy as np
+        np.savez("data.npz", a=np.arange(3.0))
+        DATA = np.load("data.npz")
+        def run(params): return DATA["a"].tolist()
+    """,
+    "statements on one line": """
+        import sqlite3
+        MADE = []
+        def count(): MADE.append(1)
+        first = sqlite3.connect(":memory:"); count(); second = sqlite3.connect(":memory:")
+        def run(params):
+            return [*first.execute("select 1"), *second.execute("select 2"), len(MADE)]
+    """,
+    "a base with the name of its class": """
+        from collections import namedtuple
+        _Point = namedtuple("Point", "x y")
+        class Point(_Point):
+            def size(self): return self.x + self.y
+        class Bare(namedtuple("Bare", "x")): pass
+        def run(params): return [Point(1, 2).size(), _Point(3, 4), Bare(5)]
+    """,
+    "closures and objects that refer to one another": """
+        from dataclasses import dataclass
+        @dataclass
+        class Spec:
+            size: int
+        def made(double, specs):
+            def one(size): return double(size)
+            def several(size): return [one(size), one(size)]
+            def last(): return several(specs[0].size) + [double(1)]
+            return last
+        LAST = made(lambda size: 2 * size, [Spec(3)])
+        class Node:
+            def __init__(self, specs):
+                self.first = lambda: self.specs[0].size
+                self.specs = specs
+        NODE = Node([Spec(4)])
+        def run(params): return [LAST(), NODE.first()]
+    """,
+    "arrays with names": """
+        import xarray
+        GRID = xarray.DataArray([1.0, 2.0], dims="time")
+        def run(params): return float(GRID.sum("time"))
+    """,
 }
 
 

@@ -533,7 +533,18 @@ def test_a_small_result_that_was_changed_is_refused(
         read_result(artifacts, changed)
 
 
-@pytest.mark.parametrize("result", [None, 1, 2.5, True, np.float32(1), (1.0, 2), (np.int64(3),)])
+class Scalar:
+    """A number as tensors without dimensions are, in PyTorch, JAX and TensorFlow."""
+
+    shape = ()
+
+    def __float__(self) -> float:
+        return 2.5
+
+
+@pytest.mark.parametrize(
+    "result", [None, 1, 2.5, True, np.float32(1), (1.0, 2), (np.int64(3),), Scalar(), (Scalar(), 1)]
+)
 def test_what_the_study_holds_already_is_not_archived(
     artifacts: ArtifactFileSystem, result: Any
 ) -> None:
