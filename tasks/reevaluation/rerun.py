@@ -483,7 +483,8 @@ def _again(
             elif outcome.state == "pruned" and _is_same_step(trial, reported):
                 values.append((reported[max(reported)],) if reported else ())
             else:
-                errors.append(f"{outcome.state}: {outcome.message}")
+                message = outcome.message or "it raised TrialPruned where it did not then"
+                errors.append(f"{outcome.state}: {message}")
                 continue
             constraints.append(outcome.constraints)
     return {

@@ -166,17 +166,19 @@ def test_files_are_seen_that_python_reads_and_no_others(tmp_path: Path) -> None:
 def test_a_trial_that_was_pruned_is_pruned_again_after_the_same_step() -> None:
     def descend(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", 0, 1)
+        if x == 1:
+            raise optuna.TrialPruned
         for step in range(10):
             trial.report(x + step, step)
             if trial.should_prune():
                 raise optuna.TrialPruned
         return x
 
-    request = RerunRequest(
-        Capture.of(Problem(objective=descend)), HERE, [ArchivedTrial(4, {"x": 0.5}, pruned_at=4)]
-    )
-    [again] = rerun(request).reruns
+    trials = [ArchivedTrial(4, {"x": 0.5}, pruned_at=4), ArchivedTrial(5, {"x": 1.0})]
+    request = RerunRequest(Capture.of(Problem(objective=descend)), HERE, trials)
+    again, other = rerun(request).reruns
     assert again == Rerun(4, ((3.5,),), constraints=({},), seeds=(None,))
+    assert other.error == "pruned: it raised TrialPruned where it did not then"
 
 
 def test_sets_are_a_cause_where_hashes_were_left_to_chance() -> None:
