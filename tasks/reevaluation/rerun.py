@@ -134,6 +134,7 @@ class ArchivedTrial:
     def of(cls, trial: FrozenTrial, seeds: Sequence[int | None] = (None,)) -> ArchivedTrial:
         """Take it from a finished trial."""
         pruned = trial.state == TrialState.PRUNED
+        told = trial.system_attrs.get(TOLD_TO_PRUNE)
         return cls(
             trial.number,
             trial.params,
@@ -143,7 +144,7 @@ class ArchivedTrial:
             pruned,
             trial.datetime_start.isoformat() if trial.datetime_start else "",
             uploads_of(trial.system_attrs),
-            trial.system_attrs.get(TOLD_TO_PRUNE, ()),
+            told if isinstance(told, list) else (),
         )
 
 
