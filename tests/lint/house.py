@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -142,6 +143,9 @@ def main() -> int:
     for figure in table:
         mark = "  above its limit" if figure.value > figure.limit else ""
         print(f"{figure.name:<32}{figure.value:>8,}{figure.limit:>8,}{figure.aim:>8,}{mark}")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    limit = settings["tool"]["coverage"]["report"]["fail_under"]
+    print(f"{'branch coverage, %':<32}{'':>8}{limit:>8}{'':>8}  measured by `make coverage`")
     for group in found:
         print("circle:", ", ".join(group))
     return int(any(figure.value > figure.limit for figure in table))
