@@ -13,19 +13,22 @@ _Split = namedtuple("Split", "x y")
 
 
 class Split(_Split):
-    def head(self, n): return Split(self.x[:n], self.y[:n])
+    def head(self, n):
+        return Split(self.x[:n], self.y[:n])
 
 
 class Search:
     def __init__(self, split):
         self.split = split
-        self.lock = threading.Lock(); self.bar = tqdm(total=5, disable=True)
+        self.lock = threading.Lock()
+        self.bar = tqdm(total=5, disable=True)
         self.seen = {}
 
     def __objective(self, trial):
         alpha = trial.suggest_float("alpha", 1e-3, 10, log=True)
         with self.lock:
-            self.bar.update(); self.seen[trial.number] = alpha
+            self.bar.update()
+            self.seen[trial.number] = alpha
         part = self.split.head(trial.suggest_int("rows", 100, 170))
         noise = np.random.normal(0, 0.01, part.x.shape)
         return cross_val_score(Ridge(alpha), part.x + noise, part.y, cv=3).mean()
