@@ -49,6 +49,7 @@ from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.archive.record.trial_records import MARK, TrialSigner
 from prefect_optuna.tasks.archive.series.writer import EncodedResult, ResultWriter
 from prefect_optuna.tasks.seeding import SHARED_KEY
+from prefect_optuna.tasks.stopping import TOLD_TO_PRUNE
 from prefect_optuna.tasks.trial import Outcome
 
 _MAGIC = b"prefect-optuna trial 1"
@@ -283,6 +284,8 @@ def told_attributes(outcome: Outcome) -> dict[str, Any]:
         attributes[RESULT_KEY] = outcome.result
     if outcome.shared:
         attributes[SHARED_KEY] = list(outcome.shared)
+    if outcome.told_to_prune:
+        attributes[TOLD_TO_PRUNE] = list(outcome.told_to_prune)
     return attributes
 
 

@@ -92,8 +92,8 @@ class Stopping:
         return file.with_suffix(".asked")
 
 
-TOLD_TO_PRUNE = "prefect_optuna:told_to_prune"
-"""The system attribute of a complete trial that lists after how many reports it could have ended.
+TOLD_TO_PRUNE = "told_to_prune"
+"""The user attribute of a trial that lists after how many reports `should_prune()` said yes.
 
 Code may return what it has, as with `WilcoxonPruner`, or go on, in place of `TrialPruned`.
 """
@@ -103,7 +103,7 @@ class FlowTrial(optuna.Trial):
     """An Optuna trial that also hears when its machine is about to go.
 
     Attributes:
-        told_to_prune: after how many reports it was told that it may as well end.
+        told_to_prune: after how many reports it was told to end.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ from prefect_optuna.tasks.inputs import files_read, note_inputs
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.resources import Resources
 from prefect_optuna.tasks.seeding import Seeding, seeding, trial_seed
-from prefect_optuna.tasks.stopping import TOLD_TO_PRUNE, FlowTrial, Stopping, TrialStopped
+from prefect_optuna.tasks.stopping import FlowTrial, Stopping, TrialStopped
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Outcome:
             Whoever tells it stores that first.
         seed: what its random numbers followed from in the attempt that counts.
         shared: the generators that trials in other threads may have drawn from meanwhile.
+        told_to_prune: after how many reports it was told to end, unless it did so at once.
     """
 
     number: int
@@ -116,6 +117,7 @@ class Outcome:
     undelivered: FrozenTrial | None = None
     seed: int | None = None
     shared: tuple[str, ...] = ()
+    told_to_prune: tuple[int, ...] = ()
 
 
 class Keeper(Protocol):
@@ -196,7 +198,13 @@ class TrialRunner:
         if outcome.state == "lost" and not isinstance(outcome.error, TrialStopped):
             return outcome
         return _delivered(
-            replace(outcome, constraints=_constraints(trial)), assignment.trial, trial
+            replace(
+                outcome,
+                constraints=_constraints(trial),
+                told_to_prune=_told_to_prune(trial, outcome),
+            ),
+            assignment.trial,
+            trial,
         )
 
     def _ended(
@@ -210,7 +218,6 @@ class TrialRunner:
                 # which may change it.
                 encoded = self.writer.encode(result, numbers=self.problem.evaluate is not None)
             values = self._evaluate(assignment, result, trial)
-            _note_pruning(trial)
         except optuna.TrialPruned as pruned:
             outcome = Outcome(number, "pruned", error=pruned, message=str(pruned))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's
@@ -296,11 +303,13 @@ def _delivered(
     return outcome
 
 
-def _note_pruning(trial: BaseTrial | None) -> None:
-    """Have the study know when a complete trial was told to end: it is told so again."""
-    if isinstance(trial, FlowTrial) and trial.told_to_prune:
-        storage, trial_id = trial.storage, trial._trial_id  # pyright: ignore[reportPrivateUsage]
-        storage.set_trial_system_attr(trial_id, TOLD_TO_PRUNE, trial.told_to_prune)
+def _told_to_prune(trial: BaseTrial | LiveTrial | None, outcome: Outcome) -> tuple[int, ...]:
+    """After how many reports a trial was told to end; nothing where it did so at once."""
+    if not isinstance(trial, FlowTrial):
+        return ()
+    reports = len(trial._cached_frozen_trial.intermediate_values)  # pyright: ignore[reportPrivateUsage]
+    told = trial.told_to_prune
+    return () if outcome.state == "pruned" and told == [reports] else tuple(told)
 
 
 def _constraints(trial: BaseTrial | LiveTrial | None) -> dict[str, float]:

@@ -115,7 +115,7 @@ class Replay:
     ) -> optuna.Trial:
         """The trial, as it was when it began.
 
-        It is pruned after `pruned_at` reports, and told to after others that it went on from.
+        It is told to end after as many reports as it was, else from `pruned_at` reports on.
         """
         self._pruner.pruned_at, self._pruner.told = pruned_at, told_to_prune
         self._storage.begin(number, dict(params), dict(user_attrs or {}), started)
@@ -207,7 +207,9 @@ class _ArchivedPruner(optuna.pruners.BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         reports = len(trial.intermediate_values)
-        return reports in self.told or (self.pruned_at is not None and reports >= self.pruned_at)
+        if self.told:
+            return reports in self.told
+        return self.pruned_at is not None and reports >= self.pruned_at
 
 
 class _NoSampler(optuna.samplers.BaseSampler):

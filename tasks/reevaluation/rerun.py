@@ -117,7 +117,8 @@ _KERNELS = {
 class ArchivedTrial:
     """An archived trial, as far as it takes to run it again.
 
-    It was pruned after `pruned_at` reports, and `told_to_prune` after others.
+    It was pruned after `pruned_at` reports; where it did not end as soon as it was told to,
+    `told_to_prune` says after how many that was.
     """
 
     number: int
@@ -134,7 +135,7 @@ class ArchivedTrial:
     def of(cls, trial: FrozenTrial, seeds: Sequence[int | None] = (None,)) -> ArchivedTrial:
         """Take it from a finished trial."""
         pruned = trial.state == TrialState.PRUNED
-        told = trial.system_attrs.get(TOLD_TO_PRUNE)
+        told = trial.user_attrs.get(TOLD_TO_PRUNE)
         return cls(
             trial.number,
             trial.params,

@@ -120,13 +120,17 @@ def test_pruning_is_repeated_whatever_the_order_of_the_steps(order: tuple[int, .
 
 
 def of_what_it_has(trial: optuna.Trial) -> float:
-    """Return in place of being pruned, as Optuna's documents say for `WilcoxonPruner`."""
+    """Return in place of being pruned, as Optuna's example of `WilcoxonPruner`; or end later."""
     values: list[float] = []
     for step in (3, 0, 2, 1):
         values.append(trial.suggest_float("x", 0, 1) + step)
         trial.report(values[-1], step)
         if trial.should_prune():
-            break
+            if trial.number == 1:
+                break
+            values.append(10.0)
+    if len(values) > 4:
+        raise optuna.TrialPruned
     return sum(values)
 
 
@@ -141,9 +145,11 @@ def test_a_trial_that_went_on_when_it_was_told_to_end_is_told_so_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    optimize(of_what_it_has, study_name="told", n_trials=2, pruner=AfterTwo())
+    result = optimize(of_what_it_has, study_name="told", n_trials=3, pruner=AfterTwo())
+    told = [trial.user_attrs.get("told_to_prune") for trial in result.load_study().trials]
+    assert told == [None, [2], [2]]
     again = reevaluate("told", trials="all", trusted=True, rtol=0.0)
-    assert [trial.verdict for trial in again.trials] == ["reproduced", "reproduced"]
+    assert [trial.verdict for trial in again.trials] == ["reproduced"] * 3
 
 
 def test_a_trial_that_runs_again_is_not_to_stop() -> None:

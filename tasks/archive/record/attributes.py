@@ -28,7 +28,7 @@ KEY_ENTRYPOINT = "entrypoint:"
 RESERVED = ("backupContext", KEY_ENTRYPOINT, "axis:", "timeseries:", "signature")
 """Prefixes of the names of the archive's own attributes."""
 
-_OF_TRIALS = ("result", "scope", "error", "shared_random")
+_OF_TRIALS = ("result", "scope", "error", "shared_random", "told_to_prune")
 _MAX_JSON = 60_000  # bytes; MySQL's limit for an attribute is 65,535
 
 

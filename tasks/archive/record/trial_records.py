@@ -26,7 +26,6 @@ from prefect_optuna.tasks.archive.record.running_list import Entry, RunningList
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.archive.series.timeseries import KEY_TIMESERIES
 from prefect_optuna.tasks.seeding import SEED
-from prefect_optuna.tasks.stopping import TOLD_TO_PRUNE
 
 MARK = "prefect_optuna:session"
 """The system attribute of a trial that says who took it: the `id` of the session, and the
@@ -42,7 +41,7 @@ SIGNATURE = "signature"
 # The system attributes that say what a trial is worth, or where its parameters and its random
 # numbers come from. That of constraints as samplers write them is in the list of the run: it comes
 # after the signature.
-_SYSTEM = ("constraints:", "fixed_params", "prefect_optuna:lost", SEED, TOLD_TO_PRUNE)
+_SYSTEM = ("constraints:", "fixed_params", "prefect_optuna:lost", SEED)
 _LINK = ("run", "place", "before")
 _MAX_NAMES = 1000
 
