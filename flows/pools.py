@@ -14,10 +14,8 @@ from prefect_optuna.tasks.resources import Resources
 POOL_TYPES = ("process", "docker", "kubernetes")
 """The types of work pools that are known to give a trial its resources."""
 
-CLAIMS = "/var/lib/prefect-optuna/claims"
-"""The volume that containers of one machine share, to write down which GPUs they have."""
-
-_CLAIMS_VOLUME = "prefect-optuna-claims"
+CLAIMS, CLAIMS_VOLUME = "/var/lib/prefect-optuna/claims", "prefect-optuna-claims"
+"""What containers of one machine share, to write down which GPUs they have."""
 
 
 def job_variables_of(
@@ -64,7 +62,7 @@ def _docker(pool: WorkPool, needs: Resources, jobs: int) -> dict[str, Any]:
         # Docker would give the same first ones to each container. They see all, and take free ones.
         more["device_requests"] = [{"count": -1, "capabilities": [["gpu"]]}]
         volumes = list(defaults.get("volumes") or [])
-        mounted = f"{_CLAIMS_VOLUME}:{CLAIMS}"
+        mounted = f"{CLAIMS_VOLUME}:{CLAIMS}"
         variables["volumes"] = [*(volume for volume in volumes if volume != mounted), mounted]
         variables["env"] = {
             **(defaults.get("env") or {}),

@@ -92,6 +92,7 @@ _NO_NETWORK = (
     "network is unreachable",
 )
 _UNTRUSTED = "invalid peer certificate"
+_NOT_LET_IN = "authentication credentials"  # uv says so in a hint, after "was not found"
 
 
 @dataclass(frozen=True)
@@ -533,12 +534,19 @@ def _unobtainable(part: Path, pins: Mapping[str, str], otherwise: str) -> dict[s
         reason = _resolve(part, [pins[name] for name in names])[1]
         if not reason:
             continue
-        if any(sign in reason.lower() for sign in _NO_NETWORK):
-            advice = (
-                "SSL_CERT_FILE names the certificate of the authority that signed the index's"
-                if _UNTRUSTED in reason
-                else f"Where the network is away, {otherwise}"
-            )
+        if any(sign in reason.lower() for sign in (*_NO_NETWORK, _NOT_LET_IN)):
+            if _UNTRUSTED in reason:
+                advice = (
+                    "SSL_CERT_FILE names the certificate of the authority that signed the index's"
+                )
+            elif _NOT_LET_IN in reason:
+                advice = (
+                    "Say here, where the environment is built, who asks: in ~/.netrc, or for an "
+                    "index that UV_INDEX calls `lab`, by UV_INDEX_LAB_USERNAME and "
+                    f"UV_INDEX_LAB_PASSWORD. Or {otherwise}"
+                )
+            else:
+                advice = f"Where the network is away, {otherwise}"
             raise EnvironmentUnavailableError(
                 f"The packages that were recorded cannot be fetched: {reason}. {advice}; what uv "
                 "has fetched before, it has in its cache."
@@ -749,9 +757,10 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
         return ""
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     start = next((n for n, line in enumerate(said) if line.startswith(("error:", _DRAWN[0]))), 0)
-    end = next((n for n, line in enumerate(said) if n > start and line.startswith("hint:")), None)
+    hints = [n for n, line in enumerate(said) if n > start and line.startswith("hint:")]
+    refused = [said[n].removeprefix("hint:") for n in hints if _NOT_LET_IN in said[n]]
     words = ""
-    for line in said[start:end]:
+    for line in (*said[start : min(hints, default=None)], *refused):
         plain = line.lstrip(_DRAWN).removeprefix("error:").removeprefix("cause:").strip()
         goes_on = plain == line  # of older versions, which break their lines
         words += f"{' ' if goes_on else '; '}{plain.rstrip('.')}" if words else plain.rstrip(".")

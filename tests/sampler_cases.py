@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import optuna
+import pytest
 from optuna.storages import BaseStorage
 
 from prefect_optuna.blocks import InMemoryStudyStorage
@@ -45,6 +46,10 @@ if importlib.util.find_spec("torch") is not None:
     SAMPLERS["gp"] = Sampler(
         name="gp", options={"n_startup_trials": 4, "warn_independent_sampling": False}
     )
+
+EACH_SAMPLER = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name for name in SAMPLERS
+]
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 

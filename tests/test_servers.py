@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import psutil
+import pytest
 import redis
 from playwright.sync_api import Page
 from servers import find_redis_server
@@ -20,6 +21,7 @@ def test_the_redis_server_is_a_real_process_of_ours(redis_server: str) -> None:
     assert mode == "standalone"
 
 
+@pytest.mark.slow
 def test_the_browser_shows_the_prefect_server_s_ui(prefect_server: LocalServer, page: Page) -> None:
     page.goto(prefect_server.url)
     page.get_by_role("link", name="Runs").first.wait_for()

@@ -96,6 +96,7 @@ def test_every_row_has_a_sentence_of_its_own() -> None:
     assert len(set(sentences)) == len(sentences) > 14
 
 
+@pytest.mark.slow
 def test_the_blocks_need_no_pytest() -> None:
     script = "import sys, prefect_optuna.blocks; print('pytest' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -271,6 +271,7 @@ def undated(said: Any) -> str:
     return re.sub(r"datetime\.datetime\(\d[^)]*\)", "then", repr(said))
 
 
+@pytest.mark.slow
 def test_whatever_is_called_ours_and_optuna_s_own_say_the_same_of_one_file() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run_state_machine_as_test(

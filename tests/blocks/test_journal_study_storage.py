@@ -286,6 +286,7 @@ print(*numbers, flush=True)
 """
 
 
+@pytest.mark.slow
 def test_optuna_s_own_storage_takes_part_and_each_waiting_trial_is_taken_once(
     child, block: JournalStudyStorage
 ) -> None:

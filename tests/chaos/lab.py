@@ -4,6 +4,7 @@
     python tests/chaos/lab.py --faults cut pause     a cable is cut, and a machine stands still
     python tests/chaos/lab.py --faults install       workers install what a script needs
     python tests/chaos/lab.py --faults pool          a pool for Docker runs it in containers
+    python tests/chaos/lab.py --faults gpus          three containers on two GPUs, which are feigned
     python tests/chaos/lab.py --faults all
 
 For each fault a study runs over the workers. It has to end with exactly the trials asked for, none
@@ -520,16 +521,6 @@ def _measure(fault: Fault, history: Json, host: str, at: float, healed: float) -
     return wrong
 
 
-# What is no fault, and tried in the same lab.
-def _parts() -> dict[str, tuple[str, Callable[[Lab, int], list[str]]]]:
-    from chaos import lab_install
-
-    return {
-        "install": ("a script is deployed with --install", lab_install.try_install),
-        "pool": ("a script is run by a pool for Docker", lab_install.try_pool),
-    }
-
-
 def _end(number: int, _: object) -> None:
     sys.exit(128 + number)
 
@@ -537,7 +528,13 @@ def _end(number: int, _: object) -> None:
 def main() -> int:
     """Run what the command line says; 1 if something is wrong, 2 without Docker."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = _parts()
+    from chaos import lab_install
+
+    parts = {
+        "install": ("a script is deployed with --install", lab_install.try_install),
+        "pool": ("a script is run by a pool for Docker", lab_install.try_pool),
+        "gpus": ("containers on GPUs", lab_install.try_gpus),
+    }  # what is no fault, and tried in the same lab
     parser.add_argument("--faults", nargs="+", default=["kill"], choices=[*FAULTS, *parts, "all"])
     parser.add_argument("--workers", type=int, help="3; of what is no fault, 2")
     parser.add_argument("--trials", type=int, default=120)
@@ -550,7 +547,12 @@ def main() -> int:
         help="another image for a service than compose.yaml names",
     )
     options = parser.parse_args()
-    faults = [*FAULTS, *parts] if "all" in options.faults else options.faults
+    faults = options.faults
+    if "all" in faults:
+        faults = [*FAULTS, *parts]
+        if not lab_install.has_gpus():
+            print("Docker has no GPUs to give here: left out.", flush=True)
+            faults.remove("gpus")
     workers = options.workers or (2 if set(faults) <= parts.keys() else 3)
     images = dict(given.split("=", 1) for given in options.image)
     signal.signal(signal.SIGTERM, _end)  # else it would leave the lab behind

@@ -14,11 +14,14 @@ import subprocess
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uv
 from chaos.history import ARTIFACTS, STORAGE, Json, find_wrong
+
+from prefect_optuna.flows.pools import CLAIMS_VOLUME
 
 if TYPE_CHECKING:
     from chaos.lab import Lab
@@ -27,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BEGIN_SECONDS, RUN_SECONDS, AWAY_SECONDS = 400.0, 600.0, 5.0
 BEST, TRIALS_EACH = 5, 60
 POOL, POOL_TRIALS, CPUS, GIB = "containers", 12, 1, 1
+GPUS, GPU_TRIALS = 2, 24
 _VERSION = "import sys; print('.'.join(map(str, sys.version_info[:2])))"
 
 
@@ -44,7 +48,8 @@ class Outside:
         self._lab, self._folder = lab, lab.folder / name
         self.bin = self._folder / "venv/bin"
         self._folder.mkdir(exist_ok=True)
-        shutil.copy(Path(__file__).with_name("lab_fit.py"), self._folder / "fit.py")
+        for script in ("fit.py", "gpus.py"):
+            shutil.copy(Path(__file__).with_name(f"lab_{script}"), self._folder / script)
         # The same one as in the image: nobody has to fetch a Python.
         python = lab.docker("run", "--rm", lab.image, "python", "-c", _VERSION)
         what = ("--editable", f"{ROOT}{extras}", *packages)
@@ -187,32 +192,14 @@ def try_pool(lab: Lab, n_trials: int) -> list[str]:
     n_trials = min(n_trials, POOL_TRIALS)
     print(f"\na pool for Docker, {n_trials} trials, --install", flush=True)
     outside = Outside(lab, "outside", "scikit-learn")
-    worker = Outside(lab, "docker-worker", extras="[docker]")
-    outside.call("make-pool", POOL, "--type", "docker", "--image", lab.image)
-    volume = _move_into_lab(lab)
-    seen: dict[str, Json] = {}
-
-    def look() -> Json | None:
-        seen.update(_containers(lab))
-        run = lab.ask(f"/flow_runs/{given['flow_run_id']}", "GET")
-        over = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-        return run if run["state_type"] in over else None
-
-    began = time.monotonic()
-    try:
-        with worker.background("prefect", "worker", "start", "--pool", POOL):
-            given = outside.call(
-                *("deploy", "fit.py:problem", "--study", "boxes", "--trials", str(n_trials)),
-                *("--pool", POOL, "--workers", str(lab.n_workers), "--install", "--run"),
-                *("--resources", f"cpus={CPUS},memory={GIB}GiB"),
-            )
-            run = _wait(look, "the study on Docker has ended", RUN_SECONDS)
-    finally:
-        if left := _containers(lab):
-            lab.docker("rm", "--force", *left)
-        with suppress(RuntimeError):  # nothing has run
-            lab.docker("volume", "rm", volume)
-    print(f"  {time.monotonic() - began:5.1f} s: {run['state_name']}", flush=True)
+    seen = _run_in_containers(
+        lab,
+        outside,
+        lab.image,
+        *("fit.py:problem", "--study", "boxes", "--trials", str(n_trials)),
+        *("--workers", str(lab.n_workers), "--install"),
+        *("--resources", f"cpus={CPUS},memory={GIB}GiB"),
+    )
     history = lab.history("boxes")
     wrong, counts = find_wrong(history, {}, {}, n_trials)
     print("  " + ", ".join(f"{count} {what}" for what, count in counts.items()), flush=True)
@@ -228,16 +215,105 @@ def try_pool(lab: Lab, n_trials: int) -> list[str]:
     return [*wrong, *_built_once(lab)]
 
 
-def _move_into_lab(lab: Lab) -> str:
+# What nvidia-smi says; a container has it where Docker was asked for GPUs, as the real one.
+_SMI = r"""FROM {image}
+USER root
+RUN printf '#!/bin/sh\n[ "$NVIDIA_VISIBLE_DEVICES" = all ] || exit 9\n\
+for n in {numbers}; do echo "GPU $n: Of the lab (UUID: GPU-$n)"; done\n' > /usr/bin/nvidia-smi \
+    && chmod 755 /usr/bin/nvidia-smi
+USER prefect
+"""
+
+
+def has_gpus() -> bool:
+    """Whether Docker has GPUs to give, or believes so."""
+    return shutil.which("nvidia-container-runtime-hook") is not None
+
+
+def try_gpus(lab: Lab, n_trials: int) -> list[str]:
+    """Have one worker more than there are GPUs, each in a container that sees all of them.
+
+    Docker, Prefect's worker and who takes which GPU are real; the GPUs are a program that lists
+    two. Docker hands out GPUs where it finds `nvidia-container-runtime-hook` when it starts, of
+    NVIDIA's toolkit; without a GPU, `true` under that name will do.
+
+    Returns:
+        What is wrong.
+    """
+    print(f"\n{GPUS + 1} containers on {GPUS} GPUs, {GPU_TRIALS} trials", flush=True)
+    if not has_gpus():
+        return ["Docker has no GPUs to give: there is no nvidia-container-runtime-hook"]
+    image = f"{lab.image}-gpus"
+    recipe = _SMI.format(image=lab.image, numbers=" ".join(map(str, range(1, GPUS + 1))))
+    lab.docker("build", "-q", "-t", image, "-", stdin=recipe)
+    outside = Outside(lab, "outside")
+    seen = _run_in_containers(
+        lab,
+        outside,
+        image,
+        *("gpus.py:problem", "--study", "gpus", "--trials", str(GPU_TRIALS)),
+        *("--workers", str(GPUS + 1), "--resources", "gpus=1"),
+    )
+    history = lab.history("gpus")
+    wrong, counts = find_wrong(history, {}, {}, GPU_TRIALS)
+    print("  " + ", ".join(f"{count} {what}" for what, count in counts.items()), flush=True)
+    asked = [one for one in seen.values() if one["HostConfig"]["DeviceRequests"]]
+    print(f"  {len(seen)} containers, of which {len(asked)} were given GPUs", flush=True)
+    used: dict[float, list[Json]] = {}
+    for trial in sorted(history["trials"], key=lambda one: one["began"]):
+        used.setdefault(trial["value"], []).append(trial)
+    print(f"  trials on each: { {gpu: len(trials) for gpu, trials in used.items()} }", flush=True)
+    if used.keys() != {*map(float, range(1, GPUS + 1))}:
+        wrong.append(f"trials ran on the GPUs {[*used]}")
+    for gpu, trials in used.items():
+        for one, next_one in pairwise(trials):
+            if next_one["began"] < one["ended"]:
+                wrong.append(f"trials {one['number']} and {next_one['number']} shared GPU {gpu}")
+    return wrong
+
+
+def _run_in_containers(lab: Lab, outside: Outside, image: str, *words: str) -> dict[str, Json]:
+    """Deploy something to a pool for Docker, have Prefect's worker run it, and wait for its end.
+
+    Returns:
+        What Docker has said of each of its containers, by its id.
+    """
+    worker = Outside(lab, "docker-worker", extras="[docker]")
+    outside.call("make-pool", POOL, "--type", "docker", "--image", image)
+    volumes = _move_into_lab(lab)
+    seen: dict[str, Json] = {}
+
+    def look() -> Json | None:
+        seen.update(_containers(lab))
+        run = lab.ask(f"/flow_runs/{given['flow_run_id']}", "GET")
+        over = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return run if run["state_type"] in over else None
+
+    began = time.monotonic()
+    try:
+        with worker.background("prefect", "worker", "start", "--pool", POOL):
+            given = outside.call("deploy", *words, "--pool", POOL, "--run")
+            run = _wait(look, "the study on Docker has ended", RUN_SECONDS)
+    finally:
+        if left := _containers(lab):
+            lab.docker("rm", "--force", *left)
+        for volume in volumes:
+            with suppress(RuntimeError):  # nothing has run
+                lab.docker("volume", "rm", volume)
+    print(f"  {time.monotonic() - began:5.1f} s: {run['state_name']}", flush=True)
+    return seen
+
+
+def _move_into_lab(lab: Lab) -> list[str]:
     """Say in the pool how containers reach the lab, as people do in Prefect's UI.
 
     Returns:
-        The volume of environments, which is the lab's in place of one that this machine may have.
+        Volumes, to be removed; that of environments is not the one that this machine may have.
     """
     template = lab.ask(f"/work_pools/{POOL}", "GET")["base_job_template"]
     properties = template["variables"]["properties"]
-    [(volume, place)] = [one.split(":") for one in properties["volumes"]["default"]]
-    ours = f"{lab.project}-{volume}"
+    volume, _, place = properties["volumes"]["default"][0].partition(":")
+    ours = f"{lab.project}-{volume.removeprefix(f'{lab.project}-')}"  # a pool may be renewed
     properties["networks"]["default"] = [f"{lab.project}_default"]
     properties["volumes"]["default"] = [f"{ours}:{place}", *lab.index.volumes]
     properties["env"]["default"] |= {
@@ -245,7 +321,7 @@ def _move_into_lab(lab: Lab) -> str:
         "PREFECT_API_URL": "http://prefect-server:4200/api",
     }
     lab.ask(f"/work_pools/{POOL}", "PATCH", base_job_template=template)
-    return ours
+    return [ours, CLAIMS_VOLUME] if CLAIMS_VOLUME not in lab.docker("volume", "ls") else [ours]
 
 
 def _containers(lab: Lab) -> dict[str, Json]:

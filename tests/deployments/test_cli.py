@@ -398,6 +398,7 @@ def test_archived_source_is_read_before_it_is_trusted(call: Any) -> None:
     assert "return gain * (x - 2) ** 2" in out
 
 
+@pytest.mark.slow
 def test_a_study_is_deleted_with_its_archive_after_a_question(
     call: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

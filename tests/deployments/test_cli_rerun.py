@@ -63,6 +63,7 @@ def file(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
     return shutil.copy(exported / "carried.study.zip", tmp_path)
 
 
+@pytest.mark.slow
 def test_one_file_is_enough_to_run_its_trials_again(call: Any, file: str) -> None:
     before = {*os.listdir(tempfile.gettempdir())}  # noqa: PTH208
 

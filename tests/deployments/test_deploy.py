@@ -276,6 +276,7 @@ def test_resources_are_asked_of_the_pool_and_counted_by_the_run(lab: Path) -> No
     assert stored(counted.id).parameters["resources"] == {"cpus": 1.0}
 
 
+@pytest.mark.slow
 def test_a_pool_that_no_worker_works_for_is_refused_with_the_types_that_there_are(
     lab: Path,
 ) -> None:

@@ -119,6 +119,7 @@ def chatty() -> None:
     get_run_logger().info("trial 3 is the best one")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_where_the_storage_is_out_of_reach_the_run_s_own_log_is_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

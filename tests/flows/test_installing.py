@@ -118,6 +118,7 @@ def test_what_is_missing_or_another_is_named_and_what_makes_no_difference_is_not
     assert lacking(guarded, there) == []
 
 
+@pytest.mark.slow
 def test_the_last_number_of_python_needs_no_download_and_another_python_is_a_clear_no(
     capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -339,6 +339,7 @@ def test_the_same_name_goes_on_until_the_total() -> None:
     assert len({t.params["x"] for t in study.trials}) == 10
 
 
+@pytest.mark.slow
 def test_a_random_search_that_goes_on_does_not_repeat_itself() -> None:
     optimize(PROBLEM, study_name="r", n_trials=5, seed=1, sampler="random")
     result = optimize(PROBLEM, study_name="r", n_trials=10, seed=1, sampler="random")
@@ -430,6 +431,7 @@ def test_prefect_has_the_flow_run_its_parameters_and_one_report() -> None:
     assert str(report.data).count("data:image/png") >= 2
 
 
+@pytest.mark.slow
 def test_the_time_of_a_study_that_goes_on_is_counted_from_its_first_trial() -> None:
     optimize(PROBLEM, study_name="days", n_trials=2, storage="memory://days")
     study = as_study_storage("memory://days").load_study("days")

@@ -384,6 +384,7 @@ def test_a_study_goes_on_with_a_store_that_takes_twenty_seconds_a_call(
         each_has_its_result(block, artifacts)
 
 
+@pytest.mark.slow
 def test_when_patience_ends_no_trial_has_failed_and_the_next_run_goes_on(
     artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable], monkeypatch: pytest.MonkeyPatch
 ) -> None:

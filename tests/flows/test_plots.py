@@ -293,6 +293,7 @@ def test_pictures_are_drawn_in_several_threads_at_once() -> None:
     assert len(set(pictures)) == 1
 
 
+@pytest.mark.slow
 def test_pyplot_is_not_touched() -> None:
     code = (
         "import sys; from prefect_optuna.flows.plots import history_plot;"

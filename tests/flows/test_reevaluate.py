@@ -117,6 +117,7 @@ def test_a_trial_that_fails_now_says_why() -> None:
     assert "too strict" in trial.message
 
 
+@pytest.mark.slow
 def test_plain_objectives_and_several_directions() -> None:
     def two(trial: optuna.Trial) -> tuple[float, float]:
         x = trial.suggest_float("x", -1, 1)

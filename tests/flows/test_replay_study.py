@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
-from sampler_cases import SAMPLERS, lives, on_a_grid, problem_of, run_study, told
+from sampler_cases import EACH_SAMPLER, SAMPLERS, lives, on_a_grid, problem_of, run_study, told
 
 from prefect_optuna import optimize, replay
 from prefect_optuna.blocks import as_study_storage
@@ -26,7 +26,7 @@ def load(storage: Any) -> optuna.Study:
 
 
 @pytest.mark.parametrize("n_jobs", [1, 8])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", EACH_SAMPLER)
 def test_a_study_is_replayed_with_the_same_parameters(sampler: str, n_jobs: int) -> None:
     storage, seed = InMemoryStorage(), None if n_jobs > 1 else 1
     given: dict[str, Any] = {"sampler": SAMPLERS[sampler], "seed": seed, "n_jobs": n_jobs}

@@ -304,6 +304,7 @@ def test_passwords_in_a_location_are_masked() -> None:
     assert "postgresql://ann:***@db.example/studies" in report.markdown
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.text(alphabet="ab|`<>*_[]()#\\\n\r\t\x00&!~$:-{}", min_size=1, max_size=30),

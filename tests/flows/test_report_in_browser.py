@@ -104,7 +104,7 @@ def screenshots(page: Page, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "headline", "n_pictures"),
     [
-        ("lynx", "Best value 0.", 7),
+        pytest.param("lynx", "Best value 0.", 7, marks=pytest.mark.slow),
         pytest.param("pareto", "Pareto-best trial", 6, marks=pytest.mark.slow),
     ],
 )
@@ -126,6 +126,7 @@ def test_a_report_shows_its_headline_and_every_picture(
     assert watcher.errors == []
 
 
+@pytest.mark.slow
 def test_a_hostile_name_is_text_and_nothing_else(pages: dict[str, str], page: Page) -> None:
     watcher = open_page(page, pages["hostile"])
     page.locator("h1", has_text="Best value 2").wait_for()

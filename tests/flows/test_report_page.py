@@ -130,8 +130,8 @@ def opened(page: Page, path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [
-        ("archived", "light"),
         ("lynx", "dark"),
+        pytest.param("archived", "light", marks=pytest.mark.slow),
         pytest.param("archived", "dark", marks=pytest.mark.slow),
         pytest.param("lynx", "light", marks=pytest.mark.slow),
         pytest.param("pareto", "light", marks=pytest.mark.slow),

@@ -1,4 +1,4 @@
-"""What a trial gets of a machine: the same on threads, processes, Dask and Ray."""
+"""What a trial gets of a machine: the same on threads, processes, Dask, Ray and workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,14 @@ from typing import Any
 import optuna
 import pytest
 
-from prefect_optuna.blocks import InvalidSettingError, as_study_storage
-from prefect_optuna.flows import Problem, optimize
+from prefect_optuna.blocks import (
+    ArtifactFileSystem,
+    InvalidSettingError,
+    JournalStudyStorage,
+    as_study_storage,
+)
+from prefect_optuna.deployments import LocalWorker, deploy_worker, make_process_pool
+from prefect_optuna.flows import Problem, StudyResult, distribute, optimize
 from prefect_optuna.tasks import ArchivedStudy, param_scope
 from prefect_optuna.tasks.machine import DEVICES
 from prefect_optuna.tasks.resources import Resources
@@ -69,30 +75,40 @@ PROBLEM = Problem(suggest=suggest, run=run, evaluate=evaluate, resources={"cpus"
 
 
 def seen(
-    tmp_path: Path, task_runner: Any, n_jobs: int, **options: Any
+    tmp_path: Path,
+    runs: Callable[..., StudyResult],
+    processes: int,
+    n_trials: int = 6,
+    **options: Any,
 ) -> list[tuple[str, str, float, float]]:
     """For each trial its GPUs, its threads, and from when to when it ran."""
     (tmp_path / "marks").mkdir()
     notes = tmp_path / "notes"
-    result = optimize(
+    result = runs(
         PROBLEM,
         study_name="seen",
-        n_trials=6,
-        n_jobs=n_jobs,
-        task_runner=task_runner,
-        scope={"notes": str(notes), "marks": str(tmp_path / "marks"), "processes": n_jobs},
+        n_trials=n_trials,
+        scope={"notes": str(notes), "marks": str(tmp_path / "marks"), "processes": processes},
         progress=False,
         **options,
     )
-    assert result.states["complete"] == 6
+    assert result.states["complete"] == n_trials
     lines = [line.split(";") for line in notes.read_text(encoding="utf-8").splitlines()]
     return [(gpus, threads, float(begin), float(end)) for gpus, threads, begin, end in lines]
+
+
+def assert_no_two_had_the_same(found: list[tuple[str, str, float, float]]) -> None:
+    assert {one[0] for one in found} == {"3", "5"}
+    assert {one[1] for one in found} == {"1"}
+    for gpu in ("3", "5"):
+        times = sorted(one[2:] for one in found if one[0] == gpu)
+        assert all(first[1] <= second[0] for first, second in pairwise(times))
 
 
 def test_one_after_the_other_they_have_one_gpu_and_as_many_threads_as_processors(
     tmp_path: Path,
 ) -> None:
-    found = seen(tmp_path, None, 1)
+    found = seen(tmp_path, optimize, 1)
     assert {one[:2] for one in found} == {("3", "1")}
     assert os.environ[DEVICES] == "3,5"
     assert not list((tmp_path / "claims").glob("*.json"))
@@ -109,12 +125,26 @@ def test_one_after_the_other_they_have_one_gpu_and_as_many_threads_as_processors
     ],
 )
 def test_at_the_same_time_no_two_have_the_same_gpu(tmp_path: Path, task_runner: str) -> None:
-    found = seen(tmp_path, task_runner, 2)
-    assert {one[0] for one in found} == {"3", "5"}
-    assert {one[1] for one in found} == {"1"}
-    for gpu in ("3", "5"):
-        times = sorted(one[2:] for one in found if one[0] == gpu)
-        assert all(first[1] <= second[0] for first, second in pairwise(times))
+    found = seen(tmp_path, optimize, 2, n_jobs=2, task_runner=task_runner)
+    assert_no_two_had_the_same(found)
+
+
+@pytest.mark.slow
+def test_of_three_workers_on_two_gpus_one_waits_for_its_turn(tmp_path: Path) -> None:
+    make_process_pool("sized")
+    deploy_worker("sized")
+    JournalStudyStorage(path=tmp_path / "studies.journal").save("sized")
+    ArtifactFileSystem(url=str(tmp_path / "artifacts")).save("sized")
+    kept = {
+        "storage": "journal-study-storage/sized",
+        "artifacts": "artifact-file-system/sized",
+    }
+    with LocalWorker("sized", tmp_path / "worker.log", query=1.0):
+        # So many that the third has come before the others have done them.
+        found = seen(tmp_path, distribute, 2, 120, workers=3, deployment="sized", **kept)
+    assert_no_two_had_the_same(found)
+    assert "Waiting for 1 GPU" in (tmp_path / "worker.log").read_text(encoding="utf-8")
+    assert not list((tmp_path / "claims").glob("*.json"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
-from sampler_cases import SAMPLERS, counted, lives, problem_of, run_study, told
+from sampler_cases import EACH_SAMPLER, SAMPLERS, counted, lives, problem_of, run_study, told
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.flows.study import make_sampler
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", EACH_SAMPLER)
 def test_a_study_that_is_killed_at_random_gives_the_trials_of_one_that_is_not(sampler: str) -> None:
     given: dict[str, Any] = {
         "problem": problem_of(sampler), "n_trials": 14, "sampler": SAMPLERS[sampler],
@@ -49,7 +49,7 @@ def size_of(file: Path) -> int:
 @pytest.mark.heavy
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", EACH_SAMPLER)
 def test_25_times_kill_9_at_random_moments_change_no_trial(tmp_path: Path, sampler: str) -> None:
     if sampler == "gp":
         importlib.import_module("torch")  # or each process takes seconds to do so
@@ -86,7 +86,7 @@ def test_25_times_kill_9_at_random_moments_change_no_trial(tmp_path: Path, sampl
         kills += killed
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", EACH_SAMPLER)
 def test_in_two_parts_it_is_the_study_of_plain_optuna(
     sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def test_threads_of_trials_run_again() -> None:
     assert again("threads").reproduced
 
 
+@pytest.mark.slow
 def test_a_seed_of_the_script_wins_and_so_does_its_attribute() -> None:
     def own(trial: optuna.Trial) -> float:
         seed = random.randrange(1000)
@@ -257,6 +258,7 @@ def test_randomness_that_no_seed_reaches_is_named() -> None:
     assert "random numbers of secrets, which no seed reaches" in trial.cause
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_runs_again() -> None:
     study = as_study_storage(None).create_study("loop")
     archive = OptunaArchive(study)

@@ -19,6 +19,7 @@ SLUGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_every_block_is_registered() -> None:
     command = [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_optuna.blocks"]

@@ -104,8 +104,10 @@ def test_importing_the_package_alone_imports_neither_prefect_nor_optuna() -> Non
 @pytest.mark.parametrize(
     "statement",
     [
-        # Flows import the other floors, too.
-        "from prefect_optuna.flows import distribute, optimize, reevaluate",
+        pytest.param(  # flows import the other floors, too
+            "from prefect_optuna.flows import distribute, optimize, reevaluate",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "from prefect_optuna.tasks import ArchivedStudy, Problem, param_scope, "
             "persistence_class",

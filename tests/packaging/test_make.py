@@ -52,6 +52,7 @@ def peers(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_peers_are_listed_where_none_is_installed(tmp_path: Path) -> None:
     assert "--install" in peers(tmp_path, "--help").stdout
     listed = peers(tmp_path, "--list")
@@ -62,6 +63,7 @@ def test_peers_are_listed_where_none_is_installed(tmp_path: Path) -> None:
     assert "not installed" not in lines["ours"]
 
 
+@pytest.mark.slow
 def test_peers_names_what_it_does_not_measure(tmp_path: Path) -> None:
     found = peers(tmp_path, "--trials=3", "--rounds=1", "optuna-memory", "optuna-journal", "ray")
     assert found.returncode == 0, found.stderr

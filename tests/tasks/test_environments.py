@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import json
 import os
 import signal
@@ -175,6 +177,7 @@ def test_a_python_that_this_package_does_not_run_in_is_named_first() -> None:
         prepare_environment(Environment("3.10.4", "CPython", "", "", 1))
 
 
+@pytest.mark.slow
 def test_a_python_that_is_not_here_is_named(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
     major, minor = sys.version_info[:2]
@@ -199,6 +202,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_a_package_from_git_has_its_commit(
     wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +366,85 @@ def test_no_secret_is_told_or_kept(
     for path in prepared.folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             assert b"hunter2" not in path.read_bytes(), path
+
+
+PASSWORD = "hunter2-4f1d"
+
+
+class PrivateIndex(SimpleHTTPRequestHandler):
+    """Lists what is in a folder, for who knows the password."""
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization", "")
+        if given == f"Basic {base64.b64encode(f'lab:{PASSWORD}'.encode()).decode()}":
+            return super().do_GET()
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", "Basic")
+        return self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def private_index(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The address of an index with a password, which has what the tests have."""
+    for path in wheels.glob("*.whl"):
+        folder = tmp_path / "index/simple" / path.name.partition("-")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+    monkeypatch.delenv("UV_CONFIG_FILE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    handler = functools.partial(PrivateIndex, directory=str(tmp_path / "index"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_port}/simple"
+        server.shutdown()
+
+
+def _in_the_address(index: str, _: Path) -> dict[str, str]:
+    return {"UV_INDEX": f"http://lab:{PASSWORD}@{index}"}
+
+
+def _in_variables(index: str, _: Path) -> dict[str, str]:
+    return {
+        "UV_INDEX": f"lab=http://{index}",
+        "UV_INDEX_LAB_USERNAME": "lab",
+        "UV_INDEX_LAB_PASSWORD": PASSWORD,
+    }
+
+
+def _in_netrc(index: str, home: Path) -> dict[str, str]:
+    netrc = home / ".netrc"
+    netrc.write_text(f"machine 127.0.0.1 login lab password {PASSWORD}\n", encoding="utf-8")
+    netrc.chmod(0o600)
+    return {"UV_DEFAULT_INDEX": f"http://{index}"}
+
+
+@pytest.mark.parametrize("where", [_in_the_address, _in_variables, _in_netrc])
+def test_an_index_with_a_password_is_used_and_the_password_is_nowhere(
+    where: Any, private_index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in where(private_index, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    prepared = prepare_environment(recorded(tiny="1.0"))
+    assert value_in(prepared) == 1.0
+    assert PASSWORD not in repr(prepared)
+    for path in (tmp_path / "environments").rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            assert PASSWORD.encode() not in path.read_bytes(), path
+
+
+def test_an_index_that_lets_nobody_in_is_told_with_what_to_do(
+    private_index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as a package that nobody has, of which another version comes closest."""
+    monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://lab:wrong-77aa@{private_index}")
+    with pytest.raises(EnvironmentUnavailableError, match="401 Unauthorized") as caught:
+        prepare_environment(recorded(tiny="1.0"), closest=True)
+    assert "UV_INDEX_LAB_PASSWORD" in str(caught.value)
+    assert "wrong-77aa" not in str(caught.value)
+    assert list((tmp_path / "environments").glob("*.part")) == []
 
 
 def test_an_index_whose_certificate_nobody_trusts_is_told_with_what_to_do(

@@ -61,6 +61,7 @@ def test_LZ7_what_was_read_is_written_as_it_is(handler: type[Artifact]) -> None:
     assert encode(handler, decode(handler, content)) == content
 
 
+@pytest.mark.slow
 def test_a_picture_and_a_set_have_the_same_bytes_in_every_process() -> None:
     script = DRAW + (
         "import hashlib\n"

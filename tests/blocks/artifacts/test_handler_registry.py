@@ -187,6 +187,7 @@ def distribution(folder: Path, name: str, entries: dict[str, str]) -> None:
     (info / "entry_points.txt").write_text(f"[prefect_optuna.artifacts]\n{lines}")
 
 
+@pytest.mark.slow
 def test_LZ6_handlers_of_installed_packages_are_found_once_and_faults_are_explained(
     tmp_path: Path,
 ) -> None:

@@ -86,6 +86,7 @@ def _count_in_a_process(block: RedisStudyStorage) -> int:
         return len(block.load_study("s").trials)
 
 
+@pytest.mark.slow
 def test_a_pickled_block_works_in_another_process(block: RedisStudyStorage) -> None:
     block.create_study("s")
     assert pickle.loads(pickle.dumps(block)) == block
@@ -166,6 +167,7 @@ def test_a_block_describes_what_is_kept_on_disk(tmp_path: Path) -> None:
         assert "since the last snapshot" in (block.describe().warning or "")
 
 
+@pytest.mark.slow
 def test_a_user_who_may_not_ask_gets_what_is_not_secret(tmp_path: Path) -> None:
     rules = ["~*", "&*", "+@all", "-config", "-memory"]
     with RedisServer(tmp_path) as server:
@@ -192,6 +194,7 @@ def test_a_block_describes_a_cluster(tmp_path: Path) -> None:
         assert found.persistence == "nothing"
 
 
+@pytest.mark.slow
 def test_a_block_describes_what_a_sentinel_knows(tmp_path: Path) -> None:
     with redis_sentinel(tmp_path) as setup:
         block = RedisStudyStorage(url=setup.url)

@@ -97,6 +97,7 @@ def test_a_server_without_scripting(tmp_path: Path) -> None:
         refused(StorageUnavailableError, server.url, "scripting", retry_limit=60)
 
 
+@pytest.mark.slow
 def test_a_read_only_replica(tmp_path: Path) -> None:
     with (
         RedisServer(tmp_path / "primary") as primary,

@@ -41,6 +41,7 @@ with RedisStorage(sys.argv[1], namespace=sys.argv[2]) as storage:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_in_different_time_zones_agree_on_when_a_trial_ran(
     open_storage: Open, redis_server: str, namespace: str
 ) -> None:

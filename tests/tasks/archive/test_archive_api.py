@@ -197,6 +197,7 @@ def test_OA2_OA18_OA27_a_loop_of_ones_own_comes_back_on_every_storage(
     assert problem.run.__globals__["GAINS"] is not GAINS
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_loop_of_ones_own_runs_again_in_a_fresh_process(
     tmp_path: Path, artifacts: ArtifactFileSystem
 ) -> None:

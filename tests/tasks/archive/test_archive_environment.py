@@ -500,6 +500,7 @@ def test_where_a_distribution_came_from_holds_no_secret_and_no_folder(
 # -- the script ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_script_is_named_without_its_folder(tmp_path: Path) -> None:
     script = tmp_path / "my_study.py"
     script.write_text(

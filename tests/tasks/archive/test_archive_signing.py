@@ -205,7 +205,7 @@ def test_the_key_is_in_no_repr_no_pickle_no_attribute_and_no_file(
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+@pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("key", "prefect_server")
 def test_a_flow_signs_every_trial_that_it_tells(
     kind: str,

@@ -584,6 +584,7 @@ def test_a_reference_stays_small(artifacts: ArtifactFileSystem) -> None:
     assert len(reference["series"]) + reference["more_series"] == 2000
 
 
+@pytest.mark.slow
 def test_a_writer_is_small_and_works_in_another_process(
     study: optuna.Study, artifacts: ArtifactFileSystem
 ) -> None:

@@ -287,6 +287,7 @@ def test_PS38_planes_of_one_experiment_can_be_concatenated() -> None:
         validate_concat_etl_persistence([plane(0), bare])
 
 
+@pytest.mark.slow
 def test_PS39_importing_is_light_until_something_is_saved(tmp_path: Path) -> None:
     script = """
 import sys

@@ -406,6 +406,7 @@ def test_functions_are_listed_with_type_default_and_description() -> None:
     assert found() == [], "a function that is gone is not listed"
 
 
+@pytest.mark.slow
 def test_functions_of_a_script_can_be_pickled_by_value(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         """if True:

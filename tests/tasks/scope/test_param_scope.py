@@ -619,6 +619,7 @@ def test_HP40_asyncio_tasks_inherit_and_write_for_themselves() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_HP41_a_forked_child_inherits_and_a_new_process_does_not() -> None:
     script = """if True:
