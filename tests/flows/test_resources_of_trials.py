@@ -143,7 +143,7 @@ def test_of_three_workers_on_two_gpus_one_waits_for_its_turn(tmp_path: Path) -> 
         # So many that the third has come before the others have done them.
         found = seen(tmp_path, distribute, 2, 120, workers=3, deployment="sized", **kept)
     assert_no_two_had_the_same(found)
-    assert "Waiting for 1 GPU" in (tmp_path / "worker.log").read_text(encoding="utf-8")
+    assert "Waiting for 0.5 CPUs and 1 GPU" in (tmp_path / "worker.log").read_text(encoding="utf-8")
     assert not list((tmp_path / "claims").glob("*.json"))
 
 
