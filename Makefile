@@ -50,7 +50,8 @@ test-all: .venv/installed-test-all .cache/azurite/installed chromium redis-serve
 			--dist=loadfile tests/blocks/redis_storage $(ARGS); \
 	done
 
-# In an environment of its own, where nothing that we depend on is newer than it has to be.
+# In an environment of its own, where nothing that we depend on is newer than it has to be. uv trusts
+# the certificates that the system does, as pip may have been told to.
 .PHONY: test-lowest
 test-lowest: .cache/lowest/installed chromium ## run the tests with the lowest versions that pyproject.toml allows
 	.cache/lowest/bin/python tests/servers.py
@@ -133,7 +134,8 @@ clean: ## remove everything that make has made, the environment included
 .cache/lowest/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet uv
-	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct \
+	UV_NATIVE_TLS=1 UV_SYSTEM_CERTS=1 $(@D)/bin/uv pip install --quiet \
+		--python $(@D)/bin/python --resolution lowest-direct \
 		--editable ".[test]"
 	touch $@
 

@@ -234,6 +234,15 @@ class Lab:
         if done.returncode != 0:
             raise RuntimeError(f"prefect-optuna deploy: {done.stdout}\n{done.stderr}")
 
+    def start_again(self) -> None:
+        """Start what was started last once more."""
+        self.start(self.study, self.n_trials)
+
+    def scale(self, service: str, count: int) -> None:
+        """Have so many containers of a service."""
+        words = ("--no-build", "--no-deps", "--no-recreate", "--scale", f"{service}={count}")
+        self.compose("up", "--detach", *words, service)
+
     def history(self, study: str) -> Json:
         """What the study has come to."""
         return json.loads(self._inside("dump", study))
@@ -354,7 +363,12 @@ class Fault:
     after: Callable[[Lab, str], None] = field(default=lambda lab, container: None)
 
 
-def _for(seconds: float, begin: Sequence[str], end: Sequence[str]) -> Callable[[Lab, str], None]:
+def _for(
+    seconds: float,
+    begin: Sequence[str],
+    end: Sequence[str],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Callable[[Lab, str], None]:
     def blow(lab: Lab, container: str) -> None:
         def words(given: Sequence[str]) -> list[str]:
             named = {"CONTAINER": container, "NETWORK": f"{lab.project}_default"}
@@ -363,6 +377,7 @@ def _for(seconds: float, begin: Sequence[str], end: Sequence[str]) -> Callable[[
         docker(*words(begin))
         began = time.monotonic()
         try:
+            meanwhile()
             time.sleep(max(0.0, seconds - (time.monotonic() - began)))
         finally:
             docker(*words(end))
@@ -382,7 +397,16 @@ def _kill_the_parent(lab: Lab, container: str) -> None:
     """Kill the machine of the run that distributes; then somebody starts the study again."""
     docker("kill", container)
     docker("start", container)
-    lab.start(lab.study, lab.n_trials)
+    lab.start_again()
+
+
+def _pause_the_parent(lab: Lab, container: str) -> None:
+    """Stop the machine of the run that distributes for longer than its lease lasts.
+
+    Somebody starts the study again meanwhile, on another machine, and then there are two.
+    """
+    lab.scale("studies", 2)
+    _for(75, ["pause", "CONTAINER"], ["unpause", "CONTAINER"], lab.start_again)(lab, container)
 
 
 FAULTS = {
@@ -436,6 +460,14 @@ FAULTS = {
         service="studies",
         others=False,
         elsewhere=False,
+    ),
+    "parent-pause": Fault(
+        "docker pause of that machine for 75 s, and the study is started again",
+        _pause_the_parent,
+        service="studies",
+        others=False,
+        elsewhere=False,
+        after=lambda lab, _: lab.scale("studies", 1),
     ),
 }
 
