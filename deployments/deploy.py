@@ -145,7 +145,7 @@ def deploy_optimization(
     cron: str | None = None,
     timezone: str = "UTC",
     tags: Sequence[str] = (),
-    concurrency_limit: int | None = 1,
+    concurrency_limit: int | None = None,
     version: str | None = None,
 ) -> Deployed:
     """Deploy the optimization of a problem: `optimize/STUDY`, or `distribute/STUDY` on workers.
@@ -186,7 +186,9 @@ def deploy_optimization(
         cron: when it runs by itself, such as `"0 3 * * *"`.
         timezone: what the cron line's hours are in.
         tags: of its runs.
-        concurrency_limit: how many of its runs may be under way at once; others wait.
+        concurrency_limit: how many of its runs may be under way at once; others wait, also for one
+            whose machine has died, whose place Prefect's server keeps for five minutes. Without a
+            limit, runs of one study at once share its trials.
         version: of the deployment; by default this package's.
 
     Returns:

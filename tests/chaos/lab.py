@@ -434,9 +434,14 @@ FAULTS = {
         "docker pause of a worker for 75 s",
         _for(75, ["pause", "CONTAINER"], ["unpause", "CONTAINER"]),
     ),
+    # Cut off, and not stopped: stores that tests are made with keep everything in memory.
     "store": Fault(
-        "docker stop of the S3 store for 40 s",
-        _for(40, ["stop", "--time", "5", "CONTAINER"], ["start", "CONTAINER"]),
+        "docker network disconnect of the S3 store for 40 s",
+        _for(
+            40,
+            ["network", "disconnect", "NETWORK", "CONTAINER"],
+            ["network", "connect", "--alias", "store", "NETWORK", "CONTAINER"],
+        ),
         service="store",
         others=False,
         elsewhere=False,

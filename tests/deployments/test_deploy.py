@@ -243,7 +243,10 @@ def test_several_workers_are_a_distributed_study_and_the_pool_s_worker(lab: Path
         LYNX, study_name="spread", workers=3, storage=STORAGE, artifacts=ARTIFACTS, pool=POOL
     )
     assert deployed.name == "distribute/spread"
-    assert stored(deployed.id).entrypoint == "prefect_optuna.flows.distribute_flow.distribute"
+    there = stored(deployed.id)
+    assert there.entrypoint == "prefect_optuna.flows.distribute_flow.distribute"
+    # A run whose machine has died would keep the next one from beginning for five minutes.
+    assert there.global_concurrency_limit is None
     assert deployed.parameters["workers"] == 3
     assert deployed.parameters["deployment"] == f"work/{POOL}"
     with get_client(sync_client=True) as client:
