@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 # Not exported by Optuna, and yet the declared type of `JournalFileBackend(lock_obj=...)`.
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -110,40 +110,46 @@ class JournalFile:
 
     def rewind(self) -> None:
         """Read everything again, from the first line on."""
-        self._read_to = 0
-        self._place: int | None = None
-        self._last = b""  # that was read, to be found there again
+        self.read_to: int = 0
+        """Bytes, up to the end of a line."""
+        self.last: bytes = b""
+        """The last ones of them, to be found there again."""
         self.torn: bool = False
         """True while the last line that was found has no end yet."""
+        self._place: int | None = None
 
     def news(self) -> bool:
         """Tell cheaply whether there is something that has not been read."""
         status = os.stat(self._name)  # noqa: PTH116 (a microsecond, at every call of a storage)
-        if status.st_size == self._read_to and status.st_ino == self._place:
+        if status.st_size == self.read_to and status.st_ino == self._place:
             self.torn = False
             return False
         if self._place is None:
             self._place = status.st_ino
-        if status.st_ino != self._place or status.st_size < self._read_to:
+        if status.st_ino != self._place or status.st_size < self.read_to:
             raise ReplacedError
         return True
 
     def read(self) -> Generator[list[Any]]:
         """Read the records that others have finished since, many at a time."""
         with self.path.open("rb") as file:
-            if self._read_to == 0:
+            if self.read_to == 0:
                 _check_head(self.path, file.read(len(_RECORD_START)))
-            file.seek(self._read_to - len(self._last))
-            if file.read(len(self._last)) != self._last:
+            if not _ends_so(file, self.read_to, self.last):
                 raise ReplacedError
             rest = b""
             while chunk := file.read(_CHUNK):
                 lines, newline, rest = (rest + chunk).rpartition(b"\n")
                 if newline:
-                    self._last = lines[-_REMEMBERED:] + newline
-                    self._read_to += len(lines) + 1
-                    yield _records(lines)
+                    self.last = lines[-_REMEMBERED:] + newline
+                    self.read_to += len(lines) + 1
+                    yield records_of(lines)
             self.torn = bool(rest)
+
+    def ends_so(self, read_to: int, last: bytes) -> bool:
+        """Tell whether these are its last bytes up to a place, which is the end of a line."""
+        with self.path.open("rb") as file:
+            return last.endswith(b"\n") and _ends_so(file, read_to, last)
 
     def mend(self) -> None:
         """Cut off a last line without an end, once everything before it has been read.
@@ -155,7 +161,7 @@ class JournalFile:
         descriptor = os.open(self.path, os.O_WRONLY | _BINARY)
         try:
             size = os.fstat(descriptor).st_size
-            os.ftruncate(descriptor, self._read_to)
+            os.ftruncate(descriptor, self.read_to)
             os.fsync(descriptor)
             self.torn = False
         finally:
@@ -163,7 +169,7 @@ class JournalFile:
         _logger.warning(
             "Cut an unfinished last line of %d bytes off the journal %s: its writer died or the "
             "disk was full before it was stored. All finished lines are kept.",
-            size - self._read_to,
+            size - self.read_to,
             self.path,
         )
 
@@ -178,12 +184,17 @@ class JournalFile:
         except BaseException as error:
             if isinstance(error, OSError):
                 # The disk is full. Nobody has read a part of a line.
-                os.ftruncate(descriptor, self._read_to)
+                os.ftruncate(descriptor, self.read_to)
             os.close(descriptor)
             raise
-        self._read_to += written
-        self._last = bytes(content[-_REMEMBERED:])
+        self.read_to += written
+        self.last = bytes(content[-_REMEMBERED:])
         return descriptor
+
+
+def _ends_so(file: BinaryIO, read_to: int, last: bytes) -> bool:
+    file.seek(read_to - len(last))
+    return file.read(len(last)) == last
 
 
 def _check_head(path: Path, head: bytes) -> None:
@@ -191,7 +202,8 @@ def _check_head(path: Path, head: bytes) -> None:
         raise StorageFormatError(f"The file {path} begins with {head!r}.")
 
 
-def _records(lines: bytes) -> list[Any]:
+def records_of(lines: bytes) -> list[Any]:
+    """Parse lines of JSON."""
     # One call of the parser for all lines: a third of the time, and each name is made once.
     records = json.loads(b"[" + lines.replace(b"\n", b",") + b"]")
     if len(records) != lines.count(b"\n") + 1:

@@ -31,6 +31,9 @@ _NESTED = (dict, list)
 _SHORT = 32  # items
 _LEVELS = 250  # of an attribute; a copy of what is nested further cannot be made
 
+# The errors at a record that no client has written.
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
 ENDED: frozenset[TrialState] = frozenset(state for state in TrialState if state.is_finished())
 """The states that a trial keeps."""
 
@@ -94,7 +97,11 @@ class ReplayedStudy:
         """A trial has its last state; it is never changed again."""
         self.live.pop(trial.number, None)
         last, own = self.distributions, trial.distributions
-        if [*last] == [*own] and all(map(operator.is_, last.values(), own.values())):
+        if (
+            last is not own
+            and [*last] == [*own]
+            and all(map(operator.is_, last.values(), own.values()))
+        ):
             trial.distributions = last  # once for all trials, which mostly have the same
         self.distributions = trial.distributions
         if trial.state != TrialState.COMPLETE or len(self.directions) != 1 or not trial.values:
@@ -107,6 +114,9 @@ class ReplayedStudy:
             if not better and not (value == best and trial.number < self.best.number):
                 return
         self.best = trial
+
+
+_DELETED = ReplayedStudy(-1, "", [])
 
 
 class Replay:
@@ -123,8 +133,8 @@ class Replay:
         # By their ids; None for those of studies that are deleted.
         self.trials: list[FrozenTrial | None] = []
         self._study_of: list[ReplayedStudy] = []
-        self._next_study_id = 0
-        self._distributions: dict[str, BaseDistribution] = {}
+        self.next_study_id = 0
+        self.distributions: dict[str, BaseDistribution] = {}
         self._last: dict[str, Any] = {}  # attributes of trials, of each name
         self.shown: dict[int, FrozenTrial] = {}  # copies of live trials, until they change
         self._do = {
@@ -194,15 +204,20 @@ class Replay:
 
     def _create_study(self, record: dict[str, Any]) -> None:
         name = record["study_name"]
-        directions = [StudyDirection(direction) for direction in record["directions"]]
-        if not isinstance(name, str):
-            raise TypeError("the name of a study is no text")
+        directions = record["directions"]
         if name in self.ids:
             return
-        study_id = self._next_study_id
-        self._next_study_id += 1
-        self.studies[study_id] = ReplayedStudy(study_id, name, directions)
+        self.add_study(self.next_study_id, name, directions)
+        self.next_study_id += 1
+
+    def add_study(self, study_id: int, name: Any, directions: list[Any]) -> ReplayedStudy:
+        """Add a study without trials."""
+        if not isinstance(name, str):
+            raise TypeError("the name of a study is no text")
+        study = ReplayedStudy(study_id, name, [*map(StudyDirection, directions)])
+        self.studies[study_id] = study
         self.ids[name] = study_id
+        return study
 
     def _delete_study(self, record: dict[str, Any]) -> None:
         study = self.studies.pop(record["study_id"], None)
@@ -217,11 +232,11 @@ class Replay:
 
     def _set_study_user_attr(self, record: dict[str, Any]) -> None:
         if (study := self.studies.get(record["study_id"])) is not None:
-            study.user = {**study.user, **_attributes(record["user_attr"])}
+            study.user = {**study.user, **attributes_of(record["user_attr"])}
 
     def _set_study_system_attr(self, record: dict[str, Any]) -> None:
         if (study := self.studies.get(record["study_id"])) is not None:
-            study.system = {**study.system, **_attributes(record["system_attr"])}
+            study.system = {**study.system, **attributes_of(record["system_attr"])}
 
     # Trials
 
@@ -237,24 +252,28 @@ class Replay:
             number=len(study.trials),
             trial_id=len(self.trials),
             state=TrialState(record.get("state", TrialState.RUNNING)),
-            value=None if record.get("value") is None else _number(record["value"]),
-            values=None if record.get("values") is None else [*map(_number, record["values"])],
+            value=None if record.get("value") is None else number_of(record["value"]),
+            values=None if record.get("values") is None else [*map(number_of, record["values"])],
             datetime_start=_time(record["datetime_start"]),
             datetime_complete=_time(record.get("datetime_complete")),
             params={
-                sys.intern(name): distributions[name].to_external_repr(_number(value))
+                sys.intern(name): distributions[name].to_external_repr(number_of(value))
                 for name, value in record.get("params", {}).items()
             },
             distributions=distributions,
             user_attrs=self.kept(record.get("user_attrs", {})),
             system_attrs=self.kept(record.get("system_attrs", {})),
             intermediate_values={
-                int(step): _number(value)
+                int(step): number_of(value)
                 for step, value in record.get("intermediate_values", {}).items()
             },
         )
+        self.add_trial(study, trial)
+
+    def add_trial(self, study: ReplayedStudy, trial: FrozenTrial) -> None:
+        """Add a trial, whose id and number are the next ones."""
         for name in trial.params:
-            study.kinds.setdefault(name, distributions[name])
+            study.kinds.setdefault(name, trial.distributions[name])
         self.trials.append(trial)
         self._study_of.append(study)
         study.trials.append(trial)
@@ -263,6 +282,11 @@ class Replay:
             study.ended(trial)
         else:
             study.live[trial.number] = trial
+
+    def add_deleted_trial(self) -> None:
+        """Add a trial that nobody can ask for, as its study is deleted."""
+        self.trials.append(None)
+        self._study_of.append(_DELETED)
 
     def _live(self, record: dict[str, Any]) -> FrozenTrial | None:
         """The trial of a record, if it can still be changed, which is about to happen."""
@@ -290,7 +314,7 @@ class Replay:
             sys.intern(record["param_name"]),
             self.distribution(record["distribution"]),
         )
-        internal = _number(record["param_value_internal"])
+        internal = number_of(record["param_value_internal"])
         trial.params[name] = distribution.to_external_repr(internal)
         trial.distributions[name] = distribution
 
@@ -307,14 +331,14 @@ class Replay:
         study.counts[state] += 1
         trial.state = state
         if record["values"] is not None:
-            trial.values = [*map(_number, record["values"])]
+            trial.values = [*map(number_of, record["values"])]
         if state in ENDED:
             trial.datetime_complete = _time(record["datetime_complete"])
             study.ended(trial)
 
     def _set_trial_intermediate_value(self, record: dict[str, Any]) -> None:
         if (trial := self._live(record)) is not None:
-            trial.intermediate_values[record["step"]] = _number(record["intermediate_value"])
+            trial.intermediate_values[record["step"]] = number_of(record["intermediate_value"])
 
     def _set_trial_attr(self, record: dict[str, Any]) -> None:
         if (trial := self._live(record)) is not None:
@@ -330,7 +354,7 @@ class Replay:
 
     def kept(self, attributes: dict[str, Any]) -> dict[str, Any]:
         """Return attributes of a trial, which share with the last ones what they have in common."""
-        for key, value in _attributes(attributes).items():
+        for key, value in attributes_of(attributes).items():
             if type(value) in _NESTED:
                 # At the end of the stack it is kept as it is.
                 with contextlib.suppress(RecursionError):
@@ -339,24 +363,24 @@ class Replay:
 
     def distribution(self, text: str) -> BaseDistribution:
         """A distribution by its JSON; the same object for the same text."""
-        distribution = self._distributions.get(text)
+        distribution = self.distributions.get(text)
         if distribution is None:
             distribution = json_to_distribution(text)
-            _attributes({"choices": [*getattr(distribution, "choices", ())]})
-            self._distributions[text] = distribution
+            attributes_of({"choices": [*getattr(distribution, "choices", ())]})
+            self.distributions[text] = distribution
         return distribution
 
 
 # Of what anybody may have written into the file.
 
 
-def _number(value: Any) -> float:
+def number_of(value: Any) -> float:
     if isinstance(value, (float, int)):
         return value
     raise TypeError("a value is no number")
 
 
-def _attributes(given: dict[str, Any]) -> dict[str, Any]:
+def attributes_of(given: dict[str, Any]) -> dict[str, Any]:
     level = [value for value in given.values() if type(value) in _NESTED]
     for _ in range(_LEVELS if level else 0):
         level = [

@@ -41,14 +41,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks._flusher import Flusher
 from prefect_optuna.blocks._journal_file import JournalFile, ReplacedError, damaged_line
-from prefect_optuna.blocks._journal_replay import ENDED, Operation, Replay, ReplayedStudy
-from prefect_optuna.blocks._json import FLAT, encode, to_json
+from prefect_optuna.blocks._journal_index import read_index, write_index
+from prefect_optuna.blocks._journal_replay import (
+    ENDED,
+    MALFORMED,
+    Operation,
+    Replay,
+    ReplayedStudy,
+)
+from prefect_optuna.blocks.attribute_json import FLAT, encode, to_json
 from prefect_optuna.blocks.errors import DamagedStorageError, StorageFormatError
 from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
 from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
-
-# The errors of the replay at a record that no client has written.
-_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 _FLUSH_AFTER = 0.05  # seconds
 _TRY_AGAIN_AFTER = 1.0  # seconds, where that failed
@@ -101,33 +105,39 @@ class FileStorage(BaseStorage):
 
     # Reading and writing the file: whoever calls `_known` holds the mutex while it uses that.
 
-    def _known(self) -> Replay:
-        """Everything that is in the file now."""
+    def _known(self, *, alone: bool = False) -> Replay:
+        """Everything that is in the file now; `alone`, nobody else can write meanwhile."""
         try:
             if self._file.news():
-                self._read_on()
+                self._read_on(alone=alone)
         except ReplacedError:
             self._waiting.clear()  # its trials are no more, or others
             self._own.clear()
             self._forget()
-            self._read_on()
+            self._read_on(alone=alone)
         return self._replay
 
-    def _read_on(self) -> None:
+    def _read_on(self, *, alone: bool) -> None:
+        begins = self._file.read_to == 0
         try:
             with without_garbage_collector():
+                if begins and not read_index(self._file, self._replay):
+                    self._replay = Replay(self._waiting)
+                indexed = self._file.read_to
                 for records in self._file.read():
                     for record in records:
                         self._replay.apply(record)
+                if begins and not alone:  # or the others would wait for it
+                    write_index(self._file, self._replay, indexed)
         except BaseException as error:
             self._forget()
-            if isinstance(error, _MALFORMED) and not isinstance(error, StorageFormatError):
+            if isinstance(error, MALFORMED) and not isinstance(error, StorageFormatError):
                 raise self._damaged() from error
             raise
 
     def _known_alone(self) -> Replay:
         """The same under the lock, when an unfinished line at the end is one that stays so."""
-        known = self._known()
+        known = self._known(alone=True)
         if self._file.torn:
             self._file.mend()
         return known

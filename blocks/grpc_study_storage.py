@@ -8,7 +8,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy
 from pydantic import Field, field_validator
 
 from prefect_optuna.blocks._metadata import LOGO_URL, page
-from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
+from prefect_optuna.blocks.attribute_json import CheckedAttributes
 from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
 

@@ -8,7 +8,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from pydantic import Field
 
 from prefect_optuna.blocks._metadata import LOGO_URL, page
-from prefect_optuna.blocks.attribute_nesting import CheckedAttributes
+from prefect_optuna.blocks.attribute_json import CheckedAttributes
 from prefect_optuna.blocks.study_storage import StudyStorage
 
 

@@ -23,7 +23,7 @@ import psutil
 import redis
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import SecretStr
 from redis_servers import RedisServer
 from servers import free_port, running, wait_until_listening
@@ -503,3 +503,41 @@ def grpc(folder: Path) -> Generator[StorageUnderTest]:
     finally:
         if stack:
             kill()
+
+
+def outcome(call: Callable[[], Any]) -> tuple[Any, set[type]]:
+    """What a call returns, or what a caller may catch."""
+    kinds = (KeyError, ValueError, RuntimeError, optuna.exceptions.DuplicatedStudyError)
+    try:
+        return call(), set()
+    except (*kinds, optuna.exceptions.UpdateFinishedTrialError) as error:
+        caught = {kind for kind in kinds if isinstance(error, kind)}
+        return None, caught | ({optuna.exceptions.UpdateFinishedTrialError} & {type(error)})
+
+
+def plain(trial: FrozenTrial) -> str:
+    """All of a trial, in words: NaN equals NaN, 1 is not 1.0, and order counts."""
+    return repr(sorted(vars(trial).items()))
+
+
+def everything(storage: BaseStorage) -> list[Any]:
+    """All that a storage says."""
+    said: list[Any] = []
+    for study in storage.get_all_studies():
+        i = study._study_id
+        trials = storage.get_all_trials(i)
+        waiting = storage.get_all_trials(i, deepcopy=False, states=(TrialState.WAITING,))
+        said += [
+            (i, study.study_name, study.directions, storage.get_study_directions(i)),
+            (storage.get_study_name_from_id(i), storage.get_study_id_from_name(study.study_name)),
+            sorted(map(repr, storage.get_study_user_attrs(i).items())),
+            sorted(map(repr, storage.get_study_system_attrs(i).items())),
+            repr((study.user_attrs, study.system_attrs)),
+            [plain(trial) for trial in trials],
+            [plain(storage.get_trial(trial._trial_id)) for trial in trials],
+            [storage.get_trial_id_from_study_id_trial_number(i, t.number) for t in trials],
+            [plain(trial) for trial in waiting],
+            [storage.get_n_trials(i, state) for state in (None, *TrialState)],
+            outcome(lambda i=i: plain(storage.get_best_trial(i))),
+        ]
+    return said

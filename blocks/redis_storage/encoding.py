@@ -25,7 +25,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks._json import encode
+from prefect_optuna.blocks.attribute_json import encode
 from prefect_optuna.blocks.errors import AttributeEncodingError
 
 LETTERS: dict[TrialState, str] = {state: state.name[0] for state in TrialState}

@@ -27,7 +27,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks.attribute_nesting import check_nesting
+from prefect_optuna.blocks.attribute_json import check_nesting
 from prefect_optuna.blocks.errors import DamagedStorageError
 from prefect_optuna.blocks.redis_storage.encoding import (
     STATES,

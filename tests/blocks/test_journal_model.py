@@ -35,8 +35,9 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from storages_under_test import everything, outcome, plain
 
-from prefect_optuna.blocks import JournalStudyStorage
+from prefect_optuna.blocks import JournalStudyStorage, _journal_index
 from prefect_optuna.blocks._journal_file import os_lock
 
 EXAMPLES = int(os.environ.get("JOURNAL_MODEL_EXAMPLES", "30"))
@@ -71,44 +72,6 @@ Call = Callable[[BaseStorage], Any]
 def theirs(path: Path) -> JournalStorage:
     """Optuna's own on the same file, under the same lock."""
     return JournalStorage(JournalFileBackend(str(path), lock_obj=os_lock(path)))
-
-
-def outcome(call: Callable[[], Any]) -> tuple[Any, set[type]]:
-    """What a call returns, or what a caller may catch."""
-    kinds = (KeyError, ValueError, RuntimeError, optuna.exceptions.DuplicatedStudyError)
-    try:
-        return call(), set()
-    except (*kinds, optuna.exceptions.UpdateFinishedTrialError) as error:
-        caught = {kind for kind in kinds if isinstance(error, kind)}
-        return None, caught | ({optuna.exceptions.UpdateFinishedTrialError} & {type(error)})
-
-
-def plain(trial: FrozenTrial) -> str:
-    """All of a trial, in words: NaN equals NaN, 1 is not 1.0, and order counts."""
-    return repr(sorted(vars(trial).items()))
-
-
-def everything(storage: BaseStorage) -> list[Any]:
-    """All that a storage says."""
-    said: list[Any] = []
-    for study in storage.get_all_studies():
-        i = study._study_id
-        trials = storage.get_all_trials(i)
-        waiting = storage.get_all_trials(i, deepcopy=False, states=(TrialState.WAITING,))
-        said += [
-            (i, study.study_name, study.directions, storage.get_study_directions(i)),
-            (storage.get_study_name_from_id(i), storage.get_study_id_from_name(study.study_name)),
-            sorted(map(repr, storage.get_study_user_attrs(i).items())),
-            sorted(map(repr, storage.get_study_system_attrs(i).items())),
-            repr((study.user_attrs, study.system_attrs)),
-            [plain(trial) for trial in trials],
-            [plain(storage.get_trial(trial._trial_id)) for trial in trials],
-            [storage.get_trial_id_from_study_id_trial_number(i, t.number) for t in trials],
-            [plain(trial) for trial in waiting],
-            [storage.get_n_trials(i, state) for state in (None, *TrialState)],
-            outcome(lambda i=i: plain(storage.get_best_trial(i))),
-        ]
-    return said
 
 
 class OneFile(RuleBasedStateMachine):
@@ -271,8 +234,14 @@ def undated(said: Any) -> str:
     return re.sub(r"datetime\.datetime\(\d[^)]*\)", "then", repr(said))
 
 
-@pytest.mark.slow
-def test_whatever_is_called_ours_and_optuna_s_own_say_the_same_of_one_file() -> None:
+@pytest.mark.parametrize("indexed", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_whatever_is_called_ours_and_optuna_s_own_say_the_same_of_one_file(
+    indexed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is `indexed`, whoever opens the file reads an index, and writes one."""
+    if indexed:
+        monkeypatch.setattr(_journal_index, "_WORTH", 1)
+        monkeypatch.setattr(_journal_index, "_PART", 1 << 60)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run_state_machine_as_test(
         OneFile,

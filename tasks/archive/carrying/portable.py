@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import ArchiveError, PrefectOptunaError
 from prefect_optuna.blocks.artifacts import handlers
-from prefect_optuna.blocks.attribute_nesting import check_attributes, check_nesting
+from prefect_optuna.blocks.attribute_json import check_attributes, check_nesting
 from prefect_optuna.blocks.codec.untrusted import open_zip
 from prefect_optuna.tasks.archive.carrying.parcel import Parcel, verify
 from prefect_optuna.tasks.archive.series.blobs import blob_path
