@@ -530,10 +530,11 @@ def _measure(fault: Fault, history: Json, host: str, at: float, healed: float) -
     sessions = history["sessions"]
     workers = {key: one["host"] for key, one in sessions.items() if "parent" in one}
     trials = history["trials"]
+    # It may have told the one that it ran when it was chosen before it stood still.
     ran = [
         t["number"]
         for t in trials
-        if workers.get(t["session"]) == host and t["began"] < at < (t["ended"] or at + 1)
+        if t["lost"] and workers.get(t["session"]) == host and t["began"] and t["ended"] > at
     ]
     again = [t for t in trials if not {*t["repeats"]}.isdisjoint(ran) and t["began"]]
     took = {t["number"]: t["began"] - at for t in again if workers.get(t["session"]) != host}
