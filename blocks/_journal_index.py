@@ -53,7 +53,7 @@ _FORMAT = 1
 _SUFFIX = ".index"
 _WORTH = 1 << 23  # bytes of a journal that are read within a second
 _PART = 8  # of what the index has, beyond which it is made anew
-_LINES = 5_000  # that are written, and read, at once
+_LINES = 5_000  # that are written at once
 _CHUNK = 1 << 22  # bytes that are read at once
 _LAYOUT, _STUDY, _TRIAL = 2, 5, 12  # items of their lines
 _STATES = {int(state): state for state in TrialState}
@@ -152,7 +152,7 @@ def _same(before: Mapping[str, Any], attributes: Mapping[str, Any]) -> list[str]
 def _internal(distribution: BaseDistribution, value: Any) -> float:
     if isinstance(distribution, CategoricalDistribution):
         # By identity: `1 == True`, and both may be among the choices.
-        return next(n for n, choice in enumerate(distribution.choices) if choice is value)
+        return [*map(id, distribution.choices)].index(id(value))
     return value
 
 
