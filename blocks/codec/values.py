@@ -256,7 +256,7 @@ def _encode_scalar(value: np.generic, other: Other) -> Any:
     dtype = value.dtype
     if dtype.hasobject or dtype.names is not None:
         return None
-    if dtype.kind in "biufcUS" and dtype.char not in "gG":
+    if dtype.kind in "biufcUS" and dtype.char not in "gG" and value == value:
         return {"$scalar": [dtype.str, encode_value(value.item(), other)]}
-    # A long double or a time has no exact number in JSON.
+    # A long double, a time, or the sign of NaN has no exact number in JSON.
     return {"$scalar_bytes": [dtype.str, base64.b64encode(value.tobytes()).decode("ascii")]}

@@ -141,6 +141,17 @@ def test_results_come_back_with_structure_types_and_values(result: Any) -> None:
     assert_same(decode_result(content), result)
 
 
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("f2", 0xFE01), ("f4", 0xFFC00000), ("f8", 0xFFF8_0000_0000_0007)]
+)
+def test_nan_alone_keeps_its_bits(kind: str, bits: int) -> None:
+    array = np.array(bits, f"u{kind[1]}").view(kind)
+    for value in (array, array[()], [array[()], 1.0]):
+        found = decode_result(encode_result(value))
+        first, expected = (one[0] if isinstance(one, list) else one for one in (found, value))
+        assert first.tobytes() == expected.tobytes()
+
+
 @given(
     st.integers(0, 20).flatmap(
         lambda n: st.dictionaries(
