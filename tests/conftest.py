@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -175,3 +176,9 @@ def page(chromium: str, tmp_path: Path) -> Generator[Page]:
 def in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small results and series are files, too, as those of 0.1.0 are."""
     monkeypatch.setattr("prefect_optuna.tasks.archive.series.results.INLINE", -1)
+
+
+@pytest.fixture(scope="session")
+def ray_token() -> str:
+    """The password of the tests' Rays, which a process reads once."""
+    return secrets.token_hex(32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -26,8 +25,6 @@ from prefect_optuna.tasks import ArchivedStudy, param_scope
 from prefect_optuna.tasks.machine import DEVICES
 from prefect_optuna.tasks.resources import Resources
 
-TOKEN = secrets.token_hex(32)  # Ray reads it once in a process
-
 pytestmark = [
     pytest.mark.usefixtures("prefect_server"),
     pytest.mark.timeout(400),  # Ray's processes take half a minute to start on a busy machine
@@ -35,14 +32,14 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_token: str) -> Generator[None]:
     """A machine of two GPUs, on which nobody has taken anything; and no Ray is left."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(DEVICES, "3,5")
     monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_CLAIMS", str(tmp_path / "claims"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", ray_token)
     yield
     if (ray := sys.modules.get("ray")) is not None:
         ray.shutdown()
