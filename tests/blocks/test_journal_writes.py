@@ -177,6 +177,7 @@ print("given", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_writes_what_waits(child: Any, block: JournalStudyStorage) -> None:
     study, _ = started(block)
     with child(LAST, str(block.path)) as writer:

@@ -157,6 +157,7 @@ except StorageUnavailableError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 def test_a_disk_that_is_full_leaves_the_old_content(child, local: ArtifactFileSystem) -> None:
     local.write_path("a", b"old")

@@ -66,6 +66,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Generator[BaseStorag
     server.cleanup()
 
 
+@pytest.mark.slow
 class TestPostgresql(StorageTestCase):
     @pytest.fixture
     def storage(self, postgresql: BaseStorage) -> Generator[BaseStorage]:

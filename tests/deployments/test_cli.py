@@ -511,6 +511,7 @@ def test_without_a_server_a_deployment_says_how_to_start_one(call: Any, tmp_path
     assert "prefect-optuna serve" in err
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_named(call: Any) -> None:
     url = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({"api.url": url}):

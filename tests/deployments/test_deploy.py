@@ -129,6 +129,7 @@ def test_a_deployment_names_module_blocks_schedule_tags_limit_and_version(lab: P
     assert "path" not in str(there.job_variables)
 
 
+@pytest.mark.slow
 def test_the_same_call_twice_is_once_and_a_changed_one_changes(lab: Path) -> None:
     def deploy(cron: str | None) -> Deployed:
         return deploy_report("twice", cron=cron, storage=STORAGE, artifacts=ARTIFACTS, pool=POOL)

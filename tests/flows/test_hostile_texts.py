@@ -90,6 +90,7 @@ def test_a_page_shows_any_folder_as_text() -> None:
     assert not unseen(page)
 
 
+@pytest.mark.slow
 @any_text
 def test_a_report_has_no_markup_but_its_own(text: str) -> None:
     status = StudyStatus(

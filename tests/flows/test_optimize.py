@@ -360,6 +360,7 @@ def slow(trial: optuna.Trial) -> float:
     return trial.suggest_float("x", 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_runs_of_one_study_at_once_finish_as_many_trials_as_one_would(tmp_path: Path) -> None:
     storage = JournalStudyStorage(path=tmp_path / "s.journal")
@@ -387,6 +388,7 @@ def test_the_timeout_ends_it() -> None:
     assert time.monotonic() - started < 15
 
 
+@pytest.mark.slow
 def test_callbacks_see_each_trial_and_may_stop_the_study() -> None:
     seen = []
 

@@ -42,6 +42,8 @@ from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.trial_scope import TrialScope
 
+pytestmark = pytest.mark.slow  # the fast ones draw by test_plots.py and test_report.py
+
 START = dt.datetime(2026, 1, 1)  # noqa: DTZ001 - as Optuna has them
 SPACE = {
     "x": FloatDistribution(-1, 1),

@@ -34,6 +34,7 @@ from prefect_optuna.tasks.reevaluation.verdicts import ReevaluatedTrial, Reevalu
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.slow  # whole studies, in a browser
 SCREENSHOTS = Path(__file__).parents[2] / ".cache" / "screenshots"
 
 

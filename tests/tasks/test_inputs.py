@@ -111,6 +111,7 @@ def note_and_vanish(writer: ResultWriter, path: str) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_process_of_a_pool_that_ends_at_once_has_noted_its_files(
     folder: Path, tmp_path: Path
 ) -> None:

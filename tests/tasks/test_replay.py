@@ -188,6 +188,7 @@ def save(trial: optuna.Trial) -> float:
     return x
 
 
+@pytest.mark.slow
 def test_uploads_are_compared_and_leave_the_store_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

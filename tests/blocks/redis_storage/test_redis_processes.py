@@ -122,6 +122,7 @@ def test_many_create_the_same_study_and_one_wins(open_storage: Open) -> None:
     assert len(open_storage().get_all_studies()) == 1
 
 
+@pytest.mark.slow
 def test_what_is_buffered_when_the_interpreter_ends_is_sent(
     open_storage: Open, redis_server: str, namespace: str
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_captured_scope_is_restored_in_a_thread() -> None:
         assert dict(scope) == dict(param_scope.current()) == snapshot.values(), "in place of it"
 
 
+@pytest.mark.slow
 def test_a_captured_scope_is_restored_in_another_process() -> None:
     with param_scope.labelled({"simulate": {"dt": 0.2}, "seed": 7}, origin="trial 17"):
         snapshot = capture()
