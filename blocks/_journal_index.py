@@ -1,7 +1,7 @@
 """An index of a journal: what its records came to, so that whoever opens it reads on from there.
 
-A journal of 100,000 trials has a million records. `<journal>.index` has a line for each trial, as
-it was when that much of the journal had been read. Whoever opens a journal and has had to read much
+A journal has some ten records of each trial. `<journal>.index` has a line for each trial, as it
+was when that much of the journal had been read. Whoever opens a journal and has had to read much
 of it writes one; nobody needs it, it may be deleted at any time, and Optuna's and Rustuna's readers
 do not know it.
 
@@ -48,6 +48,7 @@ from prefect_optuna.blocks._journal_replay import (
     number_of,
 )
 from prefect_optuna.blocks.attribute_json import to_json
+from prefect_optuna.blocks.redis_storage.encoding import decode_time
 
 _FORMAT = 1
 _SUFFIX = ".index"
@@ -277,8 +278,8 @@ class _Trials:
             state=_STATES[state],
             value=None,
             values=None if values is None else [*map(number_of, values)],
-            datetime_start=None if started is None else datetime.fromtimestamp(started),  # noqa: DTZ006
-            datetime_complete=None if completed is None else datetime.fromtimestamp(completed),  # noqa: DTZ006
+            datetime_start=decode_time(started),
+            datetime_complete=decode_time(completed),
             params=dict(zip(kinds, of_trial, strict=True)),
             distributions=kinds if state in _ENDED else kinds.copy(),
             user_attrs=user,

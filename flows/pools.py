@@ -14,8 +14,11 @@ from prefect_optuna.tasks.resources import Resources
 POOL_TYPES = ("process", "docker", "kubernetes")
 """The types of work pools that are known to give a trial its resources."""
 
-CLAIMS, CLAIMS_VOLUME = "/var/lib/prefect-optuna/claims", "prefect-optuna-claims"
-"""What containers of one machine share, to write down which GPUs they have."""
+CLAIMS = "/var/lib/prefect-optuna/claims"
+"""Where containers of one machine write down which GPUs they have."""
+
+CLAIMS_VOLUME = "prefect-optuna-claims"
+"""The volume that they share for it."""
 
 
 def job_variables_of(

@@ -256,6 +256,14 @@ def test_several_workers_are_a_distributed_study_and_the_pool_s_worker(lab: Path
     assert worker.work_pool_name == POOL
 
 
+def test_a_limit_that_is_no_longer_given_is_none(lab: Path) -> None:
+    given = {"study_name": "limited", "storage": STORAGE, "artifacts": ARTIFACTS, "pool": POOL}
+    deployed = deploy_optimization(LYNX, concurrency_limit=1, **given)
+    assert stored(deployed.id).global_concurrency_limit.limit == 1
+    assert deploy_optimization(LYNX, **given).id == deployed.id
+    assert stored(deployed.id).global_concurrency_limit is None
+
+
 @pytest.mark.slow
 def test_resources_are_asked_of_the_pool_and_counted_by_the_run(lab: Path) -> None:
     make_pool("deploy-docker", "docker")
