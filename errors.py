@@ -1,115 +1,26 @@
-"""Every error and warning that this package raises, in one place; imported when first used.
+"""Every error and warning that this package raises on purpose.
 
 All errors are `PrefectOptunaError`s, and Python's own where one fits: what is not found is a
 `LookupError` or a `FileNotFoundError`, what is wrong in a call a `ValueError` or a `TypeError`.
+Every message says what was expected, what was found, and what to do next.
 
     >>> from prefect_optuna.errors import PrefectOptunaError, StudyNotFoundError
     >>> issubclass(StudyNotFoundError, (PrefectOptunaError, LookupError))
     True
 """
 
-import typing
+from __future__ import annotations
 
-from prefect_optuna._lazy import lazy_names
-
-if typing.TYPE_CHECKING:
-    from prefect_optuna.blocks.artifacts.repository import (
-        OutputOnlyWarning,
-    )
-    from prefect_optuna.blocks.errors import (
-        ArchiveError,
-        ArchiveSignatureError,
-        ArtifactError,
-        ArtifactExistsError,
-        ArtifactLoadError,
-        ArtifactLogError,
-        ArtifactNotFoundError,
-        ArtifactPathError,
-        AttributeEncodingError,
-        CaptureError,
-        CorruptArtifactError,
-        DamagedStorageError,
-        DeploymentExistsError,
-        EnvironmentUnavailableError,
-        HandlerImportError,
-        HostilePickleError,
-        InvalidHandlerError,
-        InvalidLocationError,
-        InvalidProblemError,
-        InvalidSettingError,
-        InvalidVersionError,
-        MissingReferenceError,
-        PrefectOptunaError,
-        ReadOnlyError,
-        ResultEncodingError,
-        SeriesError,
-        ServerUnavailableError,
-        StorageFormatError,
-        StorageNotFoundError,
-        StoragePermissionError,
-        StorageUnavailableError,
-        StudyMismatchError,
-        StudyNotFoundError,
-        UnknownHandlerError,
-        UnknownNameError,
-        UntrustedArchiveError,
-        VersionNotFoundError,
-        WorkerFailedError,
-        WorkersLostError,
-    )
-    from prefect_optuna.deployments.local_server import LocalServerError
-    from prefect_optuna.flows.reevaluate_flow import (
-        DriftError,
-    )
-    from prefect_optuna.flows.study_result import (
-        NoCompleteTrialError,
-    )
-    from prefect_optuna.tasks.archive.code.restore import (
-        OtherPythonWarning,
-    )
-    from prefect_optuna.tasks.persistence.errors import (
-        AutoIncFieldNotResolvedError,
-        CorruptPersistenceError,
-        FieldOrderError,
-        FilenameValueError,
-        FileOfOthersError,
-        InvalidPersistenceClassError,
-        MissingKeyError,
-        NotPersistenceClassError,
-        PersistenceConcatError,
-        PersistenceError,
-        PersistenceExistsError,
-        PersistenceIsDirectoryError,
-        PersistenceNotFoundError,
-        PersistenceValidationError,
-        PickleRefusedError,
-        SchemaChangedError,
-        SkippedFileWarning,
-        UndeclaredAttributeWarning,
-        UnsetFieldError,
-        UnsupportedValueError,
-        WrongPersistenceClassError,
-    )
-    from prefect_optuna.tasks.scope.errors import (
-        ConfigFileError,
-        ConfigFileNotFoundError,
-        InvalidParameterError,
-        MissingParameterError,
-        UnreadParameterWarning,
-    )
-    from prefect_optuna.tasks.stopping import (
-        TrialStopped,
-    )
+from typing import Any
 
 __all__ = [
+    "AlreadyExistsError",
     "ArchiveError",
     "ArchiveSignatureError",
     "ArtifactError",
-    "ArtifactExistsError",
     "ArtifactLoadError",
     "ArtifactLogError",
     "ArtifactNotFoundError",
-    "ArtifactPathError",
     "AttributeEncodingError",
     "AutoIncFieldNotResolvedError",
     "CaptureError",
@@ -118,27 +29,20 @@ __all__ = [
     "CorruptArtifactError",
     "CorruptPersistenceError",
     "DamagedStorageError",
-    "DeploymentExistsError",
     "DriftError",
     "EnvironmentUnavailableError",
     "FieldOrderError",
     "FileOfOthersError",
-    "FilenameValueError",
-    "HandlerImportError",
     "HostilePickleError",
-    "InvalidHandlerError",
     "InvalidLocationError",
     "InvalidParameterError",
     "InvalidPersistenceClassError",
     "InvalidProblemError",
     "InvalidSettingError",
     "InvalidVersionError",
-    "LocalServerError",
     "MissingKeyError",
     "MissingParameterError",
-    "MissingReferenceError",
     "NoCompleteTrialError",
-    "NotPersistenceClassError",
     "OtherPythonWarning",
     "OutputOnlyWarning",
     "PersistenceConcatError",
@@ -150,7 +54,6 @@ __all__ = [
     "PickleRefusedError",
     "PrefectOptunaError",
     "ReadOnlyError",
-    "ResultEncodingError",
     "SchemaChangedError",
     "SeriesError",
     "ServerUnavailableError",
@@ -171,82 +74,346 @@ __all__ = [
     "UntrustedArchiveError",
     "VersionNotFoundError",
     "WorkerFailedError",
-    "WorkersLostError",
     "WrongPersistenceClassError",
 ]
 
-_MODULE_OF = {
-    "ArchiveError": "blocks.errors",
-    "ArchiveSignatureError": "blocks.errors",
-    "ArtifactError": "blocks.errors",
-    "ArtifactExistsError": "blocks.errors",
-    "ArtifactLoadError": "blocks.errors",
-    "ArtifactLogError": "blocks.errors",
-    "ArtifactNotFoundError": "blocks.errors",
-    "ArtifactPathError": "blocks.errors",
-    "AttributeEncodingError": "blocks.errors",
-    "AutoIncFieldNotResolvedError": "tasks.persistence.errors",
-    "CaptureError": "blocks.errors",
-    "ConfigFileError": "tasks.scope.errors",
-    "ConfigFileNotFoundError": "tasks.scope.errors",
-    "HandlerImportError": "blocks.errors",
-    "InvalidHandlerError": "blocks.errors",
-    "CorruptArtifactError": "blocks.errors",
-    "CorruptPersistenceError": "tasks.persistence.errors",
-    "DamagedStorageError": "blocks.errors",
-    "DeploymentExistsError": "blocks.errors",
-    "DriftError": "flows.reevaluate_flow",
-    "EnvironmentUnavailableError": "blocks.errors",
-    "FieldOrderError": "tasks.persistence.errors",
-    "FileOfOthersError": "tasks.persistence.errors",
-    "FilenameValueError": "tasks.persistence.errors",
-    "HostilePickleError": "blocks.errors",
-    "InvalidLocationError": "blocks.errors",
-    "InvalidParameterError": "tasks.scope.errors",
-    "InvalidPersistenceClassError": "tasks.persistence.errors",
-    "InvalidProblemError": "blocks.errors",
-    "InvalidSettingError": "blocks.errors",
-    "InvalidVersionError": "blocks.errors",
-    "LocalServerError": "deployments.local_server",
-    "MissingKeyError": "tasks.persistence.errors",
-    "MissingParameterError": "tasks.scope.errors",
-    "MissingReferenceError": "blocks.errors",
-    "NoCompleteTrialError": "flows.study_result",
-    "NotPersistenceClassError": "tasks.persistence.errors",
-    "OtherPythonWarning": "tasks.archive.code.restore",
-    "OutputOnlyWarning": "blocks.artifacts.repository",
-    "PersistenceConcatError": "tasks.persistence.errors",
-    "PersistenceError": "tasks.persistence.errors",
-    "PersistenceExistsError": "tasks.persistence.errors",
-    "PersistenceIsDirectoryError": "tasks.persistence.errors",
-    "PersistenceNotFoundError": "tasks.persistence.errors",
-    "PersistenceValidationError": "tasks.persistence.errors",
-    "PickleRefusedError": "tasks.persistence.errors",
-    "PrefectOptunaError": "blocks.errors",
-    "ReadOnlyError": "blocks.errors",
-    "ResultEncodingError": "blocks.errors",
-    "SchemaChangedError": "tasks.persistence.errors",
-    "SeriesError": "blocks.errors",
-    "ServerUnavailableError": "blocks.errors",
-    "SkippedFileWarning": "tasks.persistence.errors",
-    "StorageFormatError": "blocks.errors",
-    "StorageNotFoundError": "blocks.errors",
-    "StoragePermissionError": "blocks.errors",
-    "StorageUnavailableError": "blocks.errors",
-    "StudyMismatchError": "blocks.errors",
-    "StudyNotFoundError": "blocks.errors",
-    "TrialStopped": "tasks.stopping",
-    "UndeclaredAttributeWarning": "tasks.persistence.errors",
-    "UnknownHandlerError": "blocks.errors",
-    "UnknownNameError": "blocks.errors",
-    "UnreadParameterWarning": "tasks.scope.errors",
-    "UnsetFieldError": "tasks.persistence.errors",
-    "UnsupportedValueError": "tasks.persistence.errors",
-    "UntrustedArchiveError": "blocks.errors",
-    "VersionNotFoundError": "blocks.errors",
-    "WorkerFailedError": "blocks.errors",
-    "WorkersLostError": "blocks.errors",
-    "WrongPersistenceClassError": "tasks.persistence.errors",
-}
 
-lazy_names(__name__, _MODULE_OF)
+class PrefectOptunaError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class InvalidSettingError(PrefectOptunaError, ValueError):
+    """An argument has a value that cannot work."""
+
+
+class InvalidProblemError(PrefectOptunaError, TypeError):
+    """The given object is no optimization problem, or a part of it breaks its contract."""
+
+
+# Storages, servers and workers.
+
+
+class StorageUnavailableError(PrefectOptunaError, ConnectionError):
+    """A study storage or an artifact filesystem cannot be reached, read or written."""
+
+
+class StoragePermissionError(StorageUnavailableError, PermissionError):
+    """The storage is there, and this user may not do that in it."""
+
+
+class StorageNotFoundError(StorageUnavailableError, FileNotFoundError):
+    """The bucket, container or share that an artifact filesystem names does not exist."""
+
+
+class InvalidLocationError(PrefectOptunaError, ValueError):
+    """The given location names no study storage and no artifact filesystem."""
+
+
+class StorageFormatError(PrefectOptunaError, ValueError):
+    """The content of a storage is something else, or was written by a newer version."""
+
+
+class DamagedStorageError(PrefectOptunaError, ValueError):
+    """A part of a study storage is missing, or holds what this package has not written."""
+
+
+class HostilePickleError(DamagedStorageError, PermissionError):
+    """A stored pickle asks for code that has no place in a study; it was not run."""
+
+
+class AttributeEncodingError(PrefectOptunaError, TypeError):
+    """An attribute or a parameter's choice cannot be kept: it is nothing that JSON has."""
+
+
+class StudyNotFoundError(PrefectOptunaError, LookupError):
+    """No study of that name is in the storage."""
+
+
+class StudyMismatchError(PrefectOptunaError, ValueError):
+    """A study of that name exists, and is another one than the one asked for."""
+
+
+class ServerUnavailableError(PrefectOptunaError, ConnectionError):
+    """No Prefect server is configured, or it does not answer, or a local one cannot start."""
+
+
+class UnknownNameError(PrefectOptunaError, KeyError):
+    """Nothing has that name: in the archive, or on the Prefect server."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # KeyError would show its repr
+
+
+class WorkerFailedError(PrefectOptunaError, RuntimeError):
+    """Workers cannot be started, or fail in a way that would befall every other one."""
+
+
+# Artifacts.
+
+
+class AlreadyExistsError(PrefectOptunaError, FileExistsError):
+    """An artifact or a deployment of that name is there already, and is another one."""
+
+
+class ArtifactNotFoundError(PrefectOptunaError, FileNotFoundError):
+    """No artifact is at that path."""
+
+
+class ArtifactError(PrefectOptunaError):
+    """An artifact cannot be written, read or found; what follows says why."""
+
+
+class ArtifactLogError(ArtifactError, ValueError):
+    """A value cannot be logged; nothing of it has been kept."""
+
+
+class ArtifactLoadError(ArtifactError, ValueError):
+    """An artifact is there, and cannot be turned into a value."""
+
+
+class CorruptArtifactError(ArtifactLoadError, OSError):
+    """The bytes of an artifact are not those that were logged."""
+
+
+class UnknownHandlerError(ArtifactError, ValueError, TypeError, ImportError):
+    """No handler takes a value or has a name, or the one that would cannot be used.
+
+    lazyscribe raises a `ValueError`, a `TypeError` or an `ImportError` then; this is each of them.
+    """
+
+
+class VersionNotFoundError(ArtifactError, LookupError):
+    """An artifact of that name has no such version, or all that it has are expired."""
+
+
+class InvalidVersionError(ArtifactError, ValueError):
+    """The given version is neither a number nor a time."""
+
+
+class ReadOnlyError(ArtifactError, PermissionError):
+    """Something that was opened for reading, or that has ended, was asked to change."""
+
+
+# The archive, and what comes out of it.
+
+
+class ArchiveError(PrefectOptunaError, ValueError):
+    """An archive is missing, incomplete, damaged, or of an unknown format."""
+
+
+class CaptureError(ArchiveError, TypeError):
+    """A function, a value of a problem, or what `run` returned cannot be archived."""
+
+
+class UntrustedArchiveError(ArchiveError, PermissionError):
+    """Archived code was asked to run, and nobody has said that it is trusted."""
+
+
+class ArchiveSignatureError(UntrustedArchiveError):
+    """An archive is not signed with the key that is configured, or was changed after that."""
+
+
+class SeriesError(ArchiveError):
+    """A time series or an axis cannot be kept: it does not fit the others, or is no coordinates."""
+
+
+class EnvironmentUnavailableError(PrefectOptunaError, LookupError):
+    """The Python or a package that trials ran with cannot be had here.
+
+    Attributes:
+        closest: what comes closest to each requirement that cannot be had; empty where nothing
+            does, or where it is not known.
+    """
+
+    def __init__(self, message: str, closest: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.closest: dict[str, str] = closest or {}
+
+    def __reduce__(self) -> tuple[type[EnvironmentUnavailableError], tuple[str, dict[str, str]]]:
+        return type(self), (str(self), self.closest)
+
+
+class NoCompleteTrialError(PrefectOptunaError, ValueError):
+    """A study has no complete trial, and so no best one."""
+
+
+class DriftError(PrefectOptunaError, RuntimeError):
+    """Archived trials did not give their values again.
+
+    Attributes:
+        result: what they gave, a `Reevaluation`.
+    """
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result: Any = result
+
+    def __reduce__(self) -> tuple[type[DriftError], tuple[str, Any]]:
+        return type(self), (str(self), self.result)
+
+
+class TrialStopped(Exception):  # noqa: N818 - as Optuna's TrialPruned, it is no error
+    """Raised by a trial that was asked to stop, so that it is asked again.
+
+    Example:
+        >>> from prefect_optuna.tasks import TrialStopped
+        >>> def run(params, stopping, trial):
+        ...     for epoch in range(100):
+        ...         if stopping:
+        ...             trial.set_user_attr("epoch", epoch)
+        ...             raise TrialStopped
+    """
+
+
+# Persistence classes: each names the class, the field, the path.
+
+
+class PersistenceError(PrefectOptunaError):
+    """An object of a persistence class cannot be made, written or read; what follows says why."""
+
+
+class InvalidPersistenceClassError(PersistenceError, RuntimeError, TypeError):
+    """A class is no persistence class, or has fields that none can have."""
+
+
+class FieldOrderError(InvalidPersistenceClassError, SyntaxError):
+    """A field without a default follows one that has a default, or an auto-increment field."""
+
+    def __str__(self) -> str:
+        """The message as it is: `SyntaxError` would look for a line of a file."""
+        return str(self.args[0])
+
+
+class AutoIncFieldNotResolvedError(PersistenceError, RuntimeError):
+    """The auto-increment field of an object has no number yet, and none may be chosen here.
+
+    Args:
+        instance: the object, or its class.
+        field: the name of the field, or the field itself.
+        message: what to say; by default, that the field has no number.
+
+    Attributes:
+        instance: the object, or its class.
+        field: the name of the field.
+    """
+
+    def __init__(self, instance: Any, field: Any, message: str | None = None) -> None:
+        self.instance: Any = instance
+        self.field: str = field if isinstance(field, str) else field.field_name
+        kind = instance if isinstance(instance, type) else type(instance)
+        super().__init__(
+            message
+            or f"The auto-increment field {kind.__name__}.{self.field} has no number. Give it one, "
+            "or let a handler choose it: handler.save_persistence(data), without a path."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.instance, self.field, str(self))
+
+
+class MissingKeyError(PersistenceError, KeyError):
+    """A mapping or a file has no value for a field that its class needs."""
+
+    def __str__(self) -> str:
+        """The message as it is: `KeyError` would show it in quotes."""
+        return str(self.args[0])
+
+
+class UnsetFieldError(PersistenceError, AttributeError, RuntimeError):
+    """A field has no value, and the object was to be saved, copied or named."""
+
+
+class UnsupportedValueError(PersistenceError, TypeError, ValueError):
+    """A field has a value that the file cannot hold, or that its name cannot have in it."""
+
+
+class PersistenceExistsError(PersistenceError, FileExistsError):
+    """A file is there already, and was not to be replaced."""
+
+
+class PersistenceNotFoundError(PersistenceError, FileNotFoundError):
+    """No file of these values has been saved."""
+
+
+class PersistenceIsDirectoryError(PersistenceError, IsADirectoryError):
+    """A folder is where a file was to be read or written."""
+
+
+class PersistenceValidationError(PersistenceError, FileNotFoundError):
+    """An object that was found is not the one that was asked for: a validated field differs."""
+
+
+class FileOfOthersError(PersistenceValidationError):
+    """A file has the name that was asked for, and holds an object of other values."""
+
+
+class CorruptPersistenceError(PersistenceError, OSError, ValueError):
+    """A file is cut off, damaged, or none that a handler has written."""
+
+
+class WrongPersistenceClassError(PersistenceError, TypeError):
+    """A file holds an object of another class."""
+
+
+class SchemaChangedError(PersistenceError, ValueError):
+    """A file was written by another version of its class, and nothing says how to migrate it."""
+
+
+class PickleRefusedError(PersistenceError, PermissionError):
+    """A pickle was to be read, which may run any code, and nobody has allowed it."""
+
+
+class PersistenceConcatError(PersistenceError, ValueError):
+    """Objects do not belong together and cannot be concatenated."""
+
+
+# Scopes: each names the key.
+
+
+class InvalidParameterError(PrefectOptunaError, TypeError):
+    """The given parameter is none: its key is no text, or it is used in place of its value."""
+
+
+class MissingParameterError(PrefectOptunaError, KeyError):
+    """A parameter that has no default is in no scope."""
+
+    def __str__(self) -> str:
+        """The message as it is: `KeyError` would show it in quotes."""
+        return str(self.args[0])
+
+
+class ConfigFileError(PrefectOptunaError, ValueError):
+    """A file of parameters cannot be read, or refers to itself."""
+
+
+class ConfigFileNotFoundError(ConfigFileError, FileNotFoundError):
+    """A file of parameters is not there."""
+
+
+# Warnings.
+
+
+class UnreadParameterWarning(UserWarning):
+    """A parameter was set and never read: perhaps its name is misspelt."""
+
+
+class UndeclaredAttributeWarning(UserWarning):
+    """An object has attributes that its class does not declare; they are not saved."""
+
+
+class SkippedFileWarning(UserWarning):
+    """A file has the name of a saved object and is not read: it is damaged, or of another class."""
+
+
+class OutputOnlyWarning(UserWarning):
+    """An artifact is made for people to look at, and does not come back as the value it was."""
+
+
+class OtherPythonWarning(UserWarning):
+    """Archived code runs in another version of Python than the one that it ran in.
+
+    Example:
+        >>> from prefect_optuna.errors import OtherPythonWarning
+        >>> issubclass(OtherPythonWarning, UserWarning)
+        True
+    """

@@ -47,7 +47,11 @@ if typing.TYPE_CHECKING:
     from prefect_optuna.blocks.artifacts import ArtifactFace as ArtifactFace
     from prefect_optuna.blocks.artifacts import JSONArtifact as JSONArtifact
     from prefect_optuna.blocks.artifacts import PickleArtifact as PickleArtifact
-    from prefect_optuna.blocks.errors import (
+    from prefect_optuna.blocks.legacy_redis import import_legacy_redis, read_legacy_redis
+    from prefect_optuna.blocks.locations import as_artifact_filesystem, as_study_storage
+    from prefect_optuna.blocks.redis_storage import RedisStorage, acl_rules
+    from prefect_optuna.blocks.settings import OptunaSettings
+    from prefect_optuna.errors import (
         ArchiveError,
         ArtifactError,
         InvalidSettingError,
@@ -55,16 +59,12 @@ if typing.TYPE_CHECKING:
         StorageUnavailableError,
         StudyNotFoundError,
     )
-    from prefect_optuna.blocks.errors import ArtifactLoadError as ArtifactLoadError
-    from prefect_optuna.blocks.errors import ArtifactLogError as ArtifactLogError
-    from prefect_optuna.blocks.errors import InvalidVersionError as InvalidVersionError
-    from prefect_optuna.blocks.errors import ReadOnlyError as ReadOnlyError
-    from prefect_optuna.blocks.errors import VersionNotFoundError as VersionNotFoundError
-    from prefect_optuna.blocks.errors import WorkerFailedError as WorkerFailedError
-    from prefect_optuna.blocks.legacy_redis import import_legacy_redis, read_legacy_redis
-    from prefect_optuna.blocks.locations import as_artifact_filesystem, as_study_storage
-    from prefect_optuna.blocks.redis_storage import RedisStorage, acl_rules
-    from prefect_optuna.blocks.settings import OptunaSettings
+    from prefect_optuna.errors import ArtifactLoadError as ArtifactLoadError
+    from prefect_optuna.errors import ArtifactLogError as ArtifactLogError
+    from prefect_optuna.errors import InvalidVersionError as InvalidVersionError
+    from prefect_optuna.errors import ReadOnlyError as ReadOnlyError
+    from prefect_optuna.errors import VersionNotFoundError as VersionNotFoundError
+    from prefect_optuna.errors import WorkerFailedError as WorkerFailedError
 
 __all__ = [
     "ArchiveError",
@@ -102,25 +102,25 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "ArchiveError": "blocks.errors",
+    "ArchiveError": "errors",
     "Artifact": "blocks.artifacts",
-    "ArtifactError": "blocks.errors",
+    "ArtifactError": "errors",
     "ArtifactFace": "blocks.artifacts",
-    "ArtifactLoadError": "blocks.errors",
-    "ArtifactLogError": "blocks.errors",
+    "ArtifactLoadError": "errors",
+    "ArtifactLogError": "errors",
     "ArtifactRepository": "blocks.artifacts",
-    "InvalidSettingError": "blocks.errors",
-    "InvalidVersionError": "blocks.errors",
+    "InvalidSettingError": "errors",
+    "InvalidVersionError": "errors",
     "JSONArtifact": "blocks.artifacts",
     "OptunaSettings": "blocks.settings",
     "PickleArtifact": "blocks.artifacts",
-    "PrefectOptunaError": "blocks.errors",
-    "ReadOnlyError": "blocks.errors",
+    "PrefectOptunaError": "errors",
+    "ReadOnlyError": "errors",
     "RedisStorage": "blocks.redis_storage",
-    "StorageUnavailableError": "blocks.errors",
-    "StudyNotFoundError": "blocks.errors",
-    "VersionNotFoundError": "blocks.errors",
-    "WorkerFailedError": "blocks.errors",
+    "StorageUnavailableError": "errors",
+    "StudyNotFoundError": "errors",
+    "VersionNotFoundError": "errors",
+    "WorkerFailedError": "errors",
     "acl_rules": "blocks.redis_storage",
     "as_artifact_filesystem": "blocks.locations",
     "as_study_storage": "blocks.locations",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from prefect_optuna.blocks.errors import ArtifactPathError
+from prefect_optuna.errors import InvalidLocationError
 
 # Only unfinished writes have names like this, and listings leave them out.
 TEMPORARY_PREFIX = ".tmp-"
@@ -17,7 +17,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 def checked_path(path: str) -> str:
     """Return the path if it names an artifact below the root, on every kind of filesystem."""
     if rule := _broken_rule(path):
-        raise ArtifactPathError(
+        raise InvalidLocationError(
             f"{path!r} is no artifact path: {rule}. Expected names separated by '/', relative to "
             "the artifact root, such as 'trials/3/result.arrow'."
         )

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 # Not exported by Optuna, and yet the declared type of `JournalFileBackend(lock_obj=...)`.
 from optuna.storages.journal._file import BaseJournalFileLock
 
-from prefect_optuna.blocks.errors import StorageFormatError
+from prefect_optuna.errors import StorageFormatError
 
 if sys.platform != "win32":
     import fcntl

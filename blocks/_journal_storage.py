@@ -50,9 +50,9 @@ from prefect_optuna.blocks._journal_replay import (
     ReplayedStudy,
 )
 from prefect_optuna.blocks.attribute_json import FLAT, encode, to_json
-from prefect_optuna.blocks.errors import DamagedStorageError, StorageFormatError
 from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
 from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
+from prefect_optuna.errors import DamagedStorageError, StorageFormatError
 
 _FLUSH_AFTER = 0.05  # seconds
 _TRY_AGAIN_AFTER = 1.0  # seconds, where that failed

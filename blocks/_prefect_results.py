@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from prefect_optuna.blocks.errors import ArtifactLoadError
+from prefect_optuna.errors import ArtifactLoadError
 
 _ARROW = b"ARROW1"
 _DECODERS = (None, "prefect.serializers.prefect_json_object_decoder")

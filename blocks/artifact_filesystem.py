@@ -41,20 +41,20 @@ from prefect_optuna.blocks._secrets import (
     secrets_in,
     without_secrets,
 )
-from prefect_optuna.blocks.errors import (
-    ArtifactExistsError,
+from prefect_optuna.blocks.patience import patient_store
+from prefect_optuna.blocks.settings import invalid_setting
+from prefect_optuna.blocks.stores import REMOTE, ArtifactInfo, ArtifactStore, open_store
+from prefect_optuna.blocks.texts import card
+from prefect_optuna.errors import (
+    AlreadyExistsError,
     ArtifactLoadError,
     ArtifactNotFoundError,
-    ArtifactPathError,
+    InvalidLocationError,
     PrefectOptunaError,
     StorageNotFoundError,
     StoragePermissionError,
     StorageUnavailableError,
-    invalid_setting,
 )
-from prefect_optuna.blocks.patience import patient_store
-from prefect_optuna.blocks.stores import REMOTE, ArtifactInfo, ArtifactStore, open_store
-from prefect_optuna.blocks.texts import card
 
 _LOCAL = ("file", "local")
 _LOGIN = re.compile(r"(?![A-Za-z]:)[^/\\:]*:.*@", re.DOTALL)  # and no drive of Windows
@@ -198,7 +198,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             ArtifactNotFoundError: nothing is there.
-            ArtifactPathError: the path is malformed, leads out of the root, or is a directory.
+            InvalidLocationError: the path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -237,7 +237,7 @@ class ArtifactFileSystem(WritableFileSystem):
             content: all of its bytes.
 
         Raises:
-            ArtifactPathError: the path is malformed, leads out of the root, is a directory, or
+            InvalidLocationError: the path is malformed, leads out of the root, is a directory, or
                 goes through a file.
             StorageUnavailableError: the filesystem failed, for example because it is full.
 
@@ -284,7 +284,7 @@ class ArtifactFileSystem(WritableFileSystem):
             Whether this call made it. One of many concurrent calls gets `True`.
 
         Raises:
-            ArtifactPathError: the path is malformed, leads out of the root, or goes through a
+            InvalidLocationError: the path is malformed, leads out of the root, or goes through a
                 file.
             StorageUnavailableError: the filesystem failed.
 
@@ -312,9 +312,9 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             ArtifactNotFoundError: to be read, and nothing is there.
-            ArtifactExistsError: `"xb"`, and something is there; if somebody else has made it
+            AlreadyExistsError: `"xb"`, and something is there; if somebody else has made it
                 meanwhile, closing the file raises it.
-            ArtifactPathError: the path is malformed, leads out of the root, or is a directory.
+            InvalidLocationError: the path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
             ValueError: another mode.
 
@@ -349,7 +349,7 @@ class ArtifactFileSystem(WritableFileSystem):
         """Say whether an artifact, which is a file and no directory, is at the path.
 
         Raises:
-            ArtifactPathError: the path is malformed or leads out of the root.
+            InvalidLocationError: the path is malformed or leads out of the root.
 
         Example:
             >>> from prefect_optuna.blocks import ArtifactFileSystem
@@ -364,7 +364,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             ArtifactNotFoundError: nothing is there.
-            ArtifactPathError: the path is malformed, leads out of the root, or is a directory.
+            InvalidLocationError: the path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -388,7 +388,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             ArtifactNotFoundError: one is not there.
-            ArtifactPathError: a path is malformed, leads out of the root, or is a directory.
+            InvalidLocationError: a path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -413,7 +413,7 @@ class ArtifactFileSystem(WritableFileSystem):
             can be passed back; of a file, its own path; of what is not there, nothing.
 
         Raises:
-            ArtifactPathError: the path is malformed or leads out of the root.
+            InvalidLocationError: the path is malformed or leads out of the root.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -437,7 +437,7 @@ class ArtifactFileSystem(WritableFileSystem):
             The paths of the files, without directories, sorted and relative to the root.
 
         Raises:
-            ArtifactPathError: the pattern is malformed or leads out of the root.
+            InvalidLocationError: the pattern is malformed or leads out of the root.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -452,7 +452,7 @@ class ArtifactFileSystem(WritableFileSystem):
         try:
             matches = re.compile(glob_translate(pattern)).match
         except ValueError as error:
-            raise ArtifactPathError(f"{pattern!r} is no pattern: {error}.") from None
+            raise InvalidLocationError(f"{pattern!r} is no pattern: {error}.") from None
         with self._explained(pattern, "list"):
             start = "/".join(names[:fixed])
             return sorted(path for path in self._store.walk(start) if matches(path))
@@ -466,7 +466,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             ArtifactNotFoundError: nothing is there.
-            ArtifactPathError: the path is malformed, leads out of the root, or is a directory
+            InvalidLocationError: the path is malformed, leads out of the root, or is a directory
                 and `recursive` is false.
             StorageUnavailableError: the filesystem failed.
 
@@ -490,7 +490,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             ArtifactNotFoundError: nothing is at the source.
-            ArtifactPathError: a path is malformed, leads out of the root, or is a directory.
+            InvalidLocationError: a path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -513,7 +513,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             ArtifactNotFoundError: nothing is there.
-            ArtifactPathError: the path is malformed, leads out of the root, or is a directory.
+            InvalidLocationError: the path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -537,7 +537,7 @@ class ArtifactFileSystem(WritableFileSystem):
         """Say where an artifact, or the root, is: an absolute path or a URL, without secrets.
 
         Raises:
-            ArtifactPathError: the path is malformed.
+            InvalidLocationError: the path is malformed.
 
         Example:
             >>> from prefect_optuna.blocks import ArtifactFileSystem
@@ -584,7 +584,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             optuna.artifacts.exceptions.ArtifactNotFound: nothing is there.
-            ArtifactPathError: it is no name for an artifact.
+            InvalidLocationError: it is no name for an artifact.
             StorageUnavailableError: the filesystem failed.
         """
         with _optuna_s_error():
@@ -598,7 +598,7 @@ class ArtifactFileSystem(WritableFileSystem):
             content_body: a binary file.
 
         Raises:
-            ArtifactPathError: it is no name for an artifact.
+            InvalidLocationError: it is no name for an artifact.
             StorageUnavailableError: the filesystem failed.
         """
         with self.open(f"{_UPLOADS}/{artifact_id}", "wb") as file:
@@ -612,7 +612,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             optuna.artifacts.exceptions.ArtifactNotFound: nothing is there.
-            ArtifactPathError: it is no name for an artifact.
+            InvalidLocationError: it is no name for an artifact.
             StorageUnavailableError: the filesystem failed.
         """
         with _optuna_s_error():
@@ -650,7 +650,7 @@ class ArtifactFileSystem(WritableFileSystem):
             root = self.location()
             if split_protocol(self.url)[0] is None and not Path(root).is_dir():
                 raise self._unavailable(f"used to {action} {path!r}", error) from self._cause(error)
-            raise ArtifactPathError(
+            raise InvalidLocationError(
                 f"Cannot {action} the artifact {path!r} in {root}: {self._reason(error)}. "
                 "Expected a file there, and directories on the way to it. For a whole directory, "
                 "use ls, glob or rm(recursive=True)."
@@ -658,7 +658,7 @@ class ArtifactFileSystem(WritableFileSystem):
         except OSError as error:
             cause = self._cause(error)
             if error.errno == errno.ENAMETOOLONG:
-                raise ArtifactPathError(
+                raise InvalidLocationError(
                     f"{path!r} is no artifact path in {self.location()}: {self._reason(error)}. "
                     "Use a shorter one."
                 ) from cause
@@ -681,8 +681,8 @@ class ArtifactFileSystem(WritableFileSystem):
             f"There is no artifact {path!r} in {self.location()}. ls() and glob() list what is."
         )
 
-    def _exists(self, path: str) -> ArtifactExistsError:
-        return ArtifactExistsError(
+    def _exists(self, path: str) -> AlreadyExistsError:
+        return AlreadyExistsError(
             f"There is an artifact {path!r} in {self.location()} already, and mode 'xb' replaces "
             "nothing. Take another path, or mode 'wb'."
         )

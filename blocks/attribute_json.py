@@ -14,7 +14,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from prefect_optuna.blocks.errors import AttributeEncodingError
+from prefect_optuna.errors import AttributeEncodingError
 
 _LEVELS = 100
 _BITS = 14_000  # of integers; Python reads 4300 digits

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 
 from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks.attribute_json import CheckedAttributes
-from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
+from prefect_optuna.errors import StorageUnavailableError
 
 
 class _Proxy(CheckedAttributes, GrpcStorageProxy):

@@ -13,12 +13,12 @@ from pydantic import Field, field_validator
 from prefect_optuna.blocks._journal_file import os_lock
 from prefect_optuna.blocks._journal_storage import FileStorage
 from prefect_optuna.blocks._metadata import LOGO_URL, page
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.study_storage import StudyStorage
+from prefect_optuna.errors import (
     DamagedStorageError,
     StorageFormatError,
     StorageUnavailableError,
 )
-from prefect_optuna.blocks.study_storage import StudyStorage
 
 
 class JournalStudyStorage(StudyStorage):

@@ -40,7 +40,10 @@ from prefect_optuna.blocks._inert_pickles import (
     without_pickled_state,
 )
 from prefect_optuna.blocks._secrets import secrets_in, without_secrets
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.locations import as_study_storage
+from prefect_optuna.blocks.redis_storage.urls import location_of
+from prefect_optuna.blocks.study_storage import StudyStorage
+from prefect_optuna.errors import (
     DamagedStorageError,
     HostilePickleError,
     PrefectOptunaError,
@@ -48,9 +51,6 @@ from prefect_optuna.blocks.errors import (
     StudyMismatchError,
     StudyNotFoundError,
 )
-from prefect_optuna.blocks.locations import as_study_storage
-from prefect_optuna.blocks.redis_storage.urls import location_of
-from prefect_optuna.blocks.study_storage import StudyStorage
 
 if TYPE_CHECKING:
     from redis import Redis

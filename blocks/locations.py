@@ -11,11 +11,6 @@ from pydantic import SecretStr
 
 from prefect_optuna.blocks._secrets import scheme_of
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
-from prefect_optuna.blocks.errors import (
-    InvalidLocationError,
-    InvalidSettingError,
-    StorageUnavailableError,
-)
 from prefect_optuna.blocks.grpc_study_storage import GrpcStudyStorage
 from prefect_optuna.blocks.in_memory_study_storage import InMemoryStudyStorage
 from prefect_optuna.blocks.journal_study_storage import JournalStudyStorage
@@ -23,6 +18,11 @@ from prefect_optuna.blocks.redis_study_storage import RedisStudyStorage
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.sql_study_storage import SQLStudyStorage
 from prefect_optuna.blocks.study_storage import StudyStorage
+from prefect_optuna.errors import (
+    InvalidLocationError,
+    InvalidSettingError,
+    StorageUnavailableError,
+)
 
 B = TypeVar("B", bound=Block)
 

@@ -24,8 +24,8 @@ from optuna.trial import FrozenTrial
 from prefect.logging import get_logger
 
 from prefect_optuna.blocks._secrets import clean_cause, error_words
-from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.errors import StorageUnavailableError
 
 if TYPE_CHECKING:
     from optuna.storages import InMemoryStorage as _Base  # its methods are made in a loop below

@@ -28,8 +28,8 @@ from prefect_optuna.blocks._secrets import (
     scheme_of,
     secrets_in,
 )
-from prefect_optuna.blocks.errors import InvalidLocationError
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.errors import InvalidLocationError
 
 Storage: TypeAlias = StudyStorage | str | Path | None
 """Where studies are kept: a saved block or its `"slug/name"`, a URL without secrets, a path of a
@@ -96,7 +96,7 @@ def public_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         >>> public_parameters({"study_name": "lynx", "storage": "postgresql://me:pw@host/db"})
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.InvalidLocationError: A postgresql:// URL with a password ...
+        prefect_optuna.errors.InvalidLocationError: A postgresql:// URL with a password ...
     """
     public: dict[str, Any] = {}
     for name, value in parameters.items():
@@ -116,7 +116,7 @@ def check_public(name: str, value: Any) -> None:
         >>> check_public("scope", {"api_key": "x7Kw92"})
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.InvalidLocationError: `scope` holds a URL with a password ...
+        prefect_optuna.errors.InvalidLocationError: `scope` holds a URL with a password ...
     """
     source = SecretVariables.here().name_in(value)
     what = f"the value of {source}" if source else "a URL with a password or a token, or a secret"

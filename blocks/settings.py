@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from prefect_optuna.blocks._secrets import without_secrets
-from prefect_optuna.blocks.errors import invalid_setting
+from prefect_optuna.errors import InvalidSettingError
 
 
 class OptunaSettings(PrefectBaseSettings):
@@ -135,3 +135,18 @@ def settings_read_once() -> Generator[None]:
         yield
     finally:
         _read.reset(token)
+
+
+def invalid_setting(what: str, error: ValidationError) -> InvalidSettingError:
+    """Say what pydantic has found, without what was given, which may be a secret."""
+    return InvalidSettingError(f"{what} cannot have these settings: {reasons(error)}")
+
+
+def reasons(error: ValidationError) -> str:
+    """Say why settings are not valid, each with its name."""
+    texts: list[str] = []
+    for detail in error.errors(include_input=False, include_url=False):
+        text = detail["msg"].removeprefix("Value error, ")
+        name = ".".join(map(str, detail["loc"][:1]))
+        texts.append(text if detail["type"] == "value_error" else f"{name}: {text}")
+    return "; ".join(texts)

@@ -13,8 +13,8 @@ from pydantic import Field, PositiveInt, SecretStr, field_validator
 from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks._secrets import check_login, secrets_in, without_secrets
 from prefect_optuna.blocks.attribute_json import CheckedAttributes, check_attributes
-from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.study_storage import StudyStorage
+from prefect_optuna.errors import StorageUnavailableError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine

@@ -17,12 +17,9 @@ from optuna.study import StudyDirection
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, PrivateAttr, ValidationError
 
-from prefect_optuna.blocks.errors import (
-    StudyMismatchError,
-    StudyNotFoundError,
-    invalid_setting,
-)
+from prefect_optuna.blocks.settings import invalid_setting
 from prefect_optuna.blocks.texts import card
+from prefect_optuna.errors import StudyMismatchError, StudyNotFoundError
 
 _Direction: TypeAlias = Literal["minimize", "maximize"] | StudyDirection
 

@@ -25,17 +25,18 @@ if typing.TYPE_CHECKING:
         deploy_report,
         deploy_worker,
     )
-    from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
+    from prefect_optuna.deployments.local_server import LocalServer
     from prefect_optuna.deployments.pools import make_pool
     from prefect_optuna.deployments.serve import LocalWorker, make_process_pool
+    from prefect_optuna.errors import ServerUnavailableError
 
 __all__ = [
     "STUDY_NAME",
     "Dashboard",
     "Deployed",
     "LocalServer",
-    "LocalServerError",
     "LocalWorker",
+    "ServerUnavailableError",
     "automate",
     "cancel_on",
     "deploy_gc",
@@ -54,7 +55,7 @@ _MODULE_OF = {
     "Dashboard": "deployments.dashboard",
     "Deployed": "deployments.deploy",
     "LocalServer": "deployments.local_server",
-    "LocalServerError": "deployments.local_server",
+    "ServerUnavailableError": "errors",
     "LocalWorker": "deployments.serve",
     "automate": "deployments.automations",
     "cancel_on": "deployments.automations",

@@ -15,9 +15,9 @@ from prefect.events.actions import ActionTypes, CancelFlowRun, RunDeployment, Se
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from prefect_optuna.blocks.errors import InvalidSettingError, MissingReferenceError
 from prefect_optuna.blocks.references import check_public, public_parameters
 from prefect_optuna.deployments.work_pools import prefect_server
+from prefect_optuna.errors import InvalidSettingError, UnknownNameError
 from prefect_optuna.flows.events import STUDY_EVENTS, EventName
 
 STUDY_NAME = "{{ event.payload.study_name }}"
@@ -155,7 +155,7 @@ def notify_on(
         The automation, as the server has it now.
 
     Raises:
-        MissingReferenceError: There is no such block.
+        UnknownNameError: There is no such block.
         InvalidSettingError: As `automate`.
         ServerUnavailableError: No Prefect server answers.
 
@@ -174,7 +174,7 @@ def notify_on(
         try:
             document = client.read_block_document_by_name(block_name, slug)
         except ObjectNotFound:
-            raise MissingReferenceError(
+            raise UnknownNameError(
                 f"expected a saved notification block, found none that is {block!r}. "
                 "Save one in Prefect's UI, below Blocks, or by its `save(name)`."
             ) from None
@@ -211,7 +211,7 @@ def run_on(
         The automation, as the server has it now.
 
     Raises:
-        MissingReferenceError: There is no such deployment.
+        UnknownNameError: There is no such deployment.
         InvalidLocationError: A parameter holds a secret, which Prefect would show.
         InvalidSettingError: As `automate`.
         ServerUnavailableError: No Prefect server answers.
@@ -221,14 +221,14 @@ def run_on(
         >>> run_on("study.completed", "reevaluate/none", parameters={"study_name": STUDY_NAME})
         Traceback (most recent call last):
         ...
-        prefect_optuna.blocks.errors.MissingReferenceError: ...
+        prefect_optuna.errors.UnknownNameError: ...
     """
     public = public_parameters(parameters or {})
     with prefect_server() as client:
         try:
             known = client.read_deployment_by_name(deployment)
         except (ObjectNotFound, ValueError):
-            raise MissingReferenceError(
+            raise UnknownNameError(
                 f"expected a deployment as 'flow/deployment', found none that is {deployment!r}. "
                 "`prefect deployment ls` lists them."
             ) from None

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prefect_optuna.blocks import as_artifact_filesystem, as_study_storage
-from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.references import Artifacts, Storage
-from prefect_optuna.deployments.local_server import LocalServerError
+from prefect_optuna.errors import ServerUnavailableError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -32,7 +31,7 @@ class Dashboard:
 
     Raises:
         StorageUnavailableError: the storage cannot be reached, or optuna-dashboard is missing.
-        LocalServerError: the port is taken.
+        ServerUnavailableError: the port is taken.
 
     Example:
         >>> import urllib.request
@@ -107,7 +106,7 @@ def _listen(host: str, port: int | None, application: Any) -> WSGIServer:
             return make_server(host, candidate, application, _Server, _QuietHandler)
         except (OSError, OverflowError) as error:
             if candidate == ports[-1]:
-                raise LocalServerError(
+                raise ServerUnavailableError(
                     f"The dashboard cannot listen on {host}:{candidate}: {error}. Name another "
                     "port, or leave the port out for a free one."
                 ) from error

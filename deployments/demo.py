@@ -19,9 +19,9 @@ from prefect.logging.configuration import setup_logging
 from rich.console import Console
 
 from prefect_optuna.blocks import as_study_storage
-from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.blocks.texts import markup, terminal
 from prefect_optuna.deployments.local_server import LocalServer
+from prefect_optuna.errors import PrefectOptunaError
 from prefect_optuna.flows import StudyResult, optimize, reevaluate
 from prefect_optuna.flows.examples.lynx_hare import PUBLISHED
 from prefect_optuna.flows.progress import best_trials_table

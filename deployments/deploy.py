@@ -35,12 +35,6 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks._secrets import error_words, place_text
 from prefect_optuna.blocks.deployed_problem import DeployedProblem
-from prefect_optuna.blocks.errors import (
-    CaptureError,
-    DeploymentExistsError,
-    InvalidProblemError,
-    StorageUnavailableError,
-)
 from prefect_optuna.blocks.references import (
     Artifacts,
     Storage,
@@ -54,6 +48,12 @@ from prefect_optuna.deployments.work_pools import (
     find_work_pool,
     page_of,
     prefect_server,
+)
+from prefect_optuna.errors import (
+    AlreadyExistsError,
+    CaptureError,
+    InvalidProblemError,
+    StorageUnavailableError,
 )
 from prefect_optuna.flows.found_server import prefect_command
 from prefect_optuna.flows.pools import job_variables
@@ -201,8 +201,8 @@ def deploy_optimization(
         InvalidSettingError: an argument cannot work, such as a sampler's name, or the pool is of
             a type that no worker runs, or one that cannot give a trial its resources.
         InvalidLocationError: a place is not saved, or its URL holds a secret.
-        DeploymentExistsError: a deployment of that name optimizes another study.
-        MissingReferenceError: there is no such pool.
+        AlreadyExistsError: a deployment of that name optimizes another study.
+        UnknownNameError: there is no such pool.
         ServerUnavailableError: there is no server.
 
     Example:
@@ -212,7 +212,7 @@ def deploy_optimization(
         ... )
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.InvalidSettingError: `workers` is 1 or more; found 0.
+        prefect_optuna.errors.InvalidSettingError: `workers` is 1 or more; found 0.
     """
     if workers < 1:
         raise InvalidSettingError(f"`workers` is 1 or more; found {workers}.")
@@ -301,7 +301,7 @@ def deploy_worker(pool: str | None = None, *, version: str | None = None) -> Dep
         The deployment. It serves every study that is distributed on this pool.
 
     Raises:
-        MissingReferenceError: there is no such pool.
+        UnknownNameError: there is no such pool.
         ServerUnavailableError: there is no server.
 
     Example:
@@ -309,7 +309,7 @@ def deploy_worker(pool: str | None = None, *, version: str | None = None) -> Dep
         >>> deploy_worker("none-of-this-name")
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.MissingReferenceError: There is no work pool ...
+        prefect_optuna.errors.UnknownNameError: There is no work pool ...
     """
     with prefect_server() as client:
         work_pool = find_work_pool(client, pool)
@@ -362,9 +362,9 @@ def deploy_reevaluation(
     Raises:
         InvalidSettingError: an argument cannot work.
         InvalidLocationError: a place is not saved, or its URL holds a secret.
-        DeploymentExistsError: a deployment of that name re-evaluates another study, or is trusted
+        AlreadyExistsError: a deployment of that name re-evaluates another study, or is trusted
             and would be replaced with one that is not.
-        MissingReferenceError: there is no such pool.
+        UnknownNameError: there is no such pool.
         ServerUnavailableError: there is no server.
 
     Example:
@@ -372,7 +372,7 @@ def deploy_reevaluation(
         >>> deploy_reevaluation("lynx-hare", cron="at three", storage="journal:////lab/studies")
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.InvalidSettingError: 'at three' is no cron line: ...
+        prefect_optuna.errors.InvalidSettingError: 'at three' is no cron line: ...
     """
     if best is not None:
         if best < 1:
@@ -443,7 +443,7 @@ def deploy_report(
         >>> deploy_report("lynx-hare", storage="memory://")
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.InvalidLocationError: A study in memory is seen by ...
+        prefect_optuna.errors.InvalidLocationError: A study in memory is seen by ...
     """
     schedule = _schedule(cron, timezone)
     parameters = {
@@ -504,7 +504,7 @@ def deploy_gc(
         >>> deploy_gc(artifacts="memory://")
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.InvalidLocationError: Artifacts in memory are seen by ...
+        prefect_optuna.errors.InvalidLocationError: Artifacts in memory are seen by ...
     """
     schedule = _schedule(cron, timezone)
     if storage is None or isinstance(storage, (StudyStorage, str, Path)):
@@ -590,7 +590,7 @@ def _refuse_another(client: SyncPrefectClient, full_name: str, whose: Mapping[st
         return
     for key, value in whose.items():
         if existing.get(key) != value:
-            raise DeploymentExistsError(
+            raise AlreadyExistsError(
                 f"The deployment {full_name!r} exists with {key} {_shown(existing.get(key))}, and "
                 f"{value!r} was asked for. Give this one another `name`, or remove that one "
                 f"first: {prefect_command('deployment', 'delete', full_name)}"
@@ -604,7 +604,7 @@ def _refuse_to_distrust(client: SyncPrefectClient, full_name: str) -> None:
     except ObjectNotFound:
         return
     if existing.get("trusted"):
-        raise DeploymentExistsError(
+        raise AlreadyExistsError(
             f"The deployment {full_name!r} may run the archived code, and this one may not. Say so "
             "again (--trusted, or trusted=True), or remove that one first: "
             f"{prefect_command('deployment', 'delete', full_name)}"

@@ -31,10 +31,10 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists
 
 from prefect_optuna.blocks import ArtifactFileSystem, RedisStudyStorage
-from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
 from prefect_optuna.deployments.deploy import deploy_worker
 from prefect_optuna.deployments.serve import make_process_pool
 from prefect_optuna.deployments.work_pools import prefect_server
+from prefect_optuna.errors import InvalidSettingError, PrefectOptunaError
 
 
 def set_up(environment: Mapping[str, str]) -> str:
@@ -45,7 +45,7 @@ def set_up(environment: Mapping[str, str]) -> str:
         >>> set_up({})
         Traceback (most recent call last):
         ...
-        prefect_optuna.blocks.errors.InvalidSettingError: LAB_REDIS_URL is not set...
+        prefect_optuna.errors.InvalidSettingError: LAB_REDIS_URL is not set...
     """
     name = environment.get("LAB_NAME", "lab")
     storage = RedisStudyStorage.model_validate(

@@ -26,7 +26,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import temporary_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from prefect_optuna.blocks.errors import PrefectOptunaError
+from prefect_optuna.errors import ServerUnavailableError
 from prefect_optuna.flows.found_server import HOME, is_healthy, read_server_file
 
 if TYPE_CHECKING:
@@ -53,10 +53,6 @@ _SERVER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
 }
-
-
-class LocalServerError(PrefectOptunaError, RuntimeError):
-    """A local Prefect server cannot be started, or its home is in use by another one."""
 
 
 class LocalServer:
@@ -109,10 +105,10 @@ class LocalServer:
         """Address of the UI.
 
         Raises:
-            LocalServerError: The server has no port yet, because it was not started.
+            ServerUnavailableError: The server has no port yet, because it was not started.
         """
         if self.port is None:
-            raise LocalServerError(
+            raise ServerUnavailableError(
                 "a local server has no address before it is started. "
                 "Use it as `with LocalServer() as server: ...`."
             )
@@ -178,14 +174,14 @@ class LocalServer:
             timeout: Seconds to wait.
 
         Raises:
-            LocalServerError: Fewer have arrived in that time.
+            ServerUnavailableError: Fewer have arrived in that time.
         """
         _send_pending()
         deadline = time.monotonic() + timeout
         with SyncPrefectClient(self.api_url) as client:
             while (found := _count_finished_task_runs(client, flow_run_id)) < expected:
                 if time.monotonic() > deadline:
-                    raise LocalServerError(
+                    raise ServerUnavailableError(
                         f"expected {expected} finished task runs of flow run {flow_run_id}, "
                         f"found {found} after {timeout:g} s. The server's log is {self.log_file}."
                     )
@@ -227,12 +223,12 @@ class LocalServer:
         while not is_healthy(self.url):
             if (code := process.poll()) is not None:
                 self._refuse_another_version()
-                raise LocalServerError(
+                raise ServerUnavailableError(
                     f"the Prefect server on {self.url} ended with code {code} while starting. "
                     f"The end of its log, {self.log_file}:\n{self._log_tail()}"
                 )
             if time.monotonic() > deadline:
-                raise LocalServerError(
+                raise ServerUnavailableError(
                     f"expected the Prefect server on {self.url} to answer within "
                     f"{self._start_timeout:g} s, and it did not. "
                     f"The end of its log, {self.log_file}:\n{self._log_tail()}"
@@ -242,7 +238,7 @@ class LocalServer:
     def _refuse_another_version(self) -> None:
         log = self.log_file.read_text(errors="replace")
         if match := re.search(r"Can't locate revision identified by '(\w+)'", log):
-            raise LocalServerError(
+            raise ServerUnavailableError(
                 f"expected {self.home} to hold the history of Prefect {prefect.__version__} or of "
                 f"an earlier one, found a database of another version (revision {match[1]}, which "
                 "this one does not know). It is left as it is. Move that folder away, name "
@@ -312,7 +308,7 @@ def _check_port(port: int) -> int:
         try:
             probe.bind((_HOST, port))
         except (OSError, OverflowError) as error:
-            raise LocalServerError(
+            raise ServerUnavailableError(
                 f"expected port {port} on {_HOST} to be free for a Prefect server, found: {error}. "
                 "Stop what listens there, name another port, or leave the port out for a free one."
             ) from error
@@ -346,12 +342,12 @@ def _exclusive_use_of(home: Path) -> Generator[None]:
         lock = filelock.FileLock(home / "server.lock", thread_local=False)
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise LocalServerError(
+        raise ServerUnavailableError(
             f"expected no other server on {home}, found {_describe_running_server(home)}. "
             "Use that one, wait until it has stopped, or name another home."
         ) from None
     except OSError as error:
-        raise LocalServerError(
+        raise ServerUnavailableError(
             f"expected {home} to be a folder that can be written, found: {error}. "
             "Name another home."
         ) from error

@@ -14,8 +14,8 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists
 
 from prefect_optuna.blocks._secrets import has_secret_urls
-from prefect_optuna.blocks.errors import InvalidLocationError, InvalidSettingError
 from prefect_optuna.deployments.work_pools import prefect_server
+from prefect_optuna.errors import InvalidLocationError, InvalidSettingError
 from prefect_optuna.flows.found_server import prefect_command
 
 PoolKind = Literal["process", "docker", "kubernetes", "dask", "ray"]

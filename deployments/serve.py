@@ -15,11 +15,11 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import get_current_settings
 
-from prefect_optuna.blocks.errors import InvalidSettingError, WorkerFailedError
 from prefect_optuna.deployments.local_server import (
     end_process_tree,
 )
 from prefect_optuna.deployments.work_pools import prefect_server
+from prefect_optuna.errors import InvalidSettingError, WorkerFailedError
 
 if TYPE_CHECKING:
     from typing import Self

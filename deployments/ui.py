@@ -21,7 +21,8 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from rich.console import Console
 
 from prefect_optuna.blocks.texts import markup, terminal
-from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
+from prefect_optuna.deployments.local_server import LocalServer
+from prefect_optuna.errors import ServerUnavailableError
 from prefect_optuna.flows.found_server import running_server_url
 
 # Where people expect Prefect's UI.
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"The server has ended by itself. Its log is {markup(str(server.log_file))}."
                 )
                 return 1
-    except LocalServerError as error:
+    except ServerUnavailableError as error:
         console.print(markup(str(error)))
         return 1
     console.print("Stopped.")

@@ -13,7 +13,8 @@ from pathlib import Path
 import filelock
 import psutil
 
-from prefect_optuna.deployments.local_server import LocalServerError, end_process_tree
+from prefect_optuna.deployments.local_server import end_process_tree
+from prefect_optuna.errors import ServerUnavailableError
 from prefect_optuna.flows.found_server import BACKGROUND_HOME, HOME, running_server_url
 
 HOLDER_FILE = "background.json"
@@ -62,7 +63,7 @@ def bring_up(idle_minutes: float = 10.0) -> Server:
         home.mkdir(parents=True, exist_ok=True)
         log = (home / "background.log").open("ab")
     except OSError as error:
-        raise LocalServerError(
+        raise ServerUnavailableError(
             f"expected {home} to be a folder that can be written, found: {error}. Call it in "
             "another directory."
         ) from error
@@ -81,9 +82,11 @@ def bring_up(idle_minutes: float = 10.0) -> Server:
             with (home / "background.log").open("rb") as written:
                 written.seek(begun)
                 said = written.read().decode(errors="replace").strip()
-            raise LocalServerError(f"The server has not started. {said or 'It has said nothing.'}")
+            raise ServerUnavailableError(
+                f"The server has not started. {said or 'It has said nothing.'}"
+            )
         if time.monotonic() > deadline:
-            raise LocalServerError(
+            raise ServerUnavailableError(
                 f"The server does not answer after {_START_SECONDS:g} s. Its log is in {home}."
             )
         time.sleep(0.1)
@@ -103,7 +106,7 @@ def bring_down() -> Server | None:
                 end_process_tree(holder.pid)
         return running
     if running is not None:
-        raise LocalServerError(
+        raise ServerUnavailableError(
             f"The server at {running.url} was not started by `up`: end it with Ctrl-C where "
             "`prefect-optuna serve` runs."
         )

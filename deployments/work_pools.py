@@ -15,12 +15,12 @@ from prefect.utilities.urls import url_for
 from prefect.workers.base import BaseWorker
 
 from prefect_optuna.blocks._secrets import without_secrets
-from prefect_optuna.blocks.errors import (
-    InvalidSettingError,
-    MissingReferenceError,
-    ServerUnavailableError,
-)
 from prefect_optuna.blocks.texts import command
+from prefect_optuna.errors import (
+    InvalidSettingError,
+    ServerUnavailableError,
+    UnknownNameError,
+)
 from prefect_optuna.flows.found_server import prefect_command
 from prefect_optuna.flows.pools import POOL_TYPES
 
@@ -102,7 +102,7 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
         ...     find_work_pool(client, "none-of-this-name")
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.MissingReferenceError: There is no work pool ...
+        prefect_optuna.errors.UnknownNameError: There is no work pool ...
     """
     name = name or get_current_settings().deployments.default_work_pool_name
     if name:
@@ -118,11 +118,11 @@ def find_work_pool(client: SyncPrefectClient, name: str | None = None) -> WorkPo
     if name:
         missing = f"There is no work pool {name!r} on the server"
         start = prefect_command("worker", "start", "--pool", name)
-        raise MissingReferenceError(
+        raise UnknownNameError(
             f"{missing}; it has {names or 'none'}. Make it with: {create}{os.linesep}"
             f"and start a worker for it with: {start}"
         )
-    raise MissingReferenceError(
+    raise UnknownNameError(
         f"Which work pool is meant? The server has {names}. Name one of them."
         if pools
         else f"The server has no work pool. Make one with: {create}"

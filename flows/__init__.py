@@ -8,15 +8,10 @@ import typing
 from prefect_optuna._lazy import lazy_names
 
 if typing.TYPE_CHECKING:
-    from prefect_optuna.blocks.errors import WorkerFailedError
+    from prefect_optuna.errors import DriftError, WorkerFailedError
     from prefect_optuna.flows.distribute_flow import distribute
     from prefect_optuna.flows.optimize_flow import optimize
-    from prefect_optuna.flows.reevaluate_flow import (
-        DriftError,
-        ReevaluatedTrial,
-        Reevaluation,
-        reevaluate,
-    )
+    from prefect_optuna.flows.reevaluate_flow import ReevaluatedTrial, Reevaluation, reevaluate
     from prefect_optuna.flows.replay_study import Replayed, replay
     from prefect_optuna.flows.study import Pruner, Sampler
     from prefect_optuna.flows.study_result import BestTrial, StudyResult
@@ -41,7 +36,7 @@ __all__ = [
 
 _MODULE_OF = {
     "BestTrial": "flows.study_result",
-    "DriftError": "flows.reevaluate_flow",
+    "DriftError": "errors",
     "Problem": "tasks",
     "Pruner": "flows.study",
     "ReevaluatedTrial": "flows.reevaluate_flow",
@@ -49,7 +44,7 @@ _MODULE_OF = {
     "Replayed": "flows.replay_study",
     "Sampler": "flows.study",
     "StudyResult": "flows.study_result",
-    "WorkerFailedError": "blocks.errors",
+    "WorkerFailedError": "errors",
     "distribute": "flows.distribute_flow",
     "optimize": "flows.optimize_flow",
     "reevaluate": "flows.reevaluate_flow",

@@ -26,8 +26,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Crashed, Running
 
 from prefect_optuna.blocks._secrets import without_secrets
-from prefect_optuna.blocks.errors import InvalidSettingError, WorkersLostError
 from prefect_optuna.blocks.texts import command
+from prefect_optuna.errors import InvalidSettingError, WorkerFailedError
 from prefect_optuna.flows.found_server import prefect_command
 from prefect_optuna.flows.session import MAX_REPETITIONS
 from prefect_optuna.flows.temporary_server import other_settings
@@ -242,7 +242,7 @@ class WorkerRuns:
         if state.type == StateType.CANCELLED:
             self._let_go += 1  # somebody wants one less
             if 0 < self.wanted <= self._let_go:
-                self.failure = WorkersLostError(
+                self.failure = WorkerFailedError(
                     "All workers of the study were cancelled. Start it again under the same name "
                     "to go on."
                 )
@@ -281,7 +281,7 @@ class WorkerRuns:
         if not self.wanted:
             return
         if self._died > (MAX_REPETITIONS + 1) * self.wanted or self._refused >= _FAILED_STARTS:
-            self.failure = WorkersLostError(
+            self.failure = WorkerFailedError(
                 f"{self._died} workers were lost, and none of them has finished a trial; the last "
                 f"one was {flow_run.name!r}: {why}. Look at its log, mend that, and start the "
                 "study again under the same name to go on."

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks._inert_pickles import ForbiddenNameError, Stored, loads
-from prefect_optuna.blocks.errors import DamagedStorageError, HostilePickleError
+from prefect_optuna.errors import DamagedStorageError, HostilePickleError
 
 _CLASSES = ("CMA", "SepCMA", "CMAwM")
 

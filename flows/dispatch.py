@@ -24,7 +24,7 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import task
 
-from prefect_optuna.blocks.errors import WorkersLostError
+from prefect_optuna.errors import WorkerFailedError
 from prefect_optuna.flows.public_errors import public_errors
 from prefect_optuna.flows.session import MAX_REPETITIONS
 from prefect_optuna.flows.soft_end import ending_softly
@@ -345,7 +345,7 @@ def _failure(future: PrefectFuture[Any]) -> BaseException | None:
         if future.state.is_completed():
             return None
         message = f"{future.state.name}: {future.state.message or 'no reason given'}"
-    failure = WorkersLostError(
+    failure = WorkerFailedError(
         f"A task run of trials did not complete: {message}. Its trials are asked again when the "
         "study is started again under the same name."
     )

@@ -26,13 +26,13 @@ from prefect.states import Cancelled
 from pydantic import BaseModel, Field
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.references import artifacts_reference, storage_reference
+from prefect_optuna.errors import (
     InvalidSettingError,
     ServerUnavailableError,
     StudyNotFoundError,
     WorkerFailedError,
 )
-from prefect_optuna.blocks.references import artifacts_reference, storage_reference
 from prefect_optuna.flows._worker_runs import WorkerRuns, pool_of
 from prefect_optuna.flows.opening import begin, check_settings, checked_arguments
 from prefect_optuna.flows.optimize_flow import Callback, Storage
@@ -158,7 +158,7 @@ def distribute(
         InvalidLocationError: Workers could be told of a storage only together with its password.
         WorkerFailedError: A trial raised what `catch` does not name, or the problem cannot be
             brought back on a worker.
-        WorkersLostError: Workers die, and none of them finishes a trial.
+        WorkerFailedError: Workers die, and none of them finishes a trial.
         StudyNotFoundError: The study was deleted while it ran.
         InvalidProblemError: The problem is none, or breaks its contract.
         StudyMismatchError: The study exists with other directions.

@@ -19,12 +19,12 @@ from uuid import UUID
 
 from prefect.context import FlowRunContext
 
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.texts import command, visible_line
+from prefect_optuna.errors import (
     EnvironmentUnavailableError,
     PrefectOptunaError,
     StorageUnavailableError,
 )
-from prefect_optuna.blocks.texts import command, visible_line
 from prefect_optuna.tasks.archive.code.packages import is_this_python, lacking
 from prefect_optuna.tasks.archive.record.environment import is_built
 from prefect_optuna.tasks.environments import (

@@ -21,8 +21,8 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks._secrets import error_words
-from prefect_optuna.blocks.errors import InvalidProblemError, InvalidSettingError
 from prefect_optuna.blocks.study_identity import study_uuid
+from prefect_optuna.errors import InvalidProblemError, InvalidSettingError
 from prefect_optuna.flows.best_picture import BestPicture
 from prefect_optuna.flows.events import StudyEvents
 from prefect_optuna.flows.problem_source import ARCHIVE, find_problem, say_version

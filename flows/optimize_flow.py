@@ -34,8 +34,8 @@ from prefect_optuna.blocks import (
     StudyStorage,
     as_study_storage,
 )
-from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.flows.dispatch import BatchDispatcher, InlineDispatcher, ThreadDispatcher
 from prefect_optuna.flows.interruption import note_study
 from prefect_optuna.flows.opening import begin, check_settings, checked_arguments

@@ -17,7 +17,7 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks.errors import UntrustedArchiveError
+from prefect_optuna.errors import UntrustedArchiveError
 from prefect_optuna.flows.installing import require_installed
 from prefect_optuna.tasks.archive import ArchivedStudy, Capture, Environment, OptunaArchive
 from prefect_optuna.tasks.archive.carrying.deployed import (

@@ -21,12 +21,12 @@ from prefect.tasks import task
 from pydantic import Field
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.errors import (
+    DriftError,
     InvalidSettingError,
-    PrefectOptunaError,
     UntrustedArchiveError,
 )
-from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.flows.events import emit_drifted
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.reevaluation_report import (
@@ -66,21 +66,6 @@ from prefect_optuna.tasks.seeding import recorded_seed
 from prefect_optuna.tasks.selection import select_trials
 
 _RECORDED = "environment='recorded' (--environment recorded) runs it with the packages that it had."
-
-
-class DriftError(PrefectOptunaError, RuntimeError):
-    """Archived trials did not give their values again.
-
-    Attributes:
-        result: what they gave.
-    """
-
-    def __init__(self, message: str, result: Reevaluation) -> None:
-        super().__init__(message)
-        self.result = result
-
-    def __reduce__(self) -> tuple[type[DriftError], tuple[str, Reevaluation]]:
-        return type(self), (str(self), self.result)
 
 
 @task(name="run-archived-trials", cache_policy=NO_CACHE, persist_result=False)

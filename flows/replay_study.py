@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage, as_study_storage
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.errors import (
     DamagedStorageError,
     InvalidSettingError,
     PrefectOptunaError,

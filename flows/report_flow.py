@@ -13,13 +13,13 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.study_summary import look_at
+from prefect_optuna.errors import (
     ArchiveError,
     ArtifactNotFoundError,
     InvalidSettingError,
     ServerUnavailableError,
 )
-from prefect_optuna.blocks.study_summary import look_at
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.report import (
     ReportPublisher,

@@ -55,7 +55,7 @@ def pruner_name(value: Any) -> Any:
         >>> pruner_name("medain")
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.InvalidSettingError: ... did you mean 'median'?
+        prefect_optuna.errors.InvalidSettingError: ... did you mean 'median'?
     """
     return _known("pruner", _PRUNERS, value)
 

@@ -9,13 +9,9 @@ import optuna
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from prefect_optuna.blocks import StudyStorage, as_study_storage
-from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.blocks.texts import card, visible_line
+from prefect_optuna.errors import NoCompleteTrialError
 from prefect_optuna.tasks.persistence import field, persistence_class
-
-
-class NoCompleteTrialError(PrefectOptunaError, ValueError):
-    """A study has no complete trial, and so no best one."""
 
 
 class BestTrial(BaseModel):

@@ -16,10 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import StudyStorage
 from prefect_optuna.blocks._secrets import error_words
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.errors import (
     InvalidProblemError,
     PrefectOptunaError,
     StorageUnavailableError,
+    TrialStopped,
 )
 from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, InlineDispatcher, Lost
 from prefect_optuna.flows.session import Session, is_lost
@@ -45,7 +46,6 @@ from prefect_optuna.tasks.seeding import (
     seeding,
     suggest_seed,
 )
-from prefect_optuna.tasks.stopping import TrialStopped
 from prefect_optuna.tasks.trial import Assignment, LiveTrial, Outcome
 from prefect_optuna.tasks.trial_scope import TrialScope
 

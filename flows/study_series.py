@@ -15,7 +15,7 @@ from prefect.runtime import flow_run as current_flow_run
 
 from prefect_optuna.blocks import StudyStorage
 from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.flows.plot_style import BLUE, figure_png, new_figure, style
 from prefect_optuna.flows.report import report_key
 from prefect_optuna.flows.wording import format_value

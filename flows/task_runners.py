@@ -22,8 +22,8 @@ from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.flows.temporary_server import other_settings, share_temporary_server
 from prefect_optuna.tasks.machine import (
     Machine,

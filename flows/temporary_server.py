@@ -27,7 +27,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from prefect_optuna.blocks.errors import InvalidSettingError, ServerUnavailableError
+from prefect_optuna.errors import InvalidSettingError, ServerUnavailableError
 
 # Its input ends when the program does, however that ends. psutil knows a process from another one
 # that has got its number.

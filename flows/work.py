@@ -22,14 +22,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem, as_study_storage
 from prefect_optuna.blocks._secrets import error_words
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.patience import Patience, PatientStorage
+from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.errors import (
     ArchiveError,
     EnvironmentUnavailableError,
     InvalidSettingError,
     StorageUnavailableError,
 )
-from prefect_optuna.blocks.patience import Patience, PatientStorage
-from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.flows.dispatch import InlineDispatcher, ThreadDispatcher
 from prefect_optuna.flows.installing import require_installed
 from prefect_optuna.flows.optimize_flow import Storage

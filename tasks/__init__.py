@@ -9,7 +9,7 @@ import typing
 from prefect_optuna._lazy import lazy_names
 
 if typing.TYPE_CHECKING:
-    from prefect_optuna.blocks.errors import UntrustedArchiveError
+    from prefect_optuna.errors import TrialStopped, UntrustedArchiveError
     from prefect_optuna.tasks.archive import ArchivedStudy, Environment, OptunaArchive
     from prefect_optuna.tasks.archive.carrying.garbage import collect_garbage, delete_study
     from prefect_optuna.tasks.archive.carrying.parcel import copy_study
@@ -67,7 +67,6 @@ if typing.TYPE_CHECKING:
     from prefect_optuna.tasks.scope import capture as capture
     from prefect_optuna.tasks.scope import restore as restore
     from prefect_optuna.tasks.seeding import seeded
-    from prefect_optuna.tasks.stopping import TrialStopped
 
 __all__ = [
     "SCOPE",
@@ -104,15 +103,15 @@ _MODULE_OF = {
     "SCOPE": "tasks.scope",
     "ArchivedStudy": "tasks.archive",
     "ArrowHandler": "tasks.persistence",
-    "AutoIncFieldNotResolvedError": "tasks.persistence",
+    "AutoIncFieldNotResolvedError": "errors",
     "ETLConcatable": "tasks.persistence",
     "Environment": "tasks.archive",
     "GzipHandler": "tasks.persistence",
     "OptunaArchive": "tasks.archive",
     "ParamScope": "tasks.scope",
     "PersistenceCachePolicy": "tasks.persistence",
-    "PersistenceConcatError": "tasks.persistence",
-    "PersistenceError": "tasks.persistence",
+    "PersistenceConcatError": "errors",
+    "PersistenceError": "errors",
     "PersistenceHandler": "tasks.persistence",
     "PersistenceOptions": "tasks.persistence",
     "PersistenceSerializer": "tasks.persistence",
@@ -121,8 +120,8 @@ _MODULE_OF = {
     "Problem": "tasks.problem",
     "ScopeCachePolicy": "tasks.scope",
     "ScopedTask": "tasks.scope",
-    "TrialStopped": "tasks.stopping",
-    "UntrustedArchiveError": "blocks.errors",
+    "TrialStopped": "errors",
+    "UntrustedArchiveError": "errors",
     "ZstdHandler": "tasks.persistence",
     "add_scope_arguments": "tasks.scope",
     "as_dict": "tasks.persistence",

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from prefect.logging import get_logger
 
 from prefect_optuna.blocks._secrets import public_text, without_secrets
-from prefect_optuna.blocks.errors import EnvironmentUnavailableError, StorageUnavailableError
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.stores.local import shared_part
 from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.errors import EnvironmentUnavailableError, StorageUnavailableError
 from prefect_optuna.tasks.archive.carrying.garbage import StudyGarbage
 from prefect_optuna.tasks.archive.record.environment import (
     FOLDER,
@@ -233,7 +233,7 @@ def prepare_environment(
         >>> prepare_environment(then)
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.EnvironmentUnavailableError: The environment ... cannot be ...
+        prefect_optuna.errors.EnvironmentUnavailableError: The environment ... cannot be ...
     """
     wanted = _wanted(environment, needed)
     wanted.also, wanted.otherwise = dict(also or {}), otherwise
@@ -280,7 +280,7 @@ def newest_version(package: str, python: str) -> str:
         >>> newest_version("no such package", "3.11.7")
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.EnvironmentUnavailableError: Which version of no such ...
+        prefect_optuna.errors.EnvironmentUnavailableError: Which version of no such ...
     """
     from packaging.utils import InvalidName, canonicalize_name
 

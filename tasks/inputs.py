@@ -27,7 +27,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.blocks._secrets import SecretVariables, holds_credentials
-from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
+from prefect_optuna.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.tasks.archive.series.blobs import read_blob, write_blobs
 
 if TYPE_CHECKING:

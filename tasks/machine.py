@@ -25,10 +25,10 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.stores.local import shared_part
 from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks.resources import Resources, in_words
 
 THREAD_VARIABLES = (
@@ -119,7 +119,7 @@ def require_room(needs: Resources, jobs: int = 1, machine: Machine | None = None
         >>> require_room(Resources(cpus=8), machine=Machine(2, 4 << 30, {}))
         Traceback (most recent call last):
             ...
-        prefect_optuna.blocks.errors.InvalidSettingError: A trial wants 8 CPUs, and this machine ...
+        prefect_optuna.errors.InvalidSettingError: A trial wants 8 CPUs, and this machine ...
     """
     machine = machine or Machine.here()
     room = machine.room(needs)

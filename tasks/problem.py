@@ -30,8 +30,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from prefect_optuna.blocks.errors import InvalidProblemError
 from prefect_optuna.blocks.texts import card
+from prefect_optuna.errors import InvalidProblemError
 from prefect_optuna.tasks.resources import Resources, ResourcesGiven
 
 Direction = Literal["minimize", "maximize"]

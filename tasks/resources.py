@@ -10,7 +10,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, Valida
 from pydantic import field_validator as _field_validator
 from pydantic import model_validator as _model_validator
 
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.errors import InvalidSettingError
 
 _EXPECTED = (
     "`resources` are what one trial has to itself, such as "

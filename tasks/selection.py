@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.blocks.study_summary import best_first
+from prefect_optuna.errors import InvalidSettingError
 
 Selection = str | int | Sequence[int] | Callable[[FrozenTrial], bool]
 """`"best:K"`, `"pareto"`, `"all"`, `"complete"`, `"pruned"`, `"failed"`, one number or several,

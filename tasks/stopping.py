@@ -15,19 +15,6 @@ from typing import Any, NoReturn
 import optuna
 
 
-class TrialStopped(Exception):  # noqa: N818 - as Optuna's TrialPruned, it is no error
-    """Raised by a trial that was asked to stop, so that it is asked again.
-
-    Example:
-        >>> from prefect_optuna.tasks import TrialStopped
-        >>> def run(params, stopping, trial):
-        ...     for epoch in range(100):
-        ...         if stopping:
-        ...             trial.set_user_attr("epoch", epoch)
-        ...             raise TrialStopped
-    """
-
-
 class Stopping:
     """The signal that trials should stop: what `run` gets by naming a parameter `stopping`.
 

@@ -20,17 +20,18 @@ import optuna
 from optuna.trial import BaseTrial, FrozenTrial
 
 from prefect_optuna.blocks._secrets import error_words, public_text
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.patience import Patience, PatientStorage
+from prefect_optuna.errors import (
     InvalidProblemError,
     PrefectOptunaError,
     StorageUnavailableError,
+    TrialStopped,
 )
-from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.tasks.inputs import files_read, note_inputs
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.resources import Resources
 from prefect_optuna.tasks.seeding import Seeding, seeding, trial_seed
-from prefect_optuna.tasks.stopping import FlowTrial, Stopping, TrialStopped
+from prefect_optuna.tasks.stopping import FlowTrial, Stopping
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 if TYPE_CHECKING:

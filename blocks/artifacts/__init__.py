@@ -31,7 +31,7 @@ if typing.TYPE_CHECKING:
         handlers,
         register_handler,
     )
-    from prefect_optuna.blocks.artifacts.repository import ArtifactRepository, OutputOnlyWarning
+    from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
     from prefect_optuna.blocks.artifacts.retention import Garbage
     from prefect_optuna.blocks.artifacts.table_artifacts import (
         ArrowArtifact,
@@ -51,6 +51,7 @@ if typing.TYPE_CHECKING:
     )
     from prefect_optuna.blocks.artifacts.verification import Verification
     from prefect_optuna.blocks.artifacts.yaml_artifact import YAMLArtifact
+    from prefect_optuna.errors import OutputOnlyWarning
 
 __all__ = [
     "ArrowArtifact",
@@ -108,7 +109,7 @@ _MODULE_OF = {
     "MarkdownArtifact": "blocks.artifacts.text_artifacts",
     "NPYArtifact": "blocks.artifacts.array_artifacts",
     "NPZArtifact": "blocks.artifacts.array_artifacts",
-    "OutputOnlyWarning": "blocks.artifacts.repository",
+    "OutputOnlyWarning": "errors",
     "PNGArtifact": "blocks.artifacts.figure_artifacts",
     "ParquetArtifact": "blocks.artifacts.table_artifacts",
     "PickleArtifact": "blocks.artifacts.pickle_artifacts",

@@ -10,7 +10,7 @@ import numpy as np
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
 from prefect_optuna.blocks.codec.untrusted import open_zip, read_npy
-from prefect_optuna.blocks.errors import ArtifactLogError
+from prefect_optuna.errors import ArtifactLogError
 
 
 class NPYArtifact(Artifact):

@@ -17,7 +17,7 @@ from typing import IO, Any, ClassVar, Self
 from slugify import slugify
 
 from prefect_optuna.blocks._artifact_paths import checked_path
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.errors import (
     ArtifactLoadError,
     ArtifactLogError,
     CorruptArtifactError,
@@ -102,7 +102,7 @@ class Artifact(ABC):
             The artifact.
 
         Raises:
-            ArtifactPathError: `fname` leads out of the place where artifacts are kept.
+            InvalidLocationError: `fname` leads out of the place where artifacts are kept.
 
         Example:
             >>> from datetime import datetime

@@ -7,7 +7,7 @@ import threading
 from typing import IO, Any, ClassVar, cast
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
-from prefect_optuna.blocks.errors import ArtifactLogError
+from prefect_optuna.errors import ArtifactLogError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -37,10 +37,10 @@ from prefect_optuna.blocks.artifacts.records import (
     encode_marks,
     encode_record,
 )
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.errors import (
     ArtifactNotFoundError,
-    ArtifactPathError,
     CorruptArtifactError,
+    InvalidLocationError,
     StorageUnavailableError,
 )
 
@@ -69,7 +69,7 @@ def directory_of(name: str) -> str:
     """The directory of a name; no two names share one, whatever the filesystem takes for equal."""
     checked_path(name)
     if len(name.encode()) > _MAX_NAME:
-        raise ArtifactPathError(
+        raise InvalidLocationError(
             f"{name[:40]!r}... is no name for an artifact: it has {len(name.encode())} bytes, and "
             f"at most {_MAX_NAME} are expected."
         )
@@ -271,7 +271,7 @@ def _last(exists: Callable[[int], bool], low: int = -1) -> int:
 
 
 def _is_of(record: ArtifactVersion, directory: str, number: int) -> bool:
-    with suppress(ArtifactPathError):
+    with suppress(InvalidLocationError):
         return directory_of(record.name) == directory and record.version == number
     return False
 

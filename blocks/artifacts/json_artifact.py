@@ -14,7 +14,7 @@ import numpy as np
 from prefect_optuna.blocks.artifacts.artifact import Artifact, type_name
 from prefect_optuna.blocks.codec.untrusted import checked_dtype, is_padded
 from prefect_optuna.blocks.codec.values import EXACT_TYPES, decode_value, encode_value
-from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError, PrefectOptunaError
+from prefect_optuna.errors import ArtifactLoadError, ArtifactLogError, PrefectOptunaError
 
 _IDENTIFIER_KEY = re.compile(r"\['([A-Za-z_]\w*)'\]")
 

@@ -10,7 +10,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
 from prefect_optuna.blocks.artifacts.json_artifact import exact_json, from_exact_json
-from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
+from prefect_optuna.errors import ArtifactLoadError, ArtifactLogError
 
 
 class PydanticArtifact(Artifact):

@@ -25,7 +25,7 @@ from glob import escape
 from hashlib import sha256
 
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.errors import (
     ArtifactNotFoundError,
     CorruptArtifactError,
     StorageUnavailableError,

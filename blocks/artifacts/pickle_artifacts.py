@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact
-from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
+from prefect_optuna.errors import ArtifactLoadError, ArtifactLogError
 
 _PROTOCOL = 5  # of every supported Python: the bytes must not depend on which one writes
 

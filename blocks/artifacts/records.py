@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from prefect_optuna.blocks.errors import CorruptArtifactError
+from prefect_optuna.errors import CorruptArtifactError
 
 _FORMAT = 1
 

@@ -31,11 +31,7 @@ from prefect_optuna.blocks.artifacts.table_artifacts import (
 )
 from prefect_optuna.blocks.artifacts.text_artifacts import MarkdownArtifact, TextArtifact
 from prefect_optuna.blocks.artifacts.yaml_artifact import YAMLArtifact
-from prefect_optuna.blocks.errors import (
-    HandlerImportError,
-    InvalidHandlerError,
-    UnknownHandlerError,
-)
+from prefect_optuna.errors import UnknownHandlerError
 
 ENTRY_POINT_GROUP = "prefect_optuna.artifacts"
 """Entry points in which packages name their handlers: `alias = "package.module:Class"`."""
@@ -83,8 +79,8 @@ def find_handler(alias: str) -> type[Artifact]:
 
     Raises:
         UnknownHandlerError: nobody offers that alias.
-        HandlerImportError: a package does, and it cannot be imported.
-        InvalidHandlerError: what a package offers is no handler, or two packages do.
+        UnknownHandlerError: a package does, and it cannot be imported.
+        UnknownHandlerError: what a package offers is no handler, or two packages do.
 
     Example:
         >>> from prefect_optuna.blocks.artifacts import find_handler
@@ -171,7 +167,7 @@ def register_handler(handler: _HandlerClass) -> _HandlerClass:
         The class itself.
 
     Raises:
-        InvalidHandlerError: it is no complete handler, or another one has its alias.
+        UnknownHandlerError: it is no complete handler, or another one has its alias.
 
     Example:
         >>> from typing import ClassVar
@@ -185,10 +181,10 @@ def register_handler(handler: _HandlerClass) -> _HandlerClass:
     """
     problem = _problem(handler)
     if problem:
-        raise InvalidHandlerError(f"{handler!r} cannot be registered: {problem}")
+        raise UnknownHandlerError(f"{handler!r} cannot be registered: {problem}")
     present = _own.get(handler.alias)
     if present is not None and _path(present) != _path(handler):
-        raise InvalidHandlerError(
+        raise UnknownHandlerError(
             f"{_path(handler)} cannot be registered: {_path(present)} has the alias "
             f"{handler.alias!r} already. Pick another alias."
         )
@@ -236,7 +232,7 @@ def _installed() -> _Installed:
             )
         elif len(points) > 1:
             broken[alias] = _Broken(
-                InvalidHandlerError,
+                UnknownHandlerError,
                 f"Two packages offer an artifact handler {alias!r}: {titles}. Uninstall one.",
             )
         else:
@@ -254,7 +250,7 @@ def _load(point: EntryPoint) -> type[Artifact] | _Broken:
         handler = point.load()
     except Exception as error:  # noqa: BLE001 - one package's fault must not touch the others
         return _Broken(
-            HandlerImportError,
+            UnknownHandlerError,
             f"{_title(point)} cannot be imported: {type(error).__name__}: {error}. Update or "
             "uninstall that package.",
             error,
@@ -263,7 +259,7 @@ def _load(point: EntryPoint) -> type[Artifact] | _Broken:
     if not problem and handler.alias != point.name:
         problem = f"its alias is {handler.alias!r}, and has to be the name of the entry point."
     if problem:
-        return _Broken(InvalidHandlerError, f"{_title(point)} cannot be used: {problem}")
+        return _Broken(UnknownHandlerError, f"{_title(point)} cannot be used: {problem}")
     return handler
 
 

@@ -24,27 +24,24 @@ from prefect_optuna.blocks.artifacts.registry import find_handler, handler_for
 from prefect_optuna.blocks.artifacts.retention import Garbage, collect
 from prefect_optuna.blocks.artifacts.verification import Verification, verify_all
 from prefect_optuna.blocks.artifacts.versions import as_moment, find_version
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.locations import as_artifact_filesystem
+from prefect_optuna.errors import (
     ArtifactError,
     ArtifactLoadError,
     ArtifactLogError,
     ArtifactNotFoundError,
-    ArtifactPathError,
     CorruptArtifactError,
+    InvalidLocationError,
     InvalidSettingError,
     InvalidVersionError,
+    OutputOnlyWarning,
     ReadOnlyError,
     UnknownHandlerError,
     VersionNotFoundError,
 )
-from prefect_optuna.blocks.locations import as_artifact_filesystem
 
 _TICK = timedelta(microseconds=1)
 _MAX_VERSION = 1 << 53
-
-
-class OutputOnlyWarning(UserWarning):
-    """An artifact is made for people to look at, and does not come back as the value it was."""
 
 
 class ArtifactRepository:
@@ -71,7 +68,7 @@ class ArtifactRepository:
     Raises:
         InvalidSettingError: there is no such mode, or it is `"w"` and something is there.
         InvalidLocationError: `filesystem` is none of these.
-        ArtifactPathError: the prefix is malformed or leads out of the root.
+        InvalidLocationError: the prefix is malformed or leads out of the root.
 
     Example:
         >>> from prefect_optuna.blocks import ArtifactRepository
@@ -118,7 +115,7 @@ class ArtifactRepository:
             return name in self._pinned
         try:
             return isinstance(name, str) and self._index.exists(directory_of(name), 0)
-        except ArtifactPathError:
+        except InvalidLocationError:
             return False
 
     @property
@@ -154,7 +151,7 @@ class ArtifactRepository:
 
         Raises:
             ReadOnlyError: the repository was opened with the mode `"r"`.
-            ArtifactPathError: this cannot be a name, or `fname` no name of a file.
+            InvalidLocationError: this cannot be a name, or `fname` no name of a file.
             UnknownHandlerError: there is no such handler, or none for values of that type.
             ArtifactLogError: the handler cannot write the value.
             StorageUnavailableError: the filesystem failed. Whatever is raised, no version has
@@ -169,7 +166,7 @@ class ArtifactRepository:
         self._check_writable()
         directory = directory_of(name)
         if fname is not None and "/" in checked_path(fname):
-            raise ArtifactPathError(f"{fname!r} is no name of a file: it has a '/'.")
+            raise InvalidLocationError(f"{fname!r} is no name of a file: it has a '/'.")
         chosen = _handler(handler, value)
         content = encode(chosen, value, **writer_kwargs)
         digest = sha256(content).hexdigest()

@@ -11,7 +11,7 @@ from prefect_optuna.blocks.codec.untrusted import (
     read_parquet,
     unpacks_to_too_much,
 )
-from prefect_optuna.blocks.errors import ArchiveError, ArtifactLoadError, ArtifactLogError
+from prefect_optuna.errors import ArchiveError, ArtifactLoadError, ArtifactLogError
 
 TableLibrary = Literal["arrow", "pandas", "polars"]
 """The table type to return: `pyarrow.Table`, `pandas.DataFrame` or `polars.DataFrame`."""

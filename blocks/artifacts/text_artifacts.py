@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import IO, Any, ClassVar
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options, type_name
-from prefect_optuna.blocks.errors import ArtifactLogError
+from prefect_optuna.errors import ArtifactLogError
 
 
 class TextArtifact(Artifact):

@@ -23,14 +23,14 @@ from prefect_optuna.blocks.artifacts.artifact import Artifact
 from prefect_optuna.blocks.artifacts.faces import artifact_key, publish_artifact
 from prefect_optuna.blocks.artifacts.records import ArtifactVersion
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.locations import as_artifact_filesystem
+from prefect_optuna.blocks.study_identity import claim_folder
+from prefect_optuna.errors import (
     ArtifactLoadError,
     ArtifactLogError,
     ReadOnlyError,
     VersionNotFoundError,
 )
-from prefect_optuna.blocks.locations import as_artifact_filesystem
-from prefect_optuna.blocks.study_identity import claim_folder
 
 _METRIC, _PARAMETER, _TAGS, _ARTIFACT = "metric:", "parameter:", "tags", "artifact:"
 _KEY = re.compile("[a-z0-9-]+")  # of an artifact in Prefect
@@ -157,7 +157,7 @@ def log_artifact(
     Raises:
         ArtifactLogError: there is one of that name, or the handler cannot write the value.
         UnknownHandlerError: there is no such handler, or none for values of that type.
-        ArtifactPathError: this cannot be a name.
+        InvalidLocationError: this cannot be a name.
         ReadOnlyError: the trial has ended, or is a copy that Optuna has handed out.
         StorageUnavailableError: the filesystem failed. Whatever is raised, the trial or the
             study has no artifact that it had not before.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prefect_optuna.blocks.artifacts.index import VersionIndex
 from prefect_optuna.blocks.artifacts.objects import ContentStore
-from prefect_optuna.blocks.errors import ArtifactNotFoundError, CorruptArtifactError
+from prefect_optuna.errors import ArtifactNotFoundError, CorruptArtifactError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect_optuna.blocks.artifacts.index import VersionIndex, with_marks
 from prefect_optuna.blocks.artifacts.records import ArtifactVersion
-from prefect_optuna.blocks.errors import InvalidVersionError, VersionNotFoundError
+from prefect_optuna.errors import InvalidVersionError, VersionNotFoundError
 
 _EXPECTED = (
     "Expected a number, such as 3, or a time: a datetime, or text such as '2025-01-25T12:36:22'."

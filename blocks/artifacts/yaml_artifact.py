@@ -8,7 +8,7 @@ from typing import IO, Any, ClassVar, NoReturn
 import yaml
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, refuse_options
-from prefect_optuna.blocks.errors import ArtifactLogError
+from prefect_optuna.errors import ArtifactLogError
 
 _MAX_ITEMS = 100_000  # more than there are characters
 _LINE_ENDS = re.compile("[\\r\x85\u2028\u2029]")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_optuna.blocks.codec.untrusted import arrow_types_refused
-from prefect_optuna.blocks.errors import ArchiveError
+from prefect_optuna.errors import ArchiveError
 
 _LAYOUT = b"prefect_optuna:layout"  # in the metadata of a table of pandas whose rows lie together
 _KINDS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefect_optuna.blocks.errors import StoragePermissionError
 from prefect_optuna.blocks.redis_storage.layout import Registry, StudyKeys
+from prefect_optuna.errors import StoragePermissionError
 
 if TYPE_CHECKING:
     from prefect_optuna.blocks.redis_storage.server import Server

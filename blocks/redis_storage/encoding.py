@@ -26,7 +26,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks.attribute_json import encode
-from prefect_optuna.blocks.errors import AttributeEncodingError
+from prefect_optuna.errors import AttributeEncodingError
 
 LETTERS: dict[TrialState, str] = {state: state.name[0] for state in TrialState}
 """The letter that stands for a state."""

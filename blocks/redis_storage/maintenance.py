@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from optuna.distributions import BaseDistribution
 
-from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.redis_storage.encoding import decode_distribution, stored_distribution
 from prefect_optuna.blocks.redis_storage.findings import (
     LOOK,
@@ -27,6 +26,7 @@ from prefect_optuna.blocks.redis_storage.findings import (
 from prefect_optuna.blocks.redis_storage.layout import FORMAT, Registry, StudyKeys
 from prefect_optuna.blocks.redis_storage.storage import RedisStorage
 from prefect_optuna.blocks.redis_storage.study_check import StudyCheck
+from prefect_optuna.errors import StorageUnavailableError
 
 if TYPE_CHECKING:
     from prefect_optuna.blocks.redis_storage.server import Server

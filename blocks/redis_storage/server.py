@@ -23,15 +23,15 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from prefect_optuna.blocks._secrets import clean_cause, secrets_in, without_secrets
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.redis_storage.scripts import Script
+from prefect_optuna.blocks.redis_storage.urls import location_of, split_url
+from prefect_optuna.errors import (
     DamagedStorageError,
     InvalidLocationError,
     PrefectOptunaError,
     StoragePermissionError,
     StorageUnavailableError,
 )
-from prefect_optuna.blocks.redis_storage.scripts import Script
-from prefect_optuna.blocks.redis_storage.urls import location_of, split_url
 
 _FINAL = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 _PASSING = (

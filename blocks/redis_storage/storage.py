@@ -29,13 +29,6 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks._flusher import Flusher
-from prefect_optuna.blocks.errors import (
-    DamagedStorageError,
-    InvalidSettingError,
-    PrefectOptunaError,
-    StorageFormatError,
-    StorageUnavailableError,
-)
 from prefect_optuna.blocks.redis_storage.encoding import (
     LETTERS,
     StoredDistribution,
@@ -73,6 +66,13 @@ from prefect_optuna.blocks.redis_storage.study_copy import (
 from prefect_optuna.blocks.redis_storage.sums import EVERY, keep_sums, read_some, read_summary
 from prefect_optuna.blocks.redis_storage.urls import location_of
 from prefect_optuna.blocks.study_summary import StudySummary, summary_of
+from prefect_optuna.errors import (
+    DamagedStorageError,
+    InvalidSettingError,
+    PrefectOptunaError,
+    StorageFormatError,
+    StorageUnavailableError,
+)
 
 _StaleTrialCallback = Callable[["optuna.Study", FrozenTrial], None]
 

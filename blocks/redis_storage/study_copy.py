@@ -28,7 +28,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks.attribute_json import check_nesting
-from prefect_optuna.blocks.errors import DamagedStorageError
 from prefect_optuna.blocks.redis_storage.encoding import (
     STATES,
     Parts,
@@ -37,6 +36,7 @@ from prefect_optuna.blocks.redis_storage.encoding import (
     stored_distribution,
 )
 from prefect_optuna.blocks.redis_storage.layout import StudyKeys, trial_id
+from prefect_optuna.errors import DamagedStorageError
 
 _CHUNK = 10_000  # finished trials that are asked for at once
 

@@ -19,7 +19,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.blocks.redis_storage.encoding import STATES, decode_time
 from prefect_optuna.blocks.redis_storage.findings import LOOK
 from prefect_optuna.blocks.redis_storage.scripts import Script
@@ -33,6 +32,7 @@ from prefect_optuna.blocks.study_summary import (
     losses_of,
     pareto_rows,
 )
+from prefect_optuna.errors import PrefectOptunaError
 
 EVERY = 1000
 """The number of finished trials after which the sums are kept again."""

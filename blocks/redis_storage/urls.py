@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from prefect_optuna.blocks._secrets import check_login, scheme_of
-from prefect_optuna.blocks.errors import InvalidLocationError
+from prefect_optuna.errors import InvalidLocationError
 
 _SCHEMES = (
     *("redis", "rediss", "unix"),

@@ -10,7 +10,7 @@ import errno
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
+from prefect_optuna.errors import InvalidSettingError, PrefectOptunaError
 
 _CONNECTION = {
     # botocore

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
-from prefect_optuna.blocks.errors import ArtifactPathError
 from prefect_optuna.blocks.stores.protocol import ArtifactInfo
+from prefect_optuna.errors import InvalidLocationError
 
 # Where folders can be opened, swapping one for a link cannot lead a call out of the root.
 _BY_FOLDER = {os.open, os.stat, os.mkdir, os.unlink} <= os.supports_dir_fd
@@ -240,7 +240,7 @@ class LocalStore:
         link = os.path.join(self.root, *names[: depth + 1])
         root, target = os.path.realpath(self.root), os.path.realpath(link)
         if target == root or os.path.commonpath([root, target]) != root:
-            raise ArtifactPathError(
+            raise InvalidLocationError(
                 f"{path!r} is no artifact path: the symbolic link {link} leads out of "
                 f"the artifact root {self.root}. Remove the link, or copy its target in."
             )

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.stores.failures import translated, wrong_options
 from prefect_optuna.blocks.stores.fsspec_store import MemoryStore, ObjectStore
 from prefect_optuna.blocks.stores.local import LocalStore
 from prefect_optuna.blocks.stores.protocol import ArtifactStore
 from prefect_optuna.blocks.stores.retrying import RetryingStore
+from prefect_optuna.errors import StorageUnavailableError
 
 REMOTE = {
     "s3": "s3",

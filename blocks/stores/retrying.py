@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
-from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.blocks.stores.failures import is_transient, wrong_options
 from prefect_optuna.blocks.stores.protocol import ArtifactInfo, ArtifactStore
+from prefect_optuna.errors import PrefectOptunaError
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from fsspec.asyn import sync
 
 from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
-from prefect_optuna.blocks.errors import ArtifactPathError
 from prefect_optuna.blocks.stores.failures import translated
 from prefect_optuna.blocks.stores.fsspec_store import FsspecStore
 from prefect_optuna.blocks.stores.protocol import ArtifactInfo
+from prefect_optuna.errors import InvalidLocationError
 
 if TYPE_CHECKING:
     from asyncssh import SFTPClient
@@ -109,7 +109,7 @@ class SftpStore(FsspecStore):
             return place != root and not place.startswith(root.rstrip("/") + "/")
 
         if self._run(leads_out):
-            raise ArtifactPathError(
+            raise InvalidLocationError(
                 f"{path!r} is no artifact path: a symbolic link on the way to it leads out of the "
                 f"artifact root {self._url}. Remove the link, or copy its target in."
             )

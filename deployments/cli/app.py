@@ -130,7 +130,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         from prefect_optuna.blocks import PrefectOptunaError
-        from prefect_optuna.blocks.errors import UntrustedArchiveError
+        from prefect_optuna.errors import UntrustedArchiveError
 
         # A file that cannot be written has a sentence of its own; anything else is a bug of ours.
         if not isinstance(error, (PrefectOptunaError, OSError)):

@@ -206,9 +206,9 @@ def trials(
     ```
     """
     from prefect_optuna.blocks import as_study_storage
-    from prefect_optuna.blocks.errors import InvalidSettingError
     from prefect_optuna.blocks.study_summary import best_first, summarize
     from prefect_optuna.deployments.cli.tables import trials_table
+    from prefect_optuna.errors import InvalidSettingError
     from prefect_optuna.tasks.selection import select_trials
 
     if str(csv).startswith("--"):
@@ -312,7 +312,7 @@ def import_(
     prefect-optuna import lynx-hare.zip --name lynx-hare-of-a-friend
     ```
     """
-    from prefect_optuna.blocks.errors import StudyMismatchError
+    from prefect_optuna.errors import StudyMismatchError
     from prefect_optuna.tasks import ArchivedStudy
 
     with working(f"Importing {file} ..."):

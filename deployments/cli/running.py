@@ -171,9 +171,10 @@ def serve(
     ```
     """
     from prefect_optuna.blocks import InvalidSettingError
-    from prefect_optuna.deployments.local_server import LocalServer, LocalServerError
+    from prefect_optuna.deployments.local_server import LocalServer
     from prefect_optuna.deployments.serve import LocalWorker, make_process_pool, usual_port_if_free
     from prefect_optuna.deployments.work_pools import STUDIES_QUEUE
+    from prefect_optuna.errors import ServerUnavailableError
 
     if workers < 0:
         raise InvalidSettingError(f"--workers is 0 or more; found {workers}.")
@@ -215,7 +216,7 @@ def serve(
         stack.callback(note, "[dim]Stopping ...[/]")
         ended = _first_to_end([server.pid, *(worker.pid for worker in started)])
         what = "server" if ended == server.pid else "worker"
-        raise LocalServerError(f"The {what} has ended by itself. Its log is in {home}.")
+        raise ServerUnavailableError(f"The {what} has ended by itself. Its log is in {home}.")
     note("Stopped.")
     return OK
 

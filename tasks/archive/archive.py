@@ -19,8 +19,8 @@ from prefect_optuna.blocks import (
     InvalidSettingError,
     as_artifact_filesystem,
 )
-from prefect_optuna.blocks.errors import StudyMismatchError
 from prefect_optuna.blocks.study_identity import storage_identity
+from prefect_optuna.errors import StudyMismatchError
 from prefect_optuna.tasks.archive.code.capture import Capture
 from prefect_optuna.tasks.archive.code.registered import (
     ArchiveReport,

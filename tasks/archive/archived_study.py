@@ -21,12 +21,12 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.texts import card, visible_line
+from prefect_optuna.errors import (
+    AlreadyExistsError,
     ArchiveSignatureError,
-    ArtifactExistsError,
     UntrustedArchiveError,
 )
-from prefect_optuna.blocks.texts import card, visible_line
 from prefect_optuna.tasks.archive.carrying.parcel import pack, refuse_claimed, unpacked
 from prefect_optuna.tasks.archive.carrying.portable import read_parcel, write_parcel
 from prefect_optuna.tasks.archive.code.capture import Capture, document_of
@@ -482,7 +482,7 @@ class ArchivedStudy:
         Raises:
             ArchiveError: there is no such trial or no result, or its file is gone or damaged.
             MissingKeyError: the result has no value for a key of the class.
-            NotPersistenceClassError: `data_cls` is none.
+            InvalidPersistenceClassError: `data_cls` is none.
         """
         return self.result_of(self._trial(trial_number), data_cls)
 
@@ -676,7 +676,7 @@ class ArchivedStudy:
 
         Raises:
             ArchiveError: a file of the archive is gone or damaged.
-            ArtifactExistsError: another file of that name is there.
+            AlreadyExistsError: another file of that name is there.
             InvalidSettingError: there is no such selection.
         """
         chosen = self.study.get_trials(deepcopy=False)
@@ -688,7 +688,7 @@ class ArchivedStudy:
             for path, content in self._arrow_files(trial):
                 place = Path(folder) / path
                 if not target.create(path, content) and target.read_path(path) != content:
-                    raise ArtifactExistsError(
+                    raise AlreadyExistsError(
                         f"{place} is another file already. Extract to an empty folder."
                     )
                 paths.append(place)

@@ -13,18 +13,13 @@
 | `options.py`, `validators.py` | programs that compute once |
 """
 
-from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler, ZstdHandler
-from prefect_optuna.tasks.persistence.cache_policy import PersistenceCachePolicy
-from prefect_optuna.tasks.persistence.conversion import as_dict, from_dict
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
     AutoIncFieldNotResolvedError,
     CorruptPersistenceError,
     FieldOrderError,
-    FilenameValueError,
     FileOfOthersError,
     InvalidPersistenceClassError,
     MissingKeyError,
-    NotPersistenceClassError,
     PersistenceConcatError,
     PersistenceError,
     PersistenceExistsError,
@@ -39,6 +34,9 @@ from prefect_optuna.tasks.persistence.errors import (
     UnsupportedValueError,
     WrongPersistenceClassError,
 )
+from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler, ZstdHandler
+from prefect_optuna.tasks.persistence.cache_policy import PersistenceCachePolicy
+from prefect_optuna.tasks.persistence.conversion import as_dict, from_dict
 from prefect_optuna.tasks.persistence.fields import autoinc_field, field, missing
 from prefect_optuna.tasks.persistence.files import load, save
 from prefect_optuna.tasks.persistence.handler import FileHandler, PersistenceHandler
@@ -70,11 +68,9 @@ __all__ = [
     "FieldOrderError",
     "FileHandler",
     "FileOfOthersError",
-    "FilenameValueError",
     "GzipHandler",
     "InvalidPersistenceClassError",
     "MissingKeyError",
-    "NotPersistenceClassError",
     "PersistedOptions",
     "PersistenceCachePolicy",
     "PersistenceConcatError",

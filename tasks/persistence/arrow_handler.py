@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar, cast
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.errors import ArtifactNotFoundError
-from prefect_optuna.tasks.persistence.container import Container, write_container
-from prefect_optuna.tasks.persistence.conversion import as_dict
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
+    ArtifactNotFoundError,
     CorruptPersistenceError,
     PersistenceExistsError,
     WrongPersistenceClassError,
 )
+from prefect_optuna.tasks.persistence.container import Container, write_container
+from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.handler import FileHandler
 from prefect_optuna.tasks.persistence.places import Storage, explained, is_folder
 from prefect_optuna.tasks.persistence.reading import check_class, header_of, object_of
@@ -36,7 +36,7 @@ class ArrowHandler(FileHandler[T]):
         lazy: read arrays and tables when they are asked for; of a remote file, only their part.
 
     Raises:
-        NotPersistenceClassError: `data_cls` is no persistence class.
+        InvalidPersistenceClassError: `data_cls` is no persistence class.
 
     Example:
         >>> from prefect_optuna.tasks.persistence import ArrowHandler, field, persistence_class
@@ -177,7 +177,7 @@ class ZstdHandler(ArrowHandler[T]):
         lazy: read arrays and tables when they are asked for.
 
     Raises:
-        NotPersistenceClassError: `data_cls` is no persistence class.
+        InvalidPersistenceClassError: `data_cls` is no persistence class.
 
     Example:
         >>> from prefect_optuna.tasks.persistence import ZstdHandler, field, persistence_class

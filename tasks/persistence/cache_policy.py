@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from prefect.cache_policies import TASK_SOURCE, CachePolicy
 
 from prefect_optuna.blocks import ArtifactFileSystem, InvalidSettingError
+from prefect_optuna.errors import InvalidPersistenceClassError, UnsetFieldError
 from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler, ZstdHandler
-from prefect_optuna.tasks.persistence.errors import NotPersistenceClassError, UnsetFieldError
 from prefect_optuna.tasks.persistence.fields import missing
 from prefect_optuna.tasks.persistence.info import ensure_persistence_class
 from prefect_optuna.tasks.persistence.result_store import PersistedResultStore, artifacts_of
@@ -135,7 +135,7 @@ class PersistenceCachePolicy(CachePolicy):
     @property
     def _class(self) -> type:
         if self.data_cls is None:
-            raise NotPersistenceClassError(
+            raise InvalidPersistenceClassError(
                 "Expected PersistenceCachePolicy(data_cls=...), the class that the task returns."
             )
         return self.data_cls

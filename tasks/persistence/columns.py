@@ -21,7 +21,7 @@ from prefect_optuna.blocks.codec.arrays import (
 )
 from prefect_optuna.blocks.codec.tables import from_arrow, storable_table, table_kind
 from prefect_optuna.blocks.codec.untrusted import checked_dtype
-from prefect_optuna.tasks.persistence.errors import CorruptPersistenceError, UnsupportedValueError
+from prefect_optuna.errors import CorruptPersistenceError, UnsupportedValueError
 
 _SHORT_LIST = 16  # numbers; a shorter list is JSON
 

@@ -27,6 +27,11 @@ from prefect_optuna.blocks.codec.untrusted import (
     validated,
 )
 from prefect_optuna.blocks.codec.values import decode_value, encode_value
+from prefect_optuna.errors import (
+    CorruptPersistenceError,
+    PersistenceError,
+    UnsupportedValueError,
+)
 from prefect_optuna.tasks.persistence.columns import (
     array_column,
     column_dtype,
@@ -34,11 +39,6 @@ from prefect_optuna.tasks.persistence.columns import (
     read_column,
     scalar_column,
     table_column,
-)
-from prefect_optuna.tasks.persistence.errors import (
-    CorruptPersistenceError,
-    PersistenceError,
-    UnsupportedValueError,
 )
 
 FORMAT = 2  # 1 was without the header's checksum

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
+    InvalidPersistenceClassError,
     MissingKeyError,
-    NotPersistenceClassError,
     UndeclaredAttributeWarning,
     UnsetFieldError,
 )
@@ -32,7 +32,7 @@ def as_dict(data: Any) -> dict[str, Any]:
         A new dictionary of the object's own values, which are not copied.
 
     Raises:
-        NotPersistenceClassError: this is none; a `TypeError` and a `RuntimeError`.
+        InvalidPersistenceClassError: this is none; a `TypeError` and a `RuntimeError`.
 
     Example:
         >>> from prefect_optuna.tasks.persistence import as_dict, field, persistence_class
@@ -44,7 +44,7 @@ def as_dict(data: Any) -> dict[str, Any]:
         {'animal': 'lynx'}
     """
     if data is None:
-        raise NotPersistenceClassError("data is None")
+        raise InvalidPersistenceClassError("data is None")
     names = _info(data).fields_name()
     if isinstance(data, BaseModel):
         held = data.model_dump()
@@ -67,7 +67,8 @@ def from_dict(data_cls: type[T], d: Mapping[str, Any]) -> T:
 
     Raises:
         MissingKeyError: there is no value for a field without a default; names it.
-        NotPersistenceClassError: `data_cls` is none, or its `from_dict` returned something else.
+        InvalidPersistenceClassError: `data_cls` is none, or its `from_dict` returned something
+            else.
 
     Example:
         >>> from prefect_optuna.tasks.persistence import field, from_dict, persistence_class
@@ -99,7 +100,7 @@ def made_of(info: PersistentClass[T], d: Mapping[str, Any], where: str = "") -> 
     if factory is not None and not _takes(info.cls, keys):
         made = factory(known)
         if not isinstance(made, info.cls):
-            raise NotPersistenceClassError(
+            raise InvalidPersistenceClassError(
                 f"{info.cls_name}.from_dict returned a {type(made).__name__}. It has to return an "
                 f"object of {info.cls_name}."
             )
@@ -143,7 +144,7 @@ def to_be_saved(data: Any, where: str) -> dict[str, Any]:
 
 def _info(data: Any) -> PersistentClass[Any]:
     if isinstance(data, type):
-        raise NotPersistenceClassError(
+        raise InvalidPersistenceClassError(
             f"Expected an object of a persistence class, found the class {data.__name__} itself."
         )
     return ensure_persistence_class(data)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
-from prefect_optuna.tasks.persistence.errors import InvalidPersistenceClassError
+from prefect_optuna.errors import InvalidPersistenceClassError
 from prefect_optuna.tasks.persistence.same import same
 
 missing: Any = inspect.Parameter.empty

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prefect_optuna.errors import CorruptPersistenceError
 from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler
 from prefect_optuna.tasks.persistence.container import MAGIC
-from prefect_optuna.tasks.persistence.errors import CorruptPersistenceError
 from prefect_optuna.tasks.persistence.handler import FileHandler
 from prefect_optuna.tasks.persistence.info import ensure_persistence_class
 from prefect_optuna.tasks.persistence.pickle_handlers import GzipHandler, PickleHandler
@@ -31,7 +31,7 @@ def save(data: Any, path: str | Path, *, storage: Storage | None = None) -> None
         storage: an `ArtifactFileSystem`, a folder, a URL, or a saved block's `"slug/name"`.
 
     Raises:
-        NotPersistenceClassError: this is no such object.
+        InvalidPersistenceClassError: this is no such object.
         AutoIncFieldNotResolvedError: the field that counts has no number.
         UnsetFieldError: a field is not set; names it.
         UnsupportedValueError: an Arrow file cannot hold a value; names the field.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
-from prefect_optuna.tasks.persistence.errors import UnsetFieldError
+from prefect_optuna.errors import UnsetFieldError
 from prefect_optuna.tasks.persistence.fields import PersistentField, missing
 from prefect_optuna.tasks.persistence.info import PersistentClass, ensure_persistence_class
 from prefect_optuna.tasks.persistence.same import same

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem
-from prefect_optuna.blocks.errors import ArtifactExistsError, ArtifactNotFoundError
-from prefect_optuna.tasks.persistence.conversion import to_be_saved
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
+    AlreadyExistsError,
+    ArtifactNotFoundError,
     AutoIncFieldNotResolvedError,
-    FilenameValueError,
     FileOfOthersError,
-    NotPersistenceClassError,
+    InvalidPersistenceClassError,
     PersistenceError,
     PersistenceValidationError,
     SkippedFileWarning,
+    UnsupportedValueError,
 )
+from prefect_optuna.tasks.persistence.conversion import to_be_saved
 from prefect_optuna.tasks.persistence.fields import PersistentField, missing
 from prefect_optuna.tasks.persistence.info import (
     PersistentClass,
@@ -111,7 +112,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
 
         Raises:
             AutoIncFieldNotResolvedError: the field that counts has no number.
-            FilenameValueError: a value cannot be in a name, or the name is too long.
+            UnsupportedValueError: a value cannot be in a name, or the name is too long.
         """
         name = filename(self.persistence_class if result is None else result, **values)
         return self._checked(name + self.ext)
@@ -152,9 +153,9 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             The object, with its number.
 
         Raises:
-            NotPersistenceClassError: it is of another class.
+            InvalidPersistenceClassError: it is of another class.
             UnsetFieldError: a field is not set; names it.
-            FilenameValueError: a value cannot be in a name; names the field.
+            UnsupportedValueError: a value cannot be in a name; names the field.
             UnsupportedValueError: the file cannot hold a value; names the field.
             AutoIncFieldNotResolvedError: there is a path, and no number.
             PersistenceExistsError: the file of other values or of another class has this name.
@@ -314,7 +315,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             while True:
                 try:
                     self._write(result, self.artifacts, self.filename(result), exclusive=True)
-                except ArtifactExistsError:  # another process was faster
+                except AlreadyExistsError:  # another process was faster
                     number = self._next_number(result) if known else number + 1
                     known = False
                     setattr(result, name, number)
@@ -436,7 +437,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
     def _checked(self, name: str) -> str:
         if len(name.encode()) > MAX_NAME:
             info = self.persistence_info
-            raise FilenameValueError(
+            raise UnsupportedValueError(
                 f"The file name of an object of {info.cls_name} would have {len(name.encode())} "
                 f"bytes, and {MAX_NAME} is the limit of common filesystems: {name[:60]}... Shorten "
                 + ", ".join(f.field_name for f in info.fields if f.filename is not False)
@@ -446,7 +447,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
 
     def _check_kind(self, result: Any) -> None:
         if not isinstance(result, self.persistence_class):
-            raise NotPersistenceClassError(
+            raise InvalidPersistenceClassError(
                 f"Expected an object of {self.persistence_info.cls_name}, found a "
                 f"{type(result).__name__}."
             )
@@ -472,7 +473,7 @@ class FileHandler(PersistenceHandler[T]):
         ext: the extension of the files.
 
     Raises:
-        NotPersistenceClassError: `data_cls` is no persistence class.
+        InvalidPersistenceClassError: `data_cls` is no persistence class.
     """
 
     def __init__(self, data_cls: type[T], save_root: Storage, ext: str | None = None) -> None:

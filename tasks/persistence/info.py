@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, get_origin
 from weakref import WeakValueDictionary
 
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
     AutoIncFieldNotResolvedError,
-    FilenameValueError,
-    NotPersistenceClassError,
+    InvalidPersistenceClassError,
     PersistenceValidationError,
     UnsetFieldError,
+    UnsupportedValueError,
 )
 from prefect_optuna.tasks.persistence.fields import PersistentField, missing, type_text
 from prefect_optuna.tasks.persistence.places import MAX_NAME, escaped, leads_elsewhere
@@ -138,9 +138,9 @@ class PersistentClass(Generic[T]):
             The name.
 
         Raises:
-            NotPersistenceClassError: the object is of another class.
+            InvalidPersistenceClassError: the object is of another class.
             UnsetFieldError: a value is neither given nor set.
-            FilenameValueError: a value cannot be in a name; names the field.
+            UnsupportedValueError: a value cannot be in a name; names the field.
         """
         return self.splitter.join(self._parts(data, values))
 
@@ -179,7 +179,7 @@ class PersistentClass(Generic[T]):
     def _value(self, field: PersistentField, data: Any, values: Mapping[str, Any]) -> Any:
         name = field.field_name
         if data is not None and data is not self.cls and not isinstance(data, self.cls):
-            raise NotPersistenceClassError(
+            raise InvalidPersistenceClassError(
                 f"Expected an object of {self.cls_name}, found {_short(data)}, of type "
                 f"{type(data).__name__}."
             )
@@ -202,7 +202,7 @@ class PersistentClass(Generic[T]):
         """Return the part of a file name for a field's value; `None` if it is left out.
 
         Raises:
-            FilenameValueError: it cannot be a part of one.
+            UnsupportedValueError: it cannot be a part of one.
         """
         text = field.filename(value) if callable(field.filename) else str(value)
         if text is None:
@@ -212,7 +212,7 @@ class PersistentClass(Generic[T]):
         if broken is None and len(escaped(text).encode()) > MAX_NAME:
             broken = f"it has more than {MAX_NAME} bytes"
         if broken:
-            raise FilenameValueError(
+            raise UnsupportedValueError(
                 f"{self.cls_name}.{field.field_name} is {_short(text)}, which cannot be a part of "
                 f"a file name: {broken}. Use another value, or field(filename=function) to make "
                 "a name of it."
@@ -233,7 +233,7 @@ def ensure_persistence_class(data: T | type[T]) -> PersistentClass[T]:
         Its name and fields.
 
     Raises:
-        NotPersistenceClassError: it is none. A subclass of a persistence class has to be
+        InvalidPersistenceClassError: it is none. A subclass of a persistence class has to be
             decorated, too.
 
     Example:
@@ -252,11 +252,11 @@ def ensure_persistence_class(data: T | type[T]) -> PersistentClass[T]:
     info: PersistentClass[T] | None = vars(kind).get(INFO)
     if info is None:
         if hasattr(kind, INFO):
-            raise NotPersistenceClassError(
+            raise InvalidPersistenceClassError(
                 f"not a persistence_class : {kind.__name__}. Its base class is one: put "
                 "@persistence_class on it as well."
             )
-        raise NotPersistenceClassError(
+        raise InvalidPersistenceClassError(
             f"not a persistence_class : {kind.__name__}. Put @persistence_class on the class."
         )
     return info
@@ -277,8 +277,8 @@ def filename(result: Any, **values: Any) -> str:
     Raises:
         AutoIncFieldNotResolvedError: the field that counts has no number.
         UnsetFieldError: another value is neither given nor set.
-        FilenameValueError: a value leads elsewhere, such as `../x`, or is too long.
-        NotPersistenceClassError: this is none.
+        UnsupportedValueError: a value leads elsewhere, such as `../x`, or is too long.
+        InvalidPersistenceClassError: this is none.
 
     Example:
         >>> from prefect_optuna.tasks.persistence import field, filename, persistence_class

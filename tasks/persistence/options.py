@@ -8,9 +8,8 @@ import inspect
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
-from prefect_optuna.blocks.errors import ArtifactNotFoundError
-from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
+    ArtifactNotFoundError,
     AutoIncFieldNotResolvedError,
     InvalidPersistenceClassError,
     PersistenceError,
@@ -19,6 +18,7 @@ from prefect_optuna.tasks.persistence.errors import (
     PersistenceValidationError,
     WrongPersistenceClassError,
 )
+from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler
 from prefect_optuna.tasks.persistence.fields import missing
 from prefect_optuna.tasks.persistence.handler import PersistenceHandler
 from prefect_optuna.tasks.persistence.places import Storage

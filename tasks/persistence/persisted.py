@@ -9,7 +9,7 @@ from prefect.cache_policies import CachePolicy
 from prefect.serializers import Serializer
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem
-from prefect_optuna.blocks.errors import InvalidLocationError
+from prefect_optuna.errors import InvalidLocationError
 from prefect_optuna.tasks.persistence.cache_policy import PersistenceCachePolicy
 from prefect_optuna.tasks.persistence.info import ensure_persistence_class
 from prefect_optuna.tasks.persistence.places import Storage, is_folder
@@ -61,7 +61,7 @@ def persisted(
         The options.
 
     Raises:
-        NotPersistenceClassError: `cls` is no persistence class.
+        InvalidPersistenceClassError: `cls` is no persistence class.
         InvalidLocationError: the storage is none, or is remote and not a saved block, so that
             others would not find it.
 

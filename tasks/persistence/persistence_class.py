@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, overload
 from pydantic import BaseModel
 from typing_extensions import dataclass_transform
 
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
     FieldOrderError,
     InvalidPersistenceClassError,
 )

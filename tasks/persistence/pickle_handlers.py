@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from prefect_optuna.tasks.persistence.conversion import as_dict
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
     CorruptPersistenceError,
     PickleRefusedError,
     WrongPersistenceClassError,
 )
+from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.handler import FileHandler
 from prefect_optuna.tasks.persistence.places import Storage
 from prefect_optuna.tasks.persistence.reading import object_of_values
@@ -35,7 +35,7 @@ class PickleHandler(FileHandler[T]):
             written them.
 
     Raises:
-        NotPersistenceClassError: `data_cls` is no persistence class.
+        InvalidPersistenceClassError: `data_cls` is no persistence class.
 
     Example:
         >>> from prefect_optuna.tasks.persistence import PickleHandler, field, persistence_class
@@ -112,7 +112,7 @@ class GzipHandler(PickleHandler[T]):
         allow_pickle: whether files may be read, as for `PickleHandler`.
 
     Raises:
-        NotPersistenceClassError: `data_cls` is no persistence class.
+        InvalidPersistenceClassError: `data_cls` is no persistence class.
 
     Example:
         >>> from prefect_optuna.tasks.persistence import GzipHandler, field, persistence_class

@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem
-from prefect_optuna.blocks.errors import ArtifactNotFoundError, ArtifactPathError
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
+    ArtifactNotFoundError,
+    InvalidLocationError,
     PersistenceIsDirectoryError,
     PersistenceNotFoundError,
 )
@@ -64,7 +65,7 @@ def explained(artifacts: ArtifactFileSystem, name: str, what: str) -> Generator[
         raise PersistenceNotFoundError(
             f"No {what} has been saved as {name!r} in {artifacts.location()}."
         ) from error
-    except ArtifactPathError as error:
+    except InvalidLocationError as error:
         if is_folder(artifacts) and name and Path(artifacts.location(name)).is_dir():
             raise PersistenceIsDirectoryError(
                 f"Expected the file of a {what}, found the folder {artifacts.location(name)}. Name "

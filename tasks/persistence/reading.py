@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from prefect_optuna.tasks.persistence.container import Container
-from prefect_optuna.tasks.persistence.conversion import made_of
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
     CorruptPersistenceError,
     SchemaChangedError,
     WrongPersistenceClassError,
 )
+from prefect_optuna.tasks.persistence.container import Container
+from prefect_optuna.tasks.persistence.conversion import made_of
 from prefect_optuna.tasks.persistence.generated import PENDING
 from prefect_optuna.tasks.persistence.info import PersistentClass
 

@@ -26,14 +26,15 @@ from prefect.transactions import get_transaction
 from pydantic import PrivateAttr
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.errors import ArtifactNotFoundError, InvalidLocationError
-from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler
-from prefect_optuna.tasks.persistence.errors import (
+from prefect_optuna.errors import (
+    ArtifactNotFoundError,
     FileOfOthersError,
-    NotPersistenceClassError,
+    InvalidLocationError,
+    InvalidPersistenceClassError,
     PersistenceError,
     WrongPersistenceClassError,
 )
+from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler
 from prefect_optuna.tasks.persistence.fields import missing
 
 
@@ -117,7 +118,7 @@ class PersistedResultStore(ResultStore):
             raise self._problem
         handler = self._own_handler()
         if not isinstance(obj, handler.persistence_class):
-            raise NotPersistenceClassError(
+            raise InvalidPersistenceClassError(
                 f"The task is persisted as {handler.persistence_info.cls_name}, and has returned a "
                 f"{type(obj).__name__}. Return an object of that class."
             )

@@ -9,9 +9,9 @@ from typing import Any
 from prefect.serializers import Serializer
 from pydantic import Field
 
+from prefect_optuna.errors import WrongPersistenceClassError
 from prefect_optuna.tasks.persistence.container import Container, write_container
 from prefect_optuna.tasks.persistence.conversion import to_be_saved
-from prefect_optuna.tasks.persistence.errors import WrongPersistenceClassError
 from prefect_optuna.tasks.persistence.info import (
     CLASSES,
     PersistentClass,
@@ -53,7 +53,7 @@ class PersistenceSerializer(Serializer):
             An Arrow file.
 
         Raises:
-            NotPersistenceClassError: it is none.
+            InvalidPersistenceClassError: it is none.
             UnsetFieldError: a field is not set; names it.
             UnsupportedValueError: a value cannot be held; names the field.
         """

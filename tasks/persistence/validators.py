@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from prefect.logging import get_logger
 
-from prefect_optuna.tasks.persistence.errors import PersistenceConcatError
+from prefect_optuna.errors import PersistenceConcatError
 from prefect_optuna.tasks.persistence.info import ensure_persistence_class
 from prefect_optuna.tasks.persistence.same import same
 
@@ -67,7 +67,7 @@ def attributes_validate(obj: Any, *exclude: str) -> bool:
         Whether they are.
 
     Raises:
-        NotPersistenceClassError: it is no such object.
+        InvalidPersistenceClassError: it is no such object.
 
     Example:
         >>> from prefect_optuna.tasks.persistence import attributes_validate, field

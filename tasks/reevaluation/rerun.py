@@ -30,8 +30,8 @@ from optuna.trial import FrozenTrial, TrialState
 from prefect.context import get_settings_context
 
 from prefect_optuna.blocks._secrets import SecretVariables, is_secret_name, public_text
-from prefect_optuna.blocks.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.blocks.settings import settings_read_once
+from prefect_optuna.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.tasks.archive.code.capture import Capture, encode_scope
 from prefect_optuna.tasks.archive.code.restore import restore_problem
 from prefect_optuna.tasks.archive.code.review import restore_value

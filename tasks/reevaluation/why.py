@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from packaging.utils import canonicalize_name
 
-from prefect_optuna.blocks.errors import ArchiveError, EnvironmentUnavailableError
+from prefect_optuna.errors import ArchiveError, EnvironmentUnavailableError
 from prefect_optuna.tasks.archive.code.packages import edited_files
 from prefect_optuna.tasks.archive.record.environment import FOLDER, RECORDED_VARIABLES, Environment
 from prefect_optuna.tasks.reevaluation.drift import depends_on_hashes, holds_generator, likely_cause

@@ -13,15 +13,15 @@
 | `files.py` | from files and a command line |
 """
 
-from prefect_optuna.tasks.scope.auto_parameters import AutoParameter, auto_param, auto_params
-from prefect_optuna.tasks.scope.carrying import ScopeSnapshot, capture, restore
-from prefect_optuna.tasks.scope.errors import (
+from prefect_optuna.errors import (
     ConfigFileError,
     ConfigFileNotFoundError,
     InvalidParameterError,
     MissingParameterError,
     UnreadParameterWarning,
 )
+from prefect_optuna.tasks.scope.auto_parameters import AutoParameter, auto_param, auto_params
+from prefect_optuna.tasks.scope.carrying import ScopeSnapshot, capture, restore
 from prefect_optuna.tasks.scope.explanation import Explanation
 from prefect_optuna.tasks.scope.facade import param_scope
 from prefect_optuna.tasks.scope.files import add_scope_arguments, from_files, scope_from_arguments

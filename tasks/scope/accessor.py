@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from prefect_optuna.tasks.scope.errors import InvalidParameterError, MissingParameterError
+from prefect_optuna.errors import InvalidParameterError, MissingParameterError
 from prefect_optuna.tasks.scope.frames import Layer, get, view, write
 from prefect_optuna.tasks.scope.origins import caller
 from prefect_optuna.tasks.scope.values import MISSING, coerce, flatten

@@ -10,8 +10,8 @@ from types import FunctionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 from weakref import WeakValueDictionary
 
+from prefect_optuna.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.deferred import DeferredFunction, is_deferred
-from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.filling import Plan, make_slot, without_partial, wrap
 from prefect_optuna.tasks.scope.values import MISSING
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from prefect_optuna.blocks._secrets import is_secret_name, public_text
+from prefect_optuna.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.auto_parameters import auto_params
-from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.unread import nearest
 from prefect_optuna.tasks.scope.values import CONVERTERS, MISSING, coerce, flatten
 
@@ -57,7 +57,7 @@ def check_names(values: Mapping[str, Any], read: Set[str]) -> tuple[str, ...]:
         >>> check_names({"simulat.dt": 1}, {"simulate.dt"})
         Traceback (most recent call last):
             ...
-        prefect_optuna.tasks.scope.errors.InvalidParameterError: Nothing reads 'simulat.dt'; did ...
+        prefect_optuna.errors.InvalidParameterError: Nothing reads 'simulat.dt'; did ...
     """
     unknown = [key for key in flatten(values) if key not in read]
     for key in unknown:

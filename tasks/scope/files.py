@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prefect_optuna.tasks.scope.errors import (
+from prefect_optuna.errors import (
     ConfigFileError,
     ConfigFileNotFoundError,
     MissingParameterError,

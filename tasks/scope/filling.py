@@ -12,9 +12,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from prefect_optuna.errors import InvalidParameterError
+
 # As a module, and not its functions: see there.
 from prefect_optuna.tasks.scope import frames
-from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.frames import Frame
 from prefect_optuna.tasks.scope.values import CONVERTERS, MISSING, as_literal
 

@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import cloudpickle
 
+from prefect_optuna.errors import InvalidParameterError
 from prefect_optuna.tasks.scope import unread
 from prefect_optuna.tasks.scope.accessor import Accessor, checked_key, show
-from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.frames import (
     Frame,
     Layer,

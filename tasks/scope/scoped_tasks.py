@@ -21,9 +21,9 @@ from prefect.utilities.annotations import unmapped
 from prefect.utilities.hashing import hash_objects
 from typing_extensions import Unpack
 
+from prefect_optuna.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.carrying import ScopeSnapshot, capture, restore
 from prefect_optuna.tasks.scope.deferred import in_frame, is_deferred
-from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.scope.frames import get
 
 P = ParamSpec("P")

@@ -11,8 +11,8 @@ import difflib
 import os
 import warnings
 
+from prefect_optuna.errors import UnreadParameterWarning
 from prefect_optuna.tasks.scope.auto_parameters import known_names
-from prefect_optuna.tasks.scope.errors import UnreadParameterWarning
 from prefect_optuna.tasks.scope.frames import AWAY, Frame, Reads, get, origin_of
 from prefect_optuna.tasks.scope.origins import Origin, describe
 

@@ -16,8 +16,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
 
-from prefect_optuna.blocks.errors import InvalidSettingError
-from prefect_optuna.tasks.scope.errors import InvalidParameterError
+from prefect_optuna.errors import InvalidParameterError, InvalidSettingError
 
 
 class Missing(Enum):

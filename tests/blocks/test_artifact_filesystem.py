@@ -34,7 +34,7 @@ from prefect.results import ResultRecord, ResultRecordMetadata
 from prefect.serializers import JSONSerializer
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.errors import ArtifactExistsError, ArtifactNotFoundError, ArtifactPathError
+from prefect_optuna.errors import AlreadyExistsError, ArtifactNotFoundError, InvalidLocationError
 
 
 class ArtifactFileSystemContract:
@@ -121,7 +121,7 @@ class ArtifactFileSystemContract:
 
     def test_a_bad_pattern_is_an_error(self, artifacts: ArtifactFileSystem) -> None:
         for pattern in ("a**", "../*", "/*", ""):
-            with pytest.raises(ArtifactPathError):
+            with pytest.raises(InvalidLocationError):
                 artifacts.glob(pattern)
 
     def test_create_writes_once(self, artifacts: ArtifactFileSystem) -> None:
@@ -145,13 +145,13 @@ class ArtifactFileSystemContract:
             artifacts.write_path(path, b"")
         artifacts.rm("d*")
         assert artifacts.glob("**") == ["dir/a", "dir/b/c", "other"]
-        with pytest.raises(ArtifactPathError, match="recursive=True"):
+        with pytest.raises(InvalidLocationError, match="recursive=True"):
             artifacts.rm("dir")
         artifacts.rm("dir", recursive=True)
         assert artifacts.glob("**") == ["other"]
         artifacts.rm("other", recursive=True)
         assert artifacts.glob("**") == []
-        with pytest.raises(ArtifactPathError, match="empty"):
+        with pytest.raises(InvalidLocationError, match="empty"):
             artifacts.rm("", recursive=True)
 
     def test_copy_replaces_the_target(self, artifacts: ArtifactFileSystem) -> None:
@@ -172,12 +172,12 @@ class ArtifactFileSystemContract:
             lambda: artifacts.create("dir/a/b", b"2"),
             lambda: artifacts.copy("dir/a", "dir"),
         ):
-            with pytest.raises(ArtifactPathError, match="Cannot write"):
+            with pytest.raises(InvalidLocationError, match="Cannot write"):
                 act()
         assert not artifacts.create("dir", b"2")
         assert not artifacts.exists("dir")
         assert not artifacts.exists("dir/a/b")
-        with pytest.raises((ArtifactPathError, ArtifactNotFoundError)):
+        with pytest.raises((InvalidLocationError, ArtifactNotFoundError)):
             artifacts.read_path("dir")
         with pytest.raises(ArtifactNotFoundError):
             artifacts.read_path("dir/a/b")
@@ -210,7 +210,7 @@ class ArtifactFileSystemContract:
         for path in BAD_PATHS:
             # An empty path means the root where a directory is asked for.
             for act in [*acts, artifacts.ls, artifacts.location] if path else acts:
-                with pytest.raises(ArtifactPathError, match="is no artifact path") as caught:
+                with pytest.raises(InvalidLocationError, match="is no artifact path") as caught:
                     act(path)
                 assert repr(path) in str(caught.value)
         assert artifacts.glob("**") == ["a"]
@@ -252,13 +252,13 @@ class ArtifactFileSystemContract:
     def test_an_exclusive_writer_replaces_nothing(self, artifacts: ArtifactFileSystem) -> None:
         with artifacts.open("a", "xb") as file:
             file.write(b"first")
-        with pytest.raises(ArtifactExistsError, match="mode 'wb'"):
+        with pytest.raises(AlreadyExistsError, match="mode 'wb'"):
             artifacts.open("a", "xb")
         slow = artifacts.open("b", "xb")
         slow.write(b"slow")
         with artifacts.open("b", "xb") as fast:
             fast.write(b"fast")
-        with pytest.raises(ArtifactExistsError):
+        with pytest.raises(AlreadyExistsError):
             slow.close()
         assert artifacts.read_many(["a", "b"]) == {"a": b"first", "b": b"fast"}
         assert artifacts.sweep(timedelta(0)) == []
@@ -307,7 +307,7 @@ class ArtifactFileSystemContract:
         for act in (artifacts.open_reader, artifacts.remove):
             with pytest.raises(optuna.artifacts.exceptions.ArtifactNotFound):
                 act(artifact_id)
-        with pytest.raises(ArtifactPathError):
+        with pytest.raises(InvalidLocationError):
             artifacts.write("../escape", io.BytesIO(b""))
 
     def test_artifacts_agree_with_a_dict(self, artifacts: ArtifactFileSystem) -> None:
@@ -426,7 +426,7 @@ class ObjectStoreContract(ArtifactFileSystemContract):
         assert artifacts.glob("**") == ["dir", "dir/a", "dir/a/b"]
         artifacts.rm("dir")
         assert not artifacts.exists("dir")
-        with pytest.raises(ArtifactPathError, match="recursive=True"):
+        with pytest.raises(InvalidLocationError, match="recursive=True"):
             artifacts.rm("dir")
         assert artifacts.read_path("dir/a") == b"dir/a"
         artifacts.rm("dir/a", recursive=True)

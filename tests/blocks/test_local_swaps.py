@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.errors import PrefectOptunaError
 from prefect_optuna.blocks.stores.local import shared_part
+from prefect_optuna.errors import PrefectOptunaError
 
 SECONDS = 0.7
 

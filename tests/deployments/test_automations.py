@@ -21,17 +21,17 @@ from prefect.events.actions import DoNothing
 from prefect.settings import temporary_settings
 from servers import free_port, wait_until
 
-from prefect_optuna.blocks.errors import (
-    InvalidSettingError,
-    MissingReferenceError,
-    ServerUnavailableError,
-)
 from prefect_optuna.deployments.automations import (
     STUDY_NAME,
     automate,
     cancel_on,
     notify_on,
     run_on,
+)
+from prefect_optuna.errors import (
+    InvalidSettingError,
+    ServerUnavailableError,
+    UnknownNameError,
 )
 from prefect_optuna.flows.events import EventName, StudyEvents, emit_drifted
 from prefect_optuna.flows.study_status import StudyState, StudyStatus
@@ -246,11 +246,11 @@ def test_an_automation_without_an_action_is_refused() -> None:
 
 
 def test_a_deployment_or_block_that_is_not_there_is_named() -> None:
-    with pytest.raises(MissingReferenceError, match=r"'again/never'.*prefect deployment ls"):
+    with pytest.raises(UnknownNameError, match=r"'again/never'.*prefect deployment ls"):
         run_on("study.completed", "again/never")
-    with pytest.raises(MissingReferenceError, match="'slack-webhook/none'"):
+    with pytest.raises(UnknownNameError, match="'slack-webhook/none'"):
         notify_on("study.completed", "slack-webhook/none")
-    with pytest.raises(MissingReferenceError, match="'none'"):
+    with pytest.raises(UnknownNameError, match="'none'"):
         notify_on("study.completed", "none")
 
 

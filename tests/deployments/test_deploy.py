@@ -27,12 +27,6 @@ from prefect_optuna.blocks import (
     SQLStudyStorage,
     StorageUnavailableError,
 )
-from prefect_optuna.blocks.errors import (
-    DeploymentExistsError,
-    InvalidLocationError,
-    MissingReferenceError,
-    ServerUnavailableError,
-)
 from prefect_optuna.deployments import (
     LocalWorker,
     deploy_gc,
@@ -44,7 +38,13 @@ from prefect_optuna.deployments import (
     run_on,
 )
 from prefect_optuna.deployments.deploy import Deployed
-from prefect_optuna.errors import InvalidProblemError
+from prefect_optuna.errors import (
+    AlreadyExistsError,
+    InvalidLocationError,
+    InvalidProblemError,
+    ServerUnavailableError,
+    UnknownNameError,
+)
 from prefect_optuna.tasks import ArchivedStudy
 
 PASSWORD = "correct-horse-battery"
@@ -310,9 +310,9 @@ def test_a_pool_that_no_worker_works_for_is_refused_with_the_types_that_there_ar
 def test_two_studies_do_not_share_a_deployment(lab: Path) -> None:
     arguments: dict[str, Any] = {"storage": STORAGE, "artifacts": ARTIFACTS, "pool": POOL}
     deploy_report("one", name="shared", **arguments)
-    with pytest.raises(DeploymentExistsError, match=r"study_name 'one', and 'two' was asked for"):
+    with pytest.raises(AlreadyExistsError, match=r"study_name 'one', and 'two' was asked for"):
         deploy_report("two", name="shared", **arguments)
-    with pytest.raises(DeploymentExistsError, match="prefect deployment delete report/shared"):
+    with pytest.raises(AlreadyExistsError, match="prefect deployment delete report/shared"):
         deploy_report("one", name="shared", **{**arguments, "storage": "sqlite:////other.db"})
 
 
@@ -323,7 +323,7 @@ BAD = [
     ({"artifacts": "memory://x"}, InvalidLocationError, "one process only"),
     ({"storage": "sql-study-storage/nobody"}, StorageUnavailableError, "prefect block ls"),
     ({"artifacts": "artifact-file-system/nobody"}, StorageUnavailableError, "prefect block ls"),
-    ({"pool": "nowhere"}, MissingReferenceError, "prefect-optuna make-pool nowhere"),
+    ({"pool": "nowhere"}, UnknownNameError, "prefect-optuna make-pool nowhere"),
     ({"best": 0}, InvalidSettingError, "1 or more"),
     ({"options": {"rtoll": 1}}, InvalidSettingError, "rtol, .*found 'rtoll'"),
     ({"options": {"storage": "x"}}, InvalidSettingError, "found 'storage'"),

@@ -30,9 +30,9 @@ from prefect_optuna.blocks import (
     StudyNotFoundError,
 )
 from prefect_optuna.blocks.deployed_problem import DeployedProblem
-from prefect_optuna.blocks.errors import DeploymentExistsError
 from prefect_optuna.deployments import LocalWorker, deploy_optimization, make_process_pool
 from prefect_optuna.errors import (
+    AlreadyExistsError,
     ArchiveSignatureError,
     CaptureError,
     InvalidProblemError,
@@ -375,7 +375,7 @@ def test_the_archive_s_problem_is_deployed_only_with_what_it_takes(
     trusted = deploy_optimization("archive", trusted=True, **options)
     assert trusted.parameters["problem"] == "archive"
     assert "version" not in trusted.parameters
-    with pytest.raises(DeploymentExistsError, match="trusted=True"):
+    with pytest.raises(AlreadyExistsError, match="trusted=True"):
         deploy_optimization("archive", **options)
 
 

@@ -9,8 +9,8 @@ from prefect.client.orchestration import get_client
 from servers import free_port
 
 from prefect_optuna.blocks import as_artifact_filesystem, as_study_storage
-from prefect_optuna.blocks.errors import InvalidSettingError, PrefectOptunaError
 from prefect_optuna.deployments.lab import main, set_up
+from prefect_optuna.errors import InvalidSettingError, PrefectOptunaError
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from prefect.settings import get_current_settings, temporary_settings
 from servers import free_port, prefect_home, wait_until
 
 from prefect_optuna.blocks import PrefectOptunaError
-from prefect_optuna.deployments import LocalServer, LocalServerError
+from prefect_optuna.deployments import LocalServer, ServerUnavailableError
 from prefect_optuna.flows.found_server import BACKGROUND_HOME, prefect_command
 
 
@@ -81,7 +81,7 @@ def test_the_history_of_a_flow_that_just_ended_survives_a_restart(
             assert client.read_flow_run(flow_run_id).state_name == "Completed"
             ticks = {"filter": {"event": {"name": ["test.tick"]}}, "limit": 1}
             assert client.request("POST", "/events/filter", json=ticks).json()["total"] == 2000
-        with pytest.raises(LocalServerError, match=r"expected 41 .* found 40 after"):
+        with pytest.raises(ServerUnavailableError, match=r"expected 41 .* found 40 after"):
             server.wait_for_task_runs(flow_run_id, 41, timeout=0)
     assert server.log_file.read_text().strip() == ""
 
@@ -122,7 +122,7 @@ def test_a_second_server_on_the_same_home_is_refused_with_the_address_of_the_fir
     home: Path,
 ) -> None:
     with LocalServer(home) as server:
-        with pytest.raises(LocalServerError) as refused, LocalServer(home):
+        with pytest.raises(ServerUnavailableError) as refused, LocalServer(home):
             pass
         assert server.url in str(refused.value)
         assert f"pid {server.pid}" in str(refused.value)
@@ -133,13 +133,13 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        with pytest.raises(LocalServerError, match=rf"expected port {port} .* to be free"):
+        with pytest.raises(ServerUnavailableError, match=rf"expected port {port} .* to be free"):
             LocalServer(tmp_path, port).__enter__()
 
 
 @pytest.mark.parametrize("port", [-1, 70_000])
 def test_a_port_that_is_none_is_refused(tmp_path: Path, port: int) -> None:
-    with pytest.raises(LocalServerError, match=f"expected port {port}"):
+    with pytest.raises(ServerUnavailableError, match=f"expected port {port}"):
         LocalServer(tmp_path, port).__enter__()
 
 
@@ -152,7 +152,7 @@ def test_a_home_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_server_that_ends_while_starting_shows_the_end_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "prefect.db").write_text("This is no database. " * 100)
-    with pytest.raises(LocalServerError, match="file is not a database"):
+    with pytest.raises(ServerUnavailableError, match="file is not a database"):
         LocalServer(tmp_path).__enter__()
     assert not (tmp_path / "server.json").exists()
 
@@ -163,7 +163,7 @@ def test_a_home_of_a_later_prefect_is_refused_in_one_sentence(tmp_path: Path) ->
         database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         database.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
         database.commit()
-    with pytest.raises(LocalServerError, match=r"version .*ffffffffffff") as refused:
+    with pytest.raises(ServerUnavailableError, match=r"version .*ffffffffffff") as refused:
         LocalServer(tmp_path).__enter__()
     assert "\n" not in str(refused.value)
 
@@ -186,7 +186,7 @@ def test_an_error_in_the_block_stops_the_server_and_goes_through(home: Path) -> 
 def test_a_server_has_no_address_before_it_is_started(tmp_path: Path) -> None:
     server = LocalServer(tmp_path)
     assert repr(server) == f"LocalServer(home={str(tmp_path)!r}, stopped)"
-    with pytest.raises(LocalServerError, match="before it is started"):
+    with pytest.raises(ServerUnavailableError, match="before it is started"):
         _ = server.url
 
 

@@ -20,10 +20,10 @@ from prefect.client.schemas.objects import FlowRun, WorkPool
 from prefect.workers.process import ProcessJobConfiguration
 
 from prefect_optuna.blocks import InvalidSettingError
-from prefect_optuna.blocks.errors import InvalidLocationError
 from prefect_optuna.deployments import make_pool
 from prefect_optuna.deployments.cli import main
 from prefect_optuna.deployments.pools import PoolKind, template_of
+from prefect_optuna.errors import InvalidLocationError
 from prefect_optuna.flows.pools import CLAIMS, job_variables
 from prefect_optuna.tasks.resources import Resources
 

@@ -12,13 +12,12 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings, temporary_settings
 
 from prefect_optuna.blocks import InvalidSettingError, PrefectOptunaError
-from prefect_optuna.blocks.errors import InvalidProblemError, ServerUnavailableError
+from prefect_optuna.errors import InvalidParameterError, InvalidProblemError, ServerUnavailableError
 from prefect_optuna.flows import distribute, optimize
 from prefect_optuna.flows.opening import checked_names, rehearse
 from prefect_optuna.flows.study import Pruner, Sampler
 from prefect_optuna.flows.temporary_server import end_temporary_server
 from prefect_optuna.tasks import Problem, auto_param
-from prefect_optuna.tasks.scope.errors import InvalidParameterError
 from prefect_optuna.tasks.trial_scope import TrialScope
 
 

@@ -31,14 +31,14 @@ from prefect_optuna.blocks import (
     SQLStudyStorage,
     StudyNotFoundError,
 )
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.deployments import deploy_worker, make_process_pool
+from prefect_optuna.errors import (
     ArchiveError,
     ArchiveSignatureError,
     InvalidLocationError,
     InvalidSettingError,
     ServerUnavailableError,
 )
-from prefect_optuna.deployments import deploy_worker, make_process_pool
 from prefect_optuna.flows import Problem, _worker_runs, distribute, session
 from prefect_optuna.flows.distribute_flow import _Queue
 from prefect_optuna.flows.session import Session

@@ -23,16 +23,16 @@ from prefect.settings import Settings, get_current_settings, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage, as_study_storage
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.errors import (
+    CaptureError,
     InvalidProblemError,
     InvalidSettingError,
+    NoCompleteTrialError,
     PrefectOptunaError,
-    ResultEncodingError,
     StorageUnavailableError,
     StudyMismatchError,
 )
-from prefect_optuna.blocks.settings import OptunaSettings
-from prefect_optuna.errors import NoCompleteTrialError
 from prefect_optuna.flows import Problem, StudyResult, optimize
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.study import Sampler
@@ -539,7 +539,7 @@ def test_a_result_that_cannot_be_archived_is_told_with_its_key_and_type() -> Non
     def handles(params: Mapping[str, float]) -> dict[str, Any]:
         return {"a": 1.0, "deep": {"lock": threading.Lock()}}
 
-    with pytest.raises(ResultEncodingError, match=r"deep.*lock"):
+    with pytest.raises(CaptureError, match=r"deep.*lock"):
         optimize(Problem(suggest=suggest, run=handles, evaluate=lambda r: r["a"]), n_trials=5)
 
 

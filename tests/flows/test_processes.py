@@ -18,7 +18,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from servers import prefect_home, wait_until
 
 from prefect_optuna.blocks import InvalidSettingError, as_study_storage
-from prefect_optuna.blocks.errors import WorkersLostError
+from prefect_optuna.errors import WorkerFailedError
 from prefect_optuna.flows import optimize
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.task_runners import Processes
@@ -109,7 +109,7 @@ def test_a_process_sees_at_once_what_its_trial_was_given_elsewhere(
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_processes_that_all_die_end_the_study() -> None:
-    with pytest.raises(WorkersLostError, match="BrokenProcessPool"):
+    with pytest.raises(WorkerFailedError, match="BrokenProcessPool"):
         optimize(dies, study_name="s", n_trials=3, task_runner="processes")
 
 

@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from servers import wait_until
 
 from prefect_optuna.blocks import ArchiveError, StudyNotFoundError, as_study_storage
-from prefect_optuna.blocks.errors import InvalidSettingError, UntrustedArchiveError
+from prefect_optuna.errors import InvalidSettingError, UntrustedArchiveError
 from prefect_optuna.flows import DriftError, Problem, optimize, reevaluate
 from prefect_optuna.tasks import ArchivedStudy, param_scope
 

@@ -21,7 +21,7 @@ from axe_playwright_python.sync_playwright import Axe
 from studies_under_test import HOSTILE, hostile_study, lynx_hare_study, pareto_study
 
 from prefect_optuna.blocks import as_artifact_filesystem, as_study_storage
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.flows.examples import lynx_hare
 from prefect_optuna.flows.gallery import PICTURES
 from prefect_optuna.flows.report_flow import write_report

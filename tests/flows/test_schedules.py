@@ -13,10 +13,9 @@ from prefect.client.orchestration import get_client
 from wheels_under_test import install_here, only_these_wheels, record_only
 
 from prefect_optuna.blocks import ArchiveError, InvalidSettingError, as_study_storage
-from prefect_optuna.errors import EnvironmentUnavailableError
+from prefect_optuna.errors import DriftError, EnvironmentUnavailableError
 from prefect_optuna.flows import optimize, reevaluate
 from prefect_optuna.flows.opening import checked_arguments
-from prefect_optuna.flows.reevaluate_flow import DriftError
 from prefect_optuna.flows.study_series import WARM
 from prefect_optuna.tasks import ArchivedStudy
 from prefect_optuna.tasks.environments import newest_version

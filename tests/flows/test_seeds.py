@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from prefect_optuna.blocks import as_study_storage
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.flows import Problem, optimize, reevaluate
 from prefect_optuna.flows.report_flow import read_status
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, seeded

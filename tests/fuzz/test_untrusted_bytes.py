@@ -39,9 +39,13 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.artifacts import decode, encode, find_handler
 from prefect_optuna.blocks.codec import untrusted
 from prefect_optuna.blocks.codec.untrusted import read_arrow
-from prefect_optuna.blocks.errors import ArtifactLoadError, ArtifactLogError
 from prefect_optuna.blocks.redis_storage import RedisStorage
-from prefect_optuna.errors import AttributeEncodingError, DamagedStorageError
+from prefect_optuna.errors import (
+    ArtifactLoadError,
+    ArtifactLogError,
+    AttributeEncodingError,
+    DamagedStorageError,
+)
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import decode_result, encode_result
 from prefect_optuna.tasks.archive.carrying import portable
@@ -153,7 +157,7 @@ COUNTED = base64.b64decode(
 READS_PARQUET = """
 import sys
 from prefect_optuna.blocks.artifacts import decode, find_handler
-from prefect_optuna.blocks.errors import ArtifactLoadError
+from prefect_optuna.errors import ArtifactLoadError
 
 try:
     decode(find_handler("parquet"), sys.stdin.buffer.read())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGE = "prefect_optuna"
 FLOORS = ["blocks", "tasks", "flows", "deployments"]  # from the ground up
-BELOW = ["_lazy"]  # what all of them may use
+BELOW = ["_lazy", "errors"]  # what all of them may use
 
 
 def imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:

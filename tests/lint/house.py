@@ -32,7 +32,8 @@ class Figure(NamedTuple):
 
 def files(root: Path) -> list[Path]:
     """The files of the package; what makes the documentation is not installed."""
-    found = [path for floor in FLOORS for path in sorted((root / floor).rglob("*.py"))]
+    found = [root / "errors.py"]
+    found += [path for floor in FLOORS for path in sorted((root / floor).rglob("*.py"))]
     return [path for path in found if root / "deployments/site" not in path.parents]
 
 

@@ -29,7 +29,7 @@ def test_an_import_that_leads_upwards_is_found(
 @pytest.mark.parametrize(
     ("floor", "statement"),
     [
-        ("blocks", "from prefect_optuna.blocks.errors import PrefectOptunaError"),
+        ("blocks", "from prefect_optuna.errors import PrefectOptunaError"),
         ("deployments", "from prefect_optuna import tasks\nimport prefect_optuna.flows"),
         ("tasks", "from prefect import flows, task\nimport optuna"),
     ],

@@ -15,7 +15,7 @@ import optuna
 import pytest
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import ResultWriter
 from prefect_optuna.tasks.archive.series.blobs import write_blobs

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks.selection import select_trials
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks._secrets import has_secret_urls
-from prefect_optuna.blocks.errors import ArchiveSignatureError, CaptureError
+from prefect_optuna.errors import ArchiveSignatureError, CaptureError
 from prefect_optuna.tasks.archive.code.capture import Capture, document_of
 from prefect_optuna.tasks.archive.record.environment import Environment
 from prefect_optuna.tasks.archive.record.signing import SigningKeys

@@ -30,7 +30,6 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks._inert_pickles import without_pickled_state
 from prefect_optuna.blocks._secrets import error_words
-from prefect_optuna.blocks.errors import ArtifactNotFoundError, StudyMismatchError
 from prefect_optuna.blocks.study_identity import (
     OWNERS,
     UUID_ATTRIBUTE,
@@ -38,6 +37,7 @@ from prefect_optuna.blocks.study_identity import (
     storage_identity,
     uuid_of,
 )
+from prefect_optuna.errors import ArtifactNotFoundError, StudyMismatchError
 from prefect_optuna.tasks.archive.record.manifest import BACKUP_CONTEXT, manifest_of
 from prefect_optuna.tasks.archive.series.blobs import (
     beside_path,

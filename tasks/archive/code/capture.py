@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks._secrets import SecretVariables, secret_paths
 from prefect_optuna.blocks.codec.values import encode_value
-from prefect_optuna.blocks.errors import CaptureError
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks.archive.code.inspection import functions_in
 from prefect_optuna.tasks.archive.code.reach import Reach
 from prefect_optuna.tasks.archive.code.refusals import secret_by_name, secret_value, unknown_value

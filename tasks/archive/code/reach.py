@@ -37,7 +37,7 @@ from prefect_optuna.blocks._secrets import SecretVariables, secret_paths
 from prefect_optuna.blocks.codec.arrays import npy_bytes
 from prefect_optuna.blocks.codec.tables import table_kind
 from prefect_optuna.blocks.codec.values import encode_value
-from prefect_optuna.blocks.errors import ResultEncodingError
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks.archive.code.changes import Change, encoded, patches, settings
 from prefect_optuna.tasks.archive.code.inspection import (
     ARCHIVED_IMPORTS,
@@ -280,7 +280,7 @@ class Reach:
     def _table(self, table: Any, path: str) -> Json:
         try:
             content = encode_result(table)
-        except ResultEncodingError as error:
+        except CaptureError as error:
             raise RefusedError(f"{path}: {error}") from None
         if len(content) > _MAX_BLOB:
             raise RefusedError(too_large(path, len(content), _MAX_BLOB))

@@ -15,7 +15,7 @@ from types import FrameType, ModuleType
 from typing import Any, Literal
 
 from prefect_optuna.blocks import ArchiveError, InvalidSettingError
-from prefect_optuna.blocks.errors import CaptureError, UnknownNameError
+from prefect_optuna.errors import CaptureError, UnknownNameError
 from prefect_optuna.tasks.archive.code.inspection import import_path
 from prefect_optuna.tasks.archive.code.reach import Reach
 from prefect_optuna.tasks.archive.code.refusals import described

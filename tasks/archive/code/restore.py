@@ -27,6 +27,7 @@ from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.blocks.codec.untrusted import array_size, read_npy
 from prefect_optuna.blocks.codec.values import decode_value
 from prefect_optuna.blocks.texts import command
+from prefect_optuna.errors import OtherPythonWarning
 from prefect_optuna.tasks.archive.code.inspection import (
     ARCHIVED_AS,
     ARCHIVED_FILE,
@@ -50,16 +51,6 @@ if TYPE_CHECKING:
 
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _PACKAGE = "prefect_optuna_archive_"
-
-
-class OtherPythonWarning(UserWarning):
-    """Archived code runs in another version of Python than the one that it ran in.
-
-    Example:
-        >>> from prefect_optuna.tasks.archive.code.restore import OtherPythonWarning
-        >>> issubclass(OtherPythonWarning, UserWarning)
-        True
-    """
 
 
 _lock = threading.RLock()

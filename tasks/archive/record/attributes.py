@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from prefect_optuna.blocks import InvalidSettingError
 from prefect_optuna.blocks._secrets import SecretVariables
-from prefect_optuna.blocks.errors import CaptureError
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks.archive.code.refusals import described, secret_value
 
 RESULT_KEY = "result"

@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import logged_metrics
 from prefect_optuna.blocks.codec.tables import from_arrow
-from prefect_optuna.blocks.errors import InvalidSettingError
 from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 
 TableKind = Literal["arrow", "pandas", "polars"]

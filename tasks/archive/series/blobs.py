@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.objects import ContentStore
-from prefect_optuna.blocks.errors import ArtifactNotFoundError
+from prefect_optuna.errors import ArtifactNotFoundError
 from prefect_optuna.tasks.archive.series.packs import packed
 
 

@@ -22,7 +22,7 @@ from prefect.logging import get_logger
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks._secrets import error_words
-from prefect_optuna.blocks.errors import ArtifactNotFoundError
+from prefect_optuna.errors import ArtifactNotFoundError
 
 LARGE = 1 << 20
 """Largest size of a file in a pack, in bytes; the place of a larger one costs least."""

@@ -50,7 +50,7 @@ from prefect_optuna.blocks.codec.untrusted import (
     unpacks_to_too_much,
 )
 from prefect_optuna.blocks.codec.values import decode_value, encode_value
-from prefect_optuna.blocks.errors import ResultEncodingError
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks.archive.record.signing import canonical
 from prefect_optuna.tasks.persistence.conversion import as_dict
 from prefect_optuna.tasks.persistence.info import INFO
@@ -80,7 +80,7 @@ def encode_result(result: Any, axes: Mapping[str, Sequence[Any]] | None = None) 
         An Arrow IPC file.
 
     Raises:
-        ResultEncodingError: the result holds something else; names its key and type.
+        CaptureError: the result holds something else; names its key and type.
 
     Example:
         >>> import numpy as np
@@ -118,7 +118,7 @@ def encode_inline(result: Any) -> dict[str, Any] | None:
         The reference, as JSON; `None` for a result that needs a file.
 
     Raises:
-        ResultEncodingError: the result holds something that cannot be archived.
+        CaptureError: the result holds something that cannot be archived.
     """
     if table_kind(result) is not None:
         return None
@@ -221,7 +221,7 @@ def _take_apart(result: Any) -> _Taken:
     try:
         structure = _structure(result, "", "", series)
     except RecursionError:
-        raise ResultEncodingError(
+        raise CaptureError(
             "The result is nested too deeply to be archived, or contains itself."
         ) from None
     return _Taken(structure, _without_short_lists(series))
@@ -254,7 +254,7 @@ def _as_file(taken: _Taken, axes: Mapping[str, Sequence[Any]]) -> bytes:
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     needed = sum(item.array.nbytes for item in series)
     if unpacks_to_too_much(needed, batch.get_total_buffer_size()):
-        raise ResultEncodingError(
+        raise CaptureError(
             f"The result's arrays of text take {needed:,} bytes, nearly all of them for padding, "
             "and would not be read again. Give them a shorter type: array.astype('U100')."
         )
@@ -432,9 +432,7 @@ class _Series:
         try:
             return pa.array(_storable(self.array))
         except (UnicodeError, pa.ArrowException) as error:
-            raise ResultEncodingError(
-                f"{_title(self.path)} cannot be archived: {error}."
-            ) from error
+            raise CaptureError(f"{_title(self.path)} cannot be archived: {error}.") from error
 
 
 def write_arrow(table: Any, metadata: dict[str, Any]) -> bytes:
@@ -506,7 +504,7 @@ def _structure(value: Any, path: str, name: str, series: list[_Series]) -> Any:
         node = {}
         arrow = _arrow_table(value, path)
         if len(set(arrow.column_names)) < len(arrow.column_names):
-            raise ResultEncodingError(
+            raise CaptureError(
                 f"{_title(path)} is a table with two columns of one name. Rename one."
             )
         empty = np.empty(0)
@@ -519,9 +517,9 @@ def _array_structure(
     array: np.ndarray[Any, Any], path: str, name: str, series: list[_Series]
 ) -> Any:
     if other := not_plain(array):
-        raise ResultEncodingError(f"{_title(path)} is {other}")
+        raise CaptureError(f"{_title(path)} is {other}")
     if array.dtype.kind not in "biufcUSmM" or array.dtype.char in "gG":
-        raise ResultEncodingError(
+        raise CaptureError(
             f"{_title(path)} is an array of {array.dtype}. Expected numbers of up to 64 bits, "
             "text or times: array.astype(float), or one array for each field."
         )
@@ -588,7 +586,7 @@ def _as_mapping(value: Any) -> Mapping[Any, Any] | None:
 
 def _leaf(value: Any, path: str) -> Any:
     def refuse(inner: Any, inner_path: str) -> Any:
-        raise ResultEncodingError(
+        raise CaptureError(
             f"{_title(inner_path)} is of type {_type_name(inner)}, which cannot be archived. "
             "Return numbers, text, NumPy arrays, lists, Arrow tables or data frames, or mappings "
             "of those"
@@ -602,7 +600,7 @@ def _arrow_table(value: Any, path: str) -> Any:
     try:
         return storable_table(value, _title(path))
     except TypeError as error:
-        raise ResultEncodingError(str(error)) from error
+        raise CaptureError(str(error)) from error
 
 
 def _storable(array: np.ndarray[Any, Any]) -> Any:

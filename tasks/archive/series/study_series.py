@@ -11,8 +11,8 @@ from typing import Any
 from optuna import Study, Trial
 
 from prefect_optuna.blocks import ArtifactFileSystem, InvalidSettingError
-from prefect_optuna.blocks.errors import SeriesError, StudyMismatchError, UnknownNameError
 from prefect_optuna.blocks.study_identity import claim_folder, study_uuid
+from prefect_optuna.errors import SeriesError, StudyMismatchError, UnknownNameError
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
 from prefect_optuna.tasks.archive.series.axes import KEY_AXIS, Axis, as_axis, axis_names, read_axis
 from prefect_optuna.tasks.archive.series.blobs import beside_path, write_blobs

@@ -28,7 +28,7 @@ import numpy as np
 
 from prefect_optuna.blocks.codec.arrays import array_of, base64_of
 from prefect_optuna.blocks.codec.untrusted import checked_dtype
-from prefect_optuna.blocks.errors import ArchiveError, SeriesError
+from prefect_optuna.errors import ArchiveError, SeriesError
 from prefect_optuna.tasks.archive.code.refusals import described, too_large
 from prefect_optuna.tasks.archive.series.axes import MAX_BYTES, Axis, grid_size, storable
 from prefect_optuna.tasks.archive.series.results import fits_inline, inline_digest, write_arrow

@@ -85,7 +85,7 @@ class ResultWriter:
             a tuple of numbers: the study has those.
 
         Raises:
-            ResultEncodingError: the result cannot be archived; names the key and the type.
+            CaptureError: the result cannot be archived; names the key and the type.
             StorageUnavailableError: the filesystem failed.
         """
         encoded = self.encode(result, numbers=numbers)
@@ -99,7 +99,7 @@ class ResultWriter:
             numbers: whether to archive plain numbers, too.
 
         Raises:
-            ResultEncodingError: the result cannot be archived; names the key and the type.
+            CaptureError: the result cannot be archived; names the key and the type.
         """
         if result is None or (not numbers and _is_value(result)):
             return None

@@ -22,12 +22,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.artifacts import JSONArtifact, TextArtifact
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
-from prefect_optuna.errors import (
-    ArtifactPathError,
-    CorruptArtifactError,
-    InvalidLocationError,
-    UnknownHandlerError,
-)
+from prefect_optuna.errors import CorruptArtifactError, InvalidLocationError, UnknownHandlerError
 
 
 @pytest.fixture
@@ -79,16 +74,16 @@ class Unregistered(JSONArtifact):
         ("a", {1, 2}, "text", {}, ArtifactLogError, "set"),
         ("a", 1, "json", {"no_such": 1}, ArtifactLogError, "no_such"),
         ("a", object(), "pickle", {}, ArtifactLogError, "allow_pickle"),
-        ("../x", 1, None, {}, ArtifactPathError, r"'\.\.'"),
-        ("x/../../y", 1, None, {}, ArtifactPathError, r"'\.\.'"),
-        ("/x", 1, None, {}, ArtifactPathError, "absolute"),
-        ("C:/x", 1, None, {}, ArtifactPathError, "absolute"),
-        ("a\\b", 1, None, {}, ArtifactPathError, "backslash"),
-        ("a\0", 1, None, {}, ArtifactPathError, "NUL"),
-        ("", 1, None, {}, ArtifactPathError, "empty"),
-        ("x/" * 130 + "x", 1, None, {}, ArtifactPathError, "261 bytes"),
-        ("\ud800", 1, None, {}, ArtifactPathError, "UTF-8"),
-        (5, 1, None, {}, ArtifactPathError, "string"),
+        ("../x", 1, None, {}, InvalidLocationError, r"'\.\.'"),
+        ("x/../../y", 1, None, {}, InvalidLocationError, r"'\.\.'"),
+        ("/x", 1, None, {}, InvalidLocationError, "absolute"),
+        ("C:/x", 1, None, {}, InvalidLocationError, "absolute"),
+        ("a\\b", 1, None, {}, InvalidLocationError, "backslash"),
+        ("a\0", 1, None, {}, InvalidLocationError, "NUL"),
+        ("", 1, None, {}, InvalidLocationError, "empty"),
+        ("x/" * 130 + "x", 1, None, {}, InvalidLocationError, "261 bytes"),
+        ("\ud800", 1, None, {}, InvalidLocationError, "UTF-8"),
+        (5, 1, None, {}, InvalidLocationError, "string"),
     ],
 )
 def test_what_cannot_be_logged_changes_nothing(
@@ -109,7 +104,7 @@ def test_what_cannot_be_logged_changes_nothing(
 
 def test_a_prefix_stays_below_the_root(tmp_path: Path) -> None:
     for prefix in ("..", "/x", "a//b", "a/../.."):
-        with pytest.raises(ArtifactPathError):
+        with pytest.raises(InvalidLocationError):
             ArtifactRepository(tmp_path, prefix)
     with pytest.raises(InvalidLocationError):
         ArtifactRepository(5)  # type: ignore[arg-type]

@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 from redis_servers import RedisServer, redis_cluster
 
 from prefect_optuna.blocks import RedisStudyStorage, StorageUnavailableError
-from prefect_optuna.blocks.errors import DamagedStorageError
 from prefect_optuna.blocks.redis_storage import RedisReport, RedisStorage, check, repair
 from prefect_optuna.blocks.redis_storage.layout import Registry, StudyKeys
+from prefect_optuna.errors import DamagedStorageError
 
 SPACE = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"])}
 

@@ -14,7 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from redis_servers import RedisServer, make_user, redis_cluster
 from servers import free_port, wait_until
 
-from prefect_optuna.blocks.errors import (
+from prefect_optuna.blocks.redis_storage import RedisStorage
+from prefect_optuna.blocks.redis_storage.scripts import acl_rules
+from prefect_optuna.errors import (
     DamagedStorageError,
     InvalidLocationError,
     InvalidSettingError,
@@ -23,8 +25,6 @@ from prefect_optuna.blocks.errors import (
     StoragePermissionError,
     StorageUnavailableError,
 )
-from prefect_optuna.blocks.redis_storage import RedisStorage
-from prefect_optuna.blocks.redis_storage.scripts import acl_rules
 
 Open = Callable[..., RedisStorage]
 MINIMIZE = [StudyDirection.MINIMIZE]

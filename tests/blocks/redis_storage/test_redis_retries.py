@@ -13,8 +13,8 @@ from optuna.trial import TrialState, create_trial
 from redis_servers import RedisServer
 from servers import FaultyNetwork
 
-from prefect_optuna.blocks.errors import StorageUnavailableError
 from prefect_optuna.blocks.redis_storage import RedisStorage
+from prefect_optuna.errors import StorageUnavailableError
 
 MINIMIZE = [StudyDirection.MINIMIZE]
 DONE = create_trial(value=1.0, params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)})

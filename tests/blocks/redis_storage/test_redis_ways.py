@@ -21,9 +21,9 @@ from redis_servers import (
     redis_sentinel,
 )
 
-from prefect_optuna.blocks.errors import InvalidSettingError, StorageUnavailableError
 from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.blocks.redis_storage.scripts import acl_rules
+from prefect_optuna.errors import InvalidSettingError, StorageUnavailableError
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 from redis_servers import RedisServer
 from servers import wait_until
 
-from prefect_optuna.blocks.errors import AttributeEncodingError, StorageUnavailableError
 from prefect_optuna.blocks.redis_storage import RedisStorage
+from prefect_optuna.errors import AttributeEncodingError, StorageUnavailableError
 
 Open = Callable[..., RedisStorage]
 UNIT = FloatDistribution(0, 1)

@@ -21,10 +21,11 @@ from prefect_optuna.blocks import (
     InMemoryStudyStorage,
     StudyStorage,
 )
+from prefect_optuna.errors import OtherPythonWarning
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem, diff
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.code import restore
-from prefect_optuna.tasks.archive.code.restore import OtherPythonWarning, restore_problem
+from prefect_optuna.tasks.archive.code.restore import restore_problem
 
 MODULE = """
 RATE = 0.5

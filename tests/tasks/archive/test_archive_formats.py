@@ -14,11 +14,10 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_optuna.blocks import InMemoryStudyStorage, JournalStudyStorage
-from prefect_optuna.errors import ArchiveSignatureError
+from prefect_optuna.errors import ArchiveSignatureError, OtherPythonWarning
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem, copy_study, diff
 from prefect_optuna.tasks.archive.carrying.portable import EXPORT_FORMAT
 from prefect_optuna.tasks.archive.code import restore
-from prefect_optuna.tasks.archive.code.restore import OtherPythonWarning
 from prefect_optuna.tasks.archive.record.manifest import MANIFEST_FORMAT
 
 DATA = Path(__file__).with_name("data")

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as npst
 from pydantic import BaseModel
 
 from prefect_optuna.blocks import ArchiveError
-from prefect_optuna.errors import ResultEncodingError
+from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks.archive import decode_result, encode_result
 from prefect_optuna.tasks.archive.series.results import (
     decode_inline,
@@ -293,7 +293,7 @@ def test_pandas_objects_come_back() -> None:
     for series in (frame["x"], pd.Series([1, 2])):
         back = decode_result(encode_result({"s": series, "v": 1}))["s"]
         pd.testing.assert_series_equal(back, series, check_freq=False)
-    with pytest.raises(ResultEncodingError, match="Give each column one type"):
+    with pytest.raises(CaptureError, match="Give each column one type"):
         encode_result({"f": pd.DataFrame({"x": [1, "a", object()]})})
 
 
@@ -336,7 +336,7 @@ class _Sensor:
     ],
 )
 def test_what_cannot_be_archived_is_named(result: Any, words: list[str]) -> None:
-    with pytest.raises(ResultEncodingError) as error:
+    with pytest.raises(CaptureError) as error:
         encode_result(result)
     for word in words:
         assert word in str(error.value)
@@ -345,7 +345,7 @@ def test_what_cannot_be_archived_is_named(result: Any, words: list[str]) -> None
 def test_a_result_that_contains_itself_is_refused() -> None:
     result: dict[str, Any] = {}
     result["again"] = result
-    with pytest.raises(ResultEncodingError, match="contains itself"):
+    with pytest.raises(CaptureError, match="contains itself"):
         encode_result(result)
 
 

@@ -22,7 +22,7 @@ from prefect_optuna.blocks import (
     InMemoryStudyStorage,
     StorageUnavailableError,
 )
-from prefect_optuna.errors import ArtifactExistsError
+from prefect_optuna.errors import AlreadyExistsError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive.series import packs
 
@@ -322,6 +322,6 @@ def test_extracted_files_are_opened_by_any_reader(
     assert small.to_pydict() == {"small": [0.0, 1.0, 2.0]}
     assert archived.extract(tmp_path / "out", trials=[2]) == paths[4:]
     paths[5].write_bytes(b"mine")
-    with pytest.raises(ArtifactExistsError, match="empty folder"):
+    with pytest.raises(AlreadyExistsError, match="empty folder"):
         archived.extract(tmp_path / "out")
     assert paths[5].read_bytes() == b"mine"

@@ -11,7 +11,7 @@ import pytest
 from prefect.cache_policies import INPUTS
 
 from prefect_optuna.blocks import InvalidSettingError, as_study_storage
-from prefect_optuna.errors import FileOfOthersError, MissingKeyError, NotPersistenceClassError
+from prefect_optuna.errors import FileOfOthersError, InvalidPersistenceClassError, MissingKeyError
 from prefect_optuna.flows import StudyResult
 from prefect_optuna.tasks import (
     ArchivedStudy,
@@ -65,7 +65,7 @@ def test_an_archived_result_is_an_object_of_its_class_again(tmp_path: Path) -> N
     assert archived.result(0)["animal"] == "lynx", "without the class it is data"
     with pytest.raises(MissingKeyError, match="bird"):
         archived.result(0, Other)
-    with pytest.raises(NotPersistenceClassError):
+    with pytest.raises(InvalidPersistenceClassError):
         archived.result(0, dict)
 
 

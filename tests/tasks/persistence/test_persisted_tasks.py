@@ -32,7 +32,7 @@ from prefect_optuna.errors import InvalidLocationError
 from prefect_optuna.tasks.persistence import (
     ArrowHandler,
     FileOfOthersError,
-    NotPersistenceClassError,
+    InvalidPersistenceClassError,
     PersistenceSerializer,
     UnsetFieldError,
     UnsupportedValueError,
@@ -267,7 +267,7 @@ def test_an_old_file_expires(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "error"),
-    [(object(), UnsupportedValueError), (None, NotPersistenceClassError)],
+    [(object(), UnsupportedValueError), (None, InvalidPersistenceClassError)],
 )
 def test_what_cannot_be_saved_fails_the_run_and_is_tried_again(
     tmp_path: Path, value: Any, error: type[Exception]
@@ -330,7 +330,7 @@ def test_a_remote_storage_has_to_be_saved(tmp_path: Path) -> None:
         persisted(Session, "s3://bucket/prefix")
     with pytest.raises(InvalidLocationError):
         persisted(Session, ArtifactFileSystem(url="memory://x"))
-    with pytest.raises(NotPersistenceClassError):
+    with pytest.raises(InvalidPersistenceClassError):
         persisted(int, "results")
 
 

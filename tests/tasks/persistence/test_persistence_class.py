@@ -17,12 +17,11 @@ from prefect_optuna.tasks.persistence import (
     ArrowHandler,
     AutoIncFieldNotResolvedError,
     FieldOrderError,
-    FilenameValueError,
     InvalidPersistenceClassError,
     MissingKeyError,
-    NotPersistenceClassError,
     PersistenceValidationError,
     UnsetFieldError,
+    UnsupportedValueError,
     as_dict,
     auto_generated_content,
     autoinc_field,
@@ -138,7 +137,7 @@ def test_PS5_fields_are_inherited_in_order_and_what_is_no_field_is_said() -> Non
     class Forgotten(Parent):
         pass
 
-    with pytest.raises(NotPersistenceClassError, match="put @persistence_class on it"):
+    with pytest.raises(InvalidPersistenceClassError, match="put @persistence_class on it"):
         ensure_persistence_class(Forgotten)
     with pytest.raises(InvalidPersistenceClassError, match="x is a field without a type"):
         persistence_class(type("Untyped", (), {"x": field()}))
@@ -313,7 +312,7 @@ def test_PS20_as_dict_has_what_is_declared_and_set() -> None:
         as_dict(None)
     with pytest.raises(RuntimeError, match="not a persistence_class : int"):
         as_dict(1)
-    with pytest.raises(NotPersistenceClassError, match="class Example itself"):
+    with pytest.raises(InvalidPersistenceClassError, match="class Example itself"):
         as_dict(Example)
 
 
@@ -426,7 +425,7 @@ def test_PS23_validation_names_the_field_and_both_values() -> None:
 def test_PS29_a_value_that_leads_elsewhere_is_an_error_that_names_the_field(
     value: str, reason: str
 ) -> None:
-    with pytest.raises(FilenameValueError, match=rf"Example\.use_animal is .*{reason}"):
+    with pytest.raises(UnsupportedValueError, match=rf"Example\.use_animal is .*{reason}"):
         filename(Example(value, "", "d"))
 
 

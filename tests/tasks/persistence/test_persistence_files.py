@@ -21,16 +21,15 @@ import pytest
 from filesystems import s3_filesystem, s3_options
 
 from prefect_optuna.blocks import ArtifactFileSystem, PrefectOptunaError, StorageUnavailableError
-from prefect_optuna.errors import ArtifactPathError
+from prefect_optuna.errors import InvalidLocationError
 from prefect_optuna.tasks.persistence import (
     ArrowHandler,
     AutoIncFieldNotResolvedError,
     CorruptPersistenceError,
     FileHandler,
-    FilenameValueError,
     GzipHandler,
+    InvalidPersistenceClassError,
     MissingKeyError,
-    NotPersistenceClassError,
     PersistenceExistsError,
     PersistenceHandler,
     PersistenceIsDirectoryError,
@@ -399,7 +398,7 @@ def test_PS29_no_value_leads_out_of_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["cache-Session-a%2Fb.arrow"]
     assert handler.load_persistence(Session("a/b")).animal == "a/b"
     for value in ("../up", "/abs", "a\0b", "x" * 300, "x" * 237):
-        with pytest.raises(FilenameValueError, match="animal"):
+        with pytest.raises(UnsupportedValueError, match="animal"):
             handler.save_persistence(Session(value, notes=0))
     handler.save_persistence(Session("x" * 235, notes=0))
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
@@ -528,11 +527,11 @@ def test_an_unset_field_is_named_with_its_file_and_nothing_is_written(tmp_path: 
 
 def test_a_filesystem_that_fails_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises((StorageUnavailableError, ArtifactPathError)):
+    with pytest.raises((StorageUnavailableError, InvalidLocationError)):
         ArrowHandler(Session, tmp_path / "file").save_persistence(Session("lynx", notes=0))
-    with pytest.raises(NotPersistenceClassError):
+    with pytest.raises(InvalidPersistenceClassError):
         ArrowHandler(int, tmp_path)
-    assert issubclass(NotPersistenceClassError, PrefectOptunaError)
+    assert issubclass(InvalidPersistenceClassError, PrefectOptunaError)
 
 
 def old(version: int, migrate: Any = None, **fields: Any) -> Any:

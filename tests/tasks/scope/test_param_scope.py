@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_optuna.blocks import PrefectOptunaError
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks.scope import (
     InvalidParameterError,
     MissingParameterError,

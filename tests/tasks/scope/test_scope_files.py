@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefect_optuna.blocks import PrefectOptunaError
-from prefect_optuna.blocks.errors import InvalidSettingError
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks.scope import (
     ConfigFileError,
     ConfigFileNotFoundError,
