@@ -12,11 +12,11 @@ from prefect_optuna.blocks.attribute_json import CheckedAttributes
 from prefect_optuna.blocks.study_storage import StudyStorage
 
 
-class _Storage(CheckedAttributes, InMemoryStorage):
+class _MemoryStorage(CheckedAttributes, InMemoryStorage):
     """Optuna's, without attributes that nobody could copy."""
 
 
-_storages: dict[str, _Storage] = {}
+_storages: dict[str, _MemoryStorage] = {}
 
 if hasattr(os, "register_at_fork"):
     # A copy in a forked child would silently go its own way: it starts empty, as after a spawn.
@@ -56,4 +56,4 @@ class InMemoryStudyStorage(StudyStorage):
 
     def _open(self) -> BaseStorage:
         # setdefault is atomic: threads that come at once get the same storage.
-        return _storages.setdefault(self.name, _Storage())
+        return _storages.setdefault(self.name, _MemoryStorage())

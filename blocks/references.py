@@ -12,15 +12,6 @@ from typing import Any, TypeAlias
 
 from prefect.blocks.core import Block
 
-from prefect_optuna.blocks import (
-    ArtifactFileSystem,
-    InMemoryStudyStorage,
-    JournalStudyStorage,
-    SQLStudyStorage,
-    StudyStorage,
-    as_artifact_filesystem,
-    as_study_storage,
-)
 from prefect_optuna.blocks._secrets import (
     SecretVariables,
     has_credentials,
@@ -28,7 +19,13 @@ from prefect_optuna.blocks._secrets import (
     scheme_of,
     secrets_in,
 )
+from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
+from prefect_optuna.blocks.in_memory_study_storage import InMemoryStudyStorage
+from prefect_optuna.blocks.journal_study_storage import JournalStudyStorage
+from prefect_optuna.blocks.locations import as_artifact_filesystem, as_study_storage
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.blocks.sql_study_storage import SQLStudyStorage
+from prefect_optuna.blocks.study_storage import StudyStorage
 from prefect_optuna.errors import InvalidLocationError
 
 Storage: TypeAlias = StudyStorage | str | Path | None

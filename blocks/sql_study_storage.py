@@ -36,7 +36,7 @@ _TIMEOUTS = {
 }
 
 
-class _Storage(CheckedAttributes, RDBStorage):
+class _DatabaseStorage(CheckedAttributes, RDBStorage):
     """Optuna's, without attributes that would make a study unreadable."""
 
     def _create_new_trial(
@@ -177,7 +177,7 @@ class SQLStudyStorage(StudyStorage):
         try:
             if url.get_backend_name() in ("mysql", "mariadb"):
                 _make_exact_tables(url, options)
-            storage = _Storage(
+            storage = _DatabaseStorage(
                 self.url.get_secret_value(),
                 engine_kwargs=options,
                 heartbeat_interval=self.heartbeat_interval,

@@ -64,7 +64,7 @@ from prefect_optuna.tasks.archive.carrying.deployed import (
     MAX_PACKED,
     block_name,
     digest_of,
-    pack,
+    pack_problem,
     sign,
 )
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
@@ -686,7 +686,7 @@ def _bring(
     artifacts: Artifacts,
 ) -> None:
     """Put a captured problem where the first run finds it: to Prefect, or into the archive."""
-    text = pack(capture, environment)
+    text = pack_problem(capture, environment)
     if (size := len(text) * 3 // 4) > MAX_PACKED:
         _archive(capture, size, study_name, storage, artifacts)
         return

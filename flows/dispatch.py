@@ -91,12 +91,12 @@ def run_trials(
     total = sum(counts.values())
     if outcome is not None and (context := TaskRunContext.get()) is not None:
         # Its last event tells the server the new name.
-        context.task_run.name = _name(first, outcome, total, best)
+        context.task_run.name = _run_name(first, outcome, total, best)
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return Completed(message=f"{total} trial{'' if total == 1 else 's'}: {words}", data=outcomes)
 
 
-def _name(first: int, last: Outcome, total: int, best: tuple[float, ...] | None) -> str:
+def _run_name(first: int, last: Outcome, total: int, best: tuple[float, ...] | None) -> str:
     """Return the name of a task run whose trials have ended."""
     if total == 1:
         values = ", ".join(map(format_value, last.values or ()))

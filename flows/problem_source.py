@@ -23,7 +23,7 @@ from prefect_optuna.tasks.archive import ArchivedStudy, Capture, Environment, Op
 from prefect_optuna.tasks.archive.carrying.deployed import (
     block_name,
     require_signature,
-    unpack,
+    unpack_problem,
 )
 from prefect_optuna.tasks.archive.code.packages import other_versions
 from prefect_optuna.tasks.archive.code.restore import restore_problem
@@ -205,6 +205,6 @@ def _brought(study_name: str, version: str, trusted: bool, install: bool | str) 
             "that it may run here. `prefect-optuna deploy` says so of what it takes along; where "
             "you write the parameters yourself, and trust those who deployed it: trusted: true."
         )
-    captured = unpack(text, version, install)
-    assert captured.origin is not None  # noqa: S101 - `unpack` has read it
+    captured = unpack_problem(text, version, install)
+    assert captured.origin is not None  # noqa: S101 - `unpack_problem` has read it
     return _Code(captured, captured.origin, "brought by the deployment")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial
@@ -21,7 +22,7 @@ StudyState = Literal["running", "paused", "completed", "interrupted", "failed", 
 class Gallery:
     """The pictures of a report."""
 
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     left_out: bool = False
 
 
@@ -53,4 +54,4 @@ class StudyStatus:
     summary: StudySummary | None = None
     versions: Sequence[Version] = ()
     reevaluations: Sequence[Reevaluation] = ()
-    user_attrs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    user_attrs: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])

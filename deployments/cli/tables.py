@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefect_optuna.blocks.study_summary import is_feasible
-from prefect_optuna.blocks.texts import markup
+from prefect_optuna.deployments.cli.output import markup
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.wording import (
     column_width,

@@ -20,8 +20,7 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks.study_summary import best_first
-from prefect_optuna.blocks.texts import markup
-from prefect_optuna.deployments.cli.output import note, working
+from prefect_optuna.deployments.cli.output import markup, note, working
 from prefect_optuna.deployments.work_pools import prefect_server
 from prefect_optuna.flows.found_server import prefect_command
 from prefect_optuna.flows.installing import INSTALLS

@@ -39,7 +39,7 @@ class Accessor:
     _name: str
 
     def __init__(self, layer: Layer | None, name: str) -> None:
-        _set_layer(self, layer)
+        _set_accessor_layer(self, layer)
         _set_name(self, name)
 
     def __call__(self, default: Any = MISSING, *, literal: bool = False) -> Any:
@@ -183,5 +183,5 @@ for _conversion in ("int", "float", "complex", "index"):
     setattr(Accessor, f"__{_conversion}__", _refusal("converted"))
 
 # Past `__setattr__`, which sets parameters.
-_set_layer: Any = vars(Accessor)["_layer"].__set__
+_set_accessor_layer: Any = vars(Accessor)["_layer"].__set__
 _set_name: Any = vars(Accessor)["_name"].__set__

@@ -46,7 +46,7 @@ from prefect_optuna.blocks.stores import fsspec_store
 from prefect_optuna.flows.spool import Spool, TrialKeeper
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture, decode_result, encode_result
-from prefect_optuna.tasks.archive.carrying.deployed import pack, unpack
+from prefect_optuna.tasks.archive.carrying.deployed import pack_problem, unpack_problem
 from prefect_optuna.tasks.archive.record.environment import requirements_text
 from prefect_optuna.tasks.archive.series import series_table
 from prefect_optuna.tasks.archive.series.packs import pack_files, packed
@@ -647,7 +647,7 @@ def packs(_: Path) -> Generator[Target]:
 def deployed(_: Path) -> Generator[Target]:
     capture = Capture.of(Problem(suggest=suggest, run=run, evaluate=evaluate))
     with _few_distributions():
-        text = pack(capture, Environment.capture())
+        text = pack_problem(capture, Environment.capture())
     content = json.loads(zlib.decompress(base64.b64decode(text)))
 
     def case(rng: Random) -> str:
@@ -657,7 +657,7 @@ def deployed(_: Path) -> Generator[Target]:
         return base64.b64encode(zlib.compress(json.dumps(changed).encode())).decode()
 
     def check(text: str) -> Any:
-        found = unpack(text, capture.code_version)
+        found = unpack_problem(text, capture.code_version)
         assert found.content == capture.content
         origin = found.origin
         assert origin is not None

@@ -31,7 +31,7 @@ _KIND = "prefect-optuna/deployed"
 _FORMAT = 1
 
 
-def pack(capture: Capture, environment: Environment) -> str:
+def pack_problem(capture: Capture, environment: Environment) -> str:
     """Write a captured problem down as one text.
 
     Returns:
@@ -87,7 +87,7 @@ def block_name(code_version: str, install: bool | str) -> str:
     return f"{code_version}-{install[:16]}" if isinstance(install, str) else code_version
 
 
-def unpack(text: str, code_version: str, install: bool | str = False) -> Capture:
+def unpack_problem(text: str, code_version: str, install: bool | str = False) -> Capture:
     """Read a packed problem, and verify that it is the one that was deployed.
 
     With the digest of an environment, that is verified, too.

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from optuna import Study
 
-from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
+from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.blocks.codec.arrays import npy_bytes
 from prefect_optuna.blocks.codec.untrusted import checked_dtype, read_npy
 from prefect_optuna.blocks.codec.values import decode_value
-from prefect_optuna.errors import SeriesError
+from prefect_optuna.errors import ArchiveError, SeriesError
 from prefect_optuna.tasks.archive.code.refusals import described, too_large
 from prefect_optuna.tasks.archive.series.blobs import read_blob
 

@@ -19,10 +19,10 @@ from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.carrying.deployed import (
     block_name,
     digest_of,
-    pack,
+    pack_problem,
     require_signature,
     sign,
-    unpack,
+    unpack_problem,
 )
 from prefect_optuna.tasks.archive.code.restore import restore_problem
 from prefect_optuna.tasks.archive.record.signing import SigningKeys
@@ -45,13 +45,13 @@ def capture() -> Capture:
 
 @pytest.fixture(scope="module")
 def text(capture: Capture) -> str:
-    return pack(capture, Environment.capture(Path(__file__).parent))
+    return pack_problem(capture, Environment.capture(Path(__file__).parent))
 
 
 def test_it_comes_back_as_it_was_and_says_where_it_was_captured(
     capture: Capture, text: str
 ) -> None:
-    back = unpack(text, capture.code_version)
+    back = unpack_problem(text, capture.code_version)
     assert (back.document, back.blobs) == (capture.document, capture.blobs)
     assert back.blobs
     assert back.code_version == capture.code_version
@@ -73,7 +73,7 @@ def test_files_that_nobody_brings_along_are_not_named(capture: Capture, text: st
     content["environment"]["git"] = {
         "commit": "0" * 40, "branch": "", "dirty": True, "diff": "0" * 64,
     }  # fmt: skip
-    origin = unpack(packed(content), capture.code_version).origin
+    origin = unpack_problem(packed(content), capture.code_version).origin
     assert origin is not None
     assert origin.git is not None
     assert (origin.script_source, origin.git.diff) == ("", "")
@@ -132,7 +132,7 @@ def test_what_was_changed_is_refused(capture: Capture, text: str, change: Any) -
     content = content_of(text)
     change(content)
     with pytest.raises(ArchiveError, match=r"damaged, or somebody has changed it.*Deploy it again"):
-        unpack(packed(content), capture.code_version)
+        unpack_problem(packed(content), capture.code_version)
 
 
 @pytest.mark.parametrize(
@@ -149,23 +149,23 @@ def test_what_was_changed_is_refused(capture: Capture, text: str, change: Any) -
 )
 def test_what_is_no_packed_problem_is_refused(text: str) -> None:
     with pytest.raises(ArchiveError, match="damaged, or somebody has changed it"):
-        unpack(text, "0" * 64)
+        unpack_problem(text, "0" * 64)
 
 
 def test_a_bomb_is_not_unpacked(capture: Capture) -> None:
     bomb = base64.b64encode(zlib.compress(b" " * (80 << 20), 9)).decode()
     assert len(bomb) < 200_000
     with pytest.raises(ArchiveError, match="damaged, or somebody has changed it") as refused:
-        unpack(bomb, capture.code_version)
+        unpack_problem(bomb, capture.code_version)
     assert "unpacks to more than it may" in str(refused.value.__cause__)
     with pytest.raises(ArchiveError, match="are the most"):
-        unpack("A" * 10_000_000, capture.code_version)
+        unpack_problem("A" * 10_000_000, capture.code_version)
 
 
 def test_a_newer_format_says_what_to_do(capture: Capture, text: str) -> None:
     content = {**content_of(text), "format": 2}
     with pytest.raises(ArchiveError, match="pip install --upgrade prefect-optuna"):
-        unpack(packed(content), capture.code_version)
+        unpack_problem(packed(content), capture.code_version)
 
 
 def test_a_signature_holds_for_that_very_text_and_key(text: str) -> None:
@@ -195,7 +195,7 @@ def test_a_url_with_a_password_does_not_travel(tmp_path: Path) -> None:
     exec(compile(file.read_text(), str(file), "exec"), vars(module))
     capture = Capture.of(Problem(objective=vars(module)["objective"]))
     with pytest.raises(CaptureError, match=r"os\.environ") as refused:
-        pack(capture, Environment.capture())
+        pack_problem(capture, Environment.capture())
     assert "hunter2" not in str(refused.value)
 
 
@@ -216,12 +216,12 @@ def test_workers_install_the_environment_that_the_deployment_names_and_no_other(
     capture: Capture, text: str, change: Any
 ) -> None:
     content = content_of(text)
-    origin = unpack(text, capture.code_version).origin
+    origin = unpack_problem(text, capture.code_version).origin
     assert origin is not None
     install = digest_of(origin)
-    assert unpack(text, capture.code_version, install).origin == origin
+    assert unpack_problem(text, capture.code_version, install).origin == origin
     assert block_name(capture.code_version, install) != block_name(capture.code_version, True)
     change(content)
-    unpack(packed(content), capture.code_version)  # nothing is installed of it
+    unpack_problem(packed(content), capture.code_version)  # nothing is installed of it
     with pytest.raises(ArchiveError, match=r"somebody has changed it.*with the packages that it"):
-        unpack(packed(content), capture.code_version, install)
+        unpack_problem(packed(content), capture.code_version, install)
