@@ -10,22 +10,14 @@ from prefect_optuna._lazy import lazy_names
 from prefect_optuna.blocks.artifact_filesystem import (
     ArtifactFileSystem,
 )
-from prefect_optuna.blocks.grpc_study_storage import (
-    GrpcStudyStorage,
-)
-from prefect_optuna.blocks.in_memory_study_storage import (
-    InMemoryStudyStorage,
-)
-from prefect_optuna.blocks.journal_study_storage import (
-    JournalStudyStorage,
-)
 from prefect_optuna.blocks.redis_study_storage import (
     RedisStudyStorage,
 )
-from prefect_optuna.blocks.sql_study_storage import (
-    SQLStudyStorage,
-)
 from prefect_optuna.blocks.study_storage import (
+    GrpcStudyStorage,
+    InMemoryStudyStorage,
+    JournalStudyStorage,
+    SQLStudyStorage,
     StudyStorage,
 )
 

@@ -39,18 +39,18 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks._flusher import Flusher
-from prefect_optuna.blocks._journal_file import JournalFile, ReplacedError, damaged_line
-from prefect_optuna.blocks._journal_index import read_index, write_index
+from prefect_optuna.blocks._journal_file import Flusher, JournalFile, ReplacedError, damaged_line
 from prefect_optuna.blocks._journal_replay import (
     ENDED,
     MALFORMED,
     Operation,
     Replay,
     ReplayedStudy,
+    read_index,
+    write_index,
 )
-from prefect_optuna.blocks.attribute_json import FLAT, encode, to_json
-from prefect_optuna.blocks.redis_storage.encoding import stored_distribution
+from prefect_optuna.blocks.codec.values import FLAT, encode, to_json
+from prefect_optuna.blocks.redis_storage.layout import stored_distribution
 from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
 from prefect_optuna.errors import DamagedStorageError, StorageFormatError
 

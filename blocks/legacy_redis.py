@@ -41,7 +41,7 @@ from prefect_optuna.blocks._inert_pickles import (
 )
 from prefect_optuna.blocks._secrets import secrets_in, without_secrets
 from prefect_optuna.blocks.locations import as_study_storage
-from prefect_optuna.blocks.redis_storage.urls import location_of
+from prefect_optuna.blocks.redis_storage.layout import location_of
 from prefect_optuna.blocks.study_storage import StudyStorage
 from prefect_optuna.errors import (
     DamagedStorageError,

@@ -19,7 +19,6 @@ from pydantic import (
     model_validator,
 )
 
-from prefect_optuna.blocks._metadata import LOGO_URL, page
 from prefect_optuna.blocks.redis_storage import (
     RedisDescription,
     RedisReport,
@@ -27,8 +26,9 @@ from prefect_optuna.blocks.redis_storage import (
     check,
     repair,
 )
-from prefect_optuna.blocks.redis_storage.description import describe
-from prefect_optuna.blocks.redis_storage.urls import location_of
+from prefect_optuna.blocks.redis_storage.layout import location_of
+from prefect_optuna.blocks.redis_storage.maintenance import describe
+from prefect_optuna.blocks.settings import LOGO_URL, page
 from prefect_optuna.blocks.study_storage import StudyStorage
 
 if TYPE_CHECKING:

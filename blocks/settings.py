@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.errors import InvalidSettingError
+
+# The metadata that Prefect's UI shows of every block of this package.
+
+
+LOGO_URL = HttpUrl("https://avatars.githubusercontent.com/u/57251745?s=200&v=4")
+
+
+def page(name: str) -> HttpUrl:
+    """The address of a page of the documentation, which the release puts there."""
+    return HttpUrl(f"https://prefect-optuna.github.io/prefect-optuna/{name}.html")
 
 
 class OptunaSettings(PrefectBaseSettings):

@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 
 from prefect_optuna.deployments.local_server import USED_FILE, LocalServer
-from prefect_optuna.deployments.serve import usual_port_if_free
-from prefect_optuna.deployments.up import HOLDER_FILE
+from prefect_optuna.deployments.serve import HOLDER_FILE, usual_port_if_free
 from prefect_optuna.errors import PrefectOptunaError
 
 _LOOK_SECONDS = 1.0

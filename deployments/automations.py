@@ -15,8 +15,8 @@ from prefect.events.actions import ActionTypes, CancelFlowRun, RunDeployment, Se
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from prefect_optuna.blocks.references import check_public, public_parameters
-from prefect_optuna.deployments.work_pools import prefect_server
+from prefect_optuna.blocks.locations import check_public, public_parameters
+from prefect_optuna.deployments.pools import prefect_server
 from prefect_optuna.errors import InvalidSettingError, UnknownNameError
 from prefect_optuna.flows.events import STUDY_EVENTS, EventName
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prefect_optuna.blocks import as_artifact_filesystem, as_study_storage
-from prefect_optuna.blocks.references import Artifacts, Storage
+from prefect_optuna.blocks.locations import Artifacts, Storage
 from prefect_optuna.errors import ServerUnavailableError, StorageUnavailableError
 
 if TYPE_CHECKING:

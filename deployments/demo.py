@@ -24,8 +24,7 @@ from prefect_optuna.deployments.local_server import LocalServer
 from prefect_optuna.errors import PrefectOptunaError
 from prefect_optuna.flows import StudyResult, optimize, reevaluate
 from prefect_optuna.flows.examples.lynx_hare import PUBLISHED
-from prefect_optuna.flows.progress import best_trials_table
-from prefect_optuna.flows.wording import count_states
+from prefect_optuna.flows.wording import best_trials_table, count_states
 from prefect_optuna.tasks import ArchivedStudy, Problem
 from prefect_optuna.tasks.archive import Capture
 

@@ -32,8 +32,8 @@ from prefect.exceptions import ObjectAlreadyExists
 
 from prefect_optuna.blocks import ArtifactFileSystem, RedisStudyStorage
 from prefect_optuna.deployments.deploy import deploy_worker
+from prefect_optuna.deployments.pools import prefect_server
 from prefect_optuna.deployments.serve import make_process_pool
-from prefect_optuna.deployments.work_pools import prefect_server
 from prefect_optuna.errors import InvalidSettingError, PrefectOptunaError
 
 

@@ -27,7 +27,7 @@ from prefect.settings import temporary_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_optuna.errors import ServerUnavailableError
-from prefect_optuna.flows.found_server import HOME, is_healthy, read_server_file
+from prefect_optuna.flows.temporary_server import HOME, is_healthy, read_server_file
 
 if TYPE_CHECKING:
     from types import TracebackType

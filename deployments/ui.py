@@ -23,7 +23,7 @@ from rich.console import Console
 from prefect_optuna.blocks.texts import markup, terminal
 from prefect_optuna.deployments.local_server import LocalServer
 from prefect_optuna.errors import ServerUnavailableError
-from prefect_optuna.flows.found_server import running_server_url
+from prefect_optuna.flows.temporary_server import running_server_url
 
 # Where people expect Prefect's UI.
 _USUAL_PORT = 4200

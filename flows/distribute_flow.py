@@ -26,19 +26,17 @@ from prefect.states import Cancelled
 from pydantic import BaseModel, Field
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.references import artifacts_reference, storage_reference
+from prefect_optuna.blocks.locations import artifacts_reference, storage_reference
 from prefect_optuna.errors import (
     InvalidSettingError,
     ServerUnavailableError,
     StudyNotFoundError,
     WorkerFailedError,
 )
-from prefect_optuna.flows._worker_runs import WorkerRuns, pool_of
+from prefect_optuna.flows._worker_runs import WorkerRuns, job_variables_of, pool_of
 from prefect_optuna.flows.opening import begin, check_settings, checked_arguments
 from prefect_optuna.flows.optimize_flow import Callback, Storage
-from prefect_optuna.flows.pools import job_variables_of
 from prefect_optuna.flows.problem_source import ARCHIVE, deployed_code
-from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
 from prefect_optuna.flows.session import (
     OpenTrials,
@@ -56,11 +54,12 @@ from prefect_optuna.flows.study import (
 )
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.study_result import StudyResult
+from prefect_optuna.flows.wording import StudyProgress
 from prefect_optuna.flows.work import CANCELLED, type_names
-from prefect_optuna.tasks.archive.series.packs import Packer
+from prefect_optuna.tasks.archive.series.blobs import Packer
 from prefect_optuna.tasks.inputs import as_bytes
+from prefect_optuna.tasks.machine import ResourcesGiven
 from prefect_optuna.tasks.problem import Direction, Problem
-from prefect_optuna.tasks.resources import ResourcesGiven
 
 _LOOK_SECONDS = 0.25
 _SESSIONS_SECONDS = 1.0

@@ -36,11 +36,8 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.errors import InvalidSettingError
-from prefect_optuna.flows.dispatch import BatchDispatcher, InlineDispatcher, ThreadDispatcher
-from prefect_optuna.flows.interruption import note_study
 from prefect_optuna.flows.opening import begin, check_settings, checked_arguments
 from prefect_optuna.flows.problem_source import deployed_code
-from prefect_optuna.flows.progress import StudyProgress
 from prefect_optuna.flows.report import ReportPublisher, ReportThread
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.spool import Delivery, TrialKeeper
@@ -50,17 +47,22 @@ from prefect_optuna.flows.study import (
     Sampler,
     SamplerName,
 )
-from prefect_optuna.flows.study_flow import note_result, study_flow
+from prefect_optuna.flows.study_flow import note_result, note_study, study_flow
 from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_run import StudyRun
-from prefect_optuna.flows.task_runners import RunnerName, open_task_runner
-from prefect_optuna.tasks.archive.series.packs import Packer
+from prefect_optuna.flows.task_runners import (
+    BatchDispatcher,
+    InlineDispatcher,
+    RunnerName,
+    ThreadDispatcher,
+    open_task_runner,
+)
+from prefect_optuna.flows.wording import StudyProgress
+from prefect_optuna.tasks.archive.series.blobs import Packer
 from prefect_optuna.tasks.inputs import as_bytes, flush_inputs
-from prefect_optuna.tasks.machine import jobs_here
+from prefect_optuna.tasks.machine import ResourcesGiven, jobs_here
 from prefect_optuna.tasks.problem import Direction, Problem
-from prefect_optuna.tasks.resources import ResourcesGiven
-from prefect_optuna.tasks.stopping import Stopping
-from prefect_optuna.tasks.trial import TrialRunner
+from prefect_optuna.tasks.trial import Stopping, TrialRunner
 
 Callback = Callable[[optuna.Study, FrozenTrial], None]
 

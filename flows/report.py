@@ -35,15 +35,14 @@ from prefect.settings import get_current_settings
 
 from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
-from prefect_optuna.blocks.artifacts.markdown import code, data_uri, escape, fenced
+from prefect_optuna.blocks.artifacts.faces import code, data_uri, escape, fenced
 from prefect_optuna.blocks.artifacts.trial_log import artifact_pages, logged_artifacts
 from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import command
-from prefect_optuna.flows import plot_style
-from prefect_optuna.flows.gallery import PICTURES, draw_gallery
-from prefect_optuna.flows.study_status import Gallery, StudyStatus
+from prefect_optuna.flows import plots
+from prefect_optuna.flows.gallery import PICTURES, TimeShare, draw_gallery
+from prefect_optuna.flows.study_result import Gallery, StudyStatus
 from prefect_optuna.flows.temporary_server import other_settings
-from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.flows.wording import (
     MAX_CELL,
     column_width,
@@ -57,7 +56,7 @@ from prefect_optuna.flows.wording import (
     shorten,
     state_words,
 )
-from prefect_optuna.tasks.archive.record.attributes import SCOPE_KEY
+from prefect_optuna.tasks.archive.record.manifest import SCOPE_KEY
 
 if TYPE_CHECKING:
     from typing import Self
@@ -131,7 +130,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
         _whereabouts(status),
     ]
     cover = best or next(iter(drawn.values()), None)
-    thumbnail = plot_style.thumbnail(cover) if cover else None
+    thumbnail = plots.thumbnail(cover) if cover else None
     card = (f"**{headline}**", _short_progress(status), _image("", thumbnail))
     return Report(_paragraphs(parts), _paragraphs(card))
 
@@ -475,7 +474,7 @@ def _fitting(picture: bytes | None, room: int) -> bytes | None:
     room = min(_PICTURE_BYTES, room)
     if picture is None or len(picture) <= room:
         return picture
-    return plot_style.thumbnail(picture, width=1400, max_bytes=room)
+    return plots.thumbnail(picture, width=1400, max_bytes=room)
 
 
 def _section(heading: str, *parts: str) -> str:

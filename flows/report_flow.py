@@ -20,6 +20,7 @@ from prefect_optuna.errors import (
     InvalidSettingError,
     ServerUnavailableError,
 )
+from prefect_optuna.flows.events import last_reevaluations
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.report import (
     ReportPublisher,
@@ -29,7 +30,6 @@ from prefect_optuna.flows.report import (
 )
 from prefect_optuna.flows.session import state_of
 from prefect_optuna.flows.study_flow import study_flow
-from prefect_optuna.flows.study_watch import last_reevaluations
 from prefect_optuna.tasks.archive.record.manifest import read_manifest
 from prefect_optuna.tasks.seeding import shared_note
 
@@ -128,8 +128,7 @@ def write_report(
 
 
 def _rendered(kind: str, status: StudyStatus, study: Study, artifacts: ArtifactFileSystem) -> bytes:
-    from prefect_optuna.flows.report_page import render_page
-    from prefect_optuna.flows.report_pdf import render_pdf
+    from prefect_optuna.flows.report_page import render_page, render_pdf
     from prefect_optuna.tasks.archive import ArchivedStudy
 
     def render(status: StudyStatus, archived: ArchivedStudy | None) -> bytes:

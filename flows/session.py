@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from prefect_optuna.blocks.patience import PatientStorage
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.study_summary import LOST, is_lost
-from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
+from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
 from prefect_optuna.tasks.archive.record.trial_records import MARK
 from prefect_optuna.tasks.sampling import Asks
 from prefect_optuna.tasks.seeding import (
@@ -38,13 +38,13 @@ from prefect_optuna.tasks.seeding import (
     recorded_seed,
     trial_seed,
 )
-from prefect_optuna.tasks.stopping import FlowTrial, Stopping
+from prefect_optuna.tasks.trial import FlowTrial, Stopping
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from prefect_optuna.flows.study import FlowStudy
-    from prefect_optuna.flows.study_status import StudyState
+    from prefect_optuna.flows.study_result import StudyState
 
 LEASE_SECONDS = 45.0
 """A session on another machine is dead when its record has not changed for so long, by default.

@@ -43,14 +43,12 @@ from prefect_optuna.flows.session import history_of, is_lost, living_sessions
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.archive import ArchivedStudy, Manifest
 from prefect_optuna.tasks.archive.carrying.portable import trial_from_json, trial_to_json
-from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY, SCOPE_KEY
-from prefect_optuna.tasks.archive.record.history import late_attribute
-from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY, SCOPE_KEY, SigningKeys
 from prefect_optuna.tasks.archive.record.trial_records import MARK, TrialSigner
-from prefect_optuna.tasks.archive.series.writer import EncodedResult, ResultWriter
+from prefect_optuna.tasks.archive.record.verification import late_attribute
+from prefect_optuna.tasks.archive.series.results import EncodedResult, ResultWriter
 from prefect_optuna.tasks.seeding import SHARED_KEY
-from prefect_optuna.tasks.stopping import TOLD_TO_PRUNE
-from prefect_optuna.tasks.trial import Outcome
+from prefect_optuna.tasks.trial import TOLD_TO_PRUNE, Outcome
 
 _MAGIC = b"prefect-optuna trial 1"
 _SUFFIX = ".trial"

@@ -1,4 +1,4 @@
-"""A Prefect flow whose parameters may be problems, samplers and blocks."""
+"""A Prefect flow whose parameters may be problems, samplers and blocks, and how it is ended."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import functools
 import importlib
 import inspect
 import logging
+import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from types import FunctionType
-from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
+from types import FrameType, FunctionType, TracebackType
+from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 import httpx
@@ -30,18 +33,231 @@ from pydantic import BaseModel
 from prefect_optuna.blocks import ArtifactFileSystem, StudyStorage
 from prefect_optuna.blocks._secrets import (
     SecretVariables,
+    error_words,
+    is_public,
     is_secret_name,
     place_text,
     without_secrets,
 )
 from prefect_optuna.blocks.settings import settings_read_once
-from prefect_optuna.flows.found_server import running_server_url
-from prefect_optuna.flows.installing import Code, enter_environment
-from prefect_optuna.flows.interruption import interruptible
-from prefect_optuna.flows.public_errors import PublicError, public_errors
-from prefect_optuna.flows.temporary_server import end_temporary_server, other_settings
+from prefect_optuna.flows.problem_source import Code, enter_environment
+from prefect_optuna.flows.temporary_server import (
+    end_temporary_server,
+    other_settings,
+    running_server_url,
+)
 from prefect_optuna.tasks.archive.record.environment import of_this_process
 from prefect_optuna.tasks.problem import Problem
+from prefect_optuna.tasks.trial import Stopping
+
+# Errors as Prefect may know them: it puts each into its log and onto its server.
+#
+# The message of a driver may quote the URL that it was given, password and all. Whoever has
+# called a flow gets the error itself; Prefect gets one that says the same without secrets.
+
+
+class PublicError(Exception):
+    """An error whose message, or that of its cause, had a secret in it."""
+
+    def __init__(self, message: str, original: BaseException | None = None) -> None:
+        super().__init__(message)
+        self.original = original
+
+    def __reduce__(self) -> tuple[type[PublicError], tuple[str]]:
+        # Prefect keeps the error of a flow run as a pickle in a file.
+        return type(self), (str(self),)
+
+
+@contextmanager
+def public_errors() -> Generator[None]:
+    """Raise a `PublicError` in the place of an error that would show a secret.
+
+    Example:
+        >>> from prefect_optuna.flows.study_flow import public_errors
+        >>> with public_errors():
+        ...     raise OSError("no answer from redis://me:hunter2@host/0")
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.flows.study_flow.PublicError: OSError: no answer from redis://host/0
+    """
+    try:
+        yield
+    except PublicError:
+        raise
+    except Exception as error:
+        if is_public(error):
+            raise
+        public = PublicError(error_words(error), error)
+        raise public.with_traceback(error.__traceback__) from None
+
+
+# Ctrl-C in a study: one line that says what was kept, and a second one ends it at once.
+
+
+_said: ContextVar[list[Callable[[], str]]] = ContextVar("prefect_optuna_said")
+_ours = "prefect_optuna_message"  # on a KeyboardInterrupt: what is shown in place of its traceback
+_LOGGERS = ("", "prefect", "prefect.flow_runs", "prefect.task_runs")
+_show_before = sys.excepthook
+_OF_A_CRASH = ("Crash detected!", "Finished in state Crashed")
+_OF_A_FAILURE = ("Encountered exception during execution", "Finished in state Failed")
+
+
+def note_study(words: Callable[[], str]) -> None:
+    """Say what an interruption of this study is to be told with."""
+    _said.get([]).append(words)
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Have Ctrl-C raise a `KeyboardInterrupt` that says what was kept.
+
+    Where nobody catches it, that sentence is shown and no traceback. A second Ctrl-C, while the
+    study still puts things in order, ends a program at once: the next start finds what it has
+    left. Where somebody else handles Ctrl-C, nothing changes.
+
+    Example:
+        >>> try:
+        ...     with interruptible():
+        ...         note_study(lambda: "Study 'mine' keeps 3 finished trials.")
+        ...         raise KeyboardInterrupt
+        ... except KeyboardInterrupt as interruption:
+        ...     print(interruption)
+        Interrupted. Study 'mine' keeps 3 finished trials.
+    """
+    token = _said.set(said := [])
+    main = threading.current_thread() is threading.main_thread()
+    takes_over = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    once = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal once
+        if once and not _is_interactive():
+            _leave(_sentence(said))
+        once = True
+        signal.default_int_handler(number, frame)
+
+    def passes(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith((*_OF_A_CRASH, *(_OF_A_FAILURE if once else ())))
+
+    consoles = _consoles()
+    for console in consoles:
+        console.addFilter(passes)
+    if takes_over:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if hasattr(error, _ours):  # of a study within this one
+            raise
+        raise _interruption(_sentence(said)) from None
+    except Exception as error:
+        if once and KeyboardInterrupt.__name__ in str(error):  # pydantic makes its own of it
+            raise _interruption(_sentence(said)) from None
+        raise
+    finally:
+        _said.reset(token)
+        for console in consoles:
+            console.removeFilter(passes)
+        if takes_over and signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _consoles() -> list[logging.Handler]:
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
+    return [handler for handler in handlers if isinstance(handler, PrefectConsoleHandler)]
+
+
+def _sentence(said: list[Callable[[], str]]) -> str:
+    return f"Interrupted. {said[-1]()}" if said else "Interrupted before the first trial."
+
+
+def _interruption(message: str) -> KeyboardInterrupt:
+    """A plain `KeyboardInterrupt`: for another class, Python would not say that it was Ctrl-C."""
+    global _show_before
+    error: Any = KeyboardInterrupt(message)
+    setattr(error, _ours, message)
+    error._render_traceback_ = lambda: [message]  # IPython's
+    if sys.excepthook is not _show:
+        _show_before, sys.excepthook = sys.excepthook, _show
+    return error
+
+
+def _show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Show the sentence if the interruption has not been caught."""
+    message = getattr(error, _ours, None)
+    if message is None:
+        _show_before(kind, error, traceback)
+        return
+    print(message, file=sys.stderr)
+    if not _is_interactive() and threading.current_thread() is threading.main_thread():
+        # Python is about to end, and waits for threads.
+        signal.signal(signal.SIGINT, _leave_at_once)
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    _leave("")
+
+
+def _leave(message: str) -> None:
+    if message:
+        os.write(2, f"{message}\n".encode())
+    os._exit(128 + signal.SIGINT)
+
+
+def _is_interactive() -> bool:
+    return hasattr(sys, "ps1") or "IPython" in sys.modules
+
+
+# SIGTERM in two steps: trials are asked to stop, and interrupted when their grace is over.
+
+
+@contextmanager
+def ending_softly(stopping: Stopping) -> Generator[Callable[[], None]]:
+    """Have SIGTERM ask trials to stop, and end the program some seconds later.
+
+    Ctrl-C interrupts at once, as ever, and so does SIGTERM where no trial looks. Without a handler
+    of somebody else's, such as Prefect's, the program ends with `SystemExit`, so that its trials
+    are asked again at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_IGN or before is None:
+        yield lambda: None
+        return
+    timers: list[threading.Timer] = []
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        stopping.set()
+        if callable(before):
+            before(number, frame)
+        raise SystemExit(128 + number)
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        # No log line: the handler may have interrupted one.
+        if stopping.is_set() or not stopping.is_asked:
+            end(number, frame)
+        stopping.set()
+        timer = threading.Timer(stopping.grace, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
+        timers.append(timer)
+
+    def end_if_asked() -> None:
+        if stopping.is_set():
+            end(signal.SIGTERM, None)
+
+    signal.signal(signal.SIGTERM, hear)
+    try:
+        yield end_if_asked
+    finally:
+        for timer in timers:
+            timer.cancel()
+        signal.signal(signal.SIGTERM, before)
+
 
 _FOR_A_TRIAL = (
     "prefect.utilities.visualization",

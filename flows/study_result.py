@@ -1,17 +1,70 @@
-"""The result of a study."""
+"""The result of a study, and its status on the way there."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import optuna
+from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from prefect_optuna.blocks import StudyStorage, as_study_storage
+from prefect_optuna.blocks.study_summary import StudySummary
 from prefect_optuna.blocks.texts import card, visible_line
 from prefect_optuna.errors import NoCompleteTrialError
 from prefect_optuna.tasks.persistence import field, persistence_class
+
+if TYPE_CHECKING:
+    from prefect_optuna.tasks.archive.record.manifest import Version
+    from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
+
+# The status of a study, as its report and its events see it.
+
+
+StudyState = Literal["running", "paused", "completed", "interrupted", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of a report."""
+
+    pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    left_out: bool = False
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """The status of a study, of which its report is made.
+
+    Attributes:
+        trials: all of its trials, or some of them, where it is too large.
+        summary: the summary of all, where there is one; else it is made of the trials.
+        user_attrs: those of the study.
+    """
+
+    study_name: str
+    directions: tuple[str, ...]
+    trials: Sequence[FrozenTrial]
+    n_trials: int | None
+    state: StudyState
+    elapsed: float
+    storage: str
+    artifacts: str
+    best_figure: bytes | None = None
+    ensemble: bytes | None = None
+    notes: tuple[str, ...] = ()
+    version: str = ""
+    lost: int = 0
+    gallery: Gallery | None = None
+    study_id: int | None = None
+    summary: StudySummary | None = None
+    versions: Sequence[Version] = ()
+    reevaluations: Sequence[Reevaluation] = ()
+    user_attrs: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
 
 class BestTrial(BaseModel):

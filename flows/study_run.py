@@ -22,9 +22,7 @@ from prefect_optuna.errors import (
     StorageUnavailableError,
     TrialStopped,
 )
-from prefect_optuna.flows.dispatch import TASK_RUN_SECONDS, Dispatcher, InlineDispatcher, Lost
 from prefect_optuna.flows.session import Session, is_lost
-from prefect_optuna.flows.soft_end import ending_softly
 from prefect_optuna.flows.spool import (
     STATES,
     Delivery,
@@ -34,7 +32,9 @@ from prefect_optuna.flows.spool import (
     told_attributes,
 )
 from prefect_optuna.flows.study import FlowStudy
-from prefect_optuna.flows.study_status import StudyState
+from prefect_optuna.flows.study_flow import ending_softly
+from prefect_optuna.flows.study_result import StudyState
+from prefect_optuna.flows.task_runners import TASK_RUN_SECONDS, Dispatcher, InlineDispatcher, Lost
 from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.sampling import STATE, AskedSampler, Asks
@@ -46,8 +46,7 @@ from prefect_optuna.tasks.seeding import (
     seeding,
     suggest_seed,
 )
-from prefect_optuna.tasks.trial import Assignment, LiveTrial, Outcome
-from prefect_optuna.tasks.trial_scope import TrialScope
+from prefect_optuna.tasks.trial import Assignment, LiveTrial, Outcome, TrialScope
 
 REFRESH_SECONDS = 5.0
 RECOVER_SECONDS = 10.0

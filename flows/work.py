@@ -30,9 +30,8 @@ from prefect_optuna.errors import (
     InvalidSettingError,
     StorageUnavailableError,
 )
-from prefect_optuna.flows.dispatch import InlineDispatcher, ThreadDispatcher
-from prefect_optuna.flows.installing import require_installed
 from prefect_optuna.flows.optimize_flow import Storage
+from prefect_optuna.flows.problem_source import require_installed
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.spool import Delivery, TrialKeeper
 from prefect_optuna.flows.study import (
@@ -44,18 +43,15 @@ from prefect_optuna.flows.study import (
 )
 from prefect_optuna.flows.study_flow import study_flow
 from prefect_optuna.flows.study_run import StudyRun
-from prefect_optuna.flows.task_runners import open_task_runner
+from prefect_optuna.flows.task_runners import InlineDispatcher, ThreadDispatcher, open_task_runner
 from prefect_optuna.tasks.archive import ArchivedStudy, Capture, Environment
+from prefect_optuna.tasks.archive.code.capture import other_versions
 from prefect_optuna.tasks.archive.code.inspection import module_label
-from prefect_optuna.tasks.archive.code.packages import other_versions
-from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.tasks.archive.record.manifest import SigningKeys
 from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
-from prefect_optuna.tasks.archive.series.writer import ResultWriter
-from prefect_optuna.tasks.machine import Share
-from prefect_optuna.tasks.resources import Resources
-from prefect_optuna.tasks.stopping import Stopping
-from prefect_optuna.tasks.trial import Outcome, TrialRunner
-from prefect_optuna.tasks.trial_scope import TrialScope
+from prefect_optuna.tasks.archive.series.results import ResultWriter
+from prefect_optuna.tasks.machine import Resources, Share
+from prefect_optuna.tasks.trial import Outcome, Stopping, TrialRunner, TrialScope
 
 CANCELLED = "cancelled"
 _IDLE_SECONDS = 0.05

@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
     from prefect_optuna.errors import TrialStopped, UntrustedArchiveError
     from prefect_optuna.tasks.archive import ArchivedStudy, Environment, OptunaArchive
     from prefect_optuna.tasks.archive.carrying.garbage import collect_garbage, delete_study
-    from prefect_optuna.tasks.archive.carrying.parcel import copy_study
+    from prefect_optuna.tasks.archive.carrying.portable import copy_study
     from prefect_optuna.tasks.archive.comparison import diff as diff
     from prefect_optuna.tasks.persistence import (
         ArrowHandler,
@@ -132,7 +132,7 @@ _MODULE_OF = {
     "autoinc_field": "tasks.persistence",
     "capture": "tasks.scope",
     "collect_garbage": "tasks.archive.carrying.garbage",
-    "copy_study": "tasks.archive.carrying.parcel",
+    "copy_study": "tasks.archive.carrying.portable",
     "create_date_validate": "tasks.persistence",
     "delete_study": "tasks.archive.carrying.garbage",
     "diff": "tasks.archive.comparison",

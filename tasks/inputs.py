@@ -31,7 +31,7 @@ from prefect_optuna.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.tasks.archive.series.blobs import read_blob, write_blobs
 
 if TYPE_CHECKING:
-    from prefect_optuna.tasks.archive.series.writer import ResultWriter
+    from prefect_optuna.tasks.archive.series.results import ResultWriter
 
 
 _MAX_HASHED = 10_000_000_000  # bytes

@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 from prefect_optuna.blocks.texts import card
 from prefect_optuna.errors import InvalidProblemError
-from prefect_optuna.tasks.resources import Resources, ResourcesGiven
+from prefect_optuna.tasks.machine import Resources, ResourcesGiven
 
 Direction = Literal["minimize", "maximize"]
 

@@ -1,4 +1,4 @@
-"""One trial, run wherever a task runs it: run, archive the result, evaluate.
+"""One trial, run wherever a task runs it: run, archive the result, evaluate, and stop early.
 
 The flow asks Optuna and hands out `Assignment`s; a worker turns each into an `Outcome` with
 `run_trial`. A worker needs the problem and the artifact filesystem, and the study only where the
@@ -7,19 +7,22 @@ problem's functions ask for the live trial.
 
 from __future__ import annotations
 
+import difflib
 import math
+import threading
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import optuna
 from optuna.trial import BaseTrial, FrozenTrial
 
-from prefect_optuna.blocks._secrets import error_words, public_text
+from prefect_optuna.blocks._secrets import SecretVariables, error_words, public_text, secret_paths
+from prefect_optuna.blocks.codec.values import encode_value
 from prefect_optuna.blocks.patience import Patience, PatientStorage
 from prefect_optuna.errors import (
     InvalidProblemError,
@@ -28,15 +31,212 @@ from prefect_optuna.errors import (
     TrialStopped,
 )
 from prefect_optuna.tasks.inputs import files_read, note_inputs
+from prefect_optuna.tasks.machine import Resources
 from prefect_optuna.tasks.problem import Problem
-from prefect_optuna.tasks.resources import Resources
+from prefect_optuna.tasks.scope import capture, param_scope, recording, restore
+from prefect_optuna.tasks.scope.frames import flatten, get
+from prefect_optuna.tasks.scope.scope import check_types, may_be_read_elsewhere, unread_words
 from prefect_optuna.tasks.seeding import Seeding, seeding, trial_seed
-from prefect_optuna.tasks.stopping import FlowTrial, Stopping
-from prefect_optuna.tasks.trial_scope import TrialScope
 
 if TYPE_CHECKING:
     from prefect_optuna.blocks import StudyStorage
-    from prefect_optuna.tasks.archive.series.writer import EncodedResult, ResultWriter
+    from prefect_optuna.tasks.archive.series.results import EncodedResult, ResultWriter
+
+# The scope around a trial: what its functions can read there, and what they did read.
+
+
+_MAX_READS, _MAX_LETTERS = 100, 200  # an attribute of a trial stays small
+_LEFT_OUT = "***"  # a secret, which the trial has put into the scope itself
+
+
+class TrialScope:
+    """The parameters of a study, for whichever thread or process runs its trials.
+
+    It takes the scope that is in force where it is made. It can be pickled if the values can.
+
+    Example:
+        >>> from prefect_optuna.tasks import param_scope
+        >>> from prefect_optuna.tasks.trial import TrialScope
+        >>> with param_scope(**{"simulate.dt": 0.1, "seed": 1}):
+        ...     scope = TrialScope({"seed": 7})
+        >>> with scope.around(3, {"x": 0.5}) as used:
+        ...     param_scope.seed(0), param_scope.simulate.dt(1.0), param_scope.x(0.0)
+        (7, 0.1, 0.5)
+        >>> scope.attribute(used, {"x": 0.5})
+        {'seed': 7, 'simulate.dt': 0.1}
+    """
+
+    def __init__(self, given: Mapping[str, Any] | None = None, *, handed_out: bool = False) -> None:
+        self._given = set(flatten(given or {}))
+        self._handed_out = handed_out
+        self.values: dict[str, Any] = {**capture().values(), **(given or {})}
+        """The parameters, for functions that name `scope`, and for the archive."""
+        if handed_out:
+            may_be_read_elsewhere(get())
+        with param_scope.labelled(given or {}, origin="the scope of the study"):
+            self._snapshot = capture()
+
+    def check(self) -> None:
+        """Refuse parameters that do not become of the type that `auto_param` functions take."""
+        check_types(self.values)
+
+    def unread(self, read: Iterable[str]) -> str:
+        """Name the given parameters that a trial has not read; empty if it has read all."""
+        names = set(read)
+        if self._handed_out or len(names) >= _MAX_READS:
+            return ""
+        return unread_words(self._given - names, names)
+
+    @contextmanager
+    def around(
+        self, number: int | None = None, params: Mapping[str, Any] | None = None
+    ) -> Generator[dict[str, Any]]:
+        """Put the parameters in force, together with those of a trial."""
+        # Whatever `suggest` returns is a mapping, and no more is known of it.
+        named = {str(name): value for name, value in (params or {}).items()}
+        own = param_scope.labelled(named, origin=f"trial {number}")
+        with restore(self._snapshot), own, recording() as used:
+            yield used
+
+    def attribute(self, used: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was read, as an attribute of the trial: JSON, without its own parameters."""
+
+        def short(value: Any, _: str) -> str:
+            return repr(value)[:_MAX_LETTERS]
+
+        names = [name for name in used if name not in params][:_MAX_READS]
+        variables = SecretVariables.here()
+
+        def public(name: str) -> Any:
+            if any(secret_paths({name: used[name]}, "")):
+                return _LEFT_OUT
+            encoded = encode_value(used[name], short, name)
+            return _cut(encoded) if variables.name_in(encoded) is None else _LEFT_OUT
+
+        return {name: public(name) for name in names}
+
+
+def _cut(value: Any) -> Any:
+    text = str(value)
+    return value if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "…"
+
+
+# Stopping early: a trial hears that its machine is about to go, and saves what it has.
+#
+# After SIGTERM, as of a preempted machine, `scancel` or a container that is stopped, a trial that
+# asks has some seconds. It may save a checkpoint and raise `TrialStopped`: it is asked again, by
+# whoever is free, with the attributes that it has set.
+
+
+class Stopping:
+    """The signal that trials should stop: what `run` gets by naming a parameter `stopping`.
+
+    It is true from the moment on in which the program was asked to end.
+
+    Args:
+        file: is there when processes of this machine are to stop, too.
+        grace: seconds that trials have then, if any of them looks.
+        is_asked: whether one surely looks.
+
+    Example:
+        >>> from prefect_optuna.tasks.trial import Stopping
+        >>> stopping = Stopping()
+        >>> bool(stopping)
+        False
+        >>> stopping.set()
+        >>> bool(stopping)
+        True
+    """
+
+    def __init__(
+        self, file: Path | None = None, grace: float = 0.0, *, is_asked: bool = False
+    ) -> None:
+        self.grace: float = grace
+        self._file = file
+        self._event = threading.Event()
+        self._looked = is_asked
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stopping, (self._file,)
+
+    def __bool__(self) -> bool:
+        if not self._looked:
+            self._looked = True
+            if self._file is not None and not self._event.is_set():
+                self._asked_file(self._file).touch()
+        return self.is_set()
+
+    def is_set(self) -> bool:
+        """Tell whether trials should stop."""
+        return self._event.is_set() or (self._file is not None and self._file.exists())
+
+    @property
+    def is_asked(self) -> bool:
+        """True if any trial looks, so that it is worth while to wait for it."""
+        return self._looked or (self._file is not None and self._asked_file(self._file).exists())
+
+    def set(self) -> None:
+        """Have trials stop."""
+        self._event.set()
+        if self._file is not None:
+            self._file.touch()
+
+    def close(self) -> None:
+        """Remove what is on the disk."""
+        if self._file is not None:
+            self._asked_file(self._file).unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
+
+    @staticmethod
+    def _asked_file(file: Path) -> Path:
+        return file.with_suffix(".asked")
+
+
+TOLD_TO_PRUNE = "told_to_prune"
+"""The user attribute of a trial that lists after how many reports `should_prune()` said yes.
+
+Code may return what it has, as with `WilcoxonPruner`, or go on, in place of `TrialPruned`.
+"""
+
+
+class FlowTrial(optuna.Trial):
+    """An Optuna trial that also hears when its machine is about to go.
+
+    Attributes:
+        told_to_prune: after how many reports it was told to end.
+    """
+
+    def __init__(
+        self, study: optuna.Study, trial_id: int, stopping: Stopping | None = None
+    ) -> None:
+        super().__init__(study, trial_id)
+        self._stopping = Stopping() if stopping is None else stopping
+        self.told_to_prune: list[int] = []
+
+    def should_prune(self) -> bool:
+        """Tell whether Optuna's pruner gives the trial up."""
+        is_given_up = super().should_prune()
+        if is_given_up:
+            self.told_to_prune.append(len(self._cached_frozen_trial.intermediate_values))
+        return is_given_up
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say what a trial lacks as Optuna's own would, and what may have been meant."""
+        near = difflib.get_close_matches(name, dir(self), n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"'Trial' object has no attribute {name!r}{hint}")
+
+    def should_stop(self) -> bool:
+        """Tell whether the program was asked to end: save what there is, and raise `TrialStopped`.
+
+        Example:
+            >>> import optuna
+            >>> from prefect_optuna.tasks.trial import FlowTrial
+            >>> study = optuna.create_study()
+            >>> FlowTrial(study, study.ask()._trial_id).should_stop()
+            False
+        """
+        return bool(self._stopping)
 
 
 @dataclass(frozen=True)

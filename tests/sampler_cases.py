@@ -16,7 +16,6 @@ import pytest
 from optuna.storages import BaseStorage
 
 from prefect_optuna.blocks import InMemoryStudyStorage
-from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import (
     Session,
     _alive_here,  # pyright: ignore[reportPrivateUsage]
@@ -24,6 +23,7 @@ from prefect_optuna.flows.session import (
 )
 from prefect_optuna.flows.study import FlowStudy, Sampler, continued_seed
 from prefect_optuna.flows.study_run import StudyRun
+from prefect_optuna.flows.task_runners import InlineDispatcher
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.problem import Direction
 from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner

@@ -8,9 +8,8 @@ import random
 import optuna
 
 from prefect_optuna.flows.examples import lynx_hare
-from prefect_optuna.flows.plot_style import figure_png
-from prefect_optuna.flows.plots import series_plot
-from prefect_optuna.flows.study_status import StudyStatus
+from prefect_optuna.flows.plots import figure_png, series_plot
+from prefect_optuna.flows.study_result import StudyStatus
 
 HOSTILE = 'a|b `c` <img src=x onerror="document.title=1"> *d* [e](javascript:f) $g$'
 

@@ -8,7 +8,6 @@ import typing
 from prefect_optuna._lazy import lazy_names
 
 if typing.TYPE_CHECKING:
-    from prefect_optuna.blocks.artifacts.array_artifacts import NPYArtifact, NPZArtifact
     from prefect_optuna.blocks.artifacts.artifact import Artifact, decode, encode
     from prefect_optuna.blocks.artifacts.faces import (
         ArtifactFace,
@@ -21,8 +20,6 @@ if typing.TYPE_CHECKING:
         PNGArtifact,
         SVGArtifact,
     )
-    from prefect_optuna.blocks.artifacts.json_artifact import JSONArtifact
-    from prefect_optuna.blocks.artifacts.model_artifact import PydanticArtifact
     from prefect_optuna.blocks.artifacts.pickle_artifacts import JoblibArtifact, PickleArtifact
     from prefect_optuna.blocks.artifacts.records import ArtifactVersion
     from prefect_optuna.blocks.artifacts.registry import (
@@ -31,14 +28,21 @@ if typing.TYPE_CHECKING:
         handlers,
         register_handler,
     )
-    from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
-    from prefect_optuna.blocks.artifacts.retention import Garbage
+    from prefect_optuna.blocks.artifacts.repository import ArtifactRepository, Garbage, Verification
     from prefect_optuna.blocks.artifacts.table_artifacts import (
         ArrowArtifact,
         CSVArtifact,
+        NPYArtifact,
+        NPZArtifact,
         ParquetArtifact,
     )
-    from prefect_optuna.blocks.artifacts.text_artifacts import MarkdownArtifact, TextArtifact
+    from prefect_optuna.blocks.artifacts.text_artifacts import (
+        JSONArtifact,
+        MarkdownArtifact,
+        PydanticArtifact,
+        TextArtifact,
+        YAMLArtifact,
+    )
     from prefect_optuna.blocks.artifacts.trial_log import (
         load_artifact,
         log_artifact,
@@ -49,8 +53,6 @@ if typing.TYPE_CHECKING:
         logged_tags,
         tag,
     )
-    from prefect_optuna.blocks.artifacts.verification import Verification
-    from prefect_optuna.blocks.artifacts.yaml_artifact import YAMLArtifact
     from prefect_optuna.errors import OutputOnlyWarning
 
 __all__ = [
@@ -102,22 +104,22 @@ _MODULE_OF = {
     "ArtifactRepository": "blocks.artifacts.repository",
     "ArtifactVersion": "blocks.artifacts.records",
     "CSVArtifact": "blocks.artifacts.table_artifacts",
-    "Garbage": "blocks.artifacts.retention",
+    "Garbage": "blocks.artifacts.repository",
     "HTMLArtifact": "blocks.artifacts.figure_artifacts",
-    "JSONArtifact": "blocks.artifacts.json_artifact",
+    "JSONArtifact": "blocks.artifacts.text_artifacts",
     "JoblibArtifact": "blocks.artifacts.pickle_artifacts",
     "MarkdownArtifact": "blocks.artifacts.text_artifacts",
-    "NPYArtifact": "blocks.artifacts.array_artifacts",
-    "NPZArtifact": "blocks.artifacts.array_artifacts",
+    "NPYArtifact": "blocks.artifacts.table_artifacts",
+    "NPZArtifact": "blocks.artifacts.table_artifacts",
     "OutputOnlyWarning": "errors",
     "PNGArtifact": "blocks.artifacts.figure_artifacts",
     "ParquetArtifact": "blocks.artifacts.table_artifacts",
     "PickleArtifact": "blocks.artifacts.pickle_artifacts",
-    "PydanticArtifact": "blocks.artifacts.model_artifact",
+    "PydanticArtifact": "blocks.artifacts.text_artifacts",
     "SVGArtifact": "blocks.artifacts.figure_artifacts",
     "TextArtifact": "blocks.artifacts.text_artifacts",
-    "Verification": "blocks.artifacts.verification",
-    "YAMLArtifact": "blocks.artifacts.yaml_artifact",
+    "Verification": "blocks.artifacts.repository",
+    "YAMLArtifact": "blocks.artifacts.text_artifacts",
     "artifact_key": "blocks.artifacts.faces",
     "artifact_markdown": "blocks.artifacts.faces",
     "decode": "blocks.artifacts.artifact",

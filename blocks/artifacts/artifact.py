@@ -16,7 +16,7 @@ from typing import IO, Any, ClassVar, Self
 
 from slugify import slugify
 
-from prefect_optuna.blocks._artifact_paths import checked_path
+from prefect_optuna.blocks.stores.protocol import checked_path
 from prefect_optuna.errors import (
     ArtifactLoadError,
     ArtifactLogError,

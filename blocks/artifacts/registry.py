@@ -18,19 +18,23 @@ from typing import Any, NamedTuple, TypeVar
 
 from prefect.logging import get_logger
 
-from prefect_optuna.blocks.artifacts.array_artifacts import NPYArtifact, NPZArtifact
 from prefect_optuna.blocks.artifacts.artifact import Artifact, type_name
 from prefect_optuna.blocks.artifacts.figure_artifacts import HTMLArtifact, PNGArtifact, SVGArtifact
-from prefect_optuna.blocks.artifacts.json_artifact import JSONArtifact
-from prefect_optuna.blocks.artifacts.model_artifact import PydanticArtifact
 from prefect_optuna.blocks.artifacts.pickle_artifacts import JoblibArtifact, PickleArtifact
 from prefect_optuna.blocks.artifacts.table_artifacts import (
     ArrowArtifact,
     CSVArtifact,
+    NPYArtifact,
+    NPZArtifact,
     ParquetArtifact,
 )
-from prefect_optuna.blocks.artifacts.text_artifacts import MarkdownArtifact, TextArtifact
-from prefect_optuna.blocks.artifacts.yaml_artifact import YAMLArtifact
+from prefect_optuna.blocks.artifacts.text_artifacts import (
+    JSONArtifact,
+    MarkdownArtifact,
+    PydanticArtifact,
+    TextArtifact,
+    YAMLArtifact,
+)
 from prefect_optuna.errors import UnknownHandlerError
 
 ENTRY_POINT_GROUP = "prefect_optuna.artifacts"

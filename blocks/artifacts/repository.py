@@ -8,23 +8,30 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from prefect_optuna.blocks._artifact_paths import checked_path
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.artifact import Artifact, decode, encode
 from prefect_optuna.blocks.artifacts.faces import publish_artifact
-from prefect_optuna.blocks.artifacts.index import VersionIndex, directory_of, slug_of, with_marks
-from prefect_optuna.blocks.artifacts.objects import ContentStore, object_path
-from prefect_optuna.blocks.artifacts.records import ArtifactVersion, Marks
+from prefect_optuna.blocks.artifacts.records import (
+    ArtifactVersion,
+    ContentStore,
+    Marks,
+    VersionIndex,
+    as_moment,
+    directory_of,
+    find_version,
+    object_path,
+    slug_of,
+    with_marks,
+)
 from prefect_optuna.blocks.artifacts.registry import find_handler, handler_for
-from prefect_optuna.blocks.artifacts.retention import Garbage, collect
-from prefect_optuna.blocks.artifacts.verification import Verification, verify_all
-from prefect_optuna.blocks.artifacts.versions import as_moment, find_version
 from prefect_optuna.blocks.locations import as_artifact_filesystem
+from prefect_optuna.blocks.stores.protocol import checked_path
 from prefect_optuna.errors import (
     ArtifactError,
     ArtifactLoadError,
@@ -39,6 +46,154 @@ from prefect_optuna.errors import (
     UnknownHandlerError,
     VersionNotFoundError,
 )
+
+# Garbage collection of artifacts, while others write and read.
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Garbage that `ArtifactRepository.gc` has removed, or would remove.
+
+    Attributes:
+        dry_run: whether it has only been looked for.
+        versions: the expired versions whose content goes. Their records stay, and their numbers
+            are not used again.
+        objects: the paths of the contents that nothing refers to any more.
+        leftovers: the paths of what killed writers have left behind, below the root of the
+            filesystem, and of the trash of killed runs of `gc`.
+
+    Example:
+        >>> from prefect_optuna.blocks import ArtifactRepository
+        >>> repository = ArtifactRepository("memory://docs-garbage")
+        >>> _ = repository.log("draft", "all wrong", "text")
+        >>> _ = repository.expire("draft")
+        >>> garbage = repository.gc()
+        >>> garbage.dry_run, [version.name for version in garbage.versions], len(garbage.objects)
+        (True, ['draft'], 1)
+    """
+
+    dry_run: bool
+    versions: tuple[ArtifactVersion, ...]
+    objects: tuple[str, ...]
+    leftovers: tuple[str, ...]
+
+
+def collect(
+    filesystem: ArtifactFileSystem, index: VersionIndex, objects: ContentStore, *, dry_run: bool
+) -> Garbage:
+    """Find what is no longer needed, and unless it is a dry run, remove it."""
+    now = datetime.now(UTC)
+    expired = [v for v in _live(index) if v.expiry is not None and v.expiry <= now]
+    if not dry_run:
+        expired = [v for v in expired if _retire(index, v, now)]
+    gone = {(v.name, v.version) for v in expired}
+
+    def needed() -> set[str]:
+        return {v.path for v in _live(index) if (v.name, v.version) not in gone}
+
+    unneeded, abandoned = objects.collect(needed, dry_run=dry_run)
+    leftovers = filesystem.sweep(dry_run=dry_run) + abandoned
+    return Garbage(dry_run, tuple(expired), tuple(unneeded), tuple(leftovers))
+
+
+def _live(index: VersionIndex) -> list[ArtifactVersion]:
+    """List the versions whose content has not been removed."""
+    versions: list[ArtifactVersion] = []
+    for directory in index.directories():
+        numbers = index.numbers(directory)
+        marks = index.marks(directory, numbers)
+        # The record of a version that is gone may be unreadable.
+        there = [number for number in numbers if marks[number].removed_at is None]
+        records = index.records(directory, there)
+        versions += [with_marks(records[number], marks[number]) for number in there]
+    return versions
+
+
+def _retire(index: VersionIndex, version: ArtifactVersion, now: datetime) -> bool:
+    """Mark the content of a version as removed, unless it has got a later expiry meanwhile."""
+
+    def removed(marks: Marks) -> Marks | None:
+        if marks.removed_at or marks.expiry is None or marks.expiry > now:
+            return None
+        return Marks(expiry=marks.expiry, removed_at=now)
+
+    return index.mark(directory_of(version.name), version.version, removed) is not None
+
+
+# Verification that every version is still what was logged.
+
+
+@dataclass(frozen=True)
+class VersionProblem:
+    """A problem of one version.
+
+    Attributes:
+        name: of the artifact; of one whose record cannot be read, the name of its directory.
+        version: its number.
+        problem: what is wrong, for people.
+
+    Example:
+        >>> from prefect_optuna.blocks.artifacts.repository import VersionProblem
+        >>> VersionProblem("model", 3, "the content is missing").version
+        3
+    """
+
+    name: str
+    version: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The findings of `ArtifactRepository.verify`.
+
+    Attributes:
+        ok: how many versions are what was logged.
+        removed: of how many `gc` has removed the content.
+        problems: what is wrong with the others.
+
+    Example:
+        >>> from prefect_optuna.blocks import ArtifactRepository
+        >>> repository = ArtifactRepository("memory://docs-verification")
+        >>> _ = repository.log("limits", [0, 1])
+        >>> repository.verify()
+        Verification(ok=1, removed=0, problems=())
+    """
+
+    ok: int
+    removed: int
+    problems: tuple[VersionProblem, ...]
+
+
+def verify_all(index: VersionIndex, objects: ContentStore) -> Verification:
+    """Read everything that the index names, and each content once."""
+    ok = removed = 0
+    problems: list[VersionProblem] = []
+    contents: dict[str, str | None] = {}
+    for directory in index.directories():
+        numbers, name = index.numbers(directory), directory
+        for number in range(max(numbers, default=-1) + 1):
+            try:
+                record = index.record(directory, number)
+                name = record.name
+                marks = index.marks(directory, [number])[number]
+            except ArtifactNotFoundError:
+                problems.append(VersionProblem(name, number, "the record is missing"))
+                continue
+            except CorruptArtifactError as error:
+                problems.append(VersionProblem(name, number, str(error)))
+                continue
+            if marks.removed_at is not None:
+                removed += 1
+                continue
+            if record.path not in contents:
+                contents[record.path] = objects.problem(record.path)
+            if problem := contents[record.path]:
+                problems.append(VersionProblem(name, number, problem))
+            else:
+                ok += 1
+    return Verification(ok, removed, tuple(problems))
+
 
 _TICK = timedelta(microseconds=1)
 _MAX_VERSION = 1 << 53

@@ -17,14 +17,14 @@ from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import BaseTrial, FrozenTrial
 
-from prefect_optuna.blocks._artifact_paths import checked_path
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.artifact import Artifact
 from prefect_optuna.blocks.artifacts.faces import artifact_key, publish_artifact
 from prefect_optuna.blocks.artifacts.records import ArtifactVersion
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
 from prefect_optuna.blocks.locations import as_artifact_filesystem
-from prefect_optuna.blocks.study_identity import claim_folder
+from prefect_optuna.blocks.stores.protocol import checked_path
+from prefect_optuna.blocks.study_storage import claim_folder
 from prefect_optuna.errors import (
     ArtifactLoadError,
     ArtifactLogError,

@@ -28,28 +28,27 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks._flusher import Flusher
-from prefect_optuna.blocks.redis_storage.encoding import (
+from prefect_optuna.blocks._journal_file import Flusher
+from prefect_optuna.blocks.redis_storage.layout import (
+    FORMAT,
     LETTERS,
+    Registry,
     StoredDistribution,
+    StudyKeys,
     attribute_field,
     encode,
     encode_fields,
     encode_number,
     encode_time,
     encode_values,
+    location_of,
     parameter_field,
     plain,
     stored_distribution,
-)
-from prefect_optuna.blocks.redis_storage.layout import (
-    FORMAT,
-    Registry,
-    StudyKeys,
     trial_id,
     trial_place,
 )
-from prefect_optuna.blocks.redis_storage.scripts import (
+from prefect_optuna.blocks.redis_storage.server import (
     ADD,
     BEATS,
     COMMIT,
@@ -57,14 +56,18 @@ from prefect_optuna.blocks.redis_storage.scripts import (
     REGISTER,
     UNREGISTER,
 )
+from prefect_optuna.blocks.redis_storage.study_check import (
+    EVERY,
+    keep_sums,
+    read_some,
+    read_summary,
+)
 from prefect_optuna.blocks.redis_storage.study_copy import (
     LiveTrial,
     Operation,
     StudyCopy,
     decoding,
 )
-from prefect_optuna.blocks.redis_storage.sums import EVERY, keep_sums, read_some, read_summary
-from prefect_optuna.blocks.redis_storage.urls import location_of
 from prefect_optuna.blocks.study_summary import StudySummary, summary_of
 from prefect_optuna.errors import (
     DamagedStorageError,

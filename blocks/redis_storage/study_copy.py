@@ -27,15 +27,16 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks.attribute_json import check_nesting
-from prefect_optuna.blocks.redis_storage.encoding import (
+from prefect_optuna.blocks.codec.values import check_nesting
+from prefect_optuna.blocks.redis_storage.layout import (
     STATES,
     Parts,
+    StudyKeys,
     decode_distribution,
     decode_time,
     stored_distribution,
+    trial_id,
 )
-from prefect_optuna.blocks.redis_storage.layout import StudyKeys, trial_id
 from prefect_optuna.errors import DamagedStorageError
 
 _CHUNK = 10_000  # finished trials that are asked for at once

@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from prefect_optuna.blocks._artifact_paths import TEMPORARY_PREFIX
-from prefect_optuna.blocks.stores.protocol import ArtifactInfo
+from prefect_optuna.blocks.stores.protocol import TEMPORARY_PREFIX, ArtifactInfo
 from prefect_optuna.errors import InvalidLocationError
 
 # Where folders can be opened, swapping one for a link cannot lead a call out of the root.

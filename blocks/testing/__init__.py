@@ -15,10 +15,12 @@ from prefect_optuna.blocks.testing.contract import (  # noqa: E402
     StudyStorageContract,
     contract_rows,
 )
-from prefect_optuna.blocks.testing.faulty_proxy import FaultyProxy  # noqa: E402
 from prefect_optuna.blocks.testing.history import Attempt, History, violations  # noqa: E402
-from prefect_optuna.blocks.testing.processes import Crew  # noqa: E402
-from prefect_optuna.blocks.testing.storage_under_test import StorageUnderTest  # noqa: E402
+from prefect_optuna.blocks.testing.processes import (  # noqa: E402
+    Crew,
+    FaultyProxy,
+    StorageUnderTest,
+)
 
 __all__ = [
     "Attempt",

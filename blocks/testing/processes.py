@@ -4,19 +4,206 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
+import socket
 import sys
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeAlias
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeAlias
 
-from prefect_optuna.blocks.testing.storage_under_test import Connect
+from optuna.storages import BaseStorage
+
+# A network that fails when it is told to.
+
+
+class FaultyProxy:
+    """A TCP proxy on a free port of 127.0.0.1 whose connections can be cut.
+
+    Args:
+        port: of the server behind it, on 127.0.0.1.
+
+    Attributes:
+        port: its own.
+
+    Example:
+        >>> import socket
+        >>> from prefect_optuna.blocks.testing import FaultyProxy
+        >>> with socket.create_server(("127.0.0.1", 0)) as server:
+        ...     with FaultyProxy(server.getsockname()[1]) as proxy:
+        ...         proxy.cut("reply")
+        ...         proxy.disarm()
+        True
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._armed: list[str] = []
+        self._open: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Closing alone does not wake the thread that accepts.
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._threads[0].join()
+        self.drop_connections()
+        for thread in self._threads:
+            thread.join()
+
+    def cut(self, what: Literal["request", "reply"], *, passing: int = 0) -> None:
+        """Cut a connection once, at the next occasion.
+
+        Args:
+            what: `"request"` before the server has it, or `"reply"`: the server has done what was
+                asked, and its answer never arrives.
+            passing: how many still get through before that.
+
+        Example:
+            >>> from prefect_optuna.blocks.testing import FaultyProxy
+            >>> FaultyProxy(6379).cut("request", passing=1)
+        """
+        with self._lock:
+            self._armed = ["pass"] * passing + [what]
+
+    def disarm(self) -> bool:
+        """Cut nothing any more.
+
+        Returns:
+            Whether a cut was still to come.
+
+        Example:
+            >>> from prefect_optuna.blocks.testing import FaultyProxy
+            >>> FaultyProxy(6379).disarm()
+            False
+        """
+        with self._lock:
+            armed, self._armed = self._armed, []
+        return bool(armed)
+
+    def drop_connections(self) -> None:
+        """Cut every connection that is open, as a firewall does with idle ones.
+
+        Example:
+            >>> from prefect_optuna.blocks.testing import FaultyProxy
+            >>> FaultyProxy(6379).drop_connections()
+        """
+        with self._lock:
+            for end in self._open:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with (
+            client,
+            suppress(OSError),  # a lost connection ends it, on whichever side
+            socket.create_connection(("127.0.0.1", self._target)) as server,
+        ):
+            with self._lock:
+                self._open |= {client, server}
+            try:
+                self._copy(client, server)
+            finally:
+                with self._lock:
+                    self._open -= {client, server}
+
+    def _copy(self, client: socket.socket, server: socket.socket) -> None:
+        while True:
+            for source in select.select([client, server], [], [])[0]:
+                data = source.recv(65536)
+                if not data or self._fails("request" if source is client else "reply"):
+                    return
+                (server if source is client else client).sendall(data)
+
+    def _fails(self, what: str) -> bool:
+        with self._lock:
+            if not self._armed or self._armed[-1] != what:
+                return False
+            return self._armed.pop(0) == what
+
+
+# Description of a storage that the contract puts to the test.
+
+
+Connect: TypeAlias = Callable[[], BaseStorage]
+"""Opens the storage, in whichever process; picklable, such as a `functools.partial`."""
+
+
+@dataclass(frozen=True)
+class StorageUnderTest:
+    """One empty database, how to open it, and what can be done to it.
+
+    Only `connect` is needed. Each of the others belongs to rows of the contract that make no
+    sense without it: there is no server to kill where there is none.
+
+    Args:
+        connect: opens the database anew, as another process would. It is pickled, so make it a
+            `functools.partial` of something that can be imported.
+        connect_with_heartbeat: the same with a heartbeat each second, a grace period of 2 s, and
+            a callback that tries a stale trial once more
+            (`optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=1)`). Without it,
+            `connect`.
+        server_port: where the server listens on 127.0.0.1, if there is one.
+        connect_through: given another port, returns a `connect` that goes there. The contract
+            puts a proxy of its own on it, which drops connections.
+        kill_server: ends the server as a power cut would. It has to be one that keeps on disk
+            what it has acknowledged.
+        start_server: starts it again, on its port and its data, and waits until it answers.
+        save_state: keeps what the database holds, and returns a function that puts it back
+            behind the back of everybody who is connected.
+        damage: damages one thing after the other, such as a key, and puts the whole database back
+            before the next. It yields what is damaged now. Given None, the thing is missing;
+            given bytes, it holds them.
+        stored_bytes: how much the database holds.
+
+    Example:
+        >>> from functools import partial
+        >>> from optuna.storages import RDBStorage
+        >>> from prefect_optuna.blocks.testing import StorageUnderTest
+        >>> StorageUnderTest(connect=partial(RDBStorage, "sqlite:///studies.db")).kill_server
+    """
+
+    connect: Connect
+    connect_with_heartbeat: Connect | None = None
+    server_port: int | None = None
+    connect_through: Callable[[int], Connect] | None = None
+    kill_server: Callable[[], None] | None = None
+    start_server: Callable[[], None] | None = None
+    save_state: Callable[[], Callable[[], None]] | None = None
+    damage: Callable[[bytes | None], Iterator[str]] | None = None
+    stored_bytes: Callable[[], int] | None = None
+
 
 _P = ParamSpec("_P")
 

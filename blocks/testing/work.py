@@ -21,8 +21,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState
 
 from prefect_optuna.blocks.testing.history import Recorder
-from prefect_optuna.blocks.testing.processes import Start
-from prefect_optuna.blocks.testing.storage_under_test import Connect
+from prefect_optuna.blocks.testing.processes import Connect, Start
 
 
 def open_study(storage: BaseStorage, name: str) -> Study:

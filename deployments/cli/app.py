@@ -11,14 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from cyclopts import App, CycloptsError, CycloptsPanel, Group, Parameter
 
-from prefect_optuna.deployments.cli import (
-    background,
-    deploying,
-    looking,
-    managing,
-    rerunning,
-    running,
-)
+from prefect_optuna.deployments.cli import deploying, looking, running
 from prefect_optuna.deployments.cli.output import FAILED, INTERRUPTED, OK, USAGE, markup, note
 
 _CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
@@ -59,24 +52,24 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
         looking.studies,
         looking.show,
         looking.trials,
-        managing.watch,
+        looking.watch,
         running.report,
         running.dashboard,
     ),
     "Work": (
-        rerunning.reevaluate,
-        rerunning.rerun,
-        managing.stop,
-        managing.pause,
-        managing.resume,
-        managing.retry_failed,
+        running.reevaluate,
+        running.rerun,
+        looking.stop,
+        looking.pause,
+        looking.resume,
+        looking.retry_failed,
         looking.export,
         looking.import_,
-        managing.delete,
+        looking.delete,
         running.gc,
-        managing.spool,
+        looking.spool,
     ),
-    "Server": (background.up, background.down, background.status, background.demo),
+    "Server": (running.up, running.down, running.status, running.demo),
     "Deploy": (
         running.serve,
         deploying.deploy,
@@ -85,7 +78,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
         deploying.deploy_gc,
         deploying.deploy_worker,
         deploying.make_pool,
-        managing.scale,
+        looking.scale,
     ),
 }
 for _number, (_heading, _commands) in enumerate(_COMMANDS.items()):
@@ -157,7 +150,7 @@ def _surroundings(*, logs: bool) -> Generator[None]:
     from prefect.settings import get_current_settings, temporary_settings
 
     from prefect_optuna.blocks.texts import VisibleOnly
-    from prefect_optuna.flows.found_server import running_server_url
+    from prefect_optuna.flows.temporary_server import running_server_url
 
     if logs:
         importlib.import_module("prefect.main")  # sets the logging up, with that level

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from prefect_optuna.deployments.cli.arguments import (
+from prefect_optuna.deployments.cli.output import (
+    FAILED,
     HERE,
     NO_SCOPE,
+    OK,
     ON_DEMAND,
     Json,
     Places,
@@ -18,8 +20,11 @@ from prefect_optuna.deployments.cli.arguments import (
     Scope,
     Study,
     Variables,
+    answer,
+    markup,
+    note,
+    working,
 )
-from prefect_optuna.deployments.cli.output import FAILED, OK, answer, markup, note, working
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -144,7 +149,7 @@ def deploy(
     _tell(deployed, schedule, run, as_json=json)
     if not watch or run is None:
         return OK
-    from prefect_optuna.deployments.cli.watching import watch_study
+    from prefect_optuna.deployments.cli.looking import watch_study
 
     state = watch_study(run, study, deployed.parameters["storage"], trials, deployed.pool)
     if state.is_completed():
@@ -310,11 +315,11 @@ def make_pool(
     prefect-optuna make-pool cluster --type ray --address ray://head:10001
     ```
     """
-    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.cli.output import facts
     from prefect_optuna.deployments.pools import make_pool as make_it
 
     is_new = make_it(name, type, address=address, image=image)  # pyright: ignore[reportArgumentType]
-    from prefect_optuna.flows.found_server import prefect_command
+    from prefect_optuna.flows.temporary_server import prefect_command
 
     start = prefect_command("worker", "start", "--pool", name)
     document = {"pool": name, "type": type, "new": is_new, "worker": start}
@@ -330,7 +335,7 @@ def _where(study: str, places: Places, *, must_exist: bool = False) -> dict[str,
         return places.keywords()
     from prefect.exceptions import ObjectNotFound
 
-    from prefect_optuna.deployments.work_pools import prefect_server
+    from prefect_optuna.deployments.pools import prefect_server
 
     with prefect_server() as client:
         for flow in ("optimize", "distribute"):
@@ -356,8 +361,8 @@ def _refuse_unknown(study: str, places: Places) -> None:
 
 
 def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: bool) -> None:
-    from prefect_optuna.deployments.cli.tables import facts
-    from prefect_optuna.deployments.work_pools import page_of
+    from prefect_optuna.deployments.cli.output import facts
+    from prefect_optuna.deployments.pools import page_of
 
     run_url = page_of("flow-run", run) if run else None
     document = {
@@ -385,7 +390,7 @@ def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: 
     )
     answer(document, shown, as_json=as_json)
     if run is None and not schedule.cron:
-        from prefect_optuna.flows.found_server import prefect_command
+        from prefect_optuna.flows.temporary_server import prefect_command
 
         start = prefect_command("deployment", "run", deployed.name)
         note(f"[dim]Have it run: {markup(start)}[/]")

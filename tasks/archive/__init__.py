@@ -10,13 +10,16 @@ from prefect_optuna._lazy import lazy_names
 if typing.TYPE_CHECKING:
     from prefect_optuna.tasks.archive.archive import OptunaArchive
     from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
-    from prefect_optuna.tasks.archive.code.capture import Capture
-    from prefect_optuna.tasks.archive.code.registered import ArchiveReport
+    from prefect_optuna.tasks.archive.code.capture import ArchiveReport, Capture
     from prefect_optuna.tasks.archive.comparison import diff
     from prefect_optuna.tasks.archive.record.environment import Environment, GitState
     from prefect_optuna.tasks.archive.record.manifest import BACKUP_CONTEXT, Manifest, Version
-    from prefect_optuna.tasks.archive.series.results import decode_result, encode_result
-    from prefect_optuna.tasks.archive.series.writer import ResultWriter, read_result
+    from prefect_optuna.tasks.archive.series.results import (
+        ResultWriter,
+        decode_result,
+        encode_result,
+        read_result,
+    )
 
 __all__ = [
     "BACKUP_CONTEXT",
@@ -37,19 +40,19 @@ __all__ = [
 
 _MODULE_OF = {
     "BACKUP_CONTEXT": "tasks.archive.record.manifest",
-    "ArchiveReport": "tasks.archive.code.registered",
+    "ArchiveReport": "tasks.archive.code.capture",
     "ArchivedStudy": "tasks.archive.archived_study",
     "Capture": "tasks.archive.code.capture",
     "Environment": "tasks.archive.record.environment",
     "GitState": "tasks.archive.record.environment",
     "Manifest": "tasks.archive.record.manifest",
     "OptunaArchive": "tasks.archive.archive",
-    "ResultWriter": "tasks.archive.series.writer",
+    "ResultWriter": "tasks.archive.series.results",
     "Version": "tasks.archive.record.manifest",
     "decode_result": "tasks.archive.series.results",
     "diff": "tasks.archive.comparison",
     "encode_result": "tasks.archive.series.results",
-    "read_result": "tasks.archive.series.writer",
+    "read_result": "tasks.archive.series.results",
 }
 
 lazy_names(__name__, _MODULE_OF)

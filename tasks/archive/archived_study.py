@@ -27,8 +27,13 @@ from prefect_optuna.errors import (
     ArchiveSignatureError,
     UntrustedArchiveError,
 )
-from prefect_optuna.tasks.archive.carrying.parcel import pack, refuse_claimed, unpacked
-from prefect_optuna.tasks.archive.carrying.portable import read_parcel, write_parcel
+from prefect_optuna.tasks.archive.carrying.portable import (
+    pack,
+    read_parcel,
+    refuse_claimed,
+    unpacked,
+    write_parcel,
+)
 from prefect_optuna.tasks.archive.code.capture import Capture, document_of
 from prefect_optuna.tasks.archive.code.restore import restore_problem
 from prefect_optuna.tasks.archive.code.review import (
@@ -37,32 +42,42 @@ from prefect_optuna.tasks.archive.code.review import (
     restore_value,
     source_text,
 )
-from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
 from prefect_optuna.tasks.archive.record.environment import Environment, requirements_text
-from prefect_optuna.tasks.archive.record.history import late_trials, read_history, record
-from prefect_optuna.tasks.archive.record.manifest import Manifest, Version, read_manifest
-from prefect_optuna.tasks.archive.record.signing import SigningKeys
-from prefect_optuna.tasks.archive.record.trial_table import TableKind, trial_table
+from prefect_optuna.tasks.archive.record.manifest import (
+    RESULT_KEY,
+    Manifest,
+    SigningKeys,
+    Version,
+    read_manifest,
+)
+from prefect_optuna.tasks.archive.record.trial_records import TableKind, trial_table
 from prefect_optuna.tasks.archive.record.verification import (
     SignatureCheck,
     check_signatures,
+    late_trials,
+    read_history,
+    record,
     version_of,
 )
-from prefect_optuna.tasks.archive.series.axes import Axis, axis_names, problem_axes, read_axis
-from prefect_optuna.tasks.archive.series.blobs import read_blob
-from prefect_optuna.tasks.archive.series.packs import LARGE, compact, file_references
-from prefect_optuna.tasks.archive.series.results import encode_result, write_arrow
+from prefect_optuna.tasks.archive.series.blobs import LARGE, compact, file_references, read_blob
+from prefect_optuna.tasks.archive.series.results import encode_result, read_result, write_arrow
 from prefect_optuna.tasks.archive.series.series_table import (
     SeriesKind,
     SeriesReader,
     as_kind,
     series_keys,
 )
-from prefect_optuna.tasks.archive.series.timeseries import KEY_TIMESERIES, series_path
-from prefect_optuna.tasks.archive.series.writer import read_result
-from prefect_optuna.tasks.persistence.conversion import from_dict
+from prefect_optuna.tasks.archive.series.timeseries import (
+    KEY_TIMESERIES,
+    Axis,
+    axis_names,
+    problem_axes,
+    read_axis,
+    series_path,
+)
+from prefect_optuna.tasks.persistence.container import from_dict
 from prefect_optuna.tasks.problem import Problem
-from prefect_optuna.tasks.selection import Selection, select_trials
+from prefect_optuna.tasks.reevaluation.verdicts import Selection, select_trials
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.inputs import InputFile

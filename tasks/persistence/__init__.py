@@ -34,30 +34,42 @@ from prefect_optuna.errors import (
     UnsupportedValueError,
     WrongPersistenceClassError,
 )
-from prefect_optuna.tasks.persistence.arrow_handler import ArrowHandler, ZstdHandler
-from prefect_optuna.tasks.persistence.cache_policy import PersistenceCachePolicy
-from prefect_optuna.tasks.persistence.conversion import as_dict, from_dict
-from prefect_optuna.tasks.persistence.fields import autoinc_field, field, missing
-from prefect_optuna.tasks.persistence.files import load, save
-from prefect_optuna.tasks.persistence.handler import FileHandler, PersistenceHandler
+from prefect_optuna.tasks.persistence.container import as_dict, from_dict
+from prefect_optuna.tasks.persistence.files import (
+    ETLConcatable,
+    PersistenceOptions,
+    attributes_validate,
+    create_date_validate,
+    get_options_and_cache,
+    load,
+    save,
+    validate_concat_etl_persistence,
+)
+from prefect_optuna.tasks.persistence.handler import (
+    ArrowHandler,
+    FileHandler,
+    GzipHandler,
+    PersistenceHandler,
+    PickleHandler,
+    ZstdHandler,
+)
 from prefect_optuna.tasks.persistence.info import (
     PersistentClass,
+    autoinc_field,
     ensure_persistence_class,
+    field,
     filename,
+    missing,
 )
-from prefect_optuna.tasks.persistence.options import PersistenceOptions, get_options_and_cache
-from prefect_optuna.tasks.persistence.persisted import PersistedOptions, persisted
+from prefect_optuna.tasks.persistence.persisted import (
+    PersistedOptions,
+    PersistenceCachePolicy,
+    PersistenceSerializer,
+    persisted,
+)
 from prefect_optuna.tasks.persistence.persistence_class import (
     auto_generated_content,
     persistence_class,
-)
-from prefect_optuna.tasks.persistence.pickle_handlers import GzipHandler, PickleHandler
-from prefect_optuna.tasks.persistence.serializer import PersistenceSerializer
-from prefect_optuna.tasks.persistence.validators import (
-    ETLConcatable,
-    attributes_validate,
-    create_date_validate,
-    validate_concat_etl_persistence,
 )
 
 __all__ = [

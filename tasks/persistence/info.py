@@ -1,21 +1,377 @@
-"""Description of a persistence class: its fields, its file names, its version."""
+"""Description of a persistence class: its fields, its file names, where its files are."""
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, get_origin
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, get_origin, overload
 from weakref import WeakValueDictionary
 
+import numpy as np
+
+from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem
 from prefect_optuna.errors import (
+    ArtifactNotFoundError,
     AutoIncFieldNotResolvedError,
+    InvalidLocationError,
     InvalidPersistenceClassError,
+    PersistenceIsDirectoryError,
+    PersistenceNotFoundError,
     PersistenceValidationError,
     UnsetFieldError,
     UnsupportedValueError,
 )
-from prefect_optuna.tasks.persistence.fields import PersistentField, missing, type_text
-from prefect_optuna.tasks.persistence.places import MAX_NAME, escaped, leads_elsewhere
+
+# Equality of two values: also of arrays, tables, and what holds them.
+
+
+def same(one: Any, other: Any) -> bool:
+    """Compare two values; the answer is one truth value, whatever they are.
+
+    A NaN is the same as a NaN. Arrays have to agree in shape and values, not in dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> from prefect_optuna.tasks.persistence.info import same
+        >>> same({"x": np.array([1.0, np.nan])}, {"x": np.array([1.0, np.nan])})
+        True
+    """
+    if one is other:
+        return True
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return _same_arrays(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return (
+            isinstance(one, list) == isinstance(other, list)
+            and len(one) == len(other)
+            and all(map(same, one, other))
+        )
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    equals = getattr(one, "equals", None)  # of tables of pandas, polars, Arrow
+    if equals is not None:
+        return type(one) is type(other) and bool(equals(other))
+    return bool(one == other)
+
+
+def _same_arrays(one: Any, other: Any) -> bool:
+    if not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray):
+        return False
+    if one.shape != other.shape:
+        return False
+    if one.dtype.hasobject or other.dtype.hasobject:
+        return all(map(same, one.ravel().tolist(), other.ravel().tolist()))
+    can_be_nan = one.dtype.kind in "fcmM" and other.dtype.kind in "fcmM"
+    return bool(np.array_equal(one, other, equal_nan=can_be_nan))
+
+
+# Declarations of a persistence class's attributes.
+
+
+missing: Any = inspect.Parameter.empty
+"""In place of a value: any value will do. In a file name it is `*`."""
+
+Validator = bool | Callable[[Any, Any], bool]
+FilenamePart = bool | Callable[[Any], str | None]
+
+
+class PersistentField:
+    """One field of a persistence class.
+
+    Attributes:
+        field_name: the name of the attribute.
+        owner: the class that declares it.
+        annotation: its type, as it is written in the class.
+        validator: whether and how a value found is compared with the one asked for.
+        filename_prefix: what comes before the value in a file name.
+        filename: whether and how the value is a part of the file name.
+        init: whether it is an argument of `__init__`.
+        default: what `__init__` takes without an argument, or `missing`.
+        default_factory: makes the default anew, or `None`.
+        autoinc: whether a handler chooses its number.
+        optional: whether it may be unset, because the class has a value of that name.
+    """
+
+    __slots__ = (
+        "annotation",
+        "autoinc",
+        "default",
+        "default_factory",
+        "field_name",
+        "filename",
+        "filename_prefix",
+        "init",
+        "optional",
+        "owner",
+        "validator",
+    )
+
+    def __init__(
+        self,
+        *,
+        validator: Validator = False,
+        filename_prefix: str = "",
+        filename: FilenamePart = False,
+        init: bool = True,
+        default: Any = missing,
+        default_factory: Callable[[], Any] | None = None,
+        autoinc: bool = False,
+        optional: bool = False,
+    ) -> None:
+        for name, value in (("validator", validator), ("filename", filename)):
+            if not isinstance(value, bool) and not callable(value):
+                raise InvalidPersistenceClassError(
+                    f"field({name}=...) takes True, False or a function, found {value!r}."
+                )
+        if default is not missing and default_factory is not None:
+            raise InvalidPersistenceClassError(
+                "field() takes default= or default_factory=, found both. Leave one out."
+            )
+        self.field_name: str = ""
+        self.owner: type | None = None
+        self.annotation: Any = Any
+        self.validator: Validator = validator
+        self.filename_prefix: str = filename_prefix
+        self.filename: FilenamePart = filename
+        self.init: bool = init
+        self.default: Any = default
+        self.default_factory: Callable[[], Any] | None = default_factory
+        self.autoinc: bool = autoinc
+        self.optional: bool = optional
+
+    @property
+    def has_default(self) -> bool:
+        """True if `__init__` can do without it."""
+        return self.autoinc or self.default is not missing or self.default_factory is not None
+
+    def validate(self, v: Any, u: Any) -> bool:
+        """Compare the value found with the one asked for."""
+        if self.validator is False:
+            return True
+        if v is missing or u is missing or (self.autoinc and (v is None or u is None)):
+            return True
+        if self.validator is True:
+            return same(v, u)
+        return bool(self.validator(v, u))
+
+    def __repr__(self) -> str:
+        return f"<field {self.field_name}: {type_text(self.annotation)}>"
+
+
+@overload
+def field(
+    validator: Validator = ...,
+    filename_prefix: str = ...,
+    filename: FilenamePart = ...,
+    *,
+    default: Any = ...,
+    default_factory: Callable[[], Any] | None = ...,
+    init: Literal[True] = True,
+) -> Any: ...
+
+
+@overload
+def field(
+    validator: Validator = ...,
+    filename_prefix: str = ...,
+    filename: FilenamePart = ...,
+    *,
+    default: Any = ...,
+    default_factory: Callable[[], Any] | None = ...,
+    init: Literal[False],
+) -> Any: ...
+
+
+def field(
+    validator: Validator = False,
+    filename_prefix: str = "",
+    filename: FilenamePart = False,
+    *,
+    default: Any = missing,
+    default_factory: Callable[[], Any] | None = None,
+    init: bool = True,
+) -> Any:
+    """Declare a field of a persistence class.
+
+    Args:
+        validator: `True` if a value that is read has to equal the one asked for, or a function
+            `f(v, u)` that says whether two values agree.
+        filename_prefix: what comes before the value in the file name.
+        filename: `True` if the value is a part of the file name, or a function that returns the
+            text for it, or `None` to leave it out.
+        default: what `__init__` takes without an argument.
+        default_factory: makes that anew for each object.
+        init: whether it is an argument of `__init__`. If not, it is data: it has to be set before
+            the object is saved.
+
+    Returns:
+        The declaration, for `persistence_class`.
+
+    Raises:
+        InvalidPersistenceClassError: an argument is of another type.
+
+    Example:
+        >>> from prefect_optuna.tasks.persistence import field, filename, persistence_class
+        >>> @persistence_class
+        ... class Session:
+        ...     animal: str = field(validator=True, filename=True)
+        ...     depth: float = field(True, "d", lambda depth: f"{depth:.0f}", default=100.0)
+        >>> filename(Session("lynx"))
+        'cache-Session-lynx-d100'
+    """
+    return PersistentField(
+        validator=validator,
+        filename_prefix=filename_prefix,
+        filename=filename,
+        init=init,
+        default=default,
+        default_factory=default_factory,
+    )
+
+
+def autoinc_field(filename_prefix: str = "", *, init: Literal[False] = False) -> Any:
+    """Declare the field that counts the objects of the same name: 0, 1, 2 and so on.
+
+    A handler gives an object the next number when it saves it. A class has at most one such
+    field, of type `int`; it is validated, and a part of the file name.
+
+    `__init__` takes the number, too, and `None` without it. Type checkers do not see that: for
+    them a number is chosen, and is there to be read. `_replace` and the functions that make file
+    names take it as a keyword.
+
+    Args:
+        filename_prefix: what comes before the number in the file name.
+        init: for type checkers only.
+
+    Returns:
+        The declaration, for `persistence_class`.
+
+    Example:
+        >>> from prefect_optuna.tasks.persistence import ArrowHandler, autoinc_field
+        >>> from prefect_optuna.tasks.persistence import field, persistence_class
+        >>> @persistence_class
+        ... class Recording:
+        ...     animal: str = field(validator=True, filename=True)
+        ...     run: int = autoinc_field()
+        >>> handler = ArrowHandler(Recording, "memory://docs-autoinc")
+        >>> [handler.save_persistence(Recording("lynx")).run for _ in range(3)]
+        [0, 1, 2]
+    """
+    return PersistentField(
+        validator=True, filename_prefix=filename_prefix, filename=True, autoinc=True
+    )
+
+
+def type_text(annotation: Any) -> str:
+    """An annotation as it is written."""
+    if isinstance(annotation, str):
+        return annotation
+    if isinstance(annotation, type) and not hasattr(annotation, "__origin__"):
+        return annotation.__qualname__
+    return str(annotation).replace("typing.", "")
+
+
+# Places of files: paths, URLs and blocks, as an artifact filesystem and a path in it; names.
+
+
+Storage = ArtifactFileSystem | str | Path
+
+MAX_NAME = 255  # bytes, the limit of common filesystems
+
+# What separates folders, is a wildcard, or is not allowed in a name on some system. The percent
+# sign is among them, so that different values stay different.
+_SPECIAL = re.compile(r'[%/\\*?\[\]:"<>|\x00-\x1f\x7f]')
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
+
+
+def is_folder(artifacts: ArtifactFileSystem) -> bool:
+    """Tell whether the artifacts are files of this machine."""
+    return "://" not in artifacts.url
+
+
+def placed(path: str | Path, storage: Storage | None = None) -> tuple[ArtifactFileSystem, str]:
+    """The artifact filesystem of a file, and its path there."""
+    if storage is not None:
+        return as_artifact_filesystem(storage), str(path)
+    if isinstance(path, str) and "://" in path:
+        folder, _, name = path.rpartition("/")
+        if folder.endswith(":/"):  # memory://name
+            folder, name = f"{folder}/", name
+        return _filesystem(folder), name
+    place = Path(path).expanduser().absolute()
+    return _filesystem(str(place.parent)), place.name
+
+
+@lru_cache(maxsize=16)
+def _filesystem(folder: str) -> ArtifactFileSystem:
+    """Made once for many files: a block takes longer than writing a small one."""
+    return as_artifact_filesystem(folder)
+
+
+def located(artifacts: ArtifactFileSystem, name: str) -> Path | str:
+    """Return the place of a file, to open it: a path on this machine, else a URL."""
+    location = artifacts.location(name)
+    return Path(location) if is_folder(artifacts) else location
+
+
+@contextmanager
+def explained(artifacts: ArtifactFileSystem, name: str, what: str) -> Generator[None]:
+    """Say which object it is about when its file is not there, or is a folder."""
+    try:
+        yield
+    except ArtifactNotFoundError as error:
+        raise PersistenceNotFoundError(
+            f"No {what} has been saved as {name!r} in {artifacts.location()}."
+        ) from error
+    except InvalidLocationError as error:
+        if is_folder(artifacts) and name and Path(artifacts.location(name)).is_dir():
+            raise PersistenceIsDirectoryError(
+                f"Expected the file of a {what}, found the folder {artifacts.location(name)}. Name "
+                "a file in it."
+            ) from error
+        raise
+
+
+def escaped(text: str) -> str:
+    """Write a text so that it is a part of one name, and no pattern: `a/b` as `a%2Fb`.
+
+    Different texts have different results.
+
+    Example:
+        >>> from prefect_optuna.tasks.persistence.info import escaped
+        >>> escaped("2026-01-02"), escaped("a/b*")
+        ('2026-01-02', 'a%2Fb%2A')
+    """
+    return _SPECIAL.sub(lambda match: f"%{ord(match[0]):02X}", text)
+
+
+def leads_elsewhere(text: str) -> str | None:
+    """Say why a text must not be a part of a file name; `None` if it may.
+
+    Example:
+        >>> from prefect_optuna.tasks.persistence.info import leads_elsewhere
+        >>> leads_elsewhere("../x")
+        "it has the part '..', which leads out of the folder"
+    """
+    if "\0" in text:
+        return "it has a NUL character"
+    if text.startswith(("/", "\\")) or _DRIVE.match(text):
+        return "it is an absolute path"
+    if ".." in re.split(r"[/\\]", text):
+        return "it has the part '..', which leads out of the folder"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "it has characters that UTF-8 cannot encode"
+    return None
+
 
 T = TypeVar("T")
 

@@ -44,10 +44,14 @@ from prefect_optuna.tasks.environments import (
     running_package,
 )
 from prefect_optuna.tasks.inputs import InputFile, InputNow, files_read, inputs_now
-from prefect_optuna.tasks.reevaluation.asked import Asked, what_is_asked_for
-from prefect_optuna.tasks.reevaluation.replay import Past, Replay, own_attributes
-from prefect_optuna.tasks.reevaluation.uploads import Uploads, uploads_of
-from prefect_optuna.tasks.reevaluation.verdicts import Rerun
+from prefect_optuna.tasks.reevaluation.replay import (
+    Asked,
+    Past,
+    Replay,
+    own_attributes,
+    what_is_asked_for,
+)
+from prefect_optuna.tasks.reevaluation.verdicts import Rerun, Uploads, uploads_of
 from prefect_optuna.tasks.seeding import (
     SEED_KEY,
     recorded_seed,
@@ -55,8 +59,7 @@ from prefect_optuna.tasks.seeding import (
     suggest_seed,
     trial_seed,
 )
-from prefect_optuna.tasks.stopping import TOLD_TO_PRUNE
-from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
+from prefect_optuna.tasks.trial import TOLD_TO_PRUNE, Assignment, Outcome, TrialRunner
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.archive import ArchivedStudy
@@ -319,7 +322,7 @@ def prepared_for(request: RerunRequest) -> PreparedEnvironment | None:
 
 def check_variables(names: Sequence[str]) -> None:
     """Refuse names of environment variables that archived code does not get."""
-    from prefect_optuna.tasks.archive.record.signing import KEY_VARIABLES
+    from prefect_optuna.tasks.archive.record.manifest import KEY_VARIABLES
 
     for name in [names] if isinstance(names, str) else names:
         if isinstance(names, str) or not isinstance(name, str) or not name or "=" in name:  # pyright: ignore[reportUnnecessaryIsInstance]

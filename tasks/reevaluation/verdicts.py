@@ -1,20 +1,212 @@
-"""Verdicts on archived trials that ran again: their new values beside the archived ones."""
+"""Verdicts on archived trials that ran again, and which trials of a study are asked for."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from math import isfinite
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import card, visible_line
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks.environments import EnvironmentChoice
-from prefect_optuna.tasks.reevaluation.uploads import UploadVerdict
+
+# Uploads of archived code that runs again: kept in a scratch folder, and compared.
+#
+# `optuna.artifacts.upload_artifact` writes to the store that the code names, beside what the
+# study has there. Here its place is taken: the file is compared with the archived trial's upload
+# of that name, where the store still has it, and nobody's store is written to.
+
+
+UploadVerdict = Literal["same", "other", "unknown"]
+_PREFIX = "artifacts:"  # Optuna's
+
+
+def uploads_of(system_attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The uploads of a trial: the id of each, and the name of its file."""
+    uploads: list[tuple[str, str]] = []
+    for name, text in system_attrs.items():
+        if name.startswith(_PREFIX):
+            try:
+                data: Any = json.loads(text)
+                uploads.append((str(data["artifact_id"]), str(data["filename"])))
+            except (ValueError, TypeError, KeyError):
+                continue  # not of Optuna's making
+    return uploads
+
+
+class Uploads:
+    """Takes the place of Optuna's stores of artifacts.
+
+    Attributes:
+        archived: the archived trial's uploads, as `uploads_of` gives them.
+        verdicts: for each file uploaded now whether it is the `same` as then, an `other` one, or
+            `unknown`, where the trial had none of that name or its store cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # Optuna's stores import boto3 where it is installed, which takes a quarter of a second.
+        from optuna.artifacts import FileSystemArtifactStore
+
+        self._scratch = FileSystemArtifactStore(folder)
+        self._made: set[str] = set()
+        self.archived: Sequence[tuple[str, str]] = ()
+        self.verdicts: dict[str, UploadVerdict] = {}
+
+    @contextmanager
+    def in_place(self) -> Generator[None]:
+        """Stand in for `upload_artifact` and `download_artifact` while this holds."""
+        names = ("optuna.artifacts", "optuna.artifacts._upload", "optuna.artifacts._download")
+        places: list[Any] = [importlib.import_module(name) for name in names]
+        upload: Any = places[0].upload_artifact
+        download: Any = places[0].download_artifact
+
+        def upload_artifact(*arguments: Any, **options: Any) -> str:
+            # Optuna still takes them by place, the store last.
+            options |= dict(
+                zip(("study_or_trial", "file_path", "artifact_store"), arguments, strict=False)
+            )
+            store, path = options["artifact_store"], Path(options["file_path"])
+            made = upload(**{**options, "artifact_store": self._scratch})
+            self._made.add(made)
+            self._compare(store, path)
+            return made
+
+        def download_artifact(*, artifact_store: Any, **options: Any) -> None:
+            mine = options.get("artifact_id") in self._made
+            download(artifact_store=self._scratch if mine else artifact_store, **options)
+
+        replaced = {"upload_artifact": upload_artifact, "download_artifact": download_artifact}
+        before = [
+            (place, name, getattr(place, name, None)) for place in places for name in replaced
+        ]
+        for place, name, held in before:
+            if held is not None:
+                setattr(place, name, replaced[name])
+        try:
+            yield
+        finally:
+            for place, name, held in before:
+                if held is not None:
+                    setattr(place, name, held)
+
+    def _compare(self, store: Any, path: Path) -> None:
+        with path.open("rb") as file:
+            now = _digest(file)
+        then: list[bytes] = []
+        for artifact_id, name in self.archived:
+            if name != path.name:
+                continue
+            try:
+                with store.open_reader(artifact_id) as file:
+                    then.append(_digest(file))
+            except Exception:  # noqa: BLE001, S112 - whatever stores raise that are not here
+                continue
+        verdict: UploadVerdict = "unknown" if not then else "same" if now in then else "other"
+        if self.verdicts.get(path.name) != "other":  # of several, the one that differs counts
+            self.verdicts[path.name] = verdict
+
+
+def _digest(file: Any) -> bytes:
+    digest = sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.digest()
+
+
+# Selection of trials of a study: `best:5`, `pareto`, `pruned`, 17, or a rule.
+
+
+Selection = str | int | Sequence[int] | Callable[[FrozenTrial], bool]
+"""`"best:K"`, `"pareto"`, `"all"`, `"complete"`, `"pruned"`, `"failed"`, one number or several,
+or a function that says of a finished trial whether it is meant."""
+
+_STATES = {
+    "complete": (TrialState.COMPLETE,),
+    "pruned": (TrialState.PRUNED,),
+    "failed": (TrialState.FAIL,),
+    "all": (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL),
+}
+
+
+def select_trials(study: optuna.Study, trials: Selection) -> list[FrozenTrial]:
+    """The trials of a study that a selection means.
+
+    Example:
+        >>> import optuna
+        >>> from prefect_optuna.tasks.reevaluation.verdicts import select_trials
+        >>> study = optuna.create_study()
+        >>> study.optimize(lambda trial: trial.suggest_int("x", 0, 9), n_trials=5)
+        >>> [trial.number for trial in select_trials(study, [3, 1])]
+        [3, 1]
+        >>> select_trials(study, "best:1")[0].number == study.best_trial.number
+        True
+        >>> [trial.number for trial in select_trials(study, lambda trial: trial.number > 2)]
+        [3, 4]
+    """
+    every = study.get_trials(deepcopy=False)
+    if isinstance(trials, str):
+        return _by_word(study, every, trials)
+    if callable(trials):
+        chosen = [trial for trial in every if trial.state.is_finished() and trials(trial)]
+        if not chosen:
+            raise InvalidSettingError(
+                f"None of the {len(every)} trials of study {study.study_name!r} is one that "
+                "`trials` means."
+            )
+        return chosen
+    numbers = [trials] if isinstance(trials, int) else list(dict.fromkeys(trials))
+    if not numbers:
+        raise InvalidSettingError("`trials` names no trial.")
+    for number in numbers:
+        if not isinstance(number, int) or isinstance(number, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _unknown(trials)
+        if not 0 <= number < len(every):
+            raise InvalidSettingError(
+                f"Study {study.study_name!r} has no trial {number}; it has {len(every)}, "
+                "numbered from 0."
+            )
+        if not every[number].state.is_finished():
+            raise InvalidSettingError(
+                f"Trial {number} is {every[number].state.name} and has not ended yet."
+            )
+    return [every[number] for number in numbers]
+
+
+def _by_word(study: optuna.Study, every: list[FrozenTrial], trials: str) -> list[FrozenTrial]:
+    word, colon, count = trials.partition(":")
+    if trials in _STATES:
+        chosen = [trial for trial in every if trial.state in _STATES[trials]]
+        missing = "has ended" if trials == "all" else f"is {trials}"
+    elif trials == "pareto" or (word == "best" and colon and count.isdecimal() and int(count) > 0):
+        ranked = best_first(every, [direction.name.lower() for direction in study.directions])
+        chosen = ranked[: int(count)] if colon else ranked
+        missing = "is complete and meets its constraints"
+    else:
+        raise _unknown(trials)
+    if not chosen:
+        raise InvalidSettingError(f"No trial of study {study.study_name!r} {missing}.")
+    return chosen
+
+
+def _unknown(found: object) -> InvalidSettingError:
+    return InvalidSettingError(
+        '`trials` is "best:K", "pareto", "all", "complete", "pruned", "failed", a number, several '
+        f"numbers, or a function of a trial; found {found!r}."
+    )
+
 
 REEVALUATION_FORMAT = 1
 
@@ -231,7 +423,7 @@ def compare(
     Example:
         >>> import optuna
         >>> from prefect_optuna.tasks.reevaluation.verdicts import compare
-        >>> from prefect_optuna.tasks.reevaluation.uploads import UploadVerdict
+        >>> from prefect_optuna.tasks.reevaluation.verdicts import UploadVerdict
         >>> trial = optuna.trial.create_trial(value=2.0)
         >>> compare(trial, Rerun(0, values=((2.0,), (2.25,))), [0.1], [0.0]).verdict
         'drifted'

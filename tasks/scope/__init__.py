@@ -21,12 +21,17 @@ from prefect_optuna.errors import (
     UnreadParameterWarning,
 )
 from prefect_optuna.tasks.scope.auto_parameters import AutoParameter, auto_param, auto_params
-from prefect_optuna.tasks.scope.carrying import ScopeSnapshot, capture, restore
-from prefect_optuna.tasks.scope.explanation import Explanation
-from prefect_optuna.tasks.scope.facade import param_scope
-from prefect_optuna.tasks.scope.files import add_scope_arguments, from_files, scope_from_arguments
+from prefect_optuna.tasks.scope.facade import (
+    ScopeSnapshot,
+    add_scope_arguments,
+    capture,
+    from_files,
+    param_scope,
+    restore,
+    scope_from_arguments,
+)
 from prefect_optuna.tasks.scope.frames import recording
-from prefect_optuna.tasks.scope.scope import ParamScope
+from prefect_optuna.tasks.scope.scope import Explanation, ParamScope
 from prefect_optuna.tasks.scope.scoped_tasks import (
     SCOPE,
     SCOPE_ARGUMENT,

@@ -3,29 +3,466 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import math
+import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from sys import _getframe  # pyright: ignore[reportPrivateUsage]
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import cloudpickle
 
-from prefect_optuna.errors import InvalidParameterError
-from prefect_optuna.tasks.scope import unread
-from prefect_optuna.tasks.scope.accessor import Accessor, checked_key, show
+from prefect_optuna.blocks._secrets import is_secret_name, public_text
+from prefect_optuna.blocks.texts import visible_line
+from prefect_optuna.errors import (
+    InvalidParameterError,
+    MissingParameterError,
+    UnreadParameterWarning,
+)
+from prefect_optuna.tasks.scope.auto_parameters import auto_params, find_default, known_names
 from prefect_optuna.tasks.scope.frames import (
+    AWAY,
+    CONVERTERS,
+    MISSING,
     Frame,
     Layer,
+    Origin,
+    Reads,
+    caller,
+    coerce,
+    describe,
     find,
+    flatten,
     get,
+    origin_of,
+    origins_of,
+    parse_assignments,
     pop,
     put,
     view,
     write,
 )
-from prefect_optuna.tasks.scope.origins import Origin, caller
-from prefect_optuna.tasks.scope.values import flatten, parse_assignments
+
+# The accessor `param_scope.a.b`: a parameter by its name, to be read or set.
+
+
+class Accessor:
+    r"""A parameter by its name. It refers to the value, and never is the value.
+
+    | expression | what it does |
+    |---|---|
+    | `param_scope.a.b()` | the value; `MissingParameterError` where there is none |
+    | `param_scope.a.b(1)`, `param_scope.a.b \| 1` | the value as an `int`, or 1 without one |
+    | `param_scope.a.b(None)` | the value as it is, or `None` |
+    | `param_scope.a.b([], literal=True)` | a text is read as a Python literal |
+    | `bool(param_scope.a.b)` | whether there is a value that counts as true |
+    | `param_scope.a.b = 2` | set it in the innermost scope |
+
+    `None` is a value like any other: a default takes its place only if the parameter is missing.
+    A parameter named `get_or_else`, or one whose name has two leading and trailing underscores, is
+    reached by index: `param_scope["model.get_or_else"]`.
+
+    Example:
+        >>> from prefect_optuna.tasks.scope import param_scope
+        >>> with param_scope("simulate.dt=0.01"):
+        ...     param_scope.simulate.dt(1.0), param_scope.simulate.steps | 100
+        (0.01, 100)
+    """
+
+    __slots__ = ("__dict__", "_layer", "_name")
+
+    _layer: Layer | None
+    _name: str
+
+    def __init__(self, layer: Layer | None, name: str) -> None:
+        _set_accessor_layer(self, layer)
+        _set_name(self, name)
+
+    def __call__(self, default: Any = MISSING, *, literal: bool = False) -> Any:
+        """Read the parameter.
+
+        Example:
+            >>> from prefect_optuna.tasks.scope import param_scope
+            >>> param_scope(seed="7").seed(0)
+            7
+        """
+        frame = get()
+        layer = self._layer
+        if layer is not None and layer is not frame[2]:
+            frame = view(layer)
+        # Values, reads and recorders; unpacking all of a frame takes longer.
+        name = self._name
+        value = frame[0].get(name, MISSING)
+        if (reads := frame[4]) is not None:
+            reads[name] = None
+        if value is MISSING:
+            if default is MISSING:
+                raise _missing(name)
+            value = default
+        elif type(value) is not type(default) and default is not MISSING:
+            value = coerce(value, default, literal)
+        if frame[5]:
+            for recorder in frame[5]:
+                recorder[name] = value
+        return value
+
+    __or__ = __call__
+
+    def get_or_else(self, default: Any = None) -> Any:
+        """Read the parameter, or the default where it is missing.
+
+        Example:
+            >>> from prefect_optuna.tasks.scope import param_scope
+            >>> param_scope(seed="7").seed.get_or_else(0)
+            7
+        """
+        return self(default)
+
+    def __bool__(self) -> bool:
+        return bool(self(None))
+
+    def __getattr__(self, name: str) -> Accessor:
+        if name[:2] == "__" and name[-2:] == "__":
+            raise AttributeError(
+                f"{name!r} is no parameter by attribute; use an index: [{name!r}]."
+            )
+        child = self.__dict__[name] = Accessor(self._layer, self._child(name))
+        return child
+
+    def __getitem__(self, name: str) -> Accessor:
+        return Accessor(self._layer, self._child(checked_key(name)))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        write(self._layer, flatten({self._child(name): value}), caller(1))
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        write(self._layer, flatten({self._child(checked_key(name)): value}), caller(1))
+
+    def _child(self, name: str) -> str:
+        return f"{self._name}.{name}" if self._name else name
+
+    def __repr__(self) -> str:
+        values = (get() if self._layer is None else view(self._layer))[0]
+        return f"<{self._name} in {show(values)}>"
+
+    def __reduce__(self) -> Any:
+        # The accessors of `param_scope` only: those of a scope go with the scope.
+        if self._layer is None:
+            return Accessor, (None, self._name)
+        raise InvalidParameterError(
+            f"{self._name!r} is taken from a scope, and such a reference cannot be pickled. "
+            "Pass the scope, or the value: call it."
+        )
+
+    def __copy__(self) -> Accessor:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accessor:
+        return self
+
+    def __iter__(self) -> NoReturn:
+        raise self._no_value("iterated over")
+
+    def __contains__(self, item: object) -> NoReturn:
+        raise self._no_value("searched")
+
+    def __len__(self) -> NoReturn:
+        raise self._no_value("measured")
+
+    def _no_value(self, action: str) -> InvalidParameterError:
+        return InvalidParameterError(
+            f"The parameter {self._name!r} cannot be {action}: it is a reference, not its value. "
+            f"Read it with {self._name}() or, with a default, {self._name}(1) or {self._name} | 1."
+        )
+
+
+def show(values: dict[str, Any]) -> str:
+    """A scope as the call that makes it."""
+    shown = [f"{key}={value!r}" for key, value in values.items() if key.isidentifier()]
+    if rest := {key: value for key, value in values.items() if not key.isidentifier()}:
+        shown.append(f"**{rest!r}")
+    return f"param_scope({', '.join(shown)})"
+
+
+def _missing(name: str) -> MissingParameterError:
+    return MissingParameterError(
+        f"The parameter {name!r} is required and in no scope. Set it, "
+        f"with param_scope(**{{{name!r}: ...}}): ..., or read it with a default."
+    )
+
+
+def checked_key(name: Any) -> str:
+    """A key, once it is certain to be text."""
+    if not isinstance(name, str):
+        raise InvalidParameterError(
+            f"A parameter's key has to be text, found {name!r} ({type(name).__name__})."
+        )
+    return name
+
+
+def _refusal(action: str) -> Any:
+    def refuse(self: Accessor, *others: object) -> NoReturn:
+        raise self._no_value(action)  # pyright: ignore[reportPrivateUsage]
+
+    return refuse
+
+
+# To be slots they have to be in the class; what they say is the same for all.
+_OPERATORS = (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow "
+    "rpow matmul rmatmul lshift rlshift rshift rrshift and rand xor rxor ror lt le gt ge neg pos "
+    "abs invert round"
+)
+for _operator in _OPERATORS.split(" "):
+    setattr(Accessor, f"__{_operator}__", _refusal("calculated with or compared"))
+for _conversion in ("int", "float", "complex", "index"):
+    setattr(Accessor, f"__{_conversion}__", _refusal("converted"))
+
+# Past `__setattr__`, which sets parameters.
+_set_accessor_layer: Any = vars(Accessor)["_layer"].__set__
+_set_name: Any = vars(Accessor)["_name"].__set__
+
+
+# A key that was set and never read is probably misspelt: a warning says so, once, at the end.
+#
+# What is read is noted in a dictionary that the outermost scope and all scopes within it share,
+# and the threads that they are carried to. Where reads may happen unseen, in another process,
+# every key counts as read.
+
+
+enabled: bool = True
+
+_LINES = 5
+
+# Where a warning has been given, under which filters. `warnings.catch_warnings` makes new ones.
+_warned: set[tuple[object, ...]] = set()
+_filters: object = None
+
+
+def switch(on: bool) -> None:
+    """Say whether scopes entered from now on, in this process, warn of keys that nobody reads.
+
+    Example:
+        >>> from prefect_optuna.tasks.scope import param_scope
+        >>> param_scope.warn_unread(False)
+        >>> with param_scope(simulat=1):
+        ...     pass
+        >>> param_scope.warn_unread(True)
+    """
+    global enabled
+    enabled = on
+
+
+def warn(reads: Reads) -> None:
+    """Warn, at the end of an outermost scope, of what was set in it and never read."""
+    global _filters
+    if _filters is not warnings.filters:
+        _filters = warnings.filters
+        _warned.clear()
+    unread: dict[str, Origin] = {}
+    places: list[tuple[object, ...]] = []
+    for key, content in list(reads.items()):
+        if content is None:
+            continue
+        if content is AWAY:
+            return
+        origin = content[3] if content[1] is None else origin_of(content, str(key))
+        place = (key, origin) if isinstance(origin, str) else (key, id(origin[0]), origin[1])
+        # Once at each place, as Python does it, but before the costly search for names.
+        if place not in _warned:
+            places.append(place)
+            unread[str(key)] = origin
+    if unread:
+        _warned.update(places)
+        asked = {str(name) for name, content in list(reads.items()) if content is None}
+        warnings.warn(_message(unread, asked), UnreadParameterWarning, stacklevel=3)
+
+
+def _message(unread: dict[str, Origin], asked: set[str]) -> str:
+    """One line for each key, first those that may be misspelt, and not too many."""
+    hints = {key: nearest(key, asked) for key in unread}
+    lines = [
+        f"{key} was set and never read"
+        + (f"; did you mean {hints[key]}?" if hints[key] else "")
+        + f" ({describe(unread[key])})"
+        for key in sorted(unread, key=lambda key: hints[key] is None)
+    ]
+    rest = [f"... and {len(lines) - _LINES} more keys"] if len(lines) > _LINES else []
+    return "\n".join(lines[:_LINES] + rest)
+
+
+def nearest(key: str, asked: set[str]) -> str | None:
+    """The name that a key may have been meant to be: one asked for, or one of `auto_param`'s."""
+    known = asked | known_names()
+    if key in known:
+        return None
+    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    # Or the function's name is left out.
+    matches += sorted(name for name in known if name.endswith(f".{key}"))
+    return matches[0] if matches else None
+
+
+def may_be_read_elsewhere(frame: Frame) -> None:
+    """Mark all values as read: the frame goes to another process, which does not report."""
+    values, _, _, _, reads, _ = frame
+    if reads is not None:
+        reads.update(dict.fromkeys(values))
+
+
+def _before_fork() -> None:
+    may_be_read_elsewhere(get())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
+
+
+# Values that somebody sets from outside, for a whole study: of the right name and the right type.
+#
+# `param_scope` itself converts what it can and leaves the rest as it is, as the package that it
+# comes from does. Who sets `simulate.dt` for a study is told in a sentence.
+
+
+def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    """Refuse values that do not become of the type that the code takes."""
+    if not values:
+        return
+    wanted: Mapping[str, Any] = (
+        {known.name: known.default for known in auto_params()} if defaults is None else defaults
+    )
+    for key, value in flatten(values).items():
+        default = wanted.get(key, MISSING)
+        if value is None or type(default) not in CONVERTERS or _becomes(value, default):
+            continue
+        kind, given = type(default).__name__, type(value).__name__
+        if not is_secret_name(key):
+            given = f"{public_text(repr(value))} ({given})"
+        raise InvalidParameterError(
+            f"{key!r} is {'an' if kind == 'int' else 'a'} {kind}, such as {default!r}; found "
+            f"{given}."
+        )
+
+
+def _becomes(value: Any, default: Any) -> bool:
+    if isinstance(default, str) or getattr(value, "shape", ()):
+        return True
+    if isinstance(default, bool):
+        return coerce(value, True) is coerce(value, False)  # what says nothing gives the default
+    coerced = coerce(value, default)
+    if isinstance(default, float):
+        return isinstance(coerced, float)
+    fraction = isinstance(value, float) and not (math.isfinite(value) and value.is_integer())
+    return isinstance(coerced, int) and not fraction
+
+
+def check_names(values: Mapping[str, Any], read: Set[str]) -> tuple[str, ...]:
+    """Refuse a name that is misspelt.
+
+    Example:
+        >>> from prefect_optuna.tasks.scope.scope import check_names
+        >>> check_names({"simulat.dt": 1}, {"simulate.dt"})
+        Traceback (most recent call last):
+            ...
+        prefect_optuna.errors.InvalidParameterError: Nothing reads 'simulat.dt'; did ...
+    """
+    unknown = [key for key in flatten(values) if key not in read]
+    for key in unknown:
+        if (near := nearest(key, set(read))) is not None:
+            raise InvalidParameterError(f"Nothing reads {key!r}; did you mean {near!r}?")
+    return tuple(unknown)
+
+
+def unread_words(unread: Set[str], read: Set[str]) -> str:
+    """A sentence for people about keys that were set and not read.
+
+    Example:
+        >>> from prefect_optuna.tasks.scope.scope import unread_words
+        >>> unread_words({"simulat.dt"}, {"simulate.dt"})
+        "'simulat.dt' was set and not read; did you mean 'simulate.dt'?"
+    """
+    words: list[str] = []
+    for key in sorted(unread):
+        near = nearest(key, set(read))
+        words.append(
+            f"{key!r} was set and not read" + (f"; did you mean {near!r}?" if near else ".")
+        )
+    return " ".join(words)
+
+
+# The layer that gave a parameter its value: scopes from the inside out, then the default.
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The origin of a parameter's value.
+
+    Args:
+        name: the dotted key.
+        layers: everything that gives it a value, the one that counts first: where that is, and
+            the value there. Empty if nothing does.
+        hint: the known name that is nearest, where nothing gives it a value.
+
+    Example:
+        >>> from prefect_optuna.tasks.scope import param_scope
+        >>> with param_scope.labelled({"dt": 0.1}, origin="study lynx-hare"):
+        ...     with param_scope.labelled({"dt": 0.2}, origin="trial 17"):
+        ...         print(param_scope.explain("dt"))
+        dt = 0.2 from trial 17, in place of 0.1 from study lynx-hare
+    """
+
+    name: str
+    layers: tuple[tuple[str, Any], ...]
+    hint: str | None = None
+
+    @property
+    def origin(self) -> str | None:
+        """The layer that the value comes from; `None` if it has none.
+
+        Example:
+            >>> from prefect_optuna.tasks.scope import param_scope
+            >>> with param_scope.labelled({"dt": 0.2}, origin="trial 17"):
+            ...     param_scope.explain("dt").origin
+            'trial 17'
+        """
+        return self.layers[0][0] if self.layers else None
+
+    @property
+    def value(self) -> Any:
+        """The value; `None` if it has none.
+
+        Example:
+            >>> from prefect_optuna.tasks.scope import param_scope
+            >>> with param_scope.labelled({"dt": 0.2}, origin="trial 17"):
+            ...     param_scope.explain("dt").value
+            0.2
+        """
+        return self.layers[0][1] if self.layers else None
+
+    def __str__(self) -> str:
+        if not self.layers:
+            hint = (
+                f"; did you mean {self.hint}?"
+                if self.hint
+                else "; one inside another function is known once that is called"
+            )
+            return visible_line(f"{self.name} is not set, and no auto_param function has it{hint}")
+        first, *others = [f"{value!r} from {origin}" for origin, value in self.layers]
+        rest = f", in place of {', '.join(others)}" if others else ""
+        return visible_line(f"{self.name} = {first}{rest}")
+
+
+def explain(name: str, frame: Frame) -> Explanation:
+    """Explain a parameter as it is read in a frame."""
+    layers = [(describe(origin), value) for origin, value in origins_of(name, frame)]
+    if (known := find_default(name)) is not None:
+        function, default = known
+        layers = [(origin, coerce(value, default)) for origin, value in layers]
+        layers.append((f"the default in {function}", default))
+    return Explanation(name, tuple(layers), None if layers else nearest(name, set(frame[0])))
 
 
 class ParamScope(Mapping[str, Any]):
@@ -83,7 +520,7 @@ class ParamScope(Mapping[str, Any]):
         content = layer[0]
         outer = get()
         values, _, _, _, reads, recorders = outer
-        if reads is None and unread.enabled:
+        if reads is None and enabled:
             reads = {}
         own = content[0]
         put((values | own if content[2] else own, content, layer, outer, reads, recorders))
@@ -114,7 +551,7 @@ class ParamScope(Mapping[str, Any]):
                         reads[key] = content
             # In one go, for other threads may still read.
             if (parent is None or parent[4] is not reads) and any(reads.values()):
-                unread.warn(reads)
+                warn(reads)
 
     def __call__(self, name: str = "") -> Accessor:
         """A parameter by its name, whatever the name is.

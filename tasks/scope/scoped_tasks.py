@@ -22,8 +22,8 @@ from prefect.utilities.hashing import hash_objects
 from typing_extensions import Unpack
 
 from prefect_optuna.errors import InvalidParameterError
-from prefect_optuna.tasks.scope.carrying import ScopeSnapshot, capture, restore
-from prefect_optuna.tasks.scope.deferred import in_frame, is_deferred
+from prefect_optuna.tasks.scope.auto_parameters import in_frame, is_deferred
+from prefect_optuna.tasks.scope.facade import ScopeSnapshot, capture, restore
 from prefect_optuna.tasks.scope.frames import get
 
 P = ParamSpec("P")

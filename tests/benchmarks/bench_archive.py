@@ -46,7 +46,7 @@ from prefect_optuna.deployments import LocalServer
 from prefect_optuna.flows import optimize, reevaluate
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.record.signing import KEY_VARIABLES
+from prefect_optuna.tasks.archive.record.manifest import KEY_VARIABLES
 
 STEPS, COLUMNS = 100_000, ("hare", "lynx", "grass")
 TRIALS, BEST = 1000, 20

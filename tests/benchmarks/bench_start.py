@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from prefect_optuna.deployments import LocalServer
-from prefect_optuna.flows.found_server import BACKGROUND_HOME
+from prefect_optuna.flows.temporary_server import BACKGROUND_HOME
 
 PROGRAM = """
 import sys, time

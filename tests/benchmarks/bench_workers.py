@@ -37,8 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefect_optuna.blocks.redis_storage.layout import StudyKeys
-from prefect_optuna.blocks.redis_storage.scripts import COMMIT
-from prefect_optuna.blocks.redis_storage.server import Server
+from prefect_optuna.blocks.redis_storage.server import COMMIT, Server
 from prefect_optuna.flows import optimize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

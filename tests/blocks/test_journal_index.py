@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from storages_under_test import everything
 
-from prefect_optuna.blocks import JournalStudyStorage, _journal_index, _journal_storage
+from prefect_optuna.blocks import JournalStudyStorage, _journal_replay, _journal_storage
 from prefect_optuna.blocks._journal_replay import Replay
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -61,7 +61,7 @@ def objective(trial: optuna.Trial) -> float:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Journals of a few lines are worth an index."""
-    monkeypatch.setattr(_journal_index, "_WORTH", 1)
+    monkeypatch.setattr(_journal_replay, "_WORTH", 1)
 
 
 def opened(path: Path) -> Any:
@@ -93,7 +93,7 @@ def test_who_opens_a_long_journal_reads_what_its_index_has_not(
 ) -> None:
     expected = everything(opened(journal))
     assert not index_of(journal).exists()  # short ones are read at once
-    monkeypatch.setattr(_journal_index, "_WORTH", 1)
+    monkeypatch.setattr(_journal_replay, "_WORTH", 1)
     every = records_read(journal, monkeypatch)
     assert every > 60
     assert records_read(journal, monkeypatch) == 0
@@ -194,7 +194,7 @@ def test_where_no_index_can_be_written_nothing_is_left(
     expected = everything(JournalStorage(JournalFileBackend(str(journal))))
     assert everything(opened(journal)) == expected
     index_of(journal).rmdir()
-    monkeypatch.setattr(_journal_index.shutil, "disk_usage", lambda _: (1, 1, 0))
+    monkeypatch.setattr(_journal_replay.shutil, "disk_usage", lambda _: (1, 1, 0))
     assert everything(opened(journal)) == expected
     assert [path.suffix for path in journal.parent.iterdir() if "index" in path.name] == []
 

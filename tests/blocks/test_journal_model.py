@@ -37,7 +37,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from storages_under_test import everything, outcome, plain
 
-from prefect_optuna.blocks import JournalStudyStorage, _journal_index
+from prefect_optuna.blocks import JournalStudyStorage, _journal_replay
 from prefect_optuna.blocks._journal_file import os_lock
 
 EXAMPLES = int(os.environ.get("JOURNAL_MODEL_EXAMPLES", "30"))
@@ -240,8 +240,8 @@ def test_whatever_is_called_ours_and_optuna_s_own_say_the_same_of_one_file(
 ) -> None:
     """Where it is `indexed`, whoever opens the file reads an index, and writes one."""
     if indexed:
-        monkeypatch.setattr(_journal_index, "_WORTH", 1)
-        monkeypatch.setattr(_journal_index, "_PART", 1 << 60)
+        monkeypatch.setattr(_journal_replay, "_WORTH", 1)
+        monkeypatch.setattr(_journal_replay, "_PART", 1 << 60)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run_state_machine_as_test(
         OneFile,

@@ -31,7 +31,7 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
 )
 from prefect_optuna.blocks.stores.local import LocalStore
-from prefect_optuna.blocks.stores.retrying import RetryingStore
+from prefect_optuna.blocks.stores.opening import RetryingStore
 from prefect_optuna.errors import InvalidLocationError, StorageNotFoundError, StoragePermissionError
 
 
@@ -68,7 +68,7 @@ def test_a_network_that_fails_for_a_moment_is_asked_again(
 def test_a_network_that_goes_in_the_middle_of_a_write_leaves_the_old_content(
     s3: ArtifactFileSystem, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._ATTEMPTS", 2)
+    monkeypatch.setattr("prefect_optuna.blocks.stores.opening._ATTEMPTS", 2)
     s3.write_path("a", b"old")
     with FaultyNetwork(port_of(s3_server), cut_requests=10**6, after=100_000) as network:
         far = through(network, s3)
@@ -147,7 +147,7 @@ def test_a_repeated_removal_that_finds_nothing_is_done_and_a_first_one_is_an_err
 
 
 def test_a_server_that_is_gone_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._ATTEMPTS", 2)
+    monkeypatch.setattr("prefect_optuna.blocks.stores.opening._ATTEMPTS", 2)
     gone = f"http://127.0.0.1:{free_port()}"
     artifacts = ArtifactFileSystem(url="s3://tests/x", options=s3_options(gone))
     acts: list[Callable[[], object]] = [

@@ -14,8 +14,7 @@ from rich.table import Table
 from texts_under_test import HOSTILE, LETTERS, MARKDOWN, TEXTS, inline_kinds, unseen
 
 from prefect_optuna.blocks import texts
-from prefect_optuna.blocks.artifacts.faces import artifact_markdown
-from prefect_optuna.blocks.artifacts.markdown import code, escape, fenced, one_line
+from prefect_optuna.blocks.artifacts.faces import artifact_markdown, code, escape, fenced, one_line
 
 any_text = lambda test: given(TEXTS)(example(HOSTILE)(test))  # noqa: E731 - two decorators in one
 

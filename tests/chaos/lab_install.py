@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import uv
 from chaos.history import ARTIFACTS, STORAGE, Json, find_wrong
 
-from prefect_optuna.flows.pools import CLAIMS_VOLUME
+from prefect_optuna.flows._worker_runs import CLAIMS_VOLUME
 
 if TYPE_CHECKING:
     from chaos.lab import Lab

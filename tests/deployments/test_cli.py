@@ -21,7 +21,7 @@ from prefect.states import Cancelled
 from servers import free_port
 
 from prefect_optuna.blocks import as_study_storage, log_metric
-from prefect_optuna.blocks.redis_storage import sums
+from prefect_optuna.blocks.redis_storage import study_check
 from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy
 from prefect_optuna.deployments import make_process_pool
 from prefect_optuna.deployments.cli import app as application
@@ -144,7 +144,7 @@ def test_a_large_study_on_redis_is_looked_at_without_its_trials(
     monkeypatch.setattr(StudyCopy, "read_record", noted)
     monkeypatch.setattr(StudyCopy, "load", refuse)
     monkeypatch.setattr(report_flow, "_MOST_TRIALS", 20)
-    monkeypatch.setattr(sums, "_GROUP", 2)
+    monkeypatch.setattr(study_check, "_GROUP", 2)
 
     code, out, _ = call("studies", *where, "--json")
     assert code == 0
@@ -327,7 +327,7 @@ def test_a_reevaluation_is_deployed_to_where_the_study_is_deployed(call: Any) ->
 def test_a_run_that_no_worker_takes_says_so_and_one_that_is_cancelled_is_code_1(
     call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect_optuna.deployments.cli import watching
+    from prefect_optuna.deployments.cli import looking
 
     said = Event()
 
@@ -341,8 +341,8 @@ def test_a_run_that_no_worker_takes_says_so_and_one_that_is_cancelled_is_code_1(
             [run] = [run for run in client.read_flow_runs() if run.parameters.get("n_trials") == 17]
             client.set_flow_run_state(run.id, Cancelled(), force=True)
 
-    monkeypatch.setattr(watching, "_NO_WORKER_SECONDS", 0)
-    monkeypatch.setattr(watching, "note", note)
+    monkeypatch.setattr(looking, "_NO_WORKER_SECONDS", 0)
+    monkeypatch.setattr(looking, "note", note)
     problem = "prefect_optuna.flows.examples.lynx_hare:problem"
     with ThreadPoolExecutor() as pool:
         cancelled = pool.submit(cancel)

@@ -16,7 +16,7 @@ import yaml
 from prefect.settings import Settings
 
 import prefect_optuna.deployments
-from prefect_optuna.deployments.work_pools import STUDIES_QUEUE
+from prefect_optuna.deployments.pools import STUDIES_QUEUE
 
 FOLDER = Path(prefect_optuna.deployments.__file__).parent
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())

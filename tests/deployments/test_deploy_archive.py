@@ -29,7 +29,7 @@ from prefect_optuna.blocks import (
     RedisStudyStorage,
     StudyNotFoundError,
 )
-from prefect_optuna.blocks.deployed_problem import DeployedProblem
+from prefect_optuna.blocks.locations import DeployedProblem
 from prefect_optuna.deployments import LocalWorker, deploy_optimization, make_process_pool
 from prefect_optuna.errors import (
     AlreadyExistsError,

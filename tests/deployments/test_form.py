@@ -21,8 +21,7 @@ from prefect_optuna.deployments import (
     deploy_optimization,
     make_process_pool,
 )
-from prefect_optuna.deployments.deploy import Deployed
-from prefect_optuna.deployments.forms import form_of
+from prefect_optuna.deployments.deploy import Deployed, form_of
 from prefect_optuna.flows import distribute, optimize, reevaluate
 from prefect_optuna.flows.report import report_key
 

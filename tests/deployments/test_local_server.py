@@ -26,7 +26,7 @@ from servers import free_port, prefect_home, wait_until
 
 from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.deployments import LocalServer, ServerUnavailableError
-from prefect_optuna.flows.found_server import BACKGROUND_HOME, prefect_command
+from prefect_optuna.flows.temporary_server import BACKGROUND_HOME, prefect_command
 
 
 @task

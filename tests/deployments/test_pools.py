@@ -24,8 +24,8 @@ from prefect_optuna.deployments import make_pool
 from prefect_optuna.deployments.cli import main
 from prefect_optuna.deployments.pools import PoolKind, template_of
 from prefect_optuna.errors import InvalidLocationError
-from prefect_optuna.flows.pools import CLAIMS, job_variables
-from prefect_optuna.tasks.resources import Resources
+from prefect_optuna.flows._worker_runs import CLAIMS, job_variables
+from prefect_optuna.tasks.machine import Resources
 
 pytestmark = [pytest.mark.usefixtures("prefect_server")]
 

@@ -18,7 +18,7 @@ from prefect_optuna.flows.opening import checked_names, rehearse
 from prefect_optuna.flows.study import Pruner, Sampler
 from prefect_optuna.flows.temporary_server import end_temporary_server
 from prefect_optuna.tasks import Problem, auto_param
-from prefect_optuna.tasks.trial_scope import TrialScope
+from prefect_optuna.tasks.trial import TrialScope
 
 
 def objective(trial: optuna.Trial) -> float:

@@ -17,8 +17,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, PartialFixedSampler
 from prefect_optuna.blocks import InMemoryStudyStorage
 from prefect_optuna.errors import DamagedStorageError, HostilePickleError
 from prefect_optuna.flows import Problem, optimize
-from prefect_optuna.flows.cmaes_state import without_pickles
-from prefect_optuna.flows.study import Sampler, make_sampler
+from prefect_optuna.flows.study import Sampler, make_sampler, without_pickles
 from prefect_optuna.tasks import ArchivedStudy, copy_study
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -15,15 +15,15 @@ from matplotlib.axes import Axes
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import RedisStudyStorage, as_study_storage
-from prefect_optuna.deployments.cli.tables import reevaluation_table, trials_table
+from prefect_optuna.deployments.cli.output import reevaluation_table, trials_table
 from prefect_optuna.errors import NoCompleteTrialError
 from prefect_optuna.flows import Problem, optimize, reevaluate
-from prefect_optuna.flows.dispatch import run_trials
 from prefect_optuna.flows.plots import pareto_plot
-from prefect_optuna.flows.progress import best_trials_table
-from prefect_optuna.flows.reevaluation_report import render_reevaluation
+from prefect_optuna.flows.reevaluate_flow import render_reevaluation
 from prefect_optuna.flows.report import render_report
 from prefect_optuna.flows.report_flow import read_status
+from prefect_optuna.flows.task_runners import run_trials
+from prefect_optuna.flows.wording import best_trials_table
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, copy_study, diff
 from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
 from prefect_optuna.tasks.reevaluation.verdicts import Rerun, compare

@@ -18,7 +18,7 @@ from servers import wait_until
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive
-from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
+from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
 from prefect_optuna.tasks.archive.record.trial_records import trial_signature
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

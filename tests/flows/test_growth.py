@@ -13,10 +13,10 @@ from optuna.storages import BaseStorage
 
 from prefect_optuna.blocks import JournalStudyStorage
 from prefect_optuna.flows import study_run
-from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
+from prefect_optuna.flows.task_runners import InlineDispatcher
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.trial import TrialRunner
 

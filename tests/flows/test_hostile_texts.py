@@ -17,7 +17,7 @@ from texts_under_test import HOSTILE, TEXTS, inline_kinds, unseen
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments.cli import main
-from prefect_optuna.flows.reevaluation_report import render_reevaluation
+from prefect_optuna.flows.reevaluate_flow import render_reevaluation
 from prefect_optuna.flows.report import StudyStatus, render_report
 from prefect_optuna.flows.report_page import render_page
 from prefect_optuna.tasks.archive.comparison import StudyDiff

@@ -21,12 +21,12 @@ from prefect_optuna.errors import (
     InvalidSettingError,
     StorageUnavailableError,
 )
-from prefect_optuna.flows import installing
+from prefect_optuna.flows import problem_source
 from prefect_optuna.flows.problem_source import find_problem
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.code import inspection
-from prefect_optuna.tasks.archive.code.packages import lacking
+from prefect_optuna.tasks.archive.code.capture import lacking
 from prefect_optuna.tasks.archive.record import environment
 
 SCRIPT = """
@@ -66,8 +66,8 @@ def test_a_worker_looks_once_and_a_storage_that_was_away_then_is_named(
 ) -> None:
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(uuid4()))
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="prefect.engine"))
-    monkeypatch.setattr(installing, "_looked", False)
-    monkeypatch.setattr(installing, "_failure", None)
+    monkeypatch.setattr(problem_source, "_looked", False)
+    monkeypatch.setattr(problem_source, "_failure", None)
     asked: list[object] = []
 
     class Client:
@@ -86,15 +86,15 @@ def test_a_worker_looks_once_and_a_storage_that_was_away_then_is_named(
     def away(_: object) -> None:
         raise StorageUnavailableError("The study's storage is away.")
 
-    installing.enter_environment(away, dict)
-    installing.enter_environment(away, dict)
+    problem_source.enter_environment(away, dict)
+    problem_source.enter_environment(away, dict)
     assert len(asked) == 1
     with pytest.raises(StorageUnavailableError, match="storage is away"):
-        installing.require_installed(capture, Environment.capture())
+        problem_source.require_installed(capture, Environment.capture())
 
 
 def prepared(capture: Capture, there: Environment) -> Any:
-    return installing._prepared(capture, there, ["tiny 1.0"], logging.getLogger("tests"))
+    return problem_source._prepared(capture, there, ["tiny 1.0"], logging.getLogger("tests"))
 
 
 def test_what_is_missing_or_another_is_named_and_what_makes_no_difference_is_not(
@@ -140,7 +140,7 @@ def test_an_index_that_is_away_is_one_error_that_says_what_to_do(
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     with pytest.raises(EnvironmentUnavailableError, match="cannot be fetched") as refused:
         prepared(capture, recorded(tiny="1.0"))
-    text = str(installing._refusal(["tiny 1.0, which fitting.py imports"], refused.value))
+    text = str(problem_source._refusal(["tiny 1.0, which fitting.py imports"], refused.value))
     assert text.startswith(
         "This worker lacks tiny 1.0, which fitting.py imports, and cannot install it. "
         "No trial was begun.\nThe packages that were recorded cannot be fetched: "
@@ -156,8 +156,10 @@ def test_the_package_of_the_worker_and_what_reaches_its_places_are_in_the_enviro
     folder = built.package()
     assert (folder / "prefect_optuna" / "flows" / "work.py").exists()
     assert built.package() == folder
-    assert "psycopg" in installing.needed_here(installing._PLACES)  # the tests have that extra
-    assert "psycopg" not in installing.needed_here()
+    assert "psycopg" in problem_source.needed_here(
+        problem_source._PLACES
+    )  # the tests have that extra
+    assert "psycopg" not in problem_source.needed_here()
     variables = built.variables({"PYTHONPATH": "/elsewhere", "PREFECT_API_URL": "x"}, folder)
     assert variables["PYTHONPATH"] == str(folder)
     assert variables["PREFECT_API_URL"] == "x"
@@ -171,14 +173,14 @@ def test_how_a_runner_reaches_its_process_is_told_to_the_one_that_goes_on(
         monkeypatch.setenv(name, value)
     control_listener.reset_for_testing()
     control_listener.configure_from_env()  # as Prefect's engine does first of all
-    assert installing._control() == told
+    assert problem_source._control() == told
     control_listener.reset_for_testing()
-    assert installing._control() == {}
+    assert problem_source._control() == {}
 
 
 def test_a_program_is_not_replaced(capture: Capture) -> None:
     with pytest.raises(EnvironmentUnavailableError, match=r"lacks tiny 1\.0.*deploy --install"):
-        installing.require_installed(capture, recorded(tiny="1.0"))
+        problem_source.require_installed(capture, recorded(tiny="1.0"))
     with pytest.raises(InvalidSettingError, match="`install` are of a problem that comes out"):
         find_problem(lambda trial: 1.0, directions=None, study_name=None, version=None,
                      trusted=False, install=True, storage=None, artifacts=None)  # fmt: skip

@@ -18,12 +18,12 @@ from pydantic import BaseModel, model_serializer
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments import LocalServer
-from prefect_optuna.flows.interruption import interruptible, note_study
+from prefect_optuna.flows.study_flow import interruptible, note_study
 from prefect_optuna.flows.task_runners import ctrl_c_waits
 
 SLOW_TO_END = """
 import sys, threading, time
-from prefect_optuna.flows.interruption import interruptible, note_study
+from prefect_optuna.flows.study_flow import interruptible, note_study
 
 with interruptible():
     note_study(lambda: "Study 'slow' keeps its 3 finished trials; the same call goes on with it.")

@@ -313,7 +313,7 @@ def test_a_study_whose_picture_cannot_be_kept_is_whole(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     artifacts, cable = artifacts_behind_a_cable
-    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._SECONDS", 0.5)
+    monkeypatch.setattr("prefect_optuna.blocks.stores.opening._SECONDS", 0.5)
     monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_PATIENCE", "0.3")
     problem = Problem(suggest=suggest, run=short_run, evaluate=evaluate)
     with away_in_mid_study(cable.out, for_good=True):
@@ -341,7 +341,7 @@ def test_a_result_waits_for_the_place_of_its_archive(
     artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifacts, cable = artifacts_behind_a_cable
-    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._SECONDS", 0.5)
+    monkeypatch.setattr("prefect_optuna.blocks.stores.opening._SECONDS", 0.5)
     block = JournalStudyStorage(path="s.journal")
     with away_in_mid_study(cable.out):
         optimize(PROBLEM, study_name="s", n_trials=6, storage=block, artifacts=artifacts)
@@ -353,7 +353,7 @@ def test_a_result_waits_for_a_store_that_is_too_busy(
     s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answers 503 to everything."""
-    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._SECONDS", 0.5)
+    monkeypatch.setattr("prefect_optuna.blocks.stores.opening._SECONDS", 0.5)
     block = JournalStudyStorage(path="s.journal")
     s3_filesystem(s3_server)  # makes the bucket
     with BusyStore(int(s3_server.rpartition(":")[2])) as store:
@@ -389,7 +389,7 @@ def test_when_patience_ends_no_trial_has_failed_and_the_next_run_goes_on(
     artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifacts, cable = artifacts_behind_a_cable
-    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._SECONDS", 0.5)
+    monkeypatch.setattr("prefect_optuna.blocks.stores.opening._SECONDS", 0.5)
     block = JournalStudyStorage(path="s.journal")
     arguments: dict[str, Any] = {"study_name": "s", "n_trials": 6, "storage": block}
     arguments["artifacts"] = artifacts
@@ -416,7 +416,7 @@ def test_what_an_objective_logs_waits_as_well(
     artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifacts, cable = artifacts_behind_a_cable
-    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._SECONDS", 0.5)
+    monkeypatch.setattr("prefect_optuna.blocks.stores.opening._SECONDS", 0.5)
 
     name = f"outage-{uuid4().hex[:8]}"
     artifacts.save(name)

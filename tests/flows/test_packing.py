@@ -12,7 +12,7 @@ from servers import wait_until
 from prefect_optuna.blocks import ArtifactFileSystem, JournalStudyStorage
 from prefect_optuna.flows import optimize
 from prefect_optuna.tasks import ArchivedStudy, Problem
-from prefect_optuna.tasks.archive.series import packs
+from prefect_optuna.tasks.archive.series import blobs
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -33,7 +33,7 @@ def evaluate(result: dict[str, np.ndarray]) -> float:
 def test_many_trials_are_few_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(packs, "_FILES", 10)
+    monkeypatch.setattr(blobs, "_FILES", 10)
     artifacts = ArtifactFileSystem(url=str(tmp_path / "artifacts"))
 
     def short(params: dict[str, float]) -> dict[str, np.ndarray]:

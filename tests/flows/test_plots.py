@@ -19,8 +19,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from prefect_optuna.blocks.study_summary import best_first, pareto_front
-from prefect_optuna.flows.plot_style import figure_png, thumbnail
-from prefect_optuna.flows.plots import history_plot, pareto_plot, series_plot
+from prefect_optuna.flows.plots import figure_png, history_plot, pareto_plot, series_plot, thumbnail
 
 BLUE = (0, 114, 178)
 VERMILION = (213, 94, 0)

@@ -24,23 +24,23 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.flows.best_picture import BestPicture
-from prefect_optuna.flows.gallery import PICTURES, draw_gallery
-from prefect_optuna.flows.param_plots import (
+from prefect_optuna.flows.gallery import (
+    PICTURES,
+    BestPicture,
+    TimeShare,
     contour_plot,
+    draw_gallery,
     importances_of,
     importances_plot,
     parallel_plot,
     slices_plot,
 )
-from prefect_optuna.flows.plots import series_plot
-from prefect_optuna.flows.study_status import StudyStatus
-from prefect_optuna.flows.time_share import TimeShare
-from prefect_optuna.flows.timeline_plot import timeline_plot
+from prefect_optuna.flows.plots import series_plot, timeline_plot
+from prefect_optuna.flows.study_result import StudyStatus
 from prefect_optuna.tasks.archive import OptunaArchive
-from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
+from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
 from prefect_optuna.tasks.problem import Problem
-from prefect_optuna.tasks.trial_scope import TrialScope
+from prefect_optuna.tasks.trial import TrialScope
 
 pytestmark = pytest.mark.slow  # the fast ones draw by test_plots.py and test_report.py
 

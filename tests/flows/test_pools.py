@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import WorkPool
 
 import prefect_optuna.deployments
 from prefect_optuna.blocks import InvalidSettingError
-from prefect_optuna.flows.pools import CLAIMS, job_variables
-from prefect_optuna.tasks.resources import Resources
+from prefect_optuna.flows._worker_runs import CLAIMS, job_variables
+from prefect_optuna.tasks.machine import Resources
 
 NEEDS = Resources(cpus=2, memory="4 GiB", gpus=1)
 KUBERNETES = Path(prefect_optuna.deployments.__file__).parent / "kubernetes" / "work-pool.json"

@@ -16,7 +16,7 @@ from prefect.logging import get_logger
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 
-from prefect_optuna.flows.progress import StudyProgress, best_trials_table
+from prefect_optuna.flows.wording import StudyProgress, best_trials_table
 
 
 def terminal(width: int = 120) -> Console:

@@ -29,8 +29,8 @@ from servers import free_port, wait_until
 from prefect_optuna import ArchivedStudy, OptunaArchive, Problem, log_artifact
 from prefect_optuna.blocks.artifacts import trial_log
 from prefect_optuna.blocks.artifacts.faces import artifact_key
-from prefect_optuna.flows.gallery import Gallery
-from prefect_optuna.flows.plot_style import figure_png
+from prefect_optuna.flows.gallery import Gallery, TimeShare
+from prefect_optuna.flows.plots import figure_png
 from prefect_optuna.flows.report import (
     Report,
     ReportPublisher,
@@ -41,7 +41,6 @@ from prefect_optuna.flows.report import (
 )
 from prefect_optuna.flows.report_flow import read_status
 from prefect_optuna.flows.report_page import render_page
-from prefect_optuna.flows.time_share import TimeShare
 from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.deployments import LocalWorker, deploy_worker, make_process_pool
 from prefect_optuna.flows import Problem, StudyResult, distribute, optimize
 from prefect_optuna.tasks import ArchivedStudy, param_scope
-from prefect_optuna.tasks.machine import DEVICES
-from prefect_optuna.tasks.resources import Resources
+from prefect_optuna.tasks.machine import DEVICES, Resources
 
 pytestmark = [
     pytest.mark.usefixtures("prefect_server"),

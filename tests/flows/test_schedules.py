@@ -15,8 +15,7 @@ from wheels_under_test import install_here, only_these_wheels, record_only
 from prefect_optuna.blocks import ArchiveError, InvalidSettingError, as_study_storage
 from prefect_optuna.errors import DriftError, EnvironmentUnavailableError
 from prefect_optuna.flows import optimize, reevaluate
-from prefect_optuna.flows.opening import checked_arguments
-from prefect_optuna.flows.study_series import WARM
+from prefect_optuna.flows.opening import WARM, checked_arguments
 from prefect_optuna.tasks import ArchivedStudy
 from prefect_optuna.tasks.environments import newest_version
 
@@ -142,7 +141,7 @@ def test_each_study_of_a_row_begins_with_the_best_of_the_last_one(
     with monkeypatch.context() as patch:
         # A second later.
         name = first.study_name[:-6] + f"{int(first.study_name[-6:]) + 1:06}"
-        patch.setattr("prefect_optuna.flows.study_series.StudySeries.of_run", _series(name))
+        patch.setattr("prefect_optuna.flows.opening.StudySeries.of_run", _series(name))
         second = optimize(parabola, study_name="weekly", n_trials=4, warm_start=2, seed=2)
         optimize(parabola, study_name="weekly", n_trials=5, warm_start=2, seed=2)  # goes on
     trials = storage.load_study(second.study_name).trials
@@ -160,7 +159,7 @@ def test_each_study_of_a_row_begins_with_the_best_of_the_last_one(
 
 
 def _series(name: str) -> Any:
-    from prefect_optuna.flows.study_series import StudySeries
+    from prefect_optuna.flows.opening import StudySeries
 
     def of_run(base: str, _: int) -> StudySeries:
         return StudySeries(base, name)

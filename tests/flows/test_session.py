@@ -25,7 +25,6 @@ from prefect_optuna.blocks import (
     SQLStudyStorage,
     StorageUnavailableError,
 )
-from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import (
     MARK,
     MAX_REPETITIONS,
@@ -41,6 +40,7 @@ from prefect_optuna.flows.session import (
 )
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
+from prefect_optuna.flows.task_runners import InlineDispatcher
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.trial import TrialRunner
 

@@ -39,7 +39,7 @@ from prefect_optuna.flows.session import Session, is_lost
 from prefect_optuna.flows.spool import Spool, SpooledTrial, TrialKeeper
 from prefect_optuna.tasks import ArchivedStudy
 from prefect_optuna.tasks.archive import read_result
-from prefect_optuna.tasks.archive.series.writer import EncodedResult
+from prefect_optuna.tasks.archive.series.results import EncodedResult
 from prefect_optuna.tasks.trial import Outcome
 
 pytestmark = [
@@ -180,7 +180,7 @@ def test_a_result_that_could_not_be_archived_is_archived_by_the_next_run(
     s3_server: str, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_PATIENCE", "1")
-    monkeypatch.setattr("prefect_optuna.blocks.stores.retrying._SECONDS", 0.5)
+    monkeypatch.setattr("prefect_optuna.blocks.stores.opening._SECONDS", 0.5)
     s3_filesystem(s3_server)  # makes the bucket
     with Cable(int(s3_server.rpartition(":")[2])) as cable:
         options = {"connect_timeout": 1, "read_timeout": 1, "retries": {"max_attempts": 1}}

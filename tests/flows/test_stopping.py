@@ -16,7 +16,7 @@ from servers import wait_until
 
 from prefect_optuna.blocks import JournalStudyStorage
 from prefect_optuna.flows.session import is_lost
-from prefect_optuna.tasks.stopping import Stopping
+from prefect_optuna.tasks.trial import Stopping
 
 HEAD = """
     import sys, time

@@ -15,7 +15,7 @@ from rich.table import Table
 from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.deployments import deploy_worker
 from prefect_optuna.flows import optimize
-from prefect_optuna.flows.interruption import interruptible, note_study
+from prefect_optuna.flows.study_flow import interruptible, note_study
 from prefect_optuna.tasks import ArchivedStudy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

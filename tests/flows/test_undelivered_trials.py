@@ -10,10 +10,10 @@ import redis
 from optuna.samplers import RandomSampler
 
 from prefect_optuna.blocks import RedisStudyStorage
-from prefect_optuna.flows.dispatch import InlineDispatcher
 from prefect_optuna.flows.session import Session
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
+from prefect_optuna.flows.task_runners import InlineDispatcher
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.trial import Assignment, LiveTrial, TrialRunner
 

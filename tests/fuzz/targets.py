@@ -41,17 +41,16 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks.artifacts import decode, encode, find_handler, objects
-from prefect_optuna.blocks.stores import fsspec_store
+from prefect_optuna.blocks.artifacts import decode, encode, find_handler, records
+from prefect_optuna.blocks.stores import opening
 from prefect_optuna.flows.spool import Spool, TrialKeeper
 from prefect_optuna.tasks import ArchivedStudy, Environment, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture, decode_result, encode_result
-from prefect_optuna.tasks.archive.carrying.deployed import pack_problem, unpack_problem
+from prefect_optuna.tasks.archive.carrying.portable import pack_problem, unpack_problem
 from prefect_optuna.tasks.archive.record.environment import requirements_text
 from prefect_optuna.tasks.archive.series import series_table
-from prefect_optuna.tasks.archive.series.packs import pack_files, packed
-from prefect_optuna.tasks.archive.series.results import decode_series
-from prefect_optuna.tasks.archive.series.writer import EncodedResult
+from prefect_optuna.tasks.archive.series.blobs import pack_files, packed
+from prefect_optuna.tasks.archive.series.results import EncodedResult, decode_series
 from prefect_optuna.tasks.persistence.container import Container, write_container
 from prefect_optuna.tasks.trial import Outcome
 
@@ -275,9 +274,9 @@ class _InTurn(contextlib.nullcontext[Any]):
 def _at_once() -> Generator[None]:
     """Files in memory are read without threads, and one that is missing is not looked for twice."""
     with (
-        patch.object(fsspec_store, "ThreadPoolExecutor", _InTurn),
+        patch.object(opening, "ThreadPoolExecutor", _InTurn),
         patch.object(series_table, "ThreadPoolExecutor", _InTurn),
-        patch.object(objects.time, "sleep", lambda _: None),
+        patch.object(records.time, "sleep", lambda _: None),
     ):
         yield
 

@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from prefect_optuna.tasks.archive.code.inspection import ARCHIVED_AS
-from prefect_optuna.tasks.reevaluation.asked import what_is_asked_for
+from prefect_optuna.tasks.reevaluation.replay import what_is_asked_for
 
 THEN = datetime(2024, 2, 29, 12)  # noqa: DTZ001 - as Optuna has them
 

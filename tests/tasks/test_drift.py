@@ -19,9 +19,9 @@ from optuna.trial import TrialState
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.inputs import files_read
-from prefect_optuna.tasks.reevaluation.drift import likely_cause
 from prefect_optuna.tasks.reevaluation.rerun import ArchivedTrial, RerunAnswer, RerunRequest, rerun
 from prefect_optuna.tasks.reevaluation.verdicts import Rerun, compare
+from prefect_optuna.tasks.reevaluation.why import likely_cause
 
 HERE = Environment.capture()
 

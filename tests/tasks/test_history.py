@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.tasks.archive.record.trial_records import MARK
-from prefect_optuna.tasks.reevaluation.history import histories
+from prefect_optuna.tasks.reevaluation.replay import histories
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001 - as Optuna has them
 

@@ -29,8 +29,8 @@ from prefect_optuna.tasks.inputs import (
     note_inputs,
     read_inputs,
 )
-from prefect_optuna.tasks.reevaluation.drift import likely_cause
 from prefect_optuna.tasks.reevaluation.rerun import RerunRequest, rerun
+from prefect_optuna.tasks.reevaluation.why import likely_cause
 from prefect_optuna.tasks.trial import Assignment, TrialRunner
 
 VERSION = "0123456789abcdef"

@@ -15,8 +15,7 @@ from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.reevaluation.replay import Past, Replay
 from prefect_optuna.tasks.reevaluation.rerun import ArchivedTrial, RerunRequest, rerun
-from prefect_optuna.tasks.reevaluation.uploads import Uploads, uploads_of
-from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation, compare
+from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation, Uploads, compare, uploads_of
 
 
 def quadratic(trial: optuna.Trial) -> float:

@@ -20,12 +20,12 @@ from prefect_optuna.tasks.machine import (
     DEVICES,
     THREAD_VARIABLES,
     Machine,
+    Resources,
     Share,
     jobs_here,
     require_room,
     share_of_trial,
 )
-from prefect_optuna.tasks.resources import Resources
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_a_process_that_is_killed_gives_back_what_it_had() -> None:
     program = (
         "import sys\n"
         "from prefect_optuna.tasks.machine import Share\n"
-        "from prefect_optuna.tasks.resources import Resources\n"
+        "from prefect_optuna.tasks.machine import Resources\n"
         "share = Share(Resources(gpus=2))\n"
         "share.take()\n"
         "print('taken', flush=True)\n"

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from prefect_optuna.errors import InvalidSettingError
-from prefect_optuna.tasks.selection import select_trials
+from prefect_optuna.tasks.reevaluation.verdicts import select_trials
 
 
 @pytest.fixture

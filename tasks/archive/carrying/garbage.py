@@ -16,7 +16,7 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks.artifacts.records import ArtifactVersion
-from prefect_optuna.blocks.study_identity import OWNERS, storage_identity, uuid_of
+from prefect_optuna.blocks.study_storage import OWNERS, storage_identity, uuid_of
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.errors import ArtifactNotFoundError
 from prefect_optuna.tasks.archive.series.blobs import blob_store, needed_paths

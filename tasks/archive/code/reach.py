@@ -34,43 +34,46 @@ import numpy as np
 import optuna
 
 from prefect_optuna.blocks._secrets import SecretVariables, secret_paths
-from prefect_optuna.blocks.codec.arrays import npy_bytes
-from prefect_optuna.blocks.codec.tables import table_kind
+from prefect_optuna.blocks.codec.tables import npy_bytes, table_kind
 from prefect_optuna.blocks.codec.values import encode_value
 from prefect_optuna.errors import CaptureError
-from prefect_optuna.tasks.archive.code.changes import Change, encoded, patches, settings
 from prefect_optuna.tasks.archive.code.inspection import (
     ARCHIVED_IMPORTS,
+    CANNOT,
+    Chain,
+    Parts,
+    References,
+    RefusedError,
     absolute_name,
     changed_attributes,
+    described,
     distribution_of,
     functions_in,
     import_path,
     imported_module,
+    installed_name,
     instance_state,
     is_installed,
+    local_imports,
     method_name,
     module_label,
     owner_of,
-)
-from prefect_optuna.tasks.archive.code.references import (
-    Chain,
-    References,
-    local_imports,
     references,
-)
-from prefect_optuna.tasks.archive.code.refusals import (
-    CANNOT,
-    RefusedError,
-    described,
     secret_by_name,
+    take_apart,
     titled,
     too_large,
     unknown_value,
 )
 from prefect_optuna.tasks.archive.code.sources import parse
-from prefect_optuna.tasks.archive.code.taking_apart import Parts, installed_name, take_apart
-from prefect_optuna.tasks.archive.code.verified_sources import StatementSource, VerifiedSources
+from prefect_optuna.tasks.archive.code.verified_sources import (
+    Change,
+    StatementSource,
+    VerifiedSources,
+    encoded,
+    patches,
+    settings,
+)
 from prefect_optuna.tasks.archive.series.results import encode_result
 
 _MAX_INLINE = 1024  # bytes of an array; what is larger is a blob of its own

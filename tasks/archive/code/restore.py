@@ -28,12 +28,15 @@ from prefect_optuna.blocks.codec.untrusted import array_size, read_npy
 from prefect_optuna.blocks.codec.values import decode_value
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.errors import OtherPythonWarning
+from prefect_optuna.tasks.archive.code.capture import require_packages
 from prefect_optuna.tasks.archive.code.inspection import (
     ARCHIVED_AS,
     ARCHIVED_FILE,
     ARCHIVED_IMPORTS,
+    Parts,
+    fill_in,
+    put_together,
 )
-from prefect_optuna.tasks.archive.code.packages import require_packages
 from prefect_optuna.tasks.archive.code.review import (
     CODE_TAGS,
     module_sources,
@@ -41,7 +44,6 @@ from prefect_optuna.tasks.archive.code.review import (
     tag_of,
 )
 from prefect_optuna.tasks.archive.code.sources import compile_function, compile_statement
-from prefect_optuna.tasks.archive.code.taking_apart import Parts, fill_in, put_together
 from prefect_optuna.tasks.archive.series.results import decode_result
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The manifest: what a study's user attributes say about its archive.
+"""The manifest: what a study's user attributes say about its archive, and who signed it.
 
 It is small, however large the archive is, because storages limit an attribute (MySQL: 64 KB).
 It names blobs by their SHA-256 digest, those name others, and so it vouches for all of them.
@@ -10,18 +10,278 @@ storage needs to have a transaction for that.
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import hashlib
+import hmac
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+import numpy as np
 from optuna import Study
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from prefect_optuna.blocks import ArchiveError
-from prefect_optuna.blocks.study_identity import storage_identity
-from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.blocks import ArchiveError, InvalidSettingError, StorageUnavailableError
+from prefect_optuna.blocks._secrets import SecretVariables
+from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.blocks.study_storage import storage_identity
+from prefect_optuna.errors import CaptureError
+from prefect_optuna.tasks.archive.code.inspection import described, secret_value
+
+# User attributes of studies and trials: which names are free, and what may be in them.
+
+
+RESULT_KEY = "result"
+"""The user attribute of a trial that refers to its archived result."""
+
+SCOPE_KEY = "scope"
+"""The user attribute of a trial that says which parameters of the scope it read, as JSON."""
+
+KEY_ENTRYPOINT = "entrypoint:"
+"""Attributes that start like this belong to the archive, as in studies of its predecessor."""
+
+RESERVED = ("backupContext", KEY_ENTRYPOINT, "axis:", "timeseries:", "signature")
+"""Prefixes of the names of the archive's own attributes."""
+
+_OF_TRIALS = ("result", "scope", "error", "shared_random", "told_to_prune")
+_MAX_JSON = 60_000  # bytes; MySQL's limit for an attribute is 65,535
+
+
+def checked_key(key: str, of: str) -> str:
+    """Return the name of an attribute if it is free for people to use."""
+    if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidSettingError(f"The name of a {of}'s data is a word; found {key!r}.")
+    taken = [start for start in RESERVED if key.startswith(start)]
+    if of == "trial" and key in _OF_TRIALS:
+        taken.append(key)
+    if taken:
+        raise InvalidSettingError(
+            f"{key!r} is no name for a {of}'s data: {taken[0]!r} is kept for the archive itself. "
+            "Take another name, such as "
+            f"'my_{key.rpartition(':')[2].removeprefix('backupContext') or 'data'}'."
+        )
+    return key
+
+
+def is_of_the_archive(key: str) -> bool:
+    """Tell whether an attribute of a trial belongs to the archive: its own code has not set it."""
+    return key in _OF_TRIALS or key.startswith(RESERVED)
+
+
+def plain_json(key: str, value: Any) -> Any:
+    """Turn a value into JSON that every storage takes, and every reader understands.
+
+    Example:
+        >>> import numpy as np
+        >>> from prefect_optuna.tasks.archive.record.manifest import plain_json
+        >>> plain_json("span", (np.float64(1.5), np.arange(2)))
+        [1.5, [0, 1]]
+    """
+    try:
+        text = json.dumps(value, default=_plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CaptureError(
+            f"{key!r} cannot be an attribute: {error}. Expected numbers, text, dates, lists and "
+            "mappings of those. What `run` needs goes to context_add(name, value); anything else "
+            "is kept as a file by log_artifact."
+        ) from None
+    if len(text) > _MAX_JSON:
+        raise CaptureError(
+            f"{key!r} has {len(text):,} bytes as JSON, and attributes have at most {_MAX_JSON:,}, "
+            "for not every database takes more. Keep numbers along an axis by "
+            "trial_add_timeseries, an array that `run` needs by context_add, a file by "
+            "log_artifact."
+        )
+    plain = json.loads(text)
+    if variable := SecretVariables.here().name_in(plain):
+        raise CaptureError(secret_value(repr(key), variable))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufU":
+        # Before it becomes a list, which takes many times the memory.
+        if value.nbytes > _MAX_JSON * 8:
+            raise ValueError(
+                f"it has an array of {value.size:,} values, which is too large for one"
+            )
+        return value.tolist()
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"it holds {described(value)}")
+
+
+# Signatures: who wrote a part of an archive can be told, and that it has not changed since.
+#
+# A signature is an HMAC-SHA256 of JSON that says what is signed, of which archive, and what it
+# holds. It names its key by an id that gives nothing of the key away. Keys stay in the process
+# that signs: they are in no repr, no pickle and no file.
+
+
+MIN_KEY_LENGTH = 16
+"""The minimum length of a key, in characters; 32 from `secrets.token_hex(16)` are a good one."""
+
+KEY_VARIABLES = (
+    "PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY",
+    "PREFECT_INTEGRATIONS_OPTUNA_ARCHIVE_KEY_BLOCK",
+)
+"""The environment variables that hold keys, or say where they are."""
+
+
+_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)
+_LEVELS = 30
+_PLAIN = frozenset({str, float, int, bool, type(None)})
+
+
+def _sorts_as_it_is(content: Any) -> bool:
+    """Tell whether all keys are ASCII text, not looking into what is nested deeply."""
+    level = [content]
+    for _ in range(_LEVELS):
+        inside: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                if not "".join(item).isascii():  # a TypeError, where one is no text
+                    return False
+                inside += item.values()
+            elif kind is list or kind is tuple:
+                inside += item
+            elif kind not in _PLAIN:
+                return False
+        if not inside:
+            return True
+        level = inside
+    return False
+
+
+def canonical(content: Any) -> bytes:
+    """One form of JSON for one content, whichever storage it has been through."""
+    try:
+        with suppress(TypeError):
+            if _sorts_as_it_is(content):
+                return _SORTED.encode(content).encode("ascii")
+        # JSON makes text of a key that is a number, and sorts before it does.
+        content = json.loads(json.dumps(content))
+        return _SORTED.encode(content).encode("ascii")
+    except (TypeError, ValueError) as error:
+        raise ArchiveError(
+            f"Only what is JSON can be signed: {error}. Keep attributes of studies and trials to "
+            "numbers, text, lists and mappings."
+        ) from None
+
+
+class SigningKeys:
+    """The keys of an archive: the first one signs, and all of them verify.
+
+    Example:
+        >>> from prefect_optuna.tasks.archive.record.manifest import SigningKeys
+        >>> keys = SigningKeys("correct horse battery staple")
+        >>> keys
+        SigningKeys(85588aed)
+        >>> signature = keys.sign("version", "0b8f", {"first_trial": 0})
+        >>> keys.problem("version", "0b8f", {"first_trial": 0}, signature)
+        ''
+        >>> keys.problem("version", "0b8f", {"first_trial": 1}, signature)
+        'has been changed after it was signed'
+    """
+
+    def __init__(self, key: SecretStr | str) -> None:
+        text = key.get_secret_value() if isinstance(key, SecretStr) else key
+        keys = [word.strip().encode() for word in text.split(",") if word.strip()]
+        if not keys or min(map(len, keys)) < MIN_KEY_LENGTH:
+            raise InvalidSettingError(
+                f"A key for signing archives has {MIN_KEY_LENGTH} characters or more, and a comma "
+                f"ends it; found one of {min(map(len, keys), default=0)}. Make one with: "
+                'python -c "import secrets; print(secrets.token_hex(16))"'
+            )
+        self._keys = {_key_id(secret): secret for secret in keys}
+
+    @classmethod
+    def configured(cls, key: SecretStr | str | None = None) -> SigningKeys | None:
+        """The keys that were given, or else those of the settings; `None` without any."""
+        if key is not None:
+            return cls(key)
+        settings = OptunaSettings.here()
+        if settings.archive_key is not None:
+            return cls(settings.archive_key)
+        if settings.archive_key_block is not None:
+            return cls(_from_block(settings.archive_key_block))
+        return None
+
+    @property
+    def id(self) -> str:
+        """The id of the key that signs: eight hexadecimal digits."""
+        return next(iter(self._keys))
+
+    def sign(self, what: str, uuid: str, content: Any) -> dict[str, str]:
+        """Sign a part of an archive."""
+        return {"key": self.id, "hmac": _hmac(self._keys[self.id], what, uuid, content)}
+
+    def problem(self, what: str, uuid: str, content: Any, signature: Any) -> str:
+        """Say why a signature does not hold, as the rest of a sentence; empty if it holds."""
+        if signature is None:
+            return "is not signed"
+        try:
+            key_id, digest = str(signature["key"]), str(signature["hmac"])
+        except (KeyError, TypeError):
+            return "has something in place of a signature"
+        if key_id not in self._keys:
+            return f"is signed with the key {key_id!r}, and the keys here are {self!r}"
+        expected = _hmac(self._keys[key_id], what, uuid, content)
+        if hmac.compare_digest(expected.encode(), digest.encode()):
+            return ""
+        return "has been changed after it was signed"
+
+    def __repr__(self) -> str:
+        return f"SigningKeys({', '.join(self._keys)})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "A key for signing archives is not sent to other processes. Sign where it is "
+            "configured."
+        )
+
+
+def _key_id(key: bytes) -> str:
+    return hmac.new(key, b"prefect-optuna key id", hashlib.sha256).hexdigest()[:8]
+
+
+def _hmac(key: bytes, what: str, uuid: str, content: Any) -> str:
+    message = canonical({"signs": f"prefect-optuna/{what}", "uuid": uuid, "content": content})
+    return hmac.digest(key, message, "sha256").hex()
+
+
+def _from_block(name: str) -> str:
+    from prefect.blocks.system import Secret
+
+    name = name.removeprefix("secret/")
+    try:
+        block: Any = Secret.load(name, _sync=True)  # pyright: ignore[reportCallIssue]
+    except ValueError as error:
+        raise StorageUnavailableError(
+            f"The key for signing archives could not be loaded: {error} `prefect block ls` lists "
+            f"the saved blocks; {KEY_VARIABLES[0]} takes the key itself."
+        ) from error
+    value = block.get()
+    if not isinstance(value, str):
+        raise InvalidSettingError(
+            f"The block secret/{name} has to hold the key as text, found {type(value).__name__}."
+        )
+    return value
+
 
 BACKUP_CONTEXT = "backupContext"
 """The user attribute of a study that holds the manifest of its archive; with a colon and the id

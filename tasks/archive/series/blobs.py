@@ -1,4 +1,4 @@
-"""Blobs: files that are named after the SHA-256 digest of what is in them.
+"""Blobs, files named after the digest of what is in them, and packs of many of them.
 
 Studies of one code share them. A study's folder lists the blobs that it needs, in files below
 `needs/`, so that what nobody needs any more can be told, and removed beside whoever writes.
@@ -6,14 +6,218 @@ Studies of one code share them. A study's folder lists the blobs that it needs, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
+import os
+import zipfile
 from collections.abc import Callable, Container, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
+
+from optuna import Study
+from optuna.trial import FrozenTrial
+from prefect.logging import get_logger
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
-from prefect_optuna.blocks.artifacts.objects import ContentStore
+from prefect_optuna.blocks._secrets import error_words
+from prefect_optuna.blocks.artifacts.records import ContentStore
 from prefect_optuna.errors import ArtifactNotFoundError
-from prefect_optuna.tasks.archive.series.packs import packed
+
+# Packs: the files of many trials in one ZIP file each.
+#
+# A pack lies in `studies/<uuid>/packs/`. Its entries are not compressed, and are called as the
+# files were below the study's folder: any unzip takes them out. A pack never changes. A file is
+# looked for in its own place first, then in the packs.
+
+
+LARGE = 1 << 20
+"""Largest size of a file in a pack, in bytes; the place of a larger one costs least."""
+
+_FILES = 256  # of a pack
+_KEPT = 1024  # packs whose contents are remembered
+_LOCAL_HEADER = 30  # bytes, before the entry's name and its extra field
+
+_Entries = Mapping[str, tuple[int, int]]
+_entries: dict[str, _Entries] = {}
+_known: dict[str, list[str]] = {}  # the packs of a folder, when it was last listed
+
+
+def file_references(trials: Iterable[FrozenTrial], at_most: float = math.inf) -> dict[str, str]:
+    """The paths of the files that attributes of trials refer to, with their SHA-256.
+
+    Args:
+        trials: whose they are.
+        at_most: the size in bytes of the largest one that is wanted.
+    """
+    references: dict[str, str] = {}
+    for trial in trials:
+        for value in trial.user_attrs.values():
+            if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
+                path, size = value.get("path"), value.get("bytes", 0)
+                if isinstance(path, str) and not (isinstance(size, int) and size > at_most):
+                    references[path] = value["sha256"]
+    return references
+
+
+def packed(artifacts: ArtifactFileSystem, path: str, digest: str) -> bytes | None:
+    """The content of a file from the packs of its study; `None` if none of them has it."""
+    folder, name = _parts(path)
+    place = artifacts.location(folder)
+    looked: list[str] = []
+    for packs in (_known.get(place, ()), None):  # listed again only for what is in none of them
+        if packs is None:
+            packs = _known[place] = artifacts.ls(f"{folder}/packs")
+        for pack in packs:
+            if pack in looked or (entry := _entries_of(artifacts, pack).get(name)) is None:
+                continue
+            looked.append(pack)
+            content = _read(artifacts, pack, *entry)
+            if hashlib.sha256(content).hexdigest() == digest:
+                return content
+    return None
+
+
+def compact(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
+    """Put those files of trials that are still in their own places into packs.
+
+    Args:
+        artifacts: where they are.
+        files: the SHA-256 of each, by path.
+
+    Returns:
+        How many files are in packs now that were not.
+    """
+    count = 0
+    for folder in {_parts(path)[0] for path in files}:
+        there = [*artifacts.glob(f"{folder}/trials/*"), *artifacts.glob(f"{folder}/series/**")]
+        count += pack_files(artifacts, {path: files[path] for path in there if path in files})
+    return count
+
+
+def pack_files(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
+    """Put files of a study into packs, and remove them from their own places.
+
+    Whatever it is interrupted by, each file is in its place or in a pack, or in both. What is
+    damaged stays where it is.
+    """
+    count, paths = 0, sorted(files)
+    for first in range(0, len(paths), _FILES):
+        some = paths[first : first + _FILES]
+        try:
+            contents = artifacts.read_many(some)
+        except ArtifactNotFoundError:  # another process packs them, too
+            contents = artifacts.read_many([path for path in some if artifacts.exists(path)])
+        whole = {
+            path: content
+            for path, content in contents.items()
+            if hashlib.sha256(content).hexdigest() == files[path]
+        }
+        count += _pack(artifacts, whole)
+    return count
+
+
+def _pack(artifacts: ArtifactFileSystem, files: Mapping[str, bytes]) -> int:
+    if not files:
+        return 0
+    folder, _ = _parts(next(iter(files)))
+    names = {
+        name for pack in artifacts.ls(f"{folder}/packs") for name in _entries_of(artifacts, pack)
+    }
+    new = {
+        path: content
+        for path, content in files.items()
+        if _parts(path)[1] not in names
+        or packed(artifacts, path, hashlib.sha256(content).hexdigest()) is None
+    }
+    if new:
+        target = BytesIO()
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            for path, content in new.items():
+                archive.writestr(zipfile.ZipInfo(_parts(path)[1]), content)
+        digest = hashlib.sha256(target.getvalue()).hexdigest()
+        pack = f"{folder}/packs/{digest[:32]}.zip"
+        artifacts.create(pack, target.getvalue())
+        if artifacts.sha256(pack) != digest:
+            raise ArchiveError(
+                f"{artifacts.location(pack)} is not what was written to it. The files that were to "
+                "be in it are in their places. Look at the disk, remove the pack, and try again."
+            )
+    for path in files:
+        with contextlib.suppress(ArtifactNotFoundError):  # another process has packed it, too
+            artifacts.rm(path)
+    return len(new)
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """The study's folder, and the rest of a path."""
+    studies, _, rest = path.partition("/")
+    uuid, _, name = rest.partition("/")
+    return f"{studies}/{uuid}", name
+
+
+def _entries_of(artifacts: ArtifactFileSystem, pack: str) -> _Entries:
+    """Return where each entry of a pack begins, and its size."""
+    place = artifacts.location(pack)
+    if place not in _entries:
+        try:
+            with artifacts.open(pack) as file, zipfile.ZipFile(file) as archive:
+                size = file.seek(0, os.SEEK_END)
+                stored = [
+                    entry
+                    for entry in archive.infolist()
+                    if entry.compress_type == zipfile.ZIP_STORED
+                    and 0 <= entry.header_offset <= size - entry.file_size
+                ]
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise ArchiveError(
+                f"The archive is damaged: {place} is no pack of results: {error_words(error)}. "
+                "Bring it back from a copy."
+            ) from None
+        while len(_entries) >= _KEPT:
+            _entries.pop(next(iter(_entries)), None)
+        _entries[place] = {info.filename: (info.header_offset, info.file_size) for info in stored}
+    return _entries[place]
+
+
+def _read(artifacts: ArtifactFileSystem, pack: str, start: int, size: int) -> bytes:
+    with artifacts.open(pack) as file:
+        file.seek(start)
+        header = file.read(_LOCAL_HEADER)
+        skipped = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        file.seek(start + _LOCAL_HEADER + skipped)
+        return file.read(size)
+
+
+class Packer:
+    """Packs the files of a run's trials, some hundred at a time, beside the trials that follow.
+
+    Called with the study and each trial that has ended, as Optuna's callbacks are.
+    """
+
+    def __init__(self, artifacts: ArtifactFileSystem) -> None:
+        self._artifacts = artifacts
+        self._files: dict[str, str] = {}
+        self._thread = ThreadPoolExecutor(1, "packing")
+        self._last: Future[None] | None = None
+
+    def __call__(self, study: Study, trial: FrozenTrial) -> None:
+        """Take a trial that has ended."""
+        self._files.update(file_references([trial], LARGE))
+        if len(self._files) >= _FILES and (self._last is None or self._last.done()):
+            files, self._files = self._files, {}
+            self._last = self._thread.submit(self._compact, files)
+
+    def _compact(self, files: Mapping[str, str]) -> None:
+        try:
+            pack_files(self._artifacts, files)
+        except Exception as error:  # noqa: BLE001 - the files are whole where they are
+            get_logger(__name__).warning(
+                "The results of %d trials stay in files of their own: %s",
+                len(files),
+                error_words(error),
+            )
 
 
 def blob_path(digest: str) -> str:

@@ -19,8 +19,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, InvalidSettingError
-from prefect_optuna.tasks.archive.record.attributes import RESULT_KEY
-from prefect_optuna.tasks.archive.series.axes import Axis
+from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
 from prefect_optuna.tasks.archive.series.blobs import read_verified
 from prefect_optuna.tasks.archive.series.results import (
     decode_inline_series,
@@ -30,12 +29,13 @@ from prefect_optuna.tasks.archive.series.results import (
 )
 from prefect_optuna.tasks.archive.series.timeseries import (
     KEY_TIMESERIES,
+    Axis,
     SeriesSpec,
     axis_columns,
     inline_columns,
     unit_of,
 )
-from prefect_optuna.tasks.selection import Selection, select_trials
+from prefect_optuna.tasks.reevaluation.verdicts import Selection, select_trials
 
 SeriesKind = Literal["arrow", "pandas", "xarray"]
 """The type of a table across trials."""

@@ -1,4 +1,4 @@
-"""Time series of trials: what they have in common, and what each trial has of them.
+"""Axes and time series of trials: what they share, and what each trial has of them.
 
 What the trials of a study have in common is its attribute `timeseries:<key>`: the axes, the
 columns, the layout, the type. A trial's attribute of the same name holds its values (their bytes
@@ -17,21 +17,220 @@ The axes are not in the file, unless a trial has its own values for one: that is
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cached_property
+from io import BytesIO
 from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
+from optuna import Study, Trial
 
-from prefect_optuna.blocks.codec.arrays import array_of, base64_of
-from prefect_optuna.blocks.codec.untrusted import checked_dtype
-from prefect_optuna.errors import ArchiveError, SeriesError
-from prefect_optuna.tasks.archive.code.refusals import described, too_large
-from prefect_optuna.tasks.archive.series.axes import MAX_BYTES, Axis, grid_size, storable
+from prefect_optuna.blocks import ArtifactFileSystem, InvalidSettingError
+from prefect_optuna.blocks.codec.tables import array_of, base64_of, npy_bytes
+from prefect_optuna.blocks.codec.untrusted import checked_dtype, read_npy
+from prefect_optuna.blocks.codec.values import decode_value
+from prefect_optuna.blocks.study_storage import claim_folder, study_uuid
+from prefect_optuna.errors import ArchiveError, SeriesError, StudyMismatchError, UnknownNameError
+from prefect_optuna.tasks.archive.code.inspection import described, too_large
+from prefect_optuna.tasks.archive.record.manifest import SigningKeys
+from prefect_optuna.tasks.archive.series.blobs import beside_path, read_blob, write_blobs
 from prefect_optuna.tasks.archive.series.results import fits_inline, inline_digest, write_arrow
+
+# Axes: the coordinates that series are given along, kept once for all trials of a study.
+#
+# An axis is a study attribute, `axis:<name>`: a short one with its values, a long one with the
+# digest of a blob. Those of a `Problem` are kept with its code. Either way a trial's series names
+# the digests of its axes, so that nobody reads it along others.
+
+
+KEY_AXIS = "axis:"
+"""Prefix of the user attribute of a study that holds an axis; its name follows."""
+
+MAX_BYTES = 1 << 30
+"""Maximum number of bytes of an axis or a series."""
+
+_INLINE = 64  # values; more of them are a blob
+_INLINE_BYTES = 1 << 20  # of them, once they are an array
+_KINDS = "biufUmM"
+_SECONDS = {("s", 1), ("ms", 1), ("us", 1), ("ns", 1)}
+_TIME_UNITS = {"m": _SECONDS, "M": {*_SECONDS, ("D", 1)}}
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """The values of an axis.
+
+    Attributes:
+        name: what it is called, and what its column is called in a table.
+        values: in one dimension, and finite.
+        unit: of the values, for people.
+    """
+
+    name: str
+    values: np.ndarray[Any, Any]
+    unit: str = ""
+
+    @cached_property
+    def content(self) -> bytes:
+        """The values as an NPY file, the same for the same values."""
+        little = self.values.astype(self.values.dtype.newbyteorder("<"), copy=False)
+        return npy_bytes(np.ascontiguousarray(little))
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 digest of the content."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def is_inline(self) -> bool:
+        """True if the attribute holds the values themselves."""
+        is_short = len(self.values) <= _INLINE and self.values.nbytes <= _INLINE_BYTES
+        return is_short and self.values.dtype.kind in "biufU"
+
+    def attribute(self) -> dict[str, Any]:
+        """Return the attribute of the study, as JSON."""
+        attribute: dict[str, Any] = {"dtype": self.values.dtype.str, "length": len(self.values)}
+        if self.is_inline:
+            attribute["values"] = self.values.tolist()
+        else:
+            attribute["sha256"] = self.digest
+        return {**attribute, **({"unit": self.unit} if self.unit else {})}
+
+    def same_as(self, other: Axis) -> bool:
+        """Tell whether these are the same coordinates, whichever type of number they are."""
+        return self.unit == other.unit and np.array_equal(self.values, other.values)
+
+    def summary(self) -> str:
+        """The axis in a few words, for messages."""
+        count = len(self.values)
+        ends = f" from {self.values[0]} to {self.values[-1]}" if count else ""
+        return f"{count} values{ends}{f' {self.unit}' if self.unit else ''}"
+
+
+def as_axis(name: str, values: Any, unit: str = "") -> Axis:
+    """Make an axis of what people have at hand, and refuse what is no coordinates.
+
+    Example:
+        >>> from prefect_optuna.tasks.archive.series.timeseries import as_axis
+        >>> as_axis("year", range(1900, 1903)).attribute()
+        {'dtype': '<i8', 'length': 3, 'values': [1900, 1901, 1902]}
+    """
+    title = f"The axis {name!r}"
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise SeriesError(
+            f"{title} has to be a list of numbers; found {described(values)}: {error}."
+        ) from None
+    if array.nbytes > MAX_BYTES:
+        raise SeriesError(too_large(title, array.nbytes, MAX_BYTES))
+    if array.ndim != 1:
+        raise SeriesError(
+            f"{title} has one dimension; found {array.ndim}. A grid has an axis for each of its "
+            'dimensions, and a series on it has layout="product".'
+        )
+    if array.dtype.kind not in _KINDS or array.dtype.char == "g":
+        raise SeriesError(
+            f"{title} holds numbers, text or times; found {array.dtype}. Dates become times by "
+            "np.array(values, 'datetime64[D]')."
+        )
+    bad = ~np.isfinite(array) if array.dtype.kind in "fmM" else np.zeros(0, bool)
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise SeriesError(f"{title} has to be finite; found {array[index]} at index {index}.")
+    return Axis(name, storable(array), unit)
+
+
+def storable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same values in a type that Arrow has: in this machine's byte order, and no hours."""
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind in "mM" and np.datetime_data(dtype) not in _TIME_UNITS[dtype.kind]:
+        dtype = np.dtype(f"{dtype.kind}8[s]")
+    return array.astype(dtype, copy=False)
+
+
+def axis_names(study_attributes: Mapping[str, Any]) -> list[str]:
+    """The names of the axes that a study has attributes for."""
+    return [name.removeprefix(KEY_AXIS) for name in study_attributes if name.startswith(KEY_AXIS)]
+
+
+def read_axis(study: Study, artifacts: ArtifactFileSystem, name: str) -> Axis | None:
+    """Read an axis; `None` if the study has no attribute for it."""
+    attribute = study.user_attrs.get(f"{KEY_AXIS}{name}")
+    if attribute is None:
+        return None
+    try:
+        if "values" in attribute:
+            values = _inline_values(attribute["values"], checked_dtype(attribute["dtype"]))
+        else:
+            content = read_blob(artifacts, attribute["sha256"], f"the axis {name!r}")
+            values = read_npy(BytesIO(content), len(content))
+        if len(values) != attribute["length"]:
+            raise ValueError(f"{len(values)} values in place of {attribute['length']}")
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, ArchiveError):
+            raise
+        raise ArchiveError(
+            f"The axis {name!r} of the study {study.study_name!r} is damaged: {error}. Bring the "
+            f"study's attribute {KEY_AXIS + name!r} back from a copy."
+        ) from None
+    return Axis(name, values, attribute.get("unit", ""))
+
+
+def _inline_values(values: list[Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    if type(values) is not list or dtype.itemsize * len(values) > _INLINE_BYTES:
+        raise ValueError("expected a list of a few values")
+    return np.array(values, dtype)
+
+
+def problem_axes(document: Mapping[str, Any], read: Callable[[str], bytes]) -> dict[str, Axis]:
+    """The axes of a captured problem, as far as they are data: none of its code is executed.
+
+    Args:
+        document: of the `Capture`.
+        read: returns the bytes of a blob, given its digest.
+    """
+    values_of = {
+        f"{symbol['module']}:{symbol['name']}": symbol["value"]
+        for symbol in document["symbols"]
+        if symbol["mode"] == "value"
+    }
+
+    def other(tag: str, held: Any) -> Any:
+        match tag:
+            case "$npy":
+                content = read(held["sha256"]) if "sha256" in held else decode_value(held, other)
+                return read_npy(BytesIO(content), len(content))
+            case "$ref" if held in values_of:
+                return decode_value(values_of[held], other)
+            case _:
+                raise SeriesError(f"{tag} is no plain data")
+
+    axes: dict[str, Axis] = {}
+    for name, data in document["axes"].items():
+        with contextlib.suppress(SeriesError):  # an index of pandas, for instance
+            axes[name] = as_axis(name, decode_value(data, other))
+    return axes
+
+
+def archived_axes(artifacts: ArtifactFileSystem, code_version: str) -> dict[str, Axis]:
+    """The axes of a problem that has been saved, given the digest of its code."""
+    document = json.loads(read_blob(artifacts, code_version, "the code"))
+    return problem_axes(document, lambda digest: read_blob(artifacts, digest, "an axis"))
+
+
+def grid_size(axes: Mapping[str, Axis]) -> int:
+    """Return the number of points in the grid of some axes."""
+    return math.prod(len(axis.values) for axis in axes.values())
+
 
 KEY_TIMESERIES = "timeseries:"
 """Prefix of the attributes that are about a series, of studies and of trials."""
@@ -337,3 +536,165 @@ def _wrong_length(
         f"{message}If the trial ended early, say allow_partial=True; if it has coordinates of its "
         "own, give them: axis_values={...}."
     )
+
+
+# The axes and the time series of a study, for writing.
+
+
+class StudySeries:
+    """Writes axes to a study and series to its trials. Threads may share one."""
+
+    def __init__(
+        self,
+        study: Study,
+        artifacts: ArtifactFileSystem,
+        keys: SigningKeys | None,
+        axes_of_problem: Callable[[], Mapping[str, Axis]],
+        version: str = "",
+    ) -> None:
+        self._study = study
+        self._artifacts = artifacts
+        self._keys = keys
+        self._axes_of_problem = axes_of_problem
+        self._version = version
+        # What has been read is kept: axes and specs never change.
+        self._axes: dict[str, Axis] = {}
+        self._specs: dict[str, SeriesSpec] = {}
+        self._folder = ""
+
+    def add_axis(self, axis: Axis) -> None:
+        """Write an axis; writing the same one again has no effect."""
+        study, whose = self._study, f"The study {self._study.study_name!r}"
+        if (stored := read_axis(study, self._artifacts, axis.name)) is not None:
+            check_same(stored, axis, whose)
+            return
+        if (stored := self._axes_of_problem().get(axis.name)) is not None:
+            check_same(replace(stored, unit=axis.unit), axis, whose)
+        if not axis.is_inline:
+            write_blobs(self._artifacts, self._claimed(), [axis.content])
+        self._set_study_attribute(f"{KEY_AXIS}{axis.name}", axis.attribute())
+        # Another process may have added the axis at the same time, and the last one holds.
+        written = read_axis(study, self._artifacts, axis.name)
+        check_same(written or axis, axis, whose)
+        self._axes[axis.name] = axis
+
+    def add(
+        self,
+        trial: Trial,
+        key: str,
+        values: Any,
+        axes: Sequence[str] | str,
+        *,
+        axis_values: Mapping[str, Any],
+        **rest: Any,
+    ) -> None:
+        """Write a series of a trial: its attribute, and a file where it is large."""
+        self._check_trial(trial)
+        if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidSettingError(f"The key of a series is a word; found {key!r}.")
+        names = [axes] if isinstance(axes, str) else list(axes)
+        own = {name: as_axis(name, given) for name, given in axis_values.items()}
+        if unused := sorted(own.keys() - set(names)):
+            raise UnknownNameError(
+                f"The series {key!r} has the axes {names}, and `axis_values` names {unused}."
+            )
+        along = {name: own.get(name) or self._axis(name) for name in names}
+        series = make_series(key, values, along, own=frozenset(own), **rest)
+        spec = self._spec(key) or series.spec
+        spec.check(key, series.spec)
+        reference, created = series.inline(key, spec.dtype), ""
+        if reference is None:
+            reference, created = self._write_file(key, trial.number, series, spec.dtype)
+        try:
+            self._write_spec(key, spec)
+            if self._version:
+                reference["version"] = self._version
+            trial.set_user_attr(f"{KEY_TIMESERIES}{key}", reference)
+        except BaseException:
+            if created:  # the trial has ended, perhaps: nothing refers to the file
+                self._artifacts.rm(created)
+            raise
+
+    def _write_file(
+        self, key: str, number: int, series: TrialSeries, dtype: str
+    ) -> tuple[dict[str, Any], str]:
+        """Write the file of a series: a reference to it, and its path if it is new."""
+        content = series.content(key, dtype)
+        digest = hashlib.sha256(content).hexdigest()
+        path = series_path(self._claimed().rpartition("/")[2], key, number)
+        created = self._artifacts.create(path, content)
+        if not created and self._artifacts.sha256(path) != digest:
+            # Another attempt of this trial, or a copy of the study that went its own way.
+            path = beside_path(path, digest)
+            created = self._artifacts.create(path, content)
+        place = {"path": path, "sha256": digest, "bytes": len(content)}
+        return series.reference(place), path if created else ""
+
+    def _check_trial(self, trial: Trial) -> None:
+        if not isinstance(trial, Trial):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SeriesError(
+                "A series is added to a trial that is running, the one that the objective gets or "
+                f"`study.ask()` returns; found a {type(trial).__name__}."
+            )
+        name = self._study.study_name
+        if trial.study.study_name != name:
+            raise StudyMismatchError(
+                f"Trial {trial.number} is one of the study {trial.study.study_name!r}, and this "
+                f"is the archive of {name!r}."
+            )
+
+    def _axis(self, name: str) -> Axis:
+        """An axis of the study or of its problem."""
+        if (known := self._axes.get(name)) is not None:
+            return known
+        axis = read_axis(self._study, self._artifacts, name) or self._axes_of_problem().get(name)
+        if axis is None:
+            known = {*axis_names(self._study.user_attrs), *self._axes_of_problem()}
+            near = get_close_matches(str(name), known, n=3) or sorted(known)[:5]
+            raise UnknownNameError(
+                f"The study {self._study.study_name!r} has no axis {name!r}. "
+                + (f"Did you mean {' or '.join(map(repr, near))}? " if near else "")
+                + f"Call archive.study_add_axis({name!r}, values) once, or give the trial's own: "
+                "axis_values={...}."
+            )
+        self._axes[name] = axis
+        return axis
+
+    def _spec(self, key: str) -> SeriesSpec | None:
+        """Return the specification of a series from the first trial that had it, if any."""
+        if key not in self._specs:
+            attribute = self._study.user_attrs.get(f"{KEY_TIMESERIES}{key}")
+            if attribute is None:
+                return None
+            self._specs[key] = SeriesSpec.of(key, attribute)
+        return self._specs[key]
+
+    def _write_spec(self, key: str, spec: SeriesSpec) -> None:
+        if key in self._specs:
+            return
+        self._set_study_attribute(f"{KEY_TIMESERIES}{key}", spec.attribute())
+        # Another process may have said something else at the same time, and the last one holds.
+        written = self._spec(key) or spec
+        written.check(key, spec)
+
+    def _claimed(self) -> str:
+        """The folder of the study."""
+        if not self._folder:
+            self._folder = claim_folder(self._study, self._artifacts)
+        return self._folder
+
+    def _set_study_attribute(self, name: str, value: Any) -> None:
+        if self._keys is not None:
+            signature = self._keys.sign("attribute", study_uuid(self._study), [name, value])
+            self._study.set_user_attr(f"signature:{name}", signature)
+        self._study.set_user_attr(name, value)
+
+
+def check_same(known: Axis, axis: Axis, whose: str) -> None:
+    """Make sure that an axis which is there already has the same values."""
+    if not known.same_as(axis):
+        raise SeriesError(
+            f"{whose} has the axis {axis.name!r} already, with {known.summary()}; found "
+            f"{axis.summary()}. Series of its trials lie along the first one: take another name, "
+            "or give coordinates of a trial's own by axis_values={...}."
+        )

@@ -40,8 +40,14 @@ from servers import free_port
 from prefect_optuna.blocks import ArtifactLogError
 from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.artifacts import PNGArtifact, encode
-from prefect_optuna.blocks.artifacts.faces import artifact_key, artifact_markdown, publish_artifact
-from prefect_optuna.blocks.artifacts.markdown import code, escape, fenced
+from prefect_optuna.blocks.artifacts.faces import (
+    artifact_key,
+    artifact_markdown,
+    code,
+    escape,
+    fenced,
+    publish_artifact,
+)
 from prefect_optuna.errors import UnknownHandlerError
 
 if TYPE_CHECKING:

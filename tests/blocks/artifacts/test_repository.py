@@ -22,7 +22,7 @@ from prefect_optuna.blocks import (
     VersionNotFoundError,
 )
 from prefect_optuna.blocks.artifacts import MarkdownArtifact
-from prefect_optuna.blocks.artifacts.index import directory_of
+from prefect_optuna.blocks.artifacts.records import directory_of
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
 from prefect_optuna.errors import InvalidLocationError, OutputOnlyWarning
 

@@ -31,7 +31,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.artifacts import artifact_key
 from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
-from prefect_optuna.blocks.study_identity import study_uuid
+from prefect_optuna.blocks.study_storage import study_uuid
 from prefect_optuna.errors import CorruptArtifactError, InvalidLocationError
 
 

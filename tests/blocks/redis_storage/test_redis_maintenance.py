@@ -357,8 +357,8 @@ def test_a_newer_format_and_somebody_else_s_key_are_left_alone(lab: Lab) -> None
 def test_a_write_between_looking_and_mending_is_not_overwritten(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect_optuna.blocks.redis_storage.findings import MEND
     from prefect_optuna.blocks.redis_storage.server import Server
+    from prefect_optuna.blocks.redis_storage.study_check import MEND
 
     lab.client.delete(lab.keys.kinds)
     run, writes, answers = Server.run, [], []

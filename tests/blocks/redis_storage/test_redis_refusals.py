@@ -15,7 +15,7 @@ from redis_servers import RedisServer, make_user, redis_cluster
 from servers import free_port, wait_until
 
 from prefect_optuna.blocks.redis_storage import RedisStorage
-from prefect_optuna.blocks.redis_storage.scripts import acl_rules
+from prefect_optuna.blocks.redis_storage.server import acl_rules
 from prefect_optuna.errors import (
     DamagedStorageError,
     InvalidLocationError,

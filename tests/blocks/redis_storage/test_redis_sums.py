@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from redis_servers import RedisServer, make_user
 
-from prefect_optuna.blocks.redis_storage import RedisStorage, acl_rules, sums
+from prefect_optuna.blocks.redis_storage import RedisStorage, acl_rules, study_check
 from prefect_optuna.blocks.redis_storage import storage as redis_storage
 from prefect_optuna.blocks.redis_storage.maintenance import check, repair
 from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy
@@ -29,9 +29,9 @@ BEGINNING = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - as Optuna's times ar
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sums, "EVERY", 10)
+    monkeypatch.setattr(study_check, "EVERY", 10)
     monkeypatch.setattr(redis_storage, "EVERY", 10)
-    monkeypatch.setattr(sums, "_CHUNK", 7)
+    monkeypatch.setattr(study_check, "_CHUNK", 7)
 
 
 @contextmanager
@@ -129,13 +129,13 @@ def test_whoever_finishes_a_trial_does_not_read_all_the_others_for_them(
 def test_a_reader_reads_on_from_them(open_storage: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     study = grown(open_storage(), 25)
     read: list[int] = []
-    add = sums.Sums.add
+    add = study_check.Sums.add
 
-    def noted(self: sums.Sums, records: list[bytes], directions: list[str]) -> None:
+    def noted(self: study_check.Sums, records: list[bytes], directions: list[str]) -> None:
         read.append(len(records))
         add(self, records, directions)
 
-    monkeypatch.setattr(sums.Sums, "add", noted)
+    monkeypatch.setattr(study_check.Sums, "add", noted)
     with nothing_is_loaded(monkeypatch):
         summary = summarize(seen_by_others(open_storage))
     assert (summary.n_trials, summary.best[0]) == (25, study.best_trial)
@@ -198,7 +198,7 @@ def test_a_study_that_is_deleted_meanwhile_leaves_nothing(open_storage: Open) ->
     copy = StudyCopy(storage.namespace, study._study_id, storage._server.read)
     assert copy.load_head()
     storage.delete_study(study._study_id)
-    storage._server.run(sums.KEEP, [copy.keys.meta], ["{}"])
+    storage._server.run(study_check.KEEP, [copy.keys.meta], ["{}"])
     assert storage.client.exists(copy.keys.meta) == 0
     with pytest.raises(KeyError):
         storage.summarize(study._study_id)
@@ -219,7 +219,7 @@ def test_who_may_not_write_may_look(open_storage: Open, tmp_path: Any) -> None:
 def test_a_front_of_very_many_is_not_kept(
     open_storage: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sums, "_MOST_FRONT", 8)
+    monkeypatch.setattr(study_check, "_MOST_FRONT", 8)
     storage = open_storage()
     directions = ["minimize", "maximize"]
     study = optuna.create_study(storage=storage, study_name="grown", directions=directions)
@@ -232,7 +232,7 @@ def test_a_front_of_very_many_is_not_kept(
 def test_some_trials_stand_for_very_many(
     open_storage: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sums, "_GROUP", 2)
+    monkeypatch.setattr(study_check, "_GROUP", 2)
     study = grown(open_storage(), 200)
     waiting = study.ask().number
     with nothing_is_loaded(monkeypatch):

@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from prefect_optuna.blocks.redis_storage import RedisStorage
-from prefect_optuna.blocks.redis_storage.encoding import decode_time, encode_time
+from prefect_optuna.blocks.redis_storage.layout import decode_time, encode_time
 
 Open = Callable[..., RedisStorage]
 

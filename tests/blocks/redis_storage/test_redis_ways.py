@@ -22,7 +22,7 @@ from redis_servers import (
 )
 
 from prefect_optuna.blocks.redis_storage import RedisStorage
-from prefect_optuna.blocks.redis_storage.scripts import acl_rules
+from prefect_optuna.blocks.redis_storage.server import acl_rules
 from prefect_optuna.errors import InvalidSettingError, StorageUnavailableError
 
 

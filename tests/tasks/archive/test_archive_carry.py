@@ -43,7 +43,7 @@ from prefect_optuna.tasks import (
     collect_garbage,
     copy_study,
 )
-from prefect_optuna.tasks.archive.carrying import parcel as parcel_module
+from prefect_optuna.tasks.archive.carrying import portable as parcel_module
 from prefect_optuna.tasks.archive.carrying.portable import read_parcel
 from prefect_optuna.tasks.archive.record.manifest import Version
 from prefect_optuna.tasks.archive.series.blobs import blob_path

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prefect_optuna.tasks.archive.code.changes import settings
+from prefect_optuna.tasks.archive.code.verified_sources import settings
 
 # Captures `run` of a script; or, in another process, restores that, and prints what it gives.
 _CAPTURE = """

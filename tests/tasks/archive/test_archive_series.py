@@ -26,9 +26,9 @@ from prefect_optuna.blocks import (
 from prefect_optuna.errors import SeriesError, StudyMismatchError, UnknownNameError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.series.axes import Axis
 from prefect_optuna.tasks.archive.series.results import inline_digest
 from prefect_optuna.tasks.archive.series.series_table import SeriesReader
+from prefect_optuna.tasks.archive.series.timeseries import Axis
 
 YEARS = np.arange(1900, 1905)
 TIMES = np.linspace(0.0, 1.0, 5)

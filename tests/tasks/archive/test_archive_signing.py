@@ -27,7 +27,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.errors import ArchiveSignatureError, UntrustedArchiveError
 from prefect_optuna.flows import optimize
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
-from prefect_optuna.tasks.archive.record.signing import SigningKeys, canonical
+from prefect_optuna.tasks.archive.record.manifest import SigningKeys, canonical
 
 KEY = "a key of thirty-two characters.."
 OTHER_KEY = "another key that nobody here has"

@@ -16,7 +16,7 @@ from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.errors import ArchiveSignatureError, CaptureError
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.carrying.deployed import (
+from prefect_optuna.tasks.archive.carrying.portable import (
     block_name,
     digest_of,
     pack_problem,
@@ -25,7 +25,7 @@ from prefect_optuna.tasks.archive.carrying.deployed import (
     unpack_problem,
 )
 from prefect_optuna.tasks.archive.code.restore import restore_problem
-from prefect_optuna.tasks.archive.record.signing import SigningKeys
+from prefect_optuna.tasks.archive.record.manifest import SigningKeys
 
 WEIGHTS = np.arange(1000.0)
 

@@ -22,7 +22,7 @@ from prefect_optuna.blocks import (
     log_artifact,
 )
 from prefect_optuna.blocks.patience import PatientStorage
-from prefect_optuna.blocks.study_identity import storage_identity, study_uuid
+from prefect_optuna.blocks.study_storage import storage_identity, study_uuid
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem, collect_garbage
 from prefect_optuna.tasks.archive.series.blobs import blob_path, needed_blobs, write_blobs
 

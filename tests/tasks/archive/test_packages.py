@@ -17,7 +17,7 @@ from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.tasks import Environment, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.code import inspection
-from prefect_optuna.tasks.archive.code.packages import (
+from prefect_optuna.tasks.archive.code.capture import (
     needed_packages,
     other_versions,
     require_packages,

@@ -24,7 +24,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.errors import AlreadyExistsError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
-from prefect_optuna.tasks.archive.series import packs
+from prefect_optuna.tasks.archive.series import blobs
 
 TIMES = np.arange(600.0)
 
@@ -110,12 +110,12 @@ def test_everything_is_read_from_packs_as_before(
 def test_a_study_of_many_has_several_packs(
     storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packs, "_FILES", 4)
+    monkeypatch.setattr(blobs, "_FILES", 4)
     archived = filled(storage, artifacts, 5)
     before = as_read(archived)
     assert archived.compact() == 10
     assert len(artifacts.glob("studies/*/packs/*")) == 3
-    monkeypatch.setattr(packs, "_KEPT", 1)
+    monkeypatch.setattr(blobs, "_KEPT", 1)
     assert_as_before(archived, before)
 
 
@@ -197,7 +197,7 @@ def test_a_damaged_pack_is_named(
     archived.compact()
     [pack] = artifacts.glob("studies/*/packs/*")
     artifacts.write_path(pack, damage)
-    packs._entries.clear()
+    blobs._entries.clear()
     with pytest.raises(ArchiveError, match=r"is no pack|is missing"):
         archived.result(0)
 
@@ -213,7 +213,7 @@ def test_a_pack_of_somebody_with_bad_intentions_gives_nothing_else(
         archive.writestr("trials/000000.arrow", b"another result")
         archive.writestr("series/loss/000000.arrow", bytes(1 << 20), zipfile.ZIP_DEFLATED)
     artifacts.write_path(pack, target.getvalue())
-    packs._entries.clear()
+    blobs._entries.clear()
     with pytest.raises(ArchiveError, match="is missing"):
         archived.result(0)
     with pytest.raises(ArchiveError, match="is missing"):
@@ -236,7 +236,7 @@ def test_whatever_is_in_a_pack_the_result_is_right_or_refused(
         for _ in range(rng.randrange(1, 6)):
             damaged[rng.randrange(end - 60, end)] = rng.choice((0, 255, rng.randrange(256)))
         artifacts.write_path(pack, bytes(damaged[: rng.choice((len(whole), end))]))
-        packs._entries.clear()
+        blobs._entries.clear()
         try:
             assert archived.result(1)["curve"].tolist() == expected
         except ArchiveError:
@@ -256,7 +256,7 @@ def test_a_pack_whose_entries_lie_outside_of_it_is_no_pack(
     start = int.from_bytes(content[where], "little") + shift
     content[where] = start.to_bytes(4, "little")
     artifacts.write_path(pack, bytes(content))
-    packs._entries.clear()
+    blobs._entries.clear()
     for number in range(2):
         with pytest.raises(ArchiveError):
             archived.result(number)

@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from prefect_optuna.blocks import InvalidSettingError, log_metric
-from prefect_optuna.tasks.archive.record.trial_table import trial_table, write_csv, write_parquet
+from prefect_optuna.tasks.archive.record.trial_records import trial_table, write_csv, write_parquet
 
 
 def objective(trial: optuna.Trial) -> float:

@@ -31,7 +31,7 @@ from prefect_optuna.tasks.persistence import (
     save,
 )
 from prefect_optuna.tasks.persistence.container import Container, write_container
-from prefect_optuna.tasks.persistence.same import same
+from prefect_optuna.tasks.persistence.info import same
 
 
 @persistence_class

@@ -22,7 +22,7 @@ import pytest
 from prefect import task
 
 from prefect_optuna.tasks.scope import InvalidParameterError, auto_param, auto_params, param_scope
-from prefect_optuna.tasks.scope.values import MISSING
+from prefect_optuna.tasks.scope.frames import MISSING
 
 
 @pytest.fixture(autouse=True)

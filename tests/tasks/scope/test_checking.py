@@ -8,10 +8,10 @@ import optuna
 import pytest
 
 from prefect_optuna.tasks import auto_param, param_scope
-from prefect_optuna.tasks.reevaluation.drift import scope_that_is_read
+from prefect_optuna.tasks.reevaluation.why import scope_that_is_read
 from prefect_optuna.tasks.scope import InvalidParameterError
-from prefect_optuna.tasks.scope.checking import check_types
-from prefect_optuna.tasks.trial_scope import TrialScope
+from prefect_optuna.tasks.scope.scope import check_types
+from prefect_optuna.tasks.trial import TrialScope
 
 DEFAULTS = {"rate": 0.5, "steps": 3, "fast": True, "name": "x", "units": [8]}
 
