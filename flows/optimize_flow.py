@@ -293,18 +293,15 @@ def optimize(
             StudyProgress(n_trials, the_problem.directions, trials=watch.trials(), enabled=progress)
         )
         run = StudyRun(
-            problem=the_problem,
             study=study,
-            storage_block=opened.block,
             session=session,
             dispatcher=dispatcher,
             logger=logger,
             n_trials=n_trials,
             timeout=timeout,
-            scope=opened.scope,
             catch=(catch,) if isinstance(catch, type) else tuple(catch),
             callbacks=[lambda _, trial: bar.update(trial), Packer(archive.artifacts), *callbacks],
-            live_trials=live_trials,
+            opened_elsewhere=opened.block if live_trials else None,
             signer=archive.signer(),
             keeper=keeper,
             delivery=Delivery(study, writer, archive.signer, logger),

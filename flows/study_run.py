@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import optuna
@@ -57,40 +57,37 @@ class StudyRun:
     """The loop of `optimize`, from the first ask to a study that is consistent again.
 
     Args:
-        problem: what is optimized.
         study: the study; its sampler asks.
-        storage_block: the block of the study's storage.
         session: marks the trials as this run's.
-        dispatcher: has trials run.
+        dispatcher: has trials run; it knows the problem, and the scope around each trial.
         logger: the flow run's.
         n_trials: how many finished trials end the study; `None` for no limit.
         timeout: seconds after which no more trials are asked.
-        scope: parameters for what the problem's functions call.
         catch: exceptions that fail a trial and not the study.
         callbacks: called with the study and each trial that ended.
-        live_trials: whether trials run in other processes and need the storage there.
+        opened_elsewhere: the study's storage, where trials run in other processes and have to
+            open it there; `None` where they run in this one.
         signer: signs each trial before it is told; `None` where there is no key.
         keeper: puts trials down whose storage is away; `None` for a study that dies with us.
         delivery: tells those that an earlier run on this machine has left.
     """
 
-    problem: Problem
     study: FlowStudy
-    storage_block: StudyStorage
     session: Session
     dispatcher: Dispatcher | InlineDispatcher
     logger: logging.Logger | logging.LoggerAdapter[Any]
     n_trials: int | None
     timeout: float | None = None
-    scope: TrialScope = field(default_factory=TrialScope)
     catch: tuple[type[BaseException], ...] = ()
     callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]] = ()
-    live_trials: bool = False
+    opened_elsewhere: StudyStorage | None = None
     signer: TrialSigner | None = None
     keeper: TrialKeeper | None = None
     delivery: Delivery | None = None
 
     def __post_init__(self) -> None:
+        self._problem = self.dispatcher.trial_runner.problem
+        self._scope = self.dispatcher.trial_runner.scope
         self._in_flight: dict[int, optuna.Trial] = {}
         self._error: BaseException | None = None
         self._idle_seconds = 1.0  # between two looks for more to do
@@ -212,9 +209,9 @@ class StudyRun:
             return None
         params: dict[str, Any] = {}
         seed = self.session.seed_of(trial._cached_frozen_trial)  # pyright: ignore[reportPrivateUsage]
-        if self.problem.suggest is not None:
+        if self._problem.suggest is not None:
             try:
-                params = suggest_params(self.problem, trial, self.scope, seed)
+                params = suggest_params(self._problem, trial, self._scope, seed)
             except optuna.TrialPruned as pruned:
                 self._tell(Outcome(trial.number, "pruned", error=pruned, message=str(pruned)))
                 return None
@@ -226,9 +223,10 @@ class StudyRun:
                 self._tell(Outcome(trial.number, "failed", error=error, message=message))
                 return None
         live: optuna.Trial | LiveTrial | None = None
-        if self.problem.needs_trial:
+        if self._problem.needs_trial:
             try:
-                live = self._live(trial) if self.live_trials else trial
+                block = self.opened_elsewhere
+                live = trial if block is None else self._live(trial, block)
             except StorageUnavailableError as error:
                 self._tell(Outcome(trial.number, "lost", error=error, message=str(error)))
                 return None
@@ -239,10 +237,10 @@ class StudyRun:
     def _next_trial(self) -> optuna.Trial | None:
         return self.session.ask(self.study)
 
-    def _live(self, trial: optuna.Trial) -> LiveTrial:
+    def _live(self, trial: optuna.Trial, block: StudyStorage) -> LiveTrial:
         self.study.storage.remove_session()  # another process reads the trial: nothing waits here
         return LiveTrial(
-            self.storage_block,
+            block,
             self.study.study_name,
             trial.number,
             trial.study.sampler,
@@ -334,7 +332,7 @@ class StudyRun:
         self._complete += outcome.state == "complete"
         if outcome.state == "complete" and not self._said_unread:
             self._said_unread = True
-            if words := self.scope.unread({*outcome.used, *frozen.params}):
+            if words := self._scope.unread({*outcome.used, *frozen.params}):
                 self.logger.warning("The scope of this study: %s", words)
         if outcome.state == "failed":
             self._failed(outcome)

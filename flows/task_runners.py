@@ -130,6 +130,9 @@ def _run_name(first: int, last: Outcome, total: int, best: tuple[float, ...] | N
 class Dispatcher(Protocol):
     """Hands out assignments and brings back outcomes."""
 
+    trial_runner: TrialRunner
+    """Runs each of them."""
+
     task_runs: int
     """Number of task runs so far."""
 
@@ -157,13 +160,13 @@ class InlineDispatcher:
     """
 
     def __init__(self, trial_runner: TrialRunner) -> None:
-        self._trial_runner = trial_runner
+        self.trial_runner = trial_runner
         self.task_runs: int = 0
 
     def run(self, first: int, assignments: Iterable[Assignment], *, report: OnOutcome) -> None:
         """Run some trials in one task run, and report each as it ends."""
         self.task_runs += 1
-        run_trials(first, assignments, self._trial_runner, report)
+        run_trials(first, assignments, self.trial_runner, report)
 
 
 class ThreadDispatcher:
@@ -173,7 +176,7 @@ class ThreadDispatcher:
         self, task_runner: ThreadPoolTaskRunner[Any], trial_runner: TrialRunner, n_jobs: int
     ) -> None:
         self._task_runner = task_runner
-        self._trial_runner = trial_runner
+        self.trial_runner = trial_runner
         self._n_jobs = n_jobs
         # A server takes in some 30 task runs a second, from all lanes together.
         self._seconds = max(TASK_RUN_SECONDS, n_jobs / 15)
@@ -237,7 +240,7 @@ class ThreadDispatcher:
             parameters={
                 "first": first,
                 "assignments": assignments(),
-                "runner": self._trial_runner,
+                "runner": self.trial_runner,
                 "report": report,
             },
         )
@@ -266,7 +269,7 @@ class BatchDispatcher:
         self, task_runner: TaskRunner[Any], trial_runner: TrialRunner, n_jobs: int
     ) -> None:
         self._task_runner = task_runner
-        self._trial_runner = trial_runner
+        self.trial_runner = trial_runner
         self._n_jobs = n_jobs
         self._ended: queue.SimpleQueue[tuple[PrefectFuture[Any], list[Assignment]]]
         self._ended = queue.SimpleQueue()
@@ -301,7 +304,7 @@ class BatchDispatcher:
                 parameters={
                     "first": batch[0].number,
                     "assignments": batch,
-                    "runner": self._trial_runner,
+                    "runner": self.trial_runner,
                 },
             )
             future.add_done_callback(partial(self._batch_ended, batch))

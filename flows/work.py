@@ -192,16 +192,13 @@ def work(
         )
         assert isinstance(task_runner, ThreadPoolTaskRunner)  # noqa: S101 - the flow's own
         run = _WorkerRun(
-            problem=problem,
             study=study,
-            storage_block=storage_block,
             session=session,
             dispatcher=InlineDispatcher(runner)
             if n_jobs == 1
             else ThreadDispatcher(task_runner, runner, n_jobs),
             logger=logger,
             n_trials=None,
-            scope=scope,
             signer=signer_of(version),
             keeper=keeper,
             delivery=Delivery(study, writer, signer_of, logger),

@@ -15,7 +15,6 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage
 
-from prefect_optuna.blocks import InMemoryStudyStorage
 from prefect_optuna.flows.session import (
     Session,
     _alive_here,  # pyright: ignore[reportPrivateUsage]
@@ -133,7 +132,7 @@ class Here(InlineDispatcher):
 
     def run(self, first: int, assignments: Any, *, report: Callable[[Outcome], None]) -> None:
         for assignment in assignments:
-            report(self._trial_runner(assignment))
+            report(self.trial_runner(assignment))
 
 
 class Threads:
@@ -142,7 +141,7 @@ class Threads:
     task_runs = 0
 
     def __init__(self, runner: TrialRunner, n_jobs: int) -> None:
-        self._runner, self._n_jobs = runner, n_jobs
+        self.trial_runner, self._n_jobs = runner, n_jobs
         self._pool = ThreadPoolExecutor(n_jobs)
         self._running: set[Future[Outcome]] = set()
 
@@ -150,7 +149,7 @@ class Threads:
         return self._n_jobs - len(self._running)
 
     def put(self, assignments: list[Assignment]) -> None:
-        self._running |= {self._pool.submit(self._runner, one) for one in assignments}
+        self._running |= {self._pool.submit(self.trial_runner, one) for one in assignments}
 
     def get(self, timeout: float) -> list[Outcome]:
         done, self._running = wait(self._running, timeout, return_when="FIRST_COMPLETED")
@@ -181,9 +180,7 @@ def run_study(
         study.later_seed = continued_seed(seed, len(study.trials))
     runner = TrialRunner(problem if not slow else slowly(problem, slow))
     run = StudyRun(
-        problem=problem,
         study=study,
-        storage_block=InMemoryStudyStorage(),
         session=Session(study, study.storage, seed=seed_of_trials),
         dispatcher=Here(runner) if n_jobs == 1 else Threads(runner, n_jobs),
         logger=logging.getLogger("quiet"),

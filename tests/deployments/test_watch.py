@@ -50,9 +50,7 @@ def study_run(block: JournalStudyStorage, n_trials: int) -> StudyRun:
     quiet = logging.Logger("study")  # what is seen is what the watcher says
     quiet.addHandler(logging.NullHandler())
     return StudyRun(
-        problem,
         study,
-        block,
         Session(study, study.storage, {"n_trials": n_trials}),
         InlineDispatcher(TrialRunner(problem)),
         quiet,

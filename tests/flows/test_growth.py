@@ -77,9 +77,7 @@ def cost(block: JournalStudyStorage, before: int) -> tuple[Counter[str], int]:
         counts.append((counted.calls.copy(), counted.trials))
 
     run = StudyRun(
-        problem,
         study,
-        block,
         Session(study, study.storage, seed=1),
         InlineDispatcher(TrialRunner(problem)),
         logging.getLogger("test"),

@@ -355,12 +355,9 @@ def test_a_trial_that_was_taken_in_an_outage_is_asked_again_unless_somebody_runs
 
 def study_run(plain: InMemoryStorage, problem: Problem, **more: Any) -> StudyRun:
     optuna.create_study(study_name="s", storage=plain)
-    block = InMemoryStudyStorage(name=str(id(plain)))
     study = FlowStudy.open("s", plain, optuna.samplers.RandomSampler(), None)
     return StudyRun(
-        problem,
         study,
-        block,
         Session(study, study.storage),
         InlineDispatcher(TrialRunner(problem)),
         logging.getLogger("test"),

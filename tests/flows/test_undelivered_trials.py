@@ -44,9 +44,7 @@ def test_what_a_trial_was_given_is_stored_by_the_parent_where_its_process_lost_t
     runner = TrialRunner(problem)
     session = Session(study, block.get_storage())
     run = StudyRun(
-        problem,
         study,
-        block,
         session,
         InlineDispatcher(runner),
         logging.getLogger(name),
