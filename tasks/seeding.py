@@ -1,6 +1,6 @@
 """Every trial has a seed: what draws random numbers without being told a seed gets this one.
 
-Around a trial, the generators that a process shares (`generators.py`) begin at the trial's seed,
+Around a trial, the generators that a process shares begin at the trial's seed,
 and so does the entropy that NumPy gives to `default_rng()`, `RandomState()` and `SeedSequence()`
 without a seed, and Python to `random.Random()`. Afterwards all of them are as they were before.
 Code that seeds itself is not touched by this: its own seed comes later, and so wins.

@@ -18,8 +18,8 @@ The registry is one slot of a Redis Cluster, and each study is another:
 | `{ns:id}:user`, `{ns:id}:system` | hash | the study's attributes: name as JSON: value as JSON |
 
 In `meta`, `directions` is JSON, `operation` made the study, `tip` is the last one, which begins the
-log's last entry, and `next` is the number of the next trial, and so how many there are. `sums`, as
-in `sums.py`, are of the first trials in `finished`, and only save others the reading of them.
+log's last entry, and `next` is the number of the next trial, and so how many there are. `sums`,
+see `study_check.py`, are of the first trials in `finished`, and save others the reading of them.
 `deleted` is there while a study is deleted.
 
 A head is four parts with tabs between them: the state (`R` or `W`) and, right after it, the

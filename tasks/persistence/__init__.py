@@ -2,15 +2,12 @@
 
 | file | its one idea |
 |---|---|
-| `persistence_class.py`, `fields.py`, `generated.py` | declaring a class, its methods |
-| `info.py`, `names.py` | what is known of a class; values as file names |
-| `conversion.py`, `same.py` | from and to dictionaries; whether values are the same |
-| `handler.py`, `places.py` | a folder of objects, wherever it is; numbers |
-| `arrow_handler.py`, `container.py`, `columns.py`, `reading.py` | Arrow files, versions, classes |
-| `pickle_handlers.py` | the files of `neuralib` |
-| `files.py` | one object, one file |
-| `persisted.py`, `cache_policy.py`, `result_store.py`, `serializer.py` | results of Prefect |
-| `options.py`, `validators.py` | programs that compute once |
+| `persistence_class.py` | declaring a class, and the methods that it gets |
+| `info.py` | what is known of a class; values as file names; where files are |
+| `handler.py` | a folder of objects, wherever it is; Arrow, and the pickles of `neuralib` |
+| `container.py` | the file of an object: versions, classes, from and to dictionaries |
+| `files.py` | one object, one file; programs that compute once |
+| `persisted.py` | results of Prefect |
 """
 
 from prefect_optuna.errors import (

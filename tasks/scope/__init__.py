@@ -2,15 +2,11 @@
 
 | file | its one idea |
 |---|---|
-| `facade.py` | `param_scope`, the one name that people use |
-| `scope.py`, `accessor.py` | a scope, and a parameter by its name |
-| `frames.py` | what is in force where |
-| `auto_parameters.py`, `filling.py`, `deferred.py` | `auto_param` functions |
-| `values.py`, `origins.py`, `packing.py` | flattening and converting; where from; as bytes |
-| `explanation.py`, `unread.py`, `recorded.py` | which layer, what was misspelt, what was read |
-| `checking.py` | what is set for a study has a name that is read, and the right type |
-| `carrying.py`, `scoped_tasks.py` | to other threads and processes, by hand and by Prefect |
-| `files.py` | from files and a command line |
+| `facade.py` | `param_scope`, the one name that people use; files, a command line, other threads |
+| `scope.py` | a scope, a parameter by its name, and what was misspelt or never read |
+| `frames.py` | what is in force where; values, and where they are from |
+| `auto_parameters.py` | `auto_param` functions |
+| `scoped_tasks.py` | Prefect tasks that take the scope along |
 """
 
 from prefect_optuna.errors import (

@@ -21,6 +21,8 @@ from typing import (
 from weakref import WeakValueDictionary
 
 from prefect_optuna.errors import InvalidParameterError
+
+# As a module, and not its functions: see there.
 from prefect_optuna.tasks.scope import frames
 from prefect_optuna.tasks.scope.frames import (
     CONVERTERS,

@@ -3,7 +3,7 @@
 A trial is signed by the process that tells its values, just before it does, since a storage
 changes nothing in a trial that has ended. The signature is part of an attribute that the trial
 gets anyway: its reference to the archived result, or else the attribute `signature`. It is also
-an entry in the list of its run (`running_list.py`).
+an entry in the list of its run.
 """
 
 from __future__ import annotations
