@@ -32,7 +32,7 @@ class Figure(NamedTuple):
 
 def files(root: Path) -> list[Path]:
     """The files of the package; what makes the documentation is not installed."""
-    found = [root / "errors.py"]
+    found = [*root.glob("errors.py")]
     found += [path for floor in FLOORS for path in sorted((root / floor).rglob("*.py"))]
     return [path for path in found if root / "deployments/site" not in path.parents]
 
@@ -128,8 +128,8 @@ def figures(root: Path) -> tuple[list[Figure], list[list[str]]]:
     found = circles(arrows)
     names = sum(len(public_names(known[f"{PACKAGE}.{floor}"])) for floor in FLOORS)
     return [
-        Figure("product lines", lines(root), 60_967, 36_500),
-        Figure("modules", len(known), 146, 135),
+        Figure("product lines", lines(root), 60_968, 36_500),
+        Figure("modules", len(known), 147, 135),
         Figure("public names on the floors", names, 91, 110),
         Figure("error classes", len(errors(known)), 62, 55),
         Figure("circles of imports", len(found), 0, 0),
