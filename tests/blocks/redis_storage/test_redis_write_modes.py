@@ -16,6 +16,7 @@ from redis_servers import RedisServer
 from servers import wait_until
 
 from prefect_optuna.blocks.redis_storage import RedisStorage
+from prefect_optuna.blocks.redis_storage import storage as storage_module
 from prefect_optuna.errors import AttributeEncodingError, StorageUnavailableError
 
 Open = Callable[..., RedisStorage]
@@ -49,8 +50,11 @@ def test_in_the_strict_mode_every_call_is_on_the_server_when_it_returns(open_sto
 
 @pytest.mark.parametrize("mode", ["buffered", "fast"])
 def test_what_is_buffered_is_on_the_server_soon_without_another_call(
-    open_storage: Open, mode: str
+    open_storage: Open, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        storage_module, "_FLUSH_AFTER", 0.5
+    )  # longer than a busy machine takes to look
     writer, reader = open_storage(write_mode=mode), open_storage()
     trial = new_trial(writer)
     writer.set_trial_user_attr(trial, "note", "good")
