@@ -42,6 +42,10 @@ os.environ.update(
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
     DO_NOT_TRACK="1",
     RAY_USAGE_STATS_ENABLED="0",
+    # Else Ray makes a token and writes it into the home folder. A process reads both once, when
+    # anything in it imports Ray.
+    RAY_AUTH_MODE="token",
+    RAY_AUTH_TOKEN=secrets.token_hex(32),
     MPLBACKEND="agg",
     # Else gcsfs asks a service that emulators do not have, and waits for it.
     GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false",
@@ -176,9 +180,3 @@ def page(chromium: str, tmp_path: Path) -> Generator[Page]:
 def in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small results and series are files, too, as those of 0.1.0 are."""
     monkeypatch.setattr("prefect_optuna.tasks.archive.series.results.INLINE", -1)
-
-
-@pytest.fixture(scope="session")
-def ray_token() -> str:
-    """The password of the tests' Rays, which a process reads once."""
-    return secrets.token_hex(32)

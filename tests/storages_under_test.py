@@ -285,6 +285,7 @@ def sqlite(folder: Path) -> StorageUnderTest:
     return StorageUnderTest(
         connect=partial(open_database, url),
         connect_with_heartbeat=partial(open_database_with_heartbeat, url),
+        heartbeat_on_ask=False,
         save_state=partial(save_database, url),
         stored_bytes=stored_bytes,
     )
@@ -358,6 +359,7 @@ class PostgresServer:
         return StorageUnderTest(
             connect=partial(open_database, url()),
             connect_with_heartbeat=partial(open_database_with_heartbeat, url()),
+            heartbeat_on_ask=False,
             server_port=self.port,
             connect_through=lambda port: partial(open_database, url(port)),
             kill_server=self.kill,
@@ -452,6 +454,7 @@ class MariaDBServer:
         return StorageUnderTest(
             connect=partial(open_sql_block, url),
             connect_with_heartbeat=partial(open_sql_block, url, **HEARTBEAT),
+            heartbeat_on_ask=False,
             server_port=self.port,
             connect_through=lambda port: partial(
                 open_sql_block, url.replace(f":{self.port}/", f":{port}/")

@@ -293,7 +293,11 @@ class StudyStorageContract:
         if heartbeat:
             _fail_stale(study)
         broken = violations(
-            map(History.read, logs), study.get_trials(), study.user_attrs, recovered=heartbeat
+            map(History.read, logs),
+            study.get_trials(),
+            study.user_attrs,
+            recovered=heartbeat,
+            heartbeat_on_ask=under_test.heartbeat_on_ask,
         )
         assert not broken, "\n".join(broken)
         assert len(study.get_trials(states=[TrialState.COMPLETE])) > 20

@@ -19,7 +19,8 @@ class Attempt:
     """One write that a process has tried.
 
     Args:
-        what: `"ask"`, `"tell"`, `"enqueue"`, or `"attribute"` for one of the study.
+        what: `"ask"`, `"beat"` for the first heartbeat, `"tell"`, `"enqueue"`, or `"attribute"` for
+            one of the study.
         answered: whether the storage has acknowledged it. If not, it may have happened or not.
         number: of the trial.
         value: what was told, or the attribute's value; None for a trial that failed.
@@ -110,6 +111,7 @@ def violations(
     attributes: dict[str, Any] | None = None,
     *,
     recovered: bool = False,
+    heartbeat_on_ask: bool = True,
 ) -> list[str]:
     """Compare what processes did with what a storage holds now.
 
@@ -121,6 +123,8 @@ def violations(
         trials: of the study.
         attributes: the user attributes of the study.
         recovered: whether stale trials have been failed, so that none may be running any more.
+        heartbeat_on_ask: whether that is also said of trials whose worker was killed between its
+            `"ask"` and its first `"beat"`.
 
     Returns:
         A sentence for each thing that cannot be true.
@@ -137,7 +141,14 @@ def violations(
         for index, trial in enumerate(trials)
         if trial.number != index
     ]
-    broken += _asks(attempts, trials, recovered)
+    broken += _asks(attempts, trials)
+    if recovered:
+        beaten = {a.number for a in attempts if a.what == "beat" and a.answered}
+        broken += [
+            f"trial {trial.number} is running for ever"
+            for trial in trials
+            if not _settled(trial) and (heartbeat_on_ask or trial.number in beaten)
+        ]
     broken += _tells(attempts, trials)
     broken += _enqueued(attempts, trials)
     for history in histories:
@@ -145,7 +156,7 @@ def violations(
     return broken
 
 
-def _asks(attempts: list[Attempt], trials: Sequence[FrozenTrial], recovered: bool) -> list[str]:
+def _asks(attempts: list[Attempt], trials: Sequence[FrozenTrial]) -> list[str]:
     asks = [attempt for attempt in attempts if attempt.what == "ask"]
     given = Counter(attempt.number for attempt in asks if attempt.answered)
     broken = [f"trial {n} was given to {times} workers" for n, times in given.items() if times > 1]
@@ -165,8 +176,6 @@ def _asks(attempts: list[Attempt], trials: Sequence[FrozenTrial], recovered: boo
             f"{len(ownerless)} trials were taken and no worker got them, such as {ownerless[0]}; "
             f"only {unanswered} workers asked and got no answer"
         )
-    if recovered:
-        broken += [f"trial {t.number} is running for ever" for t in trials if not _settled(t)]
     return broken
 
 

@@ -174,6 +174,9 @@ class StorageUnderTest:
             a callback that tries a stale trial once more
             (`optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=1)`). Without it,
             `connect`.
+        heartbeat_on_ask: whether a trial has a heartbeat from the moment on in which a worker gets
+            it. On Optuna's own databases it has none before the worker's first, so that a worker
+            that is killed in between leaves a trial that nobody takes for stale.
         server_port: where the server listens on 127.0.0.1, if there is one.
         connect_through: given another port, returns a `connect` that goes there. The contract
             puts a proxy of its own on it, which drops connections.
@@ -196,6 +199,7 @@ class StorageUnderTest:
 
     connect: Connect
     connect_with_heartbeat: Connect | None = None
+    heartbeat_on_ask: bool = True
     server_port: int | None = None
     connect_through: Callable[[int], Connect] | None = None
     kill_server: Callable[[], None] | None = None

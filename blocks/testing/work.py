@@ -211,7 +211,8 @@ def _one_turn(
         trial = study.ask()
         attempt.number = trial.number
     if beating:
-        beating.record_heartbeat(trial._trial_id)
+        with recorder.attempt("beat", number=trial.number):
+            beating.record_heartbeat(trial._trial_id)
     value = trial.suggest_float("x", 0, 1) + trial.suggest_int("n", 0, 9)
     trial.suggest_categorical("c", ["a", "b"])
     for step in range(rng.randrange(4)):

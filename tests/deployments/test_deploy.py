@@ -241,9 +241,9 @@ def test_files_are_named_by_their_absolute_paths(
 
 def test_several_workers_are_a_distributed_study_and_the_pool_s_worker(lab: Path) -> None:
     deployed = deploy_optimization(
-        LYNX, study_name="spread", workers=3, storage=STORAGE, artifacts=ARTIFACTS, pool=POOL
+        LYNX, study_name="wide", workers=3, storage=STORAGE, artifacts=ARTIFACTS, pool=POOL
     )
-    assert deployed.name == "distribute/spread"
+    assert deployed.name == "distribute/wide"
     there = stored(deployed.id)
     assert there.entrypoint == "prefect_optuna.flows.distribute_flow.distribute"
     # A run whose machine has died would keep the next one from beginning for five minutes.

@@ -50,13 +50,10 @@ def make_runner(name: str) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch, ray_token: str) -> Generator[None]:
+def a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """Ray's workers find this module, and none is left for the next test, whatever happens."""
     # They get the folder of the program that runs, which here is pytest.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-    # Else Ray makes one, and writes it into the home folder.
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", ray_token)
     yield
     if (ray := sys.modules.get("ray")) is not None:
         ray.shutdown()

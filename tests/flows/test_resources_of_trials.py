@@ -31,14 +31,12 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_token: str) -> Generator[None]:
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """A machine of two GPUs, on which nobody has taken anything; and no Ray is left."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(DEVICES, "3,5")
     monkeypatch.setenv("PREFECT_INTEGRATIONS_OPTUNA_CLAIMS", str(tmp_path / "claims"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", ray_token)
     yield
     if (ray := sys.modules.get("ray")) is not None:
         ray.shutdown()

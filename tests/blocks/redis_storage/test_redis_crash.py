@@ -161,3 +161,10 @@ def test_a_history_that_cannot_be_true_is_found_out(
 def test_a_trial_that_is_left_running_after_the_recovery_is_found_out() -> None:
     trials = [in_state(0, TrialState.RUNNING)]
     assert violations([History([ASKED])], trials, recovered=True) == ["trial 0 is running for ever"]
+
+
+def test_where_the_first_heartbeat_comes_after_the_ask_a_kill_in_between_leaves_a_trial() -> None:
+    trials, of_optuna = [in_state(0, TrialState.RUNNING)], {"heartbeat_on_ask": False}
+    assert violations([History([ASKED])], trials, recovered=True, **of_optuna) == []
+    history = History([ASKED, Attempt("beat", answered=True, number=0)])
+    assert violations([history], trials, recovered=True, **of_optuna) != []
