@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import http.client
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import httpx
 from prefect.context import SettingsContext, get_settings_context
 from prefect.logging import get_logger
 from prefect.settings import (
@@ -75,19 +75,17 @@ def read_server_file(home: Path) -> dict[str, object]:
 
 def is_healthy(url: str) -> bool:
     """Tell whether a Prefect server answers."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
-    with contextlib.closing(connection):
-        try:
-            connection.request("GET", "/api/health")
-            return connection.getresponse().status == http.client.OK
-        except (OSError, http.client.HTTPException):
-            return False
+    try:
+        return httpx.get(f"{url}/api/health", timeout=5, trust_env=False).is_success
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
 
 
 # Its input ends when the program does, however that ends. psutil knows a process from another one
 # that has got its number.
 _GUARD = """
 import sys
+import httpx
 import psutil
 try:
     server = psutil.Process(int(sys.argv[1]))
