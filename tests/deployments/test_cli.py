@@ -327,7 +327,7 @@ def test_a_reevaluation_is_deployed_to_where_the_study_is_deployed(call: Any) ->
 def test_a_run_that_no_worker_takes_says_so_and_one_that_is_cancelled_is_code_1(
     call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect_optuna.deployments.cli import tables
+    from prefect_optuna.deployments.cli import watching
 
     said = Event()
 
@@ -341,8 +341,8 @@ def test_a_run_that_no_worker_takes_says_so_and_one_that_is_cancelled_is_code_1(
             [run] = [run for run in client.read_flow_runs() if run.parameters.get("n_trials") == 17]
             client.set_flow_run_state(run.id, Cancelled(), force=True)
 
-    monkeypatch.setattr(tables, "_NO_WORKER_SECONDS", 0)
-    monkeypatch.setattr(tables, "note", note)
+    monkeypatch.setattr(watching, "_NO_WORKER_SECONDS", 0)
+    monkeypatch.setattr(watching, "note", note)
     problem = "prefect_optuna.flows.examples.lynx_hare:problem"
     with ThreadPoolExecutor() as pool:
         cancelled = pool.submit(cancel)

@@ -229,7 +229,9 @@ def test_a_process_of_the_pool_that_dies_while_it_waits_leaves_what_it_computed(
         archived = ArchivedStudy.load("s", artifacts=artifacts)
         assert archived.result(1) == {"series": [archived.study.trials[1].params["x"]] * 600}
     assert list(spool) == []
-    assert [t.state for t in archived.study.trials] == [TrialState.COMPLETE] * 4
+    # The next one may have been on its way to that process already; it is asked again then.
+    kept = [t for t in archived.study.trials if not is_lost(t)]
+    assert [t.state for t in kept] == [TrialState.COMPLETE] * 4
     assert max(counted().values()) == 1
 
 

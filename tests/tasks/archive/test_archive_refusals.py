@@ -301,6 +301,7 @@ HELD = {
 def test_the_value_of_a_secret_environment_variable_is_not_archived(
     project: Path, monkeypatch: pytest.MonkeyPatch, held: str
 ) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN")  # of the tests; it would be found first
     monkeypatch.setenv("LAB_API_TOKEN", SECRET)
     message = refusal(
         load(project, f"import os\nSECRET = os.environ['LAB_API_TOKEN']\n{HELD[held]}\n").run
