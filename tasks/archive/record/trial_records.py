@@ -26,7 +26,6 @@ from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks import logged_metrics
 from prefect_optuna.blocks.codec.tables import from_arrow
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.errors import InvalidSettingError
@@ -68,6 +67,8 @@ def trial_columns(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
         >>> columns["value"], columns["user.fold"]
         ([0.5], [3])
     """
+    from prefect_optuna.blocks import logged_metrics
+
     columns: dict[str, list[Any]] = {
         "number": [trial.number for trial in trials],
         "state": [trial.state.name.lower() for trial in trials],
