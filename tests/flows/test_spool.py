@@ -374,10 +374,12 @@ def test_a_damaged_file_is_left_alone_and_hides_no_other(
     spool: Spool, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool.put(_kept(1))
-    (spool.folder / "0-000002-0.trial").write_bytes(damage)
+    damaged = spool.folder / "0-000002-0.trial"
+    damaged.write_bytes(damage)
+    damaged.chmod(0o600)  # as the spool's own are, whatever this user's umask is
     assert [one.trial.number for one in spool] == [1]
     assert "no whole file of the spool" in caplog.text
-    assert (spool.folder / "0-000002-0.trial").exists()
+    assert damaged.exists()
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,9 @@ def encoded(change: Change, value: Callable[[Any, str], Any]) -> Any:
     return {"$make": [function, arguments]}
 
 
+# Variables of a class body that nobody has written: of `super()`, and of annotations, which
+# Python 3.14 evaluates on first look.
+_OF_THE_COMPILER = ("__class__", "__classdict__")
 _START_AGAIN = (
     "The file was edited after it was loaded: start Python again (in a notebook, run the cell "
     "again), so that what is archived is what runs."
@@ -410,7 +413,7 @@ class VerifiedSources:
             own = code.co_qualname.startswith(f"{cls.__qualname__}.")
             if code.co_filename != file.filename or not own:
                 continue
-            free = [name for name in code.co_freevars if name != "__class__"]
+            free = [name for name in code.co_freevars if name not in _OF_THE_COMPILER]
             if free:
                 raise RefusedError(
                     f"{where} is defined inside a function and uses its variable {free[0]!r}. "

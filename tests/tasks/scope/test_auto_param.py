@@ -10,6 +10,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+import warnings
 from collections import namedtuple
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field
@@ -226,7 +227,9 @@ def test_HP52_inspect_sees_what_kind_a_function_is() -> None:
             return b
 
     assert inspect.iscoroutinefunction(coroutine)
-    assert asyncio.iscoroutinefunction(coroutine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # since Python 3.14
+        assert asyncio.iscoroutinefunction(coroutine)
     assert inspect.isgeneratorfunction(generator)
     assert inspect.isasyncgenfunction(asynchronous_generator)
     assert inspect.iscoroutinefunction(Service().call)
