@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import pickletools
 import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -271,6 +272,16 @@ class _Thaw:
         return value
 
 
+def _check_places(data: bytes) -> None:
+    """Refuse a place among what is remembered for which Python would take gigabytes (gh-115952)."""
+    try:
+        places = [place for code, place, _ in pickletools.genops(data) if code.name.endswith("PUT")]
+    except ValueError as error:
+        raise pickle.UnpicklingError(str(error)) from None
+    if any(place is not None and place > len(data) for place in places):
+        raise pickle.UnpicklingError("more is remembered than there can be")
+
+
 def loads(
     data: bytes,
     package: str,
@@ -280,6 +291,7 @@ def loads(
     arrays: bool = False,
 ) -> Any:
     """Read a pickle."""
+    _check_places(data)
     enumerations = enumerations or {}
     unpickler = _Unpickler(data, package, (*classes, *enumerations), arrays)
     value = unpickler.load()

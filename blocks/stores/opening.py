@@ -362,8 +362,10 @@ def _modified(found: Mapping[str, Any]) -> datetime:
         value = found.get(key)
         if isinstance(value, str):
             value = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        if isinstance(value, datetime):
-            return value.astimezone(UTC)
+        if isinstance(
+            value, datetime
+        ):  # without a zone it is UTC, as earlier versions of sshfs say it
+            return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
     raise OSError(errno.ENOTSUP, "the filesystem does not say when a file was written")
 
 
@@ -416,7 +418,7 @@ class SftpStore(FsspecStore):
         with translated():
             for name, details in self._fs.find(self._root, detail=True).items():
                 if posixpath.basename(name).startswith(TEMPORARY_PREFIX):
-                    yield ArtifactInfo(self._relative(name), details["size"], details["mtime"])
+                    yield ArtifactInfo(self._relative(name), details["size"], _modified(details))
 
     def ls(self, path: str) -> list[str]:
         return [name for name in super().ls(path) if not _is_temporary(name)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from optuna.samplers import BaseSampler, CmaEsSampler, PartialFixedSampler
 
 from prefect_optuna.blocks import InMemoryStudyStorage
+from prefect_optuna.blocks._inert_pickles import loads
 from prefect_optuna.errors import DamagedStorageError, HostilePickleError
 from prefect_optuna.flows import Problem, optimize
 from prefect_optuna.flows.study import Sampler, make_sampler, without_pickles
@@ -166,6 +168,17 @@ def test_damaged_state_is_named_and_runs_nothing(data: st.DataObject) -> None:
         sampler._restore_optimizer([trial])
     except (DamagedStorageError, HostilePickleError) as error:
         assert "trial" in str(error)  # noqa: PT017 - or it is another number, and no damage
+
+
+def test_a_place_that_is_far_away_takes_no_memory() -> None:
+    far = b"\x80\x04]r" + (10_000_000).to_bytes(4, "little") + b"."
+    tracemalloc.start()
+    try:
+        with pytest.raises(pickle.UnpicklingError, match="more is remembered"):
+            loads(far, "cmaes", (), arrays=True)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def _state() -> str:
