@@ -167,6 +167,19 @@ def _has_one_kind_of_numbers(frame: Any) -> bool:
     return len(kinds) == 1 and isinstance(kind := kinds.pop(), np.dtype) and kind.kind in "biufc"
 
 
+def _signed(table: Any) -> Any:
+    """The same with signed indices of categories: pyarrow before 23 gives pandas no others."""
+    import pyarrow as pa
+
+    def signed(field: Any) -> Any:
+        kind = field.type
+        if pa.types.is_dictionary(kind) and pa.types.is_unsigned_integer(kind.index_type):
+            return field.with_type(pa.dictionary(pa.int64(), kind.value_type, kind.ordered))
+        return field
+
+    return table.cast(pa.schema(map(signed, table.schema), table.schema.metadata))
+
+
 def _by_rows(frame: Any) -> Any:
     import numpy as np
     import pandas as pd
@@ -220,11 +233,11 @@ def from_arrow(table: Any, kind: str) -> Any:
             case "pyarrow.RecordBatch":
                 return _one_batch(table)
             case "pandas.DataFrame":
-                frame = table.to_pandas()
+                frame = _signed(table).to_pandas()
                 by_rows = (table.schema.metadata or {}).get(_LAYOUT) == b"rows"
                 return _by_rows(frame) if by_rows else frame
             case "pandas.Series":
-                series = table.to_pandas().iloc[:, 0]
+                series = _signed(table).to_pandas().iloc[:, 0]
                 return series.rename(None) if series.name == "" else series
             case "polars.DataFrame" | "polars.Series":
                 import polars as pl  # pyright: ignore[reportMissingImports]
