@@ -50,7 +50,10 @@ def _written(character: str) -> str:
 def markup(text: str) -> str:
     """Text in rich's markup, as text."""
     # `escape` leaves a bracket that begins no tag, and rich takes a backslash before it away.
-    return escape(_SLASHES.sub(r"\1\\", visible(text)))
+    shown = visible(text)
+    body = shown.rstrip("\\")
+    # Those at the end come before whatever tag is next; `escape` doubles one, and not several.
+    return escape(_SLASHES.sub(r"\1\\", body)) + "\\" * (2 * (len(shown) - len(body)))
 
 
 def command(*words: str) -> str:

@@ -38,6 +38,8 @@ def test_json_for_terminals_has_nothing_that_they_obey_and_is_the_same_document(
 
 @any_text
 @example("\\[")
+@example("\\\\")
+@example("\\\\\\")
 @example("a\\\\[ \\[b] \\[B] [")
 def test_a_console_writes_text_as_text(text: str) -> None:
     written = io.StringIO()
