@@ -82,9 +82,8 @@ def find_handler(alias: str) -> type[Artifact]:
         The class.
 
     Raises:
-        UnknownHandlerError: nobody offers that alias.
-        UnknownHandlerError: a package does, and it cannot be imported.
-        UnknownHandlerError: what a package offers is no handler, or two packages do.
+        UnknownHandlerError: nobody offers that alias, or a package does and it cannot be imported,
+            is no handler, or another one has it, too.
 
     Example:
         >>> from prefect_optuna.blocks.artifacts import find_handler

@@ -177,7 +177,8 @@ def _signed(table: Any) -> Any:
             return field.with_type(pa.dictionary(pa.int64(), kind.value_type, kind.ordered))
         return field
 
-    return table.cast(pa.schema(map(signed, table.schema), table.schema.metadata))
+    schema = pa.schema(map(signed, table.schema), table.schema.metadata)
+    return table if schema == table.schema else table.cast(schema)
 
 
 def _by_rows(frame: Any) -> Any:
