@@ -41,6 +41,17 @@ def visible_line(text: str) -> str:
     return visible(text).replace("\n", "\\n")
 
 
+def one_line(text: str, length: int) -> str:
+    r"""Shorten text to one line of at most `length` characters, without invisible ones.
+
+    Example:
+        >>> one_line("learning\nrate of the first layer", 16)
+        'learning rate o…'
+    """
+    text = " ".join(visible(text[: 20 * length]).split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _written(character: str) -> str:
     if unicodedata.category(character) == "Zs":
         return " "  # of another width

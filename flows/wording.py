@@ -32,9 +32,8 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.theme import Theme
 
-from prefect_optuna.blocks.artifacts.faces import one_line
 from prefect_optuna.blocks.study_summary import best_first, is_feasible
-from prefect_optuna.blocks.texts import markup
+from prefect_optuna.blocks.texts import markup, one_line
 from prefect_optuna.flows.session import is_lost
 
 if TYPE_CHECKING:

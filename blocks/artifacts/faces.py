@@ -31,7 +31,7 @@ from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.artifacts.artifact import Artifact, encode, type_name
 from prefect_optuna.blocks.artifacts.registry import find_handler, handler_for
 from prefect_optuna.blocks.artifacts.table_artifacts import table_library
-from prefect_optuna.blocks.texts import visible
+from prefect_optuna.blocks.texts import one_line, visible
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,17 +51,6 @@ def escape(text: str) -> str:
     text = visible(text).replace("\n", " ")
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#+!|~$:-])", r"\\\1", text)
-
-
-def one_line(text: str, length: int) -> str:
-    r"""Shorten text to one line of at most `length` characters, without invisible ones.
-
-    Example:
-        >>> one_line("learning\nrate of the first layer", 16)
-        'learning rate o…'
-    """
-    text = " ".join(visible(text[: 20 * length]).split())
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def code(text: str) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 from texts_under_test import HOSTILE, LETTERS, MARKDOWN, TEXTS, inline_kinds, unseen
 
 from prefect_optuna.blocks import texts
-from prefect_optuna.blocks.artifacts.faces import artifact_markdown, code, escape, fenced, one_line
+from prefect_optuna.blocks.artifacts.faces import artifact_markdown, code, escape, fenced
 
 any_text = lambda test: given(TEXTS)(example(HOSTILE)(test))  # noqa: E731 - two decorators in one
 
@@ -112,5 +112,5 @@ def test_the_page_of_an_artifact_has_no_markup_but_its_own(name: str, value, hin
 
 @any_text
 def test_one_line_is_one_line(text: str) -> None:
-    assert "\n" not in one_line(text, 20)
-    assert len(one_line(text, 20)) <= 20
+    assert "\n" not in texts.one_line(text, 20)
+    assert len(texts.one_line(text, 20)) <= 20

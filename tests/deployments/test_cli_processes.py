@@ -70,7 +70,6 @@ print({"prefect", "optuna", "numpy", "pydantic"} & set(sys.modules), file=sys.st
     assert result.stderr.endswith("set()\n")
 
 
-@pytest.mark.slow
 def test_studies_wait_for_neither_prefect_s_engine_nor_its_logging_nor_pictures(
     tmp_path: Path,
 ) -> None:
