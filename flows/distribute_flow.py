@@ -155,9 +155,8 @@ def distribute(
         InvalidSettingError: An argument cannot work, or there is no such deployment.
         ServerUnavailableError: There is no Prefect server that workers could ask for work.
         InvalidLocationError: Workers could be told of a storage only together with its password.
-        WorkerFailedError: A trial raised what `catch` does not name, or the problem cannot be
-            brought back on a worker.
-        WorkerFailedError: Workers die, and none of them finishes a trial.
+        WorkerFailedError: A trial raised what `catch` does not name, the problem cannot be
+            brought back on a worker, or workers die and none of them finishes a trial.
         StudyNotFoundError: The study was deleted while it ran.
         InvalidProblemError: The problem is none, or breaks its contract.
         StudyMismatchError: The study exists with other directions.

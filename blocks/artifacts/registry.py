@@ -201,12 +201,11 @@ def register_handler(handler: _HandlerClass) -> _HandlerClass:
 class _Broken(NamedTuple):
     """The reason why an alias has no handler. Each lookup gets an error of its own."""
 
-    kind: type[UnknownHandlerError]
     text: str
     cause: BaseException | None = None
 
     def error(self) -> UnknownHandlerError:
-        error = self.kind(self.text)
+        error = UnknownHandlerError(self.text)
         error.__cause__ = self.cause
         return error
 
@@ -235,8 +234,7 @@ def _installed() -> _Installed:
             )
         elif len(points) > 1:
             broken[alias] = _Broken(
-                UnknownHandlerError,
-                f"Two packages offer an artifact handler {alias!r}: {titles}. Uninstall one.",
+                f"Two packages offer an artifact handler {alias!r}: {titles}. Uninstall one."
             )
         else:
             (point,) = points.values()
@@ -253,7 +251,6 @@ def _load(point: EntryPoint) -> type[Artifact] | _Broken:
         handler = point.load()
     except Exception as error:  # noqa: BLE001 - one package's fault must not touch the others
         return _Broken(
-            UnknownHandlerError,
             f"{_title(point)} cannot be imported: {type(error).__name__}: {error}. Update or "
             "uninstall that package.",
             error,
@@ -262,7 +259,7 @@ def _load(point: EntryPoint) -> type[Artifact] | _Broken:
     if not problem and handler.alias != point.name:
         problem = f"its alias is {handler.alias!r}, and has to be the name of the entry point."
     if problem:
-        return _Broken(UnknownHandlerError, f"{_title(point)} cannot be used: {problem}")
+        return _Broken(f"{_title(point)} cannot be used: {problem}")
     return handler
 
 

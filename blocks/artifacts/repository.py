@@ -222,8 +222,8 @@ class ArtifactRepository:
 
     Raises:
         InvalidSettingError: there is no such mode, or it is `"w"` and something is there.
-        InvalidLocationError: `filesystem` is none of these.
-        InvalidLocationError: the prefix is malformed or leads out of the root.
+        InvalidLocationError: `filesystem` is none of these, or the prefix is malformed or leads
+            out of the root.
 
     Example:
         >>> from prefect_optuna.blocks import ArtifactRepository
@@ -402,10 +402,10 @@ class ArtifactRepository:
         Raises:
             VersionNotFoundError: there is none; says what there is.
             InvalidVersionError: `version` or `asof` is no version or time, or both are given.
-            ArtifactLoadError: the environment is another; says both.
+            ArtifactLoadError: the environment is another, and the message says both; or the
+                handler cannot read it.
             CorruptArtifactError: the content, or the record, is damaged or missing.
             UnknownHandlerError: the handler that has written it is not installed.
-            ArtifactLoadError: the handler cannot read it.
 
         Example:
             >>> from prefect_optuna.blocks import ArtifactRepository

@@ -560,9 +560,9 @@ class OptunaArchive:
                 trial does.
 
         Raises:
-            SeriesError: something does not fit: lengths, columns, or the series of other trials.
+            SeriesError: something does not fit: lengths, columns, or the series of other trials;
+                or the trial's own coordinates are none.
             UnknownNameError: the study has no such axis.
-            SeriesError: the trial's own coordinates are none.
             StorageUnavailableError: the artifact filesystem failed.
 
         Example:

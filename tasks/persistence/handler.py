@@ -169,8 +169,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
         Raises:
             InvalidPersistenceClassError: it is of another class.
             UnsetFieldError: a field is not set; names it.
-            UnsupportedValueError: a value cannot be in a name; names the field.
-            UnsupportedValueError: the file cannot hold a value; names the field.
+            UnsupportedValueError: a name or the file cannot hold a value; names the field.
             AutoIncFieldNotResolvedError: there is a path, and no number.
             PersistenceExistsError: the file of other values or of another class has this name.
             StorageUnavailableError: the filesystem failed.

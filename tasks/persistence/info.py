@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_origin, overload
@@ -82,6 +83,7 @@ Validator = bool | Callable[[Any, Any], bool]
 FilenamePart = bool | Callable[[Any], str | None]
 
 
+@dataclass(eq=False, kw_only=True, repr=False, slots=True)
 class PersistentField:
     """One field of a persistence class.
 
@@ -99,52 +101,28 @@ class PersistentField:
         optional: whether it may be unset, because the class has a value of that name.
     """
 
-    __slots__ = (
-        "annotation",
-        "autoinc",
-        "default",
-        "default_factory",
-        "field_name",
-        "filename",
-        "filename_prefix",
-        "init",
-        "optional",
-        "owner",
-        "validator",
-    )
+    validator: Validator = False
+    filename_prefix: str = ""
+    filename: FilenamePart = False
+    init: bool = True
+    default: Any = missing
+    default_factory: Callable[[], Any] | None = None
+    autoinc: bool = False
+    optional: bool = False
+    field_name: str = ""
+    owner: type | None = None
+    annotation: Any = Any
 
-    def __init__(
-        self,
-        *,
-        validator: Validator = False,
-        filename_prefix: str = "",
-        filename: FilenamePart = False,
-        init: bool = True,
-        default: Any = missing,
-        default_factory: Callable[[], Any] | None = None,
-        autoinc: bool = False,
-        optional: bool = False,
-    ) -> None:
-        for name, value in (("validator", validator), ("filename", filename)):
+    def __post_init__(self) -> None:
+        for name, value in (("validator", self.validator), ("filename", self.filename)):
             if not isinstance(value, bool) and not callable(value):
                 raise InvalidPersistenceClassError(
                     f"field({name}=...) takes True, False or a function, found {value!r}."
                 )
-        if default is not missing and default_factory is not None:
+        if self.default is not missing and self.default_factory is not None:
             raise InvalidPersistenceClassError(
                 "field() takes default= or default_factory=, found both. Leave one out."
             )
-        self.field_name: str = ""
-        self.owner: type | None = None
-        self.annotation: Any = Any
-        self.validator: Validator = validator
-        self.filename_prefix: str = filename_prefix
-        self.filename: FilenamePart = filename
-        self.init: bool = init
-        self.default: Any = default
-        self.default_factory: Callable[[], Any] | None = default_factory
-        self.autoinc: bool = autoinc
-        self.optional: bool = optional
 
     @property
     def has_default(self) -> bool:

@@ -38,6 +38,9 @@ def test_a_study_that_is_killed_at_random_gives_the_trials_of_one_that_is_not(sa
 
 
 def in_a_process(url: str, sampler: str) -> None:
+    if sampler == "gp":
+        # The threads of OpenMP, which another test may have started, are not there after a fork.
+        importlib.import_module("torch").set_num_threads(1)
     storage = as_study_storage(url).get_storage()
     run_study(storage, problem_of(sampler), 24, sampler=SAMPLERS[sampler], slow=0.02)
 
