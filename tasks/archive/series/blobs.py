@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
+from threading import Thread
 
 from optuna import Study
 from optuna.trial import FrozenTrial
@@ -35,6 +36,7 @@ from prefect_optuna.errors import ArtifactNotFoundError
 LARGE = 1 << 20
 """Largest size of a file in a pack, in bytes; the place of a larger one costs least."""
 
+_BESIDE = 1 << 19  # bytes that take longer to hash than a thread to start
 _FILES = 256  # of a pack
 _KEPT = 1024  # packs whose contents are remembered
 _LOCAL_HEADER = 30  # bytes, before the entry's name and its extra field
@@ -218,6 +220,25 @@ class Packer:
                 len(files),
                 error_words(error),
             )
+
+
+class Digest:
+    """The SHA-256 of a content; another core finds that of a large one while it is written."""
+
+    def __init__(self, content: bytes) -> None:
+        self._hash = hashlib.sha256()
+        self._thread: Thread | None = None
+        if len(content) < _BESIDE:
+            self._hash.update(content)
+        else:
+            self._thread = Thread(target=self._hash.update, args=(content,))
+            self._thread.start()
+
+    def hex(self) -> str:
+        """Return it as text, once it is found."""
+        if self._thread is not None:
+            self._thread.join()
+        return self._hash.hexdigest()
 
 
 def blob_path(digest: str) -> str:

@@ -55,7 +55,7 @@ from prefect_optuna.blocks.codec.untrusted import (
 from prefect_optuna.blocks.codec.values import decode_value, encode_value
 from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks.archive.record.manifest import canonical
-from prefect_optuna.tasks.archive.series.blobs import beside_path, read_verified
+from prefect_optuna.tasks.archive.series.blobs import Digest, beside_path, read_verified
 from prefect_optuna.tasks.persistence.container import as_dict
 from prefect_optuna.tasks.persistence.info import INFO
 
@@ -736,11 +736,20 @@ class EncodedResult:
 
     Attributes:
         content: of its file; empty if the reference holds the result itself.
-        reference: to it, without the path.
+        described: the reference, perhaps without the digest.
+        digest: of the content, where it may still have to be found.
     """
 
     content: bytes
-    reference: dict[str, Any]
+    described: dict[str, Any]
+    digest: Digest | None = None
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """The reference to it, without the path."""
+        if self.digest is None:
+            return self.described
+        return {"sha256": self.digest.hex(), **self.described}
 
 
 @dataclass(frozen=True)
@@ -811,12 +820,12 @@ class ResultWriter:
         """
         if result is None or (not numbers and _is_value(result)):
             return None
-        content, reference = b"", encode_inline(result)
+        content, digest, reference = b"", None, encode_inline(result)
         if reference is None:
             content, spec = encode_with_spec(result, self.axes)
             series = spec["series"]
+            digest = Digest(content)
             reference = {
-                "sha256": hashlib.sha256(content).hexdigest(),
                 "bytes": len(content),
                 "layout": spec["layout"],
                 "series": dict(list(series.items())[:_MAX_LISTED]),
@@ -825,7 +834,7 @@ class ResultWriter:
                 reference["more_series"] = len(series) - _MAX_LISTED
         if self.version:
             reference["version"] = self.version
-        return EncodedResult(content, reference)
+        return EncodedResult(content, reference, digest)
 
     def put(self, trial_number: int, encoded: EncodedResult) -> dict[str, Any]:
         """Write an encoded result, and return the reference as `write` does.
@@ -837,15 +846,17 @@ class ResultWriter:
         Raises:
             StorageUnavailableError: the filesystem failed.
         """
-        if "inline" in encoded.reference:
+        if "inline" in encoded.described:
             return dict(encoded.reference)
-        content, digest = encoded.content, encoded.reference["sha256"]
         path = f"studies/{self.uuid}/trials/{trial_number:06d}.arrow"
-        if not self.artifacts.create(path, content) and self.artifacts.sha256(path) != digest:
+        created = self.artifacts.create(path, encoded.content)
+        reference = encoded.reference
+        digest = reference["sha256"]
+        if not created and self.artifacts.sha256(path) != digest:
             # Another attempt of this trial, or a copy of the study that went its own way.
             path = beside_path(path, digest)
-            self.artifacts.create(path, content)
-        return {"path": path, **encoded.reference}
+            self.artifacts.create(path, encoded.content)
+        return {"path": path, **reference}
 
 
 def read_result(artifacts: ArtifactFileSystem, reference: Mapping[str, Any]) -> Any:

@@ -41,7 +41,7 @@ from prefect_optuna.blocks.study_storage import claim_folder, study_uuid
 from prefect_optuna.errors import ArchiveError, SeriesError, StudyMismatchError, UnknownNameError
 from prefect_optuna.tasks.archive.code.inspection import described, too_large
 from prefect_optuna.tasks.archive.record.manifest import SigningKeys
-from prefect_optuna.tasks.archive.series.blobs import beside_path, read_blob, write_blobs
+from prefect_optuna.tasks.archive.series.blobs import Digest, beside_path, read_blob, write_blobs
 from prefect_optuna.tasks.archive.series.results import fits_inline, inline_digest, write_arrow
 
 # Axes: the coordinates that series are given along, kept once for all trials of a study.
@@ -620,9 +620,10 @@ class StudySeries:
     ) -> tuple[dict[str, Any], str]:
         """Write the file of a series: a reference to it, and its path if it is new."""
         content = series.content(key, dtype)
-        digest = hashlib.sha256(content).hexdigest()
+        finding = Digest(content)
         path = series_path(self._claimed().rpartition("/")[2], key, number)
         created = self._artifacts.create(path, content)
+        digest = finding.hex()
         if not created and self._artifacts.sha256(path) != digest:
             # Another attempt of this trial, or a copy of the study that went its own way.
             path = beside_path(path, digest)

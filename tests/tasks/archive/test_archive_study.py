@@ -557,22 +557,35 @@ def test_everything_else_is_archived(artifacts: ArtifactFileSystem, result: Any)
     assert ResultWriter(artifacts, "0b8f").write(0, result) is not None
 
 
-@pytest.mark.usefixtures("in_files")
-def test_another_result_of_a_trial_goes_beside_the_first(artifacts: ArtifactFileSystem) -> None:
-    writer = ResultWriter(artifacts, "0b8f")
-    first = writer.write(0, [1.0])
-    second = writer.write(0, [2.0])
-    assert first is not None
-    assert second is not None
-    assert first["path"] != second["path"]
-    assert read_result(artifacts, first) == [1.0]
-    assert read_result(artifacts, second) == [2.0]
+# A large result is hashed by another thread while it is written.
+_either_size = pytest.mark.parametrize("size", [1, 200_000])
 
 
+@_either_size
 @pytest.mark.usefixtures("in_files")
-def test_the_same_result_again_is_the_same_file(artifacts: ArtifactFileSystem) -> None:
+def test_another_result_of_a_trial_goes_beside_the_first(
+    artifacts: ArtifactFileSystem, size: int
+) -> None:
     writer = ResultWriter(artifacts, "0b8f")
-    assert writer.write(0, [1.0]) == writer.write(0, [1.0])
+    random = np.random.default_rng(1)
+    results = [random.random(size) for _ in range(2)]
+    references = [writer.write(0, result) for result in results]
+    paths = set[str]()
+    for result, reference in zip(results, references, strict=True):
+        assert reference is not None
+        np.testing.assert_array_equal(read_result(artifacts, reference), result)
+        assert artifacts.sha256(reference["path"]) == reference["sha256"]
+        assert artifacts.info(reference["path"]).size == reference["bytes"]
+        paths.add(reference["path"])
+    assert len(paths) == 2
+
+
+@_either_size
+@pytest.mark.usefixtures("in_files")
+def test_the_same_result_again_is_the_same_file(artifacts: ArtifactFileSystem, size: int) -> None:
+    writer = ResultWriter(artifacts, "0b8f")
+    result = np.random.default_rng(1).random(size)
+    assert writer.write(0, result) == writer.write(0, result)
     assert len(artifacts.glob("**")) == 1
 
 
