@@ -637,9 +637,10 @@ class ArchivedStudy:
 
     @cached_property
     def _study_axes(self) -> dict[str, Axis]:
+        attributes = self.study.user_attrs
         axes = (
-            read_axis(self.study, self._artifacts, name)
-            for name in axis_names(self.study.user_attrs)
+            read_axis(self.study, self._artifacts, name, attributes)
+            for name in axis_names(attributes)
         )
         return {axis.name: axis for axis in axes if axis is not None}
 

@@ -6,7 +6,7 @@ import importlib
 import json
 import statistics
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -156,6 +156,8 @@ def select_trials(study: optuna.Study, trials: Selection) -> list[FrozenTrial]:
         >>> [trial.number for trial in select_trials(study, lambda trial: trial.number > 2)]
         [3, 4]
     """
+    if type(trials) is int and (trial := _numbered(study, trials)) is not None:
+        return [trial]
     every = study.get_trials(deepcopy=False)
     if isinstance(trials, str):
         return _by_word(study, every, trials)
@@ -183,6 +185,18 @@ def select_trials(study: optuna.Study, trials: Selection) -> list[FrozenTrial]:
                 f"Trial {number} is {every[number].state.name} and has not ended yet."
             )
     return [every[number] for number in numbers]
+
+
+def _numbered(study: optuna.Study, number: int) -> FrozenTrial | None:
+    """The trial of that number, if it has ended, without reading the others."""
+    storage, study_id = study._storage, study._study_id  # pyright: ignore[reportPrivateUsage]
+    if number < 0:
+        return None
+    with suppress(KeyError):
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        trial = storage.get_trial(trial_id)
+        return trial if trial.state.is_finished() else None
+    return None
 
 
 def _by_word(study: optuna.Study, every: list[FrozenTrial], trials: str) -> list[FrozenTrial]:

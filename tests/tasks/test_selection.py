@@ -71,6 +71,13 @@ def test_a_selection_of_nothing_is_told(study: optuna.Study, trials: Any, messag
         select_trials(study, trials)
 
 
+def test_for_one_number_the_others_are_not_read(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "get_trials", None)
+    assert [trial.number for trial in select_trials(study, 1)] == [1]
+
+
 @pytest.mark.parametrize(
     ("trials", "message"),
     [("best:3", "No trial of study .* is complete"), ("pruned", "is pruned"), ("all", "has ended")],

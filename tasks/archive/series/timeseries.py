@@ -162,9 +162,14 @@ def axis_names(study_attributes: Mapping[str, Any]) -> list[str]:
     return [name.removeprefix(KEY_AXIS) for name in study_attributes if name.startswith(KEY_AXIS)]
 
 
-def read_axis(study: Study, artifacts: ArtifactFileSystem, name: str) -> Axis | None:
+def read_axis(
+    study: Study,
+    artifacts: ArtifactFileSystem,
+    name: str,
+    attributes: Mapping[str, Any] | None = None,
+) -> Axis | None:
     """Read an axis; `None` if the study has no attribute for it."""
-    attribute = study.user_attrs.get(f"{KEY_AXIS}{name}")
+    attribute = (attributes or study.user_attrs).get(f"{KEY_AXIS}{name}")
     if attribute is None:
         return None
     try:
