@@ -176,7 +176,12 @@ def write_and_read(folder: Path, table: Table) -> None:
     def read_series(number: int) -> None:
         archives[number].timeseries("pop", trials=number)
 
-    read = interleaved({"json": read_json, "one": read_one_json, "series": read_series})
+    def read_opened(number: int) -> None:
+        archives[0].timeseries("pop", trials=number)
+
+    read = interleaved(
+        {"json": read_json, "one": read_one_json, "series": read_series, "opened": read_opened}
+    )
     size = folder.joinpath("plain.db").stat().st_size / (ROUNDS + 1)
     reference = study.trials[0].user_attrs["timeseries:pop"]
     bytes_ = reference["bytes"] + folder.joinpath("series.db").stat().st_size / (ROUNDS + 1)
@@ -187,6 +192,8 @@ def write_and_read(folder: Path, table: Table) -> None:
     ours, theirs = read["series"], read["json"]
     show(table, f"read, by study.trials, of {ROUNDS + 1}", ours, theirs, "40 x", inverse=True)
     show(table, "  by get_trial(id), past the study", ours, read["one"], "40 x", inverse=True)
+    ours = read["opened"]
+    show(table, "  the same, both opened before", ours, read["one"], "40 x", inverse=True)
     table.add_row(
         "bytes: series against JSON",
         f"{bytes_ / 1e6:.2f} MB",
