@@ -41,9 +41,7 @@ from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStat
 from prefect_optuna.flows.session import (
     OpenTrials,
     Session,
-    history_of,
     is_lost,
-    unrepeated_trials,
 )
 from prefect_optuna.flows.study import (
     FlowStudy,
@@ -304,7 +302,6 @@ class _Queue:
         self._sessions_at = -math.inf
         self._ended = False
         self._follows = OpenTrials()
-        self._unrepeated: set[int] = set()  # lost, and about to be asked again
         self._term = 0  # in which this run leads; each that takes the lead counts on
         self._superseded = False
         self._leave: list[str] = []
@@ -427,7 +424,7 @@ class _Queue:
             # What has begun is finished, as long as somebody runs it.
             return not running or self.runs.failure is not None
         self.runs.wanted = math.ceil(min(self.workers, missing / self.n_jobs))
-        lost = len(self._unrepeated)
+        lost = len(self._follows.unrepeated)
         room = min(missing - running - waiting - lost, self._depth(finished) - waiting)
         if room > 0 and not self._paused:
             self.session.release(int(room))
@@ -466,9 +463,7 @@ class _Queue:
         return self.workers * self.n_jobs + math.ceil(rate * _AHEAD_SECONDS)
 
     def _tell(self) -> None:
-        new, ended = self._follows.look(self._trials())
-        self._unrepeated |= unrepeated_trials(ended)
-        self._unrepeated.difference_update(*map(history_of, new))
+        _, ended = self._follows.look(self._trials())
         for trial in ended:
             if not is_lost(trial):
                 self.runs.progress()

@@ -80,12 +80,6 @@ def lost_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if is_lost(trial)]
 
 
-def unrepeated_trials(trials: Sequence[FrozenTrial]) -> set[int]:
-    """The numbers of lost trials that are still to be asked again."""
-    lost = {t.number for t in lost_trials(trials) if not t.system_attrs[LOST].get("for good")}
-    return lost.difference(*map(history_of, trials)) if lost else lost
-
-
 def owner_of(trial: FrozenTrial) -> str | None:
     """The id of the session that has marked a trial; `None` if none has."""
     mark = trial.system_attrs.get(MARK)
@@ -206,6 +200,9 @@ class OpenTrials:
         """Those that have not ended, as they were at the last look."""
         self.finished: int = 0
         """Number of trials that have ended, without those that were lost."""
+        self.unrepeated: set[int] = set()
+        """The numbers of lost trials that are still to be asked again."""
+        self._repeated: set[int] = set()
         self._seen = 0
 
     def look(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
@@ -217,7 +214,11 @@ class OpenTrials:
         for trial in [*(trials[one.number] for one in self.open), *new]:
             (ended if trial.state.is_finished() else still).append(trial)
         self.open = still
-        self.finished += sum(not is_lost(trial) for trial in ended)
+        lost = lost_trials(ended)
+        self.finished += len(ended) - len(lost)
+        self._repeated.update(*map(history_of, new))
+        again = {t.number for t in lost if not t.system_attrs[LOST].get("for good")}
+        self.unrepeated = (self.unrepeated | again) - self._repeated
         return new, ended
 
 
@@ -253,8 +254,6 @@ class Session:
         self._renewed = math.inf
         self._doubtful: dict[int, float] = {}
         self._follows = OpenTrials()
-        self._repeated: set[int] = set()
-        self._unrepeated: dict[int, FrozenTrial] = {}  # lost, and asked again by nobody
         self._recovering = threading.Lock()
         self._watched = 0.0  # seconds
         self._looked = time.monotonic()
@@ -487,7 +486,8 @@ class Session:
     def _recover(self) -> list[int]:
         records = self._records()
         alive = {key for key, record in records.items() if self._is_alive(key, record)}
-        new, ended = self._follows.look(self._study.get_trials(deepcopy=False))
+        trials = self._study.get_trials(deepcopy=False)
+        self._follows.look(trials)
         given_up = []
         for trial in self._follows.open:
             if trial.state != TrialState.RUNNING:
@@ -498,15 +498,9 @@ class Session:
                 self.give_up(trial.number, "the process that ran it is gone")
                 given_up.append(trial.number)
         # Somebody gave a trial up and died before asking it again.
-        for trial in new:
-            self._repeated.update(history_of(trial))
-        self._unrepeated.update({trial.number: trial for trial in lost_trials(ended)})
-        for number, trial in list(self._unrepeated.items()):
-            mark = trial.system_attrs[LOST]
-            if number in self._repeated or mark.get("for good"):
-                del self._unrepeated[number]
-            elif mark["session"] not in alive:
-                self._repeat(trial)  # the next look sees it
+        for number in self._follows.unrepeated:
+            if trials[number].system_attrs[LOST]["session"] not in alive:
+                self._repeat(trials[number])  # the next look sees it
         return given_up
 
     def records(self) -> dict[str, dict[str, Any]]:
@@ -531,13 +525,12 @@ class Session:
         asked = self.orders(session).get("do")
         return asked if asked in ("stop", "pause") else None
 
-    def others_running(self, trials: Sequence[FrozenTrial]) -> int:
-        """Count the trials that others run, or have left: those are asked again."""
-        running = sum(
+    def others_running(self, trials: Iterable[FrozenTrial]) -> int:
+        """Count the trials that other sessions run."""
+        return sum(
             trial.state == TrialState.RUNNING and owner_of(trial) not in (None, self.id)
             for trial in trials
         )
-        return running + len(unrepeated_trials(trials))
 
     def ahead_of(self, first: int, trials: Iterable[FrozenTrial]) -> int:
         """Count the trials asked before this one that have ended, run, or will be run.

@@ -22,7 +22,7 @@ from prefect_optuna.errors import (
     StorageUnavailableError,
     TrialStopped,
 )
-from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.flows.session import OpenTrials, Session, is_lost
 from prefect_optuna.flows.spool import (
     STATES,
     Delivery,
@@ -93,7 +93,9 @@ class StudyRun:
         self._idle_seconds = 1.0  # between two looks for more to do
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
         self._recovered = self._refreshed = 0.0
-        self._finished = self._others = self._complete = 0
+        self._follows = OpenTrials()
+        self._finished = self._others = 0
+        self._any_complete = False
         self._pace = 0.0  # of other runs of the study, in trials a second
         self._said_shared = self._said_unread = self._said_traceback = False
         self._state: StudyState = "running"
@@ -290,13 +292,16 @@ class StudyRun:
 
     def _refresh(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)
+        _, ended = self._follows.look(trials)
         now, before = time.monotonic(), self._finished
-        self._finished = sum(t.state.is_finished() and not is_lost(t) for t in trials)
+        self._finished = self._follows.finished
         if self._refreshed:
             self._pace = max(0, self._finished - before) / max(now - self._refreshed, 0.1)
         self._refreshed = now
-        self._complete = sum(t.state == TrialState.COMPLETE for t in trials)
-        self._others = self.session.others_running(trials)
+        self._any_complete |= any(t.state == TrialState.COMPLETE for t in ended)
+        # What others have left is asked again.
+        left = len(self._follows.unrepeated)
+        self._others = self.session.others_running(self._follows.open) + left
         self._heed()
         return trials
 
@@ -329,7 +334,7 @@ class StudyRun:
             self._refresh()
             return
         self._finished += 1
-        self._complete += outcome.state == "complete"
+        self._any_complete |= outcome.state == "complete"
         if outcome.state == "complete" and not self._said_unread:
             self._said_unread = True
             if words := self._scope.unread({*outcome.used, *frozen.params}):
@@ -418,7 +423,7 @@ class StudyRun:
         if outcome.error is None or self._error is not None:
             return
         # A problem that has never worked is wrong, whatever `catch` says.
-        wrong = isinstance(outcome.error, PrefectOptunaError) and not self._complete
+        wrong = isinstance(outcome.error, PrefectOptunaError) and not self._any_complete
         if wrong or not self._catches(outcome.error):
             self._error = outcome.error
 

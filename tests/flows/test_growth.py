@@ -108,3 +108,40 @@ def test_calls_and_trials_read_do_not_grow_with_the_study(
     assert trials == 0
     assert calls["set_trial_state_values"] == calls["set_trial_param"] == TRIALS - 1
     assert sum(calls.values()) <= 12 * TRIALS
+
+
+class Looked(list[optuna.trial.FrozenTrial]):
+    """Trials, and how many of them were looked at."""
+
+    count = 0
+
+    def __iter__(self) -> Any:
+        self.count += len(self)
+        return super().__iter__()
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.count += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+def test_how_the_study_stands_is_told_from_what_has_happened_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = JournalStudyStorage(path=tmp_path / "s.journal")
+    fill(block, 1_000)
+    study = FlowStudy.open("s", block.get_storage(), None, None)
+    runner = InlineDispatcher(TrialRunner(Problem(objective=lambda trial: 0.0)))
+    session, logger = Session(study, study.storage), logging.getLogger("test")
+    run = StudyRun(study, session, runner, logger, n_trials=2_000)
+    running = study.ask()
+    trials = Looked(study.get_trials(deepcopy=False))
+    monkeypatch.setattr(study, "get_trials", lambda deepcopy: trials)
+    run._refresh()
+    assert trials.count == len(trials) == 1_001
+    trials.count = 0
+    study.tell(running, 1.0)
+    trials[-1] = study.storage.get_trial(running._trial_id)
+    run._refresh()
+    assert trials.count == 1
+    assert run.finished == 1_001
