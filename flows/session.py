@@ -498,7 +498,7 @@ class Session:
                 self.give_up(trial.number, "the process that ran it is gone")
                 given_up.append(trial.number)
         # Somebody gave a trial up and died before asking it again.
-        for number in self._follows.unrepeated:
+        for number in sorted(self._follows.unrepeated):
             if trials[number].system_attrs[LOST]["session"] not in alive:
                 self._repeat(trials[number])  # the next look sees it
         return given_up
