@@ -156,8 +156,10 @@ def select_trials(study: optuna.Study, trials: Selection) -> list[FrozenTrial]:
         >>> [trial.number for trial in select_trials(study, lambda trial: trial.number > 2)]
         [3, 4]
     """
-    if type(trials) is int and (trial := _numbered(study, trials)) is not None:
-        return [trial]
+    if isinstance(trials, int) and not isinstance(trials, bool):
+        trial = _numbered(study, trials)
+        if trial is not None:
+            return [trial]
     every = study.get_trials(deepcopy=False)
     if isinstance(trials, str):
         return _by_word(study, every, trials)
