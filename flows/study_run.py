@@ -221,6 +221,11 @@ class StudyRun:
                 self._tell(Outcome(trial.number, "lost", error=error, message=str(error)))
                 return None
             except Exception as error:  # noqa: BLE001 - `catch` decides, as for `run`
+                if isinstance(error, UpdateFinishedTrialError) and self._has_ended(trial):
+                    # Another run took this one for dead, and has asked its trial again.
+                    del self._in_flight[trial.number]
+                    self._refresh()
+                    return None
                 message = f"suggest: {error_words(error)}"
                 self._tell(Outcome(trial.number, "failed", error=error, message=message))
                 return None
@@ -235,6 +240,10 @@ class StudyRun:
         alone = trial.number in self.session.repeats
         given = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
         return Assignment(trial.number, params, live, alone=alone, seed=seed, given=given)
+
+    def _has_ended(self, trial: optuna.Trial) -> bool:
+        trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
+        return self.study.storage.get_trial(trial_id).state.is_finished()
 
     def _next_trial(self) -> optuna.Trial | None:
         return self.session.ask(self.study)

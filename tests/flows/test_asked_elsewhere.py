@@ -1,0 +1,46 @@
+"""What a run does with a trial that another run has taken from it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from prefect_optuna.blocks import ArtifactFileSystem
+from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.flows.spool import Delivery, TrialKeeper
+from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.flows.study_run import StudyRun
+from prefect_optuna.flows.task_runners import InlineDispatcher
+from prefect_optuna.tasks import Problem
+from prefect_optuna.tasks.archive import ResultWriter
+from prefect_optuna.tasks.trial import TrialRunner
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed() -> None:
+    storage = InMemoryStorage()
+    optuna.create_study(study_name="s", storage=storage)
+    study = FlowStudy.open("s", storage, None, None)
+    other, taken = Session(study, study.storage), list[Any]()
+
+    def suggest(trial: optuna.Trial) -> dict[str, float]:
+        if not taken:  # this machine stood still, and another one took it for dead
+            taken.append(other.give_up(trial.number, "its machine is gone", innocent=True))
+        return {"x": trial.suggest_float("x", 0, 1)}
+
+    problem = Problem(suggest=suggest, run=lambda params: params["x"], evaluate=lambda x: x)
+    runner = InlineDispatcher(TrialRunner(problem))
+    session, logger = Session(study, study.storage), logging.getLogger("test")
+    writer = ResultWriter(ArtifactFileSystem(url="memory://taken"), "0b8f")
+    keeper = TrialKeeper("s", "memory", "0b8f", session.id)
+    delivery = Delivery(study, writer, lambda _: None, logger)
+    run = StudyRun(study, session, runner, logger, n_trials=3, keeper=keeper, delivery=delivery)
+    run.run()
+    ended = [trial.state for trial in study.trials if not is_lost(trial)]
+    assert taken
+    assert ended == [TrialState.COMPLETE] * 3
