@@ -38,11 +38,7 @@ from prefect_optuna.flows.opening import begin, check_settings, checked_argument
 from prefect_optuna.flows.optimize_flow import Callback, Storage
 from prefect_optuna.flows.problem_source import ARCHIVE, deployed_code
 from prefect_optuna.flows.report import ReportPublisher, ReportThread, StudyStatus
-from prefect_optuna.flows.session import (
-    OpenTrials,
-    Session,
-    is_lost,
-)
+from prefect_optuna.flows.session import OpenTrials, Session, is_lost
 from prefect_optuna.flows.study import (
     FlowStudy,
     Pruner,

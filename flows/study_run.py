@@ -221,11 +221,6 @@ class StudyRun:
                 self._tell(Outcome(trial.number, "lost", error=error, message=str(error)))
                 return None
             except Exception as error:  # noqa: BLE001 - `catch` decides, as for `run`
-                if isinstance(error, UpdateFinishedTrialError) and self._has_ended(trial):
-                    # Another run took this one for dead, and has asked its trial again.
-                    del self._in_flight[trial.number]
-                    self._refresh()
-                    return None
                 message = f"suggest: {error_words(error)}"
                 self._tell(Outcome(trial.number, "failed", error=error, message=message))
                 return None
@@ -331,6 +326,11 @@ class StudyRun:
             self._hand_back(outcome)
             return
         trial = self._in_flight[outcome.number]
+        if isinstance(outcome.error, UpdateFinishedTrialError) and self._has_ended(trial):
+            # Another run took this one for dead, and has asked its trial again: no failure of it.
+            del self._in_flight[outcome.number]
+            self._refresh()
+            return
         given = outcome.undelivered or trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
         keeper = self.keeper
         with nullcontext() if keeper is None else keeper.keeping(outcome, given):

@@ -362,9 +362,8 @@ def _modified(found: Mapping[str, Any]) -> datetime:
         value = found.get(key)
         if isinstance(value, str):
             value = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        if isinstance(
-            value, datetime
-        ):  # without a zone it is UTC, as earlier versions of sshfs say it
+        if isinstance(value, datetime):
+            # Earlier versions of sshfs say it in UTC, without a zone.
             return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
     raise OSError(errno.ENOTSUP, "the filesystem does not say when a file was written")
 

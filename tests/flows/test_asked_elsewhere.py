@@ -21,19 +21,27 @@ from prefect_optuna.tasks.archive import ResultWriter
 from prefect_optuna.tasks.trial import TrialRunner
 
 
+@pytest.mark.parametrize("kind", ["problem", "plain objective"])
 @pytest.mark.usefixtures("prefect_server")
-def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed() -> None:
+def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed(kind: str) -> None:
     storage = InMemoryStorage()
     optuna.create_study(study_name="s", storage=storage)
     study = FlowStudy.open("s", storage, None, None)
     other, taken = Session(study, study.storage), list[Any]()
 
-    def suggest(trial: optuna.Trial) -> dict[str, float]:
+    def objective(trial: optuna.Trial) -> float:
         if not taken:  # this machine stood still, and another one took it for dead
             taken.append(other.give_up(trial.number, "its machine is gone", innocent=True))
-        return {"x": trial.suggest_float("x", 0, 1)}
+        return trial.suggest_float("x", 0, 1)
 
-    problem = Problem(suggest=suggest, run=lambda params: params["x"], evaluate=lambda x: x)
+    if kind == "problem":
+        problem = Problem(
+            suggest=lambda trial: {"x": objective(trial)},
+            run=lambda params: params["x"],
+            evaluate=lambda x: x,
+        )
+    else:
+        problem = Problem(objective=objective)
     runner = InlineDispatcher(TrialRunner(problem))
     session, logger = Session(study, study.storage), logging.getLogger("test")
     writer = ResultWriter(ArtifactFileSystem(url="memory://taken"), "0b8f")
