@@ -34,12 +34,14 @@ def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed(kind: str
             taken.append(other.give_up(trial.number, "its machine is gone", innocent=True))
         return trial.suggest_float("x", 0, 1)
 
+    def suggest(trial: optuna.Trial) -> dict[str, float]:
+        return {"x": objective(trial)}
+
+    def run(params: dict[str, float]) -> float:
+        return params["x"]
+
     if kind == "problem":
-        problem = Problem(
-            suggest=lambda trial: {"x": objective(trial)},
-            run=lambda params: params["x"],
-            evaluate=lambda x: x,
-        )
+        problem = Problem(suggest=suggest, run=run, evaluate=float)
     else:
         problem = Problem(objective=objective)
     runner = InlineDispatcher(TrialRunner(problem))
@@ -47,8 +49,7 @@ def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed(kind: str
     writer = ResultWriter(ArtifactFileSystem(url="memory://taken"), "0b8f")
     keeper = TrialKeeper("s", "memory", "0b8f", session.id)
     delivery = Delivery(study, writer, lambda _: None, logger)
-    run = StudyRun(study, session, runner, logger, n_trials=3, keeper=keeper, delivery=delivery)
-    run.run()
+    StudyRun(study, session, runner, logger, n_trials=3, keeper=keeper, delivery=delivery).run()
     ended = [trial.state for trial in study.trials if not is_lost(trial)]
     assert taken
     assert ended == [TrialState.COMPLETE] * 3
