@@ -72,6 +72,9 @@ _RELEASED = "prefect_optuna:released"  # on a trial: whose workers may take it f
 _REPEATS = "failed_trial"
 _HISTORY = "retry_history"
 
+OF_ONE_ATTEMPT = frozenset({_REPEATS, _HISTORY, _INNOCENT, _RELEASED, LOST})
+"""Attributes that say which attempt a trial is; another attempt's are not its own."""
+
 _alive_here: set[str] = set()
 
 

@@ -39,7 +39,7 @@ from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.patience import Patience, PatientStorage, before_waiting
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.stores.local import is_private, shared_part
-from prefect_optuna.flows.session import history_of, is_lost, living_sessions
+from prefect_optuna.flows.session import OF_ONE_ATTEMPT, history_of, is_lost, living_sessions
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks.archive import ArchivedStudy, Manifest
 from prefect_optuna.tasks.archive.carrying.portable import trial_from_json, trial_to_json
@@ -393,7 +393,8 @@ def store_given(
         if name not in late:
             storage.set_trial_user_attr(of, name, value)
     for name, value in given.system_attrs.items():
-        if stored.system_attrs.get(name) != value:
+        # It may be stored as a later attempt, which stays that: else it would be asked once more.
+        if name not in OF_ONE_ATTEMPT and stored.system_attrs.get(name) != value:
             storage.set_trial_system_attr(of, name, value)
 
 

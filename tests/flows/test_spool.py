@@ -35,7 +35,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.deployments.cli import main
 from prefect_optuna.flows import Problem, optimize
-from prefect_optuna.flows.session import Session, is_lost
+from prefect_optuna.flows.session import Session, history_of, is_lost
 from prefect_optuna.flows.spool import Spool, SpooledTrial, TrialKeeper
 from prefect_optuna.tasks import ArchivedStudy
 from prefect_optuna.tasks.archive import read_result
@@ -259,6 +259,21 @@ def test_who_was_taken_for_dead_tells_the_trial_that_was_asked_again(tmp_path: P
     for trial in trials:
         if not is_lost(trial):
             assert archived.result(trial.number) == {"series": [trial.params["x"]] * 600}
+
+
+@_SERVER
+def test_an_attempt_that_is_told_as_the_next_one_is_not_asked_once_more(tmp_path: Path) -> None:
+    storage = JournalStudyStorage(path=tmp_path / "s.journal")
+    optimize(PROBLEM, study_name="s", n_trials=1, storage=storage)
+    storage.load_study("s").ask().suggest_float("x", 0, 1)
+    _given_up(storage, 1)
+    with meanwhile({2: lambda: _given_up(storage, 2)}):
+        optimize(PROBLEM, study_name="s", n_trials=2, storage=storage)
+    optimize(PROBLEM, study_name="s", n_trials=3, storage=storage)
+    trials = storage.load_study("s").trials
+    assert [history_of(t) for t in trials] == [[], [], [1], [1, 2], []]
+    assert [t.number for t in trials if is_lost(t)] == [1, 2]
+    assert all(t.state.is_finished() for t in trials)
 
 
 @_SERVER
