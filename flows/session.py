@@ -177,7 +177,7 @@ def session_records(study: optuna.Study) -> dict[str, dict[str, Any]]:
 def _seems_alive(record: Mapping[str, Any]) -> bool:
     age = time.time() - record["renewed"]
     is_fresh = record["place"] == _place() or age < 2 * record.get("lease", LEASE_SECONDS)
-    return record["alive"] and is_fresh
+    return record["alive"] and is_fresh and not record.get("gone")
 
 
 class OpenTrials:
@@ -489,6 +489,8 @@ class Session:
     def _recover(self) -> list[int]:
         records = self._records()
         alive = {key for key, record in records.items() if self._is_alive(key, record)}
+        for key in records.keys() - alive:
+            self._tell_gone(key, records[key])
         trials = self._study.get_trials(deepcopy=False)
         self._follows.look(trials)
         given_up = []
@@ -522,6 +524,15 @@ class Session:
         """Say of another session that it has ended, where somebody knows it for sure."""
         record = {**self._records()[session], "closed": True, "clean": False}
         self._storage.set_study_system_attr(self._study_id, f"{MARK}:{session}", record)
+
+    def _tell_gone(self, session: str, record: Mapping[str, Any]) -> None:
+        """Say of a session that it died, for those who look once, by clocks that need not agree.
+
+        One that lives after all says so when it renews its record.
+        """
+        if not record["closed"] and not record.get("gone"):
+            gone = {**record, "gone": True}
+            self._storage.set_study_system_attr(self._study_id, f"{MARK}:{session}", gone)
 
     def asked(self, session: str | None = None) -> str | None:
         """Return what a session was asked to do: `"stop"`, `"pause"` or nothing."""

@@ -110,6 +110,9 @@ def save_version(
     described = json.dumps(environment.to_json(), indent=1, sort_keys=True).encode("ascii")
     blobs = [*capture.blobs.values(), *environment.files.values(), capture.content, described]
     write_blobs(artifacts, folder, blobs)
+    # Another run of the study may have archived the same while this one wrote.
+    manifest = read_manifest(study)
+    last = manifest.versions[-1] if manifest and manifest.versions else None
     version = Version(
         first_trial=len(study.get_trials(deepcopy=False)),
         code_version=capture.code_version,
@@ -155,7 +158,9 @@ def changes(manifest: Manifest) -> list[str]:
             )
             if getattr(before, name) != getattr(after, name)
         ]
-        texts.append(f"The {' and the '.join(changed)} changed before trial {after.first_trial}.")
+        if changed:  # else two runs that began at the same instant have archived the same
+            words = " and the ".join(changed)
+            texts.append(f"The {words} changed before trial {after.first_trial}.")
     return texts
 
 

@@ -523,6 +523,23 @@ def test_one_look_takes_an_old_record_of_another_machine_for_a_dead_one(
     assert list(living_sessions(study)) == [fresh.id]
 
 
+def test_a_death_that_was_seen_counts_though_the_clock_of_the_dead_was_ahead(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    ahead = {"place": "elsewhere", "renewed": time.time() + 7200, "lease": 0.3}
+    dead = dead_session(study, storage, **ahead)
+    assert list(living_sessions(study)) == [dead.id]
+    session = Session(study, storage)
+    session.recover()
+    time.sleep(0.4)
+    session.recover()
+    assert living_sessions(study) == {}
+    assert state_of(study, study.trials) == "interrupted"
+    dead.open()  # it only stood still
+    assert list(living_sessions(study)) == [dead.id]
+    dead.close()
+
+
 def test_a_session_says_how_long_its_lease_is(
     study: optuna.Study, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,8 @@ from prefect_optuna.errors import (
 )
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import BACKUP_CONTEXT
-from prefect_optuna.tasks.archive.record.manifest import read_manifest
+from prefect_optuna.tasks.archive import archive as archive_module
+from prefect_optuna.tasks.archive.record.manifest import Manifest, Version, read_manifest
 from prefect_optuna.tasks.reevaluation.rerun import RerunRequest, rerun
 
 GAINS = np.array([1.0, 2.0, 4.0])
@@ -391,6 +392,34 @@ def test_the_same_code_saved_at_the_same_instant_is_one_version(
     study.meanwhile = lambda: other.save_problem(problem)
     OptunaArchive(study, artifacts=artifacts).save_problem(problem)
     assert len(ArchivedStudy.load("same", storage=storage, artifacts=artifacts).versions) == 1
+
+
+def test_the_same_code_saved_while_a_slow_one_wrote_it_is_one_version(
+    storage: StudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = storage.create_study("slow")
+    problem = Problem(suggest=suggest, run=loss)
+    write_blobs = archive_module.write_blobs
+
+    def slow(*args: Any) -> None:
+        monkeypatch.setattr(archive_module, "write_blobs", write_blobs)
+        write_blobs(*args)
+        OptunaArchive(storage.load_study("slow"), artifacts=artifacts).save_problem(problem)
+        study.tell(study.ask(), 1.0)  # which is told before this one has written its version
+
+    monkeypatch.setattr(archive_module, "write_blobs", slow)
+    OptunaArchive(study, artifacts=artifacts).save_problem(problem)
+    (version,) = ArchivedStudy.load("slow", storage=storage, artifacts=artifacts).versions
+    assert version.first_trial == 0
+
+
+def test_versions_that_differ_in_nothing_are_no_change() -> None:
+    same = [Version(first_trial=n, code_version="a", environment="e") for n in (0, 6)]
+    other = Version(first_trial=9, code_version="b", environment="e")
+    manifest = Manifest(uuid="u", versions=[*same, other])
+    assert archive_module.changes(manifest) == [
+        "The problem's code or context changed before trial 9."
+    ]
 
 
 @pytest.mark.slow
