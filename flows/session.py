@@ -206,6 +206,7 @@ class OpenTrials:
         self.unrepeated: set[int] = set()
         """The numbers of lost trials that are still to be asked again."""
         self._repeated: set[int] = set()
+        self._ended_first = 0  # trials that have ended, each with its repetitions counted once
         self._seen = 0
 
     def look(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
@@ -219,10 +220,30 @@ class OpenTrials:
         self.open = still
         lost = lost_trials(ended)
         self.finished += len(ended) - len(lost)
+        self._ended_first += sum(map(_is_first, ended))
         self._repeated.update(*map(history_of, new))
-        again = {t.number for t in lost if not t.system_attrs[LOST].get("for good")}
+        again = {t.number for t in lost if not _is_dropped(t)}
         self.unrepeated = (self.unrepeated | again) - self._repeated
         return new, ended
+
+    def ahead_of(self, first: int, trials: Sequence[FrozenTrial]) -> int:
+        """Count the trials asked before this one that have ended, run, or will be run.
+
+        A lost trial and its repetitions are one: there is always another one until it has ended.
+
+        Args:
+            first: its number, or that of the lost one that it repeats.
+            trials: those of the last look.
+        """
+        since = sum(_is_first(trial) and trial.state.is_finished() for trial in trials[first:])
+        runs = sum(
+            _is_first(trial)
+            and trial.number < first
+            and trial.state == TrialState.RUNNING
+            and owner_of(trial) is not None
+            for trial in self.open
+        )
+        return self._ended_first - since + runs
 
 
 class Session:
@@ -339,7 +360,9 @@ class Session:
             # Somebody else was quicker, or took this process for dead before the mark was there.
             with contextlib.suppress(UpdateFinishedTrialError):
                 if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                    return self._taken(study, before, trial)
+                    if not _is_copy(trial, before):
+                        return self._taken(study, before, trial)
+                    self._drop(trial.number, "two runs asked the same trial again at once")
             if self._outages() > outages:
                 # It may be ours, and the answer got lost in the outage.
                 self._doubtful[trial.number] = time.monotonic()
@@ -475,8 +498,12 @@ class Session:
         attributes = self._storage.get_trial(trial_id).system_attrs
         if "fixed_params" in attributes or _HISTORY in attributes:
             self.give_up(number, "the study has enough trials", innocent=True)
-            return
-        mark = {"session": self.id, "why": "the study has enough trials", "for good": True}
+        else:
+            self._drop(number, "the study has enough trials")
+
+    def _drop(self, number: int, why: str) -> None:
+        trial_id = self._trial_id(number)
+        mark = {"session": self.id, "why": why, "for good": True}
         self._storage.set_trial_system_attr(trial_id, LOST, mark)
         with contextlib.suppress(UpdateFinishedTrialError):
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
@@ -544,22 +571,6 @@ class Session:
         return sum(
             trial.state == TrialState.RUNNING and owner_of(trial) not in (None, self.id)
             for trial in trials
-        )
-
-    def ahead_of(self, first: int, trials: Iterable[FrozenTrial]) -> int:
-        """Count the trials asked before this one that have ended, run, or will be run.
-
-        A lost trial and its repetitions are one: there is always another one until it has ended.
-        """
-        return len(
-            {
-                first_number(trial)
-                for trial in trials
-                if first_number(trial) < first
-                and not (is_lost(trial) and trial.system_attrs[LOST].get("for good"))
-                and (trial.state != TrialState.WAITING or history_of(trial))
-                and (trial.state != TrialState.RUNNING or owner_of(trial) is not None)
-            }
         )
 
     def _repeat(self, trial: FrozenTrial, innocent: int | None = None) -> int:
@@ -666,6 +677,25 @@ def _is_record(value: Any) -> bool:
         and type(value.get("pid")) is int
         and 0 < value["pid"] < 1 << 31
     )
+
+
+def _is_dropped(trial: FrozenTrial) -> bool:
+    return is_lost(trial) and trial.system_attrs[LOST].get("for good", False)
+
+
+def _is_first(trial: FrozenTrial) -> bool:
+    """Tell whether a trial counts and repeats none."""
+    return not history_of(trial) and not _is_dropped(trial)
+
+
+def _is_copy(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Tell whether an earlier trial repeats the same one.
+
+    Several runs may find a lost trial that nobody has asked again, each at the same moment.
+    """
+    history = history_of(trial)
+    others = trials[history[-1] + 1 : trial.number] if history else ()
+    return any(history_of(other) == history for other in others)
 
 
 def _is_released(trial: FrozenTrial, session: str) -> bool:

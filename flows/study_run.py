@@ -292,7 +292,7 @@ class StudyRun:
         first = first_number(trial._cached_frozen_trial)  # pyright: ignore[reportPrivateUsage]
         if self.n_trials is None or first < self.n_trials:
             return False  # there are not so many before it
-        return self.session.ahead_of(first, self._refresh()) >= self.n_trials
+        return self._follows.ahead_of(first, self._refresh()) >= self.n_trials
 
     def _refresh(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)

@@ -472,9 +472,34 @@ def test_what_was_asked_before_comes_before_though_it_is_asked_again(
     numbers = [asked(study, other).number for _ in range(2)]
     new = asked(study, session).number
     session.give_up(numbers[0], "its process died")
-    assert session.ahead_of(new, study.trials) == 2
+    follows = OpenTrials()
+    follows.look(study.trials)
+    assert follows.ahead_of(new, study.trials) == 2
     session.withdraw(new)
-    assert session.ahead_of(new + 5, study.trials) == 2
+    for _ in range(2):  # the lost one again, and a new one
+        asked(study, session)
+    follows.look(study.trials)
+    assert follows.ahead_of(new + 5, study.trials) == 3
+    assert follows.ahead_of(new, study.trials) == 2
+
+
+def test_what_two_runs_asked_again_at_once_is_run_once(
+    study: optuna.Study, storage: BaseStorage
+) -> None:
+    left = asked(study, dead_session(study, storage)).number
+    session = Session(study, storage)
+    session.open()
+    session.give_up(left, "its process died")
+    session._repeat(study.trials[left])
+    flow_study = FlowStudy.open("s", storage, optuna.samplers.RandomSampler(), None)
+    taken = session.take(flow_study)
+    assert taken is not None
+    assert session.take(flow_study) is None
+    assert [is_lost(t) for t in study.trials] == [True, False, True]
+    assert taken.number == 1
+    assert Session(study, storage).recover() == []
+    session.close()
+    assert len(study.trials) == 3
 
 
 @pytest.mark.usefixtures("prefect_server")
