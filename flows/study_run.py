@@ -46,7 +46,7 @@ from prefect_optuna.tasks.seeding import (
     seeding,
     suggest_seed,
 )
-from prefect_optuna.tasks.trial import Assignment, LiveTrial, Outcome, TrialScope
+from prefect_optuna.tasks.trial import Assignment, FlowTrial, LiveTrial, Outcome, TrialScope
 
 REFRESH_SECONDS = 5.0
 RECOVER_SECONDS = 10.0
@@ -224,6 +224,9 @@ class StudyRun:
                 message = f"suggest: {error_words(error)}"
                 self._tell(Outcome(trial.number, "failed", error=error, message=message))
                 return None
+            if isinstance(trial, FlowTrial) and trial.taken:  # nothing was computed yet
+                self._let_go(trial)
+                return None
         live: optuna.Trial | LiveTrial | None = None
         if self._problem.needs_trial:
             try:
@@ -239,6 +242,10 @@ class StudyRun:
     def _has_ended(self, trial: optuna.Trial) -> bool:
         trial_id = trial._trial_id  # pyright: ignore[reportPrivateUsage]
         return self.study.storage.get_trial(trial_id).state.is_finished()
+
+    def _let_go(self, trial: optuna.Trial) -> None:
+        del self._in_flight[trial.number]
+        self._refresh()
 
     def _next_trial(self) -> optuna.Trial | None:
         return self.session.ask(self.study)
@@ -328,8 +335,7 @@ class StudyRun:
         trial = self._in_flight[outcome.number]
         if isinstance(outcome.error, UpdateFinishedTrialError) and self._has_ended(trial):
             # Another run took this one for dead, and has asked its trial again: no failure of it.
-            del self._in_flight[outcome.number]
-            self._refresh()
+            self._let_go(trial)
             return
         given = outcome.undelivered or trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
         keeper = self.keeper

@@ -16,14 +16,17 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import BaseTrial, FrozenTrial
 
 from prefect_optuna.blocks._secrets import SecretVariables, error_words, public_text, secret_paths
 from prefect_optuna.blocks.codec.values import encode_value
 from prefect_optuna.blocks.patience import Patience, PatientStorage
+from prefect_optuna.blocks.study_summary import is_lost
 from prefect_optuna.errors import (
     InvalidProblemError,
     PrefectOptunaError,
@@ -199,6 +202,34 @@ Code may return what it has, as with `WilcoxonPruner`, or go on, in place of `Tr
 """
 
 
+class _TrialStorage:
+    """The storage of a trial, which may be taken from its machine while that stands still.
+
+    What the trial is given from then on is in the trial alone, and is delivered with its outcome.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self.storage = storage
+        self.taken = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "storage":  # of a copy that has nothing yet
+            raise AttributeError(name)
+        method = getattr(self.storage, name)
+        if not name.startswith("set_trial_"):
+            return method
+
+        def write(trial_id: int, *args: Any) -> None:
+            try:
+                method(trial_id, *args)
+            except UpdateFinishedTrialError:
+                if not is_lost(self.storage.get_trial(trial_id)):
+                    raise
+                self.taken = True
+
+        return write
+
+
 class FlowTrial(optuna.Trial):
     """An Optuna trial that also hears when its machine is about to go.
 
@@ -210,8 +241,14 @@ class FlowTrial(optuna.Trial):
         self, study: optuna.Study, trial_id: int, stopping: Stopping | None = None
     ) -> None:
         super().__init__(study, trial_id)
+        self.storage = cast("BaseStorage", _TrialStorage(self.storage))
         self._stopping = Stopping() if stopping is None else stopping
         self.told_to_prune: list[int] = []
+
+    @property
+    def taken(self) -> bool:
+        """Whether another run has given the trial up, and what was written here since is kept."""
+        return cast("_TrialStorage", self.storage).taken
 
     def should_prune(self) -> bool:
         """Tell whether Optuna's pruner gives the trial up."""
@@ -493,14 +530,16 @@ def _delivered(
     """An outcome whose trial the storage holds, or which brings its trial along."""
     if not isinstance(live, LiveTrial) or not isinstance(trial, optuna.Trial):
         return outcome
+    given = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
     try:
         live.deliver()
-    except StorageUnavailableError:
-        given = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
+    except (StorageUnavailableError, UpdateFinishedTrialError):
         return replace(outcome, undelivered=given)
     except Exception as error:  # noqa: BLE001 - it was given what the study cannot hold
         message = error_words(error)
         return replace(outcome, state="failed", values=None, error=error, message=message)
+    if isinstance(trial, FlowTrial) and trial.taken:
+        return replace(outcome, undelivered=given)
     return outcome
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import ArtifactFileSystem
 from prefect_optuna.flows.session import Session, is_lost
@@ -21,17 +21,29 @@ from prefect_optuna.tasks.archive import ResultWriter
 from prefect_optuna.tasks.trial import TrialRunner
 
 
-@pytest.mark.parametrize("kind", ["problem", "plain objective"])
+@pytest.mark.parametrize("kind", ["problem", "plain objective", "sampler"])
 @pytest.mark.usefixtures("prefect_server")
 def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed(kind: str) -> None:
     storage = InMemoryStorage()
     optuna.create_study(study_name="s", storage=storage)
-    study = FlowStudy.open("s", storage, None, None)
-    other, taken = Session(study, study.storage), list[Any]()
+    other, taken = Session(optuna.load_study(study_name="s", storage=storage), storage), list[Any]()
+
+    def stand_still(number: int) -> None:
+        if not taken:
+            taken.append(other.give_up(number, "its machine is gone", innocent=True))
+
+    class Sampler(optuna.samplers.RandomSampler):
+        def sample_relative(
+            self, study: optuna.Study, trial: FrozenTrial, search_space: Any
+        ) -> dict[str, Any]:
+            stand_still(trial.number)
+            study._storage.set_trial_system_attr(trial._trial_id, "sampler", 1)
+            return {}
+
+    study = FlowStudy.open("s", storage, Sampler() if kind == "sampler" else None, None)
 
     def objective(trial: optuna.Trial) -> float:
-        if not taken:  # this machine stood still, and another one took it for dead
-            taken.append(other.give_up(trial.number, "its machine is gone", innocent=True))
+        stand_still(trial.number)
         return trial.suggest_float("x", 0, 1)
 
     def suggest(trial: optuna.Trial) -> dict[str, float]:
@@ -40,7 +52,7 @@ def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed(kind: str
     def run(params: dict[str, float]) -> float:
         return params["x"]
 
-    if kind == "problem":
+    if kind != "plain objective":
         problem = Problem(suggest=suggest, run=run, evaluate=float)
     else:
         problem = Problem(objective=objective)

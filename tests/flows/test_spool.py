@@ -261,6 +261,36 @@ def test_who_was_taken_for_dead_tells_the_trial_that_was_asked_again(tmp_path: P
             assert archived.result(trial.number) == {"series": [trial.params["x"]] * 600}
 
 
+def late_words(trial: optuna.Trial) -> float:
+    """An objective that says more of its trial once it has computed."""
+    x = run({"x": trial.suggest_float("x", 0, 1), "number": trial.number})["series"][0]
+    trial.set_user_attr("words", f"of {trial.number}")
+    trial.report(x, step=0)
+    trial.set_constraint("c", x - 2)
+    return x + trial.suggest_float("y", 0, 0)
+
+
+@_SERVER
+@pytest.mark.parametrize("runner", ["threads", "processes"])
+def test_what_is_said_of_a_trial_after_it_was_taken_away_is_told_with_it(
+    tmp_path: Path, runner: str
+) -> None:
+    storage = JournalStudyStorage(path=tmp_path / "s.journal")
+    with meanwhile({1: lambda: _given_up(storage, 1)}):
+        optimize(late_words, study_name="s", n_trials=3, storage=storage, task_runner=runner)
+    trials = storage.load_study("s").trials
+    (told,) = (t for t in trials if history_of(t) == [1])
+    assert counted()["1"] == 1
+    assert counted()[str(told.number)] == 0
+    assert told.state == TrialState.COMPLETE
+    assert told.value == told.params["x"]
+    assert told.params["y"] == 0
+    assert told.user_attrs["words"] == "of 1"
+    assert told.intermediate_values == {0: told.value}
+    assert told.constraints == {"c": told.params["x"] - 2}
+    assert sum(t.state == TrialState.COMPLETE for t in trials) == 3
+
+
 @_SERVER
 def test_an_attempt_that_is_told_as_the_next_one_is_not_asked_once_more(tmp_path: Path) -> None:
     storage = JournalStudyStorage(path=tmp_path / "s.journal")
