@@ -6,9 +6,12 @@ import contextlib
 import copy
 import importlib
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +46,7 @@ from prefect_optuna.tasks.trial import TrialScope
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from optuna.importance import BaseImportanceEvaluator
 
 # Costly things that may take a share of the time, and no more.
 
@@ -237,12 +241,30 @@ def importances_of(
         with warnings.catch_warnings():
             # It is a picture, and says nothing of parameters that few trials have.
             warnings.filterwarnings("ignore", message="Some regimes for parameter")
-            shares = optuna.importance.get_param_importances(
-                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
-            )
+            found = _PED_ANOVA().evaluate(study)
     except (ValueError, RuntimeError, ZeroDivisionError):  # such as no parameter in common
         return {}
-    return shares if all(map(math.isfinite, shares.values())) and any(shares.values()) else {}
+    total = sum(found.values())
+    return {name: share / total for name, share in found.items()} if 0 < total < math.inf else {}
+
+
+def _import_ped_anova() -> type[BaseImportanceEvaluator]:
+    """Import Optuna's evaluator alone: for another one, its package takes 2 s for scikit-learn."""
+    name = "optuna.importance"
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [str(Path(optuna.__file__).parent / "importance")]
+        sys.modules[name] = package
+        try:
+            return importlib.import_module(f"{name}._ped_anova").PedAnovaImportanceEvaluator
+        except (ImportError, AttributeError):
+            pass  # this Optuna has it elsewhere
+        finally:
+            del sys.modules[name]
+    return optuna.importance.PedAnovaImportanceEvaluator
+
+
+_PED_ANOVA = _import_ped_anova()  # now, while no other thread imports
 
 
 def importances_plot(

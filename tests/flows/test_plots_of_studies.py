@@ -5,8 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import io
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -90,6 +93,26 @@ def test_the_parameter_that_matters_is_first_whichever_way_is_better(direction: 
     assert next(iter(found)) == "x"
     assert found["x"] > 0.8
     assert sum(found.values()) == pytest.approx(1)
+
+
+def test_importances_are_optuna_s_own_and_load_no_scikit_learn() -> None:
+    program = """
+        import sys, optuna
+        from prefect_optuna.flows.gallery import importances_of
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+        study.optimize(
+            lambda t: t.suggest_float("x", -1, 1) ** 2 + t.suggest_float("y", 0, 1), n_trials=100
+        )
+        found = importances_of(study.trials, ["minimize"])
+        assert "sklearn" not in sys.modules
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        assert found == optuna.importance.get_param_importances(study, evaluator=evaluator)
+        fanova = optuna.importance.FanovaImportanceEvaluator(n_trees=4)
+        assert "sklearn" in sys.modules
+        assert optuna.importance.get_param_importances(study, evaluator=fanova).keys() == {"x", "y"}
+    """
+    subprocess.run([sys.executable, "-c", dedent(program)], check=True)
 
 
 def test_each_of_several_values_has_its_own_importances() -> None:
