@@ -446,7 +446,7 @@ def wrong_in_report(server: LocalServer, n_trials: int) -> list[str]:
         )
         reports = sorted(found.raise_for_status().json(), key=lambda one: one["updated"])
     text = reports[-1]["data"] if reports else "there is none"
-    if "completed" in text and f"{n_trials} of {n_trials}" in text:
+    if "completed" in text and f"{n_trials:,} of {n_trials:,}" in text:
         return []
     return [f"the report: {text[:400]!r}"]
 
