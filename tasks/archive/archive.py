@@ -145,6 +145,9 @@ def _name_queued(study: Study, version: Version) -> None:
             storage.set_trial_system_attr(trial_id, VERSION, version.id)
 
 
+_MOST_CHANGES = 5  # that are told one by one
+
+
 def changes(manifest: Manifest) -> list[str]:
     """List what changed from each version to the next, for people who compare trials."""
     texts: list[str] = []
@@ -161,6 +164,12 @@ def changes(manifest: Manifest) -> list[str]:
         if changed:  # else two runs that began at the same instant have archived the same
             words = " and the ".join(changed)
             texts.append(f"The {words} changed before trial {after.first_trial}.")
+    if (more := len(texts) - _MOST_CHANGES) > 0:
+        texts[_MOST_CHANGES:] = [
+            f"There are {more} more changes, the last one before trial "
+            f"{manifest.versions[-1].first_trial}: as where two kinds of machines share a study. "
+            "Each trial names the version that ran it."
+        ]
     return texts
 
 

@@ -422,6 +422,15 @@ def test_versions_that_differ_in_nothing_are_no_change() -> None:
     ]
 
 
+def test_versions_that_come_and_go_are_told_in_a_few_lines() -> None:
+    versions = [
+        Version(first_trial=n, code_version="ab"[n % 2], environment="e") for n in range(70)
+    ]
+    *first, last = archive_module.changes(Manifest(uuid="u", versions=versions))
+    assert len(first) == 5
+    assert last.startswith("There are 64 more changes, the last one before trial 69:")
+
+
 @pytest.mark.slow
 def test_processes_save_their_code_at_once(tmp_path: Path) -> None:
     program = dedent("""
