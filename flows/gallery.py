@@ -245,7 +245,10 @@ def importances_of(
     except (ValueError, RuntimeError, ZeroDivisionError):  # such as no parameter in common
         return {}
     total = sum(found.values())
-    return {name: share / total for name, share in found.items()} if 0 < total < math.inf else {}
+    if not math.isfinite(total):
+        return {}
+    # As Optuna has it: where none matters, each has the same share.
+    return {name: share / total if total else 1 / len(found) for name, share in found.items()}
 
 
 def _import_ped_anova() -> type[BaseImportanceEvaluator]:
