@@ -81,6 +81,7 @@ class Machine:
         given: what its program is told.
         environment: of its program.
         cables: to Redis, to S3 and to Prefect.
+        own_clock: whether its clock may be set.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class Machine:
         given: dict[str, Any],
         environment: dict[str, str],
         cables: list[Cable],
+        *,
+        own_clock: bool,
     ) -> None:
         self.name = f"machine {number}"
         self.folder = folder
@@ -106,7 +109,7 @@ class Machine:
             "PREFECT_HOME": str(self.disk / "prefect"),
             "HOME": str(self.disk),
             "TMPDIR": str(self.disk),
-            **(_own_clock(self._clock) if number < CLOCKS else {}),
+            **(_own_clock(self._clock) if own_clock else {}),
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.killed: list[float] = []
@@ -248,6 +251,7 @@ def make_machines(
     n_trials: int,
     n_jobs: int,
     seconds: float,
+    n_clocks: int = 0,
 ) -> list[Machine]:
     """Machines that are to run one study, not started yet.
 
@@ -260,6 +264,7 @@ def make_machines(
         n_trials: of the study.
         n_jobs: how many trials each runs at once.
         seconds: of a trial.
+        n_clocks: how many of them have a clock that may be set.
     """
     ports = [servers.redis.port, int(servers.store.rpartition(":")[2]), servers.prefect.port]
     machines: list[Machine] = []
@@ -283,7 +288,9 @@ def make_machines(
             "MPLCONFIGDIR": str(folder / "matplotlib"),  # one list of fonts is enough
         }
         own = folder / str(number)
-        machine = Machine(number, own, namespaces(), given, environment, cables)
+        machine = Machine(
+            number, own, namespaces(), given, environment, cables, own_clock=number < n_clocks
+        )
         machines.append(stack.enter_context(machine))
     return machines
 
@@ -482,6 +489,7 @@ def storm(seconds: float, seed: int, n_machines: int, n_trials: int, folder: Pat
             n_trials=n_trials,
             n_jobs=N_JOBS,
             seconds=seconds_a_trial,
+            n_clocks=CLOCKS,
         )
         blown = Storm(machines, servers, seed)
         try:
