@@ -34,7 +34,13 @@ from prefect_optuna.flows.spool import (
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_flow import ending_softly
 from prefect_optuna.flows.study_result import StudyState
-from prefect_optuna.flows.task_runners import TASK_RUN_SECONDS, Dispatcher, InlineDispatcher, Lost
+from prefect_optuna.flows.task_runners import (
+    Dispatcher,
+    InlineDispatcher,
+    Lost,
+    ThreadDispatcher,
+    task_run_seconds,
+)
 from prefect_optuna.tasks.archive.record.trial_records import TrialSigner
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.sampling import STATE, AskedSampler, Asks
@@ -185,7 +191,7 @@ class StudyRun:
 
     def _lane(self, assignment: Assignment | None) -> Iterator[Assignment]:
         """The trials of one task run here: each is asked when the one before has been told."""
-        end = time.monotonic() + TASK_RUN_SECONDS
+        end = time.monotonic() + task_run_seconds(1 + self._others)
         while assignment is not None:
             yield assignment
             assignment = self._ask_next() if time.monotonic() < end else None
@@ -313,6 +319,8 @@ class StudyRun:
         # What others have left is asked again.
         left = len(self._follows.unrepeated)
         self._others = self.session.others_running(self._follows.open) + left
+        if isinstance(self.dispatcher, ThreadDispatcher):
+            self.dispatcher.others = self._others
         self._heed()
         return trials
 

@@ -67,7 +67,15 @@ PROCESS_TASK_RUN_SECONDS = 0.08
 
 
 TASK_RUN_SECONDS = THREAD_TASK_RUN_SECONDS / ORCHESTRATION_SHARE
-"""Number of seconds for which a task run on threads takes further trials."""
+"""Number of seconds for which a task run on threads takes further trials, at least."""
+
+
+def task_run_seconds(at_once: int) -> float:
+    """For how long a task run on threads takes trials of a study that runs so many at once.
+
+    A server takes in some 30 task runs a second, from all machines together; these are 10.
+    """
+    return max(TASK_RUN_SECONDS, at_once / 10)
 
 
 @dataclass(frozen=True)
@@ -178,8 +186,8 @@ class ThreadDispatcher:
         self._task_runner = task_runner
         self.trial_runner = trial_runner
         self._n_jobs = n_jobs
-        # A server takes in some 30 task runs a second, from all lanes together.
-        self._seconds = max(TASK_RUN_SECONDS, n_jobs / 15)
+        self.others: int = 0
+        """Number of trials of the study that others run at the same time."""
         self._feed: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[tuple[Outcome, bool] | BaseException] = queue.SimpleQueue()
         self._in_flight = 0
@@ -222,7 +230,7 @@ class ThreadDispatcher:
     def _open_lane(self, first: int) -> None:
         self._open += 1
         self.task_runs += 1
-        end = time.monotonic() + self._seconds
+        end = time.monotonic() + task_run_seconds(self._n_jobs + self.others)
         was_last = False
 
         def report(outcome: Outcome) -> None:

@@ -19,18 +19,21 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import optuna
 import psutil
+from optuna.trial import FrozenTrial
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
@@ -41,12 +44,13 @@ from chaos.history import dump
 from chaos.storm import Machine, Servers, make_machines
 from filesystems import s3_filesystem
 from redis_servers import RedisServer
-from servers import wait_until
+from servers import prefect_home, wait_until
 
 from prefect_optuna.blocks import RedisStudyStorage
+from prefect_optuna.deployments import LocalServer
 from prefect_optuna.flows._worker_runs import WorkerRuns
 from prefect_optuna.flows.distribute_flow import _Queue  # pyright: ignore[reportPrivateUsage]
-from prefect_optuna.flows.session import Session
+from prefect_optuna.flows.session import Session, owner_of
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.tasks import ArchivedStudy
 
@@ -198,6 +202,23 @@ def _measure(
     away("Prefect out of reach", lambda: cables(slice(2, 3), machines, "out"), machines, words)
 
 
+WORKER = """
+import sys, time
+from prefect_optuna.blocks import RedisStudyStorage
+from prefect_optuna.flows import optimize
+
+def objective(trial):
+    x = trial.suggest_float("x", 0, 1)
+    time.sleep(1)
+    return x
+
+optimize(
+    objective, study_name="asleep", n_trials=10**6, n_jobs=int(sys.argv[2]), sampler="random",
+    storage=RedisStudyStorage(url=sys.argv[1]), artifacts="archive", progress=False,
+)
+"""
+
+
 def throughput(sizes: list[tuple[int, int]], seconds: float) -> None:
     """Run a study on more and more workers, and print what they do in a second."""
     table = Table(title="trials of a second each")
@@ -206,34 +227,44 @@ def throughput(sizes: list[tuple[int, int]], seconds: float) -> None:
     for processes, threads in sizes:
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             folder = Path(name)
-            servers = stack.enter_context(Servers(folder))
-            machines = make_machines(
-                stack,
-                servers,
-                folder,
-                processes,
-                lease=45,
-                n_trials=10**6,
-                n_jobs=threads,
-                seconds=1.0,
-            )
-            try:
-                for machine in machines:
-                    machine.start()
-                _Look(servers).until_both_run(machines)
-                time.sleep(5)
-                began, used = time.monotonic(), _processor_seconds(machines)
-                time.sleep(seconds)
-                ended, used = time.monotonic(), _processor_seconds(machines) - used
-                told = sum(
-                    n["kind"] == "told" and began < n["at"] < ended
-                    for machine in machines
-                    for n in machine.notes()
+            server = stack.enter_context(LocalServer(prefect_home(folder / "prefect")))
+            redis = stack.enter_context(RedisServer(folder / "redis"))
+            (folder / "worker.py").write_text(WORKER, encoding="utf-8")
+            environment = {
+                **os.environ,
+                "PREFECT_API_URL": str(server.api_url),
+                "PREFECT_HOME": str(folder / "prefect"),
+                "PREFECT_LOGGING_LEVEL": "ERROR",
+            }
+            block = RedisStudyStorage(url=SecretStr(redis.url))
+            block.create_study("asleep")
+            workers = [
+                stack.enter_context(
+                    _ended_by_a_kill(
+                        subprocess.Popen(
+                            [sys.executable, "worker.py", redis.url, str(threads)],
+                            cwd=folder,
+                            env=environment,
+                        )
+                    )
                 )
-            finally:
-                for machine in machines:
-                    machine.kill()
-        rate, ideal = told / (ended - began), processes * threads
+                for _ in range(processes)
+            ]
+            study = block.load_study("asleep")
+
+            def ended(study: optuna.Study = study) -> list[FrozenTrial]:
+                complete = (optuna.trial.TrialState.COMPLETE,)
+                return study.get_trials(deepcopy=False, states=complete)
+
+            def all_work(n: int = processes) -> bool:
+                return len({owner_of(trial) for trial in ended()}) == n
+
+            wait_until(all_work, what="all processes run trials", timeout=300, every=1)
+            time.sleep(15)  # their task runs no longer end at the same moment
+            began, used, before = time.monotonic(), _processor_seconds(workers), len(ended())
+            time.sleep(seconds)
+            told, used = len(ended()) - before, _processor_seconds(workers) - used
+            rate, ideal = told / (time.monotonic() - began), processes * threads
         table.add_row(
             str(ideal),
             str(processes),
@@ -244,15 +275,18 @@ def throughput(sizes: list[tuple[int, int]], seconds: float) -> None:
     Console(width=100).print(table)
 
 
-def _processor_seconds(machines: list[Machine]) -> float:
-    used = 0.0
-    for machine in machines:
-        assert machine.process is not None
-        root = psutil.Process(machine.process.pid)
-        for process in (root, *root.children(recursive=True)):
-            times = process.cpu_times()
-            used += times.user + times.system
-    return used
+@contextmanager
+def _ended_by_a_kill(process: subprocess.Popen[bytes]) -> Generator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _processor_seconds(workers: list[subprocess.Popen[bytes]]) -> float:
+    times = [psutil.Process(worker.pid).cpu_times() for worker in workers]
+    return sum(each.user + each.system for each in times)
 
 
 def parent(sizes: list[int]) -> None:

@@ -17,6 +17,7 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
+from prefect.task_runners import ThreadPoolTaskRunner
 from servers import wait_until
 
 from prefect_optuna.blocks import (
@@ -40,7 +41,11 @@ from prefect_optuna.flows.session import (
 )
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
-from prefect_optuna.flows.task_runners import InlineDispatcher
+from prefect_optuna.flows.task_runners import (
+    InlineDispatcher,
+    ThreadDispatcher,
+    task_run_seconds,
+)
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.trial import TrialRunner
 
@@ -364,6 +369,23 @@ def study_run(plain: InMemoryStorage, problem: Problem, **more: Any) -> StudyRun
         n_trials=3,
         **more,
     )
+
+
+def test_the_more_others_run_the_longer_is_a_task_run_for_a_server_takes_in_so_many() -> None:
+    plain = InMemoryStorage()
+    problem = Problem.of(lambda trial: trial.suggest_float("x", 0, 1))
+    run = study_run(plain, problem)
+    dispatcher = ThreadDispatcher(ThreadPoolTaskRunner(), TrialRunner(problem), n_jobs=8)
+    run.dispatcher = dispatcher
+    other = Session(run.study, plain)
+    other.open()
+    for _ in range(56):
+        asked(run.study, other)
+    run._refresh()
+    other.close()
+    assert dispatcher.others == 56
+    assert task_run_seconds(8 + dispatcher.others) == 6.4  # 10 a second, from 64 at once
+    assert task_run_seconds(1) < 1
 
 
 @pytest.mark.usefixtures("prefect_server")
