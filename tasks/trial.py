@@ -241,7 +241,7 @@ class FlowTrial(optuna.Trial):
         self, study: optuna.Study, trial_id: int, stopping: Stopping | None = None
     ) -> None:
         super().__init__(study, trial_id)
-        self.storage = cast("BaseStorage", _TrialStorage(self.storage))
+        self.storage: BaseStorage = cast("BaseStorage", _TrialStorage(self.storage))
         self._stopping = Stopping() if stopping is None else stopping
         self.told_to_prune: list[int] = []
 
