@@ -63,6 +63,7 @@ CLAIM_SECONDS = 10.0
 MAX_REPETITIONS = 3
 """A trial that took its process down so often, counting its repetitions, counts as failed."""
 
+_GONE = "prefect_optuna:gone"  # on a study: when a session that died had last renewed its record
 _ORDER = "prefect_optuna:order"  # on a study: what somebody asks a session for
 _INNOCENT = "prefect_optuna:innocent"  # on a trial: how many of its losses were not its doing
 _RELEASED = "prefect_optuna:released"  # on a trial: whose workers may take it from the queue
@@ -177,7 +178,7 @@ def session_records(study: optuna.Study) -> dict[str, dict[str, Any]]:
 def _seems_alive(record: Mapping[str, Any]) -> bool:
     age = time.time() - record["renewed"]
     is_fresh = record["place"] == _place() or age < 2 * record.get("lease", LEASE_SECONDS)
-    return record["alive"] and is_fresh and not record.get("gone")
+    return record["alive"] and is_fresh and not record["gone"]
 
 
 class OpenTrials:
@@ -362,7 +363,7 @@ class Session:
                 if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                     if not _is_copy(trial, before):
                         return self._taken(study, before, trial)
-                    self._drop(trial.number, "two runs asked the same trial again at once")
+                    self._drop(trial_id, "two runs asked the same trial again at once")
             if self._outages() > outages:
                 # It may be ours, and the answer got lost in the outage.
                 self._doubtful[trial.number] = time.monotonic()
@@ -499,10 +500,9 @@ class Session:
         if "fixed_params" in attributes or _HISTORY in attributes:
             self.give_up(number, "the study has enough trials", innocent=True)
         else:
-            self._drop(number, "the study has enough trials")
+            self._drop(trial_id, "the study has enough trials")
 
-    def _drop(self, number: int, why: str) -> None:
-        trial_id = self._trial_id(number)
+    def _drop(self, trial_id: int, why: str) -> None:
         mark = {"session": self.id, "why": why, "for good": True}
         self._storage.set_trial_system_attr(trial_id, LOST, mark)
         with contextlib.suppress(UpdateFinishedTrialError):
@@ -517,7 +517,11 @@ class Session:
         records = self._records()
         alive = {key for key, record in records.items() if self._is_alive(key, record)}
         for key in records.keys() - alive:
-            self._tell_gone(key, records[key])
+            if not (records[key]["closed"] or records[key]["gone"]):
+                # For those who look once, by clocks that need not agree. Not in its own record: it
+                # may live after all, and write there at the same moment.
+                renewed = records[key]["renewed"]
+                self._storage.set_study_system_attr(self._study_id, f"{_GONE}:{key}", renewed)
         trials = self._study.get_trials(deepcopy=False)
         self._follows.look(trials)
         given_up = []
@@ -551,15 +555,6 @@ class Session:
         """Say of another session that it has ended, where somebody knows it for sure."""
         record = {**self._records()[session], "closed": True, "clean": False}
         self._storage.set_study_system_attr(self._study_id, f"{MARK}:{session}", record)
-
-    def _tell_gone(self, session: str, record: Mapping[str, Any]) -> None:
-        """Say of a session that it died, for those who look once, by clocks that need not agree.
-
-        One that lives after all says so when it renews its record.
-        """
-        if not record["closed"] and not record.get("gone"):
-            gone = {**record, "gone": True}
-            self._storage.set_study_system_attr(self._study_id, f"{MARK}:{session}", gone)
 
     def asked(self, session: str | None = None) -> str | None:
         """Return what a session was asked to do: `"stop"`, `"pause"` or nothing."""
@@ -598,9 +593,9 @@ class Session:
         attributes = self._storage.get_study_system_attrs(self._study_id)
         prefix = f"{MARK}:"
         records = {
-            key.removeprefix(prefix): record
+            session: {**record, "gone": attributes.get(f"{_GONE}:{session}") == record["renewed"]}
             for key, record in attributes.items()
-            if key.startswith(prefix) and _is_record(record)
+            if (session := key.removeprefix(prefix)) != key and _is_record(record)
         }
         now = time.monotonic()
         self._watched += min(now - self._looked, _MOST_BETWEEN_LOOKS)

@@ -208,8 +208,9 @@ class _TrialStorage:
     What the trial is given from then on is in the trial alone, and is delivered with its outcome.
     """
 
-    def __init__(self, storage: BaseStorage) -> None:
+    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
         self.storage = storage
+        self.trial_id = trial_id
         self.taken = False
 
     def __getattr__(self, name: str) -> Any:
@@ -219,11 +220,11 @@ class _TrialStorage:
         if not name.startswith("set_trial_"):
             return method
 
-        def write(trial_id: int, *args: Any) -> None:
+        def write(*args: Any, **named: Any) -> Any:
             try:
-                method(trial_id, *args)
+                return method(*args, **named)
             except UpdateFinishedTrialError:
-                if not is_lost(self.storage.get_trial(trial_id)):
+                if not is_lost(self.storage.get_trial(self.trial_id)):
                     raise
                 self.taken = True
 
@@ -241,7 +242,7 @@ class FlowTrial(optuna.Trial):
         self, study: optuna.Study, trial_id: int, stopping: Stopping | None = None
     ) -> None:
         super().__init__(study, trial_id)
-        self.storage: BaseStorage = cast("BaseStorage", _TrialStorage(self.storage))
+        self.storage: BaseStorage = cast("BaseStorage", _TrialStorage(self.storage, trial_id))
         self._stopping = Stopping() if stopping is None else stopping
         self.told_to_prune: list[int] = []
 

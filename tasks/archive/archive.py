@@ -98,8 +98,7 @@ def save_version(
             there = {n: v for n, v in environment.distributions.items() if n in known}
             environment = replace(environment, distributions=there)
     encoded_scope = encode_scope(scope)
-    manifest = read_manifest(study)
-    last = manifest.versions[-1] if manifest and manifest.versions else None
+    manifest, last = _last_version(study)
     if manifest and last and not artifacts.exists(blob_path(last.code_version)):
         raise ArchiveError(
             f"The archive of the study {study.study_name!r} was written to {manifest.artifacts}, "
@@ -111,8 +110,7 @@ def save_version(
     blobs = [*capture.blobs.values(), *environment.files.values(), capture.content, described]
     write_blobs(artifacts, folder, blobs)
     # Another run of the study may have archived the same while this one wrote.
-    manifest = read_manifest(study)
-    last = manifest.versions[-1] if manifest and manifest.versions else None
+    manifest, last = _last_version(study)
     version = Version(
         first_trial=len(study.get_trials(deepcopy=False)),
         code_version=capture.code_version,
@@ -131,6 +129,11 @@ def save_version(
         # Another process has given the study its UUID at the same moment.
         write_blobs(artifacts, claimed, blobs)
     return manifest, version, environment.notes
+
+
+def _last_version(study: Study) -> tuple[Manifest | None, Version | None]:
+    manifest = read_manifest(study)
+    return manifest, manifest.versions[-1] if manifest and manifest.versions else None
 
 
 def _name_queued(study: Study, version: Version) -> None:
@@ -164,7 +167,7 @@ def changes(manifest: Manifest) -> list[str]:
         if changed:  # else two runs that began at the same instant have archived the same
             words = " and the ".join(changed)
             texts.append(f"The {words} changed before trial {after.first_trial}.")
-    if (more := len(texts) - _MOST_CHANGES) > 0:
+    if (more := len(texts) - _MOST_CHANGES) > 1:
         texts[_MOST_CHANGES:] = [
             f"There are {more} more changes, the last one before trial "
             f"{manifest.versions[-1].first_trial}: as where two kinds of machines share a study. "

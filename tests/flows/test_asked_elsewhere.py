@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -18,7 +19,7 @@ from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import InlineDispatcher
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import ResultWriter
-from prefect_optuna.tasks.trial import TrialRunner
+from prefect_optuna.tasks.trial import FlowTrial, TrialRunner
 
 
 @pytest.mark.parametrize("kind", ["problem", "plain objective", "sampler"])
@@ -27,6 +28,8 @@ def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed(kind: str
     storage = InMemoryStorage()
     optuna.create_study(study_name="s", storage=storage)
     other, taken = Session(optuna.load_study(study_name="s", storage=storage), storage), list[Any]()
+
+    runs: list[Any] = []
 
     def stand_still(number: int) -> None:
         if not taken:
@@ -50,6 +53,7 @@ def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed(kind: str
         return {"x": objective(trial)}
 
     def run(params: dict[str, float]) -> float:
+        runs.append(params)
         return params["x"]
 
     if kind != "plain objective":
@@ -65,3 +69,14 @@ def test_a_trial_that_was_taken_away_while_it_suggested_has_not_failed(kind: str
     ended = [trial.state for trial in study.trials if not is_lost(trial)]
     assert taken
     assert ended == [TrialState.COMPLETE] * 3
+    if kind != "plain objective":
+        assert len(runs) == 3  # what was taken away before it ran does not run here
+
+
+def test_a_trial_that_was_told_is_still_refused_what_comes_after() -> None:
+    study = optuna.create_study()
+    trial = FlowTrial(study, study.ask()._trial_id)
+    study.tell(trial.number, 1.0)
+    with pytest.raises(UpdateFinishedTrialError):
+        trial.set_user_attr("too", "late")
+    assert not trial.taken

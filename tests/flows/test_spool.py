@@ -267,6 +267,8 @@ def late_words(trial: optuna.Trial) -> float:
     trial.set_user_attr("words", f"of {trial.number}")
     trial.report(x, step=0)
     trial.set_constraint("c", x - 2)
+    # As other packages write, by name.
+    trial.storage.set_trial_system_attr(trial_id=trial._trial_id, key="theirs", value=1)
     return x + trial.suggest_float("y", 0, 0)
 
 
