@@ -498,8 +498,8 @@ def test_what_was_asked_before_comes_before_though_it_is_asked_again(
     follows.look(study.trials)
     assert follows.ahead_of(new, study.trials) == 2
     session.withdraw(new)
-    for _ in range(2):  # the lost one again, and a new one
-        asked(study, session)
+    asked(study, session)  # the lost one again
+    study.tell(asked(study, session), 1.0)
     follows.look(study.trials)
     assert follows.ahead_of(new + 5, study.trials) == 3
     assert follows.ahead_of(new, study.trials) == 2
