@@ -252,7 +252,7 @@ def importances_of(
 
 
 def _import_ped_anova() -> type[BaseImportanceEvaluator]:
-    """Import Optuna's evaluator alone: its package imports scikit-learn for another one, for 1.3 s."""
+    """Import Optuna's evaluator alone: its package loads scikit-learn for another one, in 1.3 s."""
     name = "optuna.importance"
     if name not in sys.modules:
         package = ModuleType(name)
