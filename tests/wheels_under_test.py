@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import os
+import shutil
 import sysconfig
 import zipfile
 from dataclasses import replace
@@ -71,6 +72,8 @@ def only_these_wheels(folder: Path, patch: pytest.MonkeyPatch) -> Path:
 def install_here(wheels: Path, name: str, version: str, patch: pytest.MonkeyPatch) -> None:
     """Install a wheel for this process and those that it starts."""
     site = wheels.parent / "site-packages"
+    # Two versions of one length and one second look the same to who compiled the first.
+    shutil.rmtree(site / "__pycache__", ignore_errors=True)
     with zipfile.ZipFile(wheels / f"{name}-{version}-py3-none-any.whl") as archive:
         archive.extractall(site)
     _look_again(patch)
