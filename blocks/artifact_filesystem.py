@@ -606,6 +606,28 @@ class ArtifactFileSystem(WritableFileSystem):
         with self._explained(path, "remove"):
             self._store.rm(checked_path(path), recursive)
 
+    def rm_files(self, paths: Iterable[str]) -> None:
+        """Remove several artifacts, from a remote filesystem at the same time.
+
+        Args:
+            paths: their paths, relative to the root. One that is not there is no error.
+
+        Raises:
+            InvalidLocationError: a path is malformed, leads out of the root, or is a directory.
+            StorageUnavailableError: the filesystem failed. Some may have been removed.
+
+        Example:
+            >>> from prefect_optuna.blocks import ArtifactFileSystem
+            >>> artifacts = ArtifactFileSystem(url="memory://docs-rm-files")
+            >>> artifacts.write_path("a", b"")
+            >>> artifacts.rm_files(["a", "b"])
+            >>> artifacts.ls()
+            []
+        """
+        paths = [checked_path(path) for path in paths]
+        with self._explained("one of several", "remove"):
+            self._store.rm_files(paths)
+
     def copy(self, source: str, target: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Copy an artifact, in place of what was at the target.
 

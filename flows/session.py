@@ -206,6 +206,8 @@ class OpenTrials:
         """Number of trials that have ended, without those that were lost."""
         self.unrepeated: set[int] = set()
         """The numbers of lost trials that are still to be asked again."""
+        self.repeats: int = 0
+        """Number of trials that are lost ones, asked again."""
         self._repeated: set[int] = set()
         self._ended_first = 0  # trials that have ended, each with its repetitions counted once
         self._seen = 0
@@ -214,6 +216,7 @@ class OpenTrials:
         """Return the trials that are new, and those that have ended."""
         new = list(trials[self._seen :])
         self._seen = max(self._seen, len(trials))
+        self.repeats += sum(_HISTORY in trial.system_attrs for trial in new)
         ended: list[FrozenTrial] = []
         still: list[FrozenTrial] = []
         for trial in [*(trials[one.number] for one in self.open), *new]:
@@ -412,8 +415,9 @@ class Session:
                     count -= 1
         if count > 0:
             trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-            self._next = len(trials)
-            self._n_repeats = sum(_HISTORY in trial.system_attrs for trial in trials)
+            with self._recovering:
+                self._follows.look(trials)
+            self._next, self._n_repeats = len(trials), self._follows.repeats
         for _ in range(count):
             trial_id = self._create(state=TrialState.WAITING, system_attrs={_RELEASED: self.id})
             if self.seed is not None:

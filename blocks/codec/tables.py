@@ -7,6 +7,7 @@ A table of another library is read through its `__arrow_c_stream__`, and comes b
 from __future__ import annotations
 
 import base64
+from binascii import a2b_base64
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -48,10 +49,24 @@ def base64_of(array: np.ndarray[Any, Any]) -> str:
 
 def array_of(text: str, dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
     """The array that `base64_of` has written, new and writable; strangers may have written it."""
-    raw, kind = base64.b64decode(text, validate=True), checked_dtype(dtype)
+    return arrays_of([text], dtype, shape)[0]
+
+
+def arrays_of(texts: Sequence[str], dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Arrays of one type and shape, as one array with a row for each.
+
+    Example:
+        >>> arrays_of([base64_of(np.array([1, 2])), base64_of(np.array([3, 4]))], "<i8", [2])
+        array([[1, 2],
+               [3, 4]])
+    """
+    each, kind = [a2b_base64(text, strict_mode=True) for text in texts], checked_dtype(dtype)
+    raw = b"".join(each)
     if kind.kind not in "biufcmM" or (kind.kind == "b" and set(raw) - {0, 1}):
         raise ValueError(f"expected numbers or times, found {dtype!r}")
-    return np.frombuffer(raw, kind).reshape(shape).copy()
+    if len(set(map(len, each))) > 1:
+        raise ValueError("expected arrays of one length")
+    return np.frombuffer(raw, kind).reshape((len(each), *shape)).copy()
 
 
 def not_plain(array: np.ndarray[Any, Any]) -> str:

@@ -157,6 +157,11 @@ class LocalStore:
             else:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
 
+    def rm_files(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                self.rm(path, False)
+
     def root_is_there(self) -> bool:
         return True  # it is made by the first write
 

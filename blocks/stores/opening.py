@@ -9,7 +9,7 @@ import stat
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import BytesIO
 from tempfile import TemporaryDirectory
@@ -147,6 +147,10 @@ class RetryingStore:
 
         self._again(remove)
 
+    def rm_files(self, paths: Iterable[str]) -> None:
+        paths = list(paths)
+        self._again(lambda: self._store.rm_files(paths))
+
     def root_is_there(self) -> bool:
         return self._again(self._store.root_is_there)
 
@@ -188,6 +192,14 @@ class FsspecStore:
             return {path: self.read(path) for path in paths}
         with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
             return dict(zip(paths, pool.map(self.read, paths), strict=True))
+
+    def rm(self, path: str, recursive: bool) -> None:
+        raise NotImplementedError
+
+    def rm_files(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                self.rm(path, False)
 
     def scratch(self, path: str) -> str | None:
         return None
@@ -347,6 +359,15 @@ class ObjectStore(FsspecStore):
             # Not the filesystem's own `rm`, which takes '*' in a name for a wildcard.
             with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
                 list(pool.map(self._fs.rm_file, names))
+
+    def rm_files(self, paths: Iterable[str]) -> None:
+        # Without asking first whether each is there, as `rm` does.
+        def remove(path: str) -> None:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._full(path))
+
+        with translated(), ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
+            list(pool.map(remove, paths))
 
     def root_is_there(self) -> bool:
         with translated():

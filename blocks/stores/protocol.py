@@ -224,6 +224,10 @@ class ArtifactStore(Protocol):
 
     def rm(self, path: str, recursive: bool) -> None: ...
 
+    def rm_files(self, paths: Iterable[str]) -> None:
+        """Remove files; one that is not there is no error."""
+        ...
+
     def root_is_there(self) -> bool:
         """Tell whether the root must be made by the storage's owner: a bucket, a server."""
         ...

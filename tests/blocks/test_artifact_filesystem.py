@@ -282,6 +282,16 @@ class ArtifactFileSystemContract:
         with pytest.raises(ArtifactNotFoundError):
             artifacts.read_many(["many/0*", "many/missing"])
 
+    def test_many_are_removed_at_once(self, artifacts: ArtifactFileSystem) -> None:
+        for path in ("many/0", "many/1*", "many/10", "deep/er/a"):
+            artifacts.write_path(path, b"1")
+        artifacts.rm_files(["many/0", "many/1*", "many/missing", "missing/too"])
+        assert artifacts.glob("**") == ["deep/er/a", "many/10"]
+        with pytest.raises(InvalidLocationError):
+            artifacts.rm_files(["many/10", "../many/10"])
+        artifacts.rm_files([])
+        assert artifacts.exists("many/10")
+
     def test_a_pickled_block_reaches_the_same_artifacts(
         self, artifacts: ArtifactFileSystem
     ) -> None:

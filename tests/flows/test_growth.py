@@ -145,3 +145,24 @@ def test_how_the_study_stands_is_told_from_what_has_happened_since(
     run._refresh()
     assert trials.count == 1
     assert run.finished == 1_001
+
+
+def test_more_trials_are_asked_for_without_going_through_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = JournalStudyStorage(path=tmp_path / "s.journal")
+    fill(block, 1_000)
+    study = FlowStudy.open("s", block.get_storage(), None, None)
+    session = Session(study, study.storage, seed=1)
+    repeated = study.ask()
+    study.tell(repeated, state=optuna.trial.TrialState.FAIL)
+    session._repeat(study.trials[-1])
+    trials = Looked(study.get_trials(deepcopy=False))
+    monkeypatch.setattr(study.storage, "get_all_trials", lambda *_, states=None, **__: trials)
+    monkeypatch.setattr(session, "_waiting", list)
+    session.release(1)
+    assert (session._next, session._n_repeats) == (1_003, 1)
+    trials.count = 0
+    session.release(1)
+    assert trials.count == 1  # the one that has not ended
+    assert (session._next, session._n_repeats) == (1_004, 1)

@@ -414,10 +414,7 @@ def _delete(storage: StudyStorage, study_name: str, *, is_ours: bool) -> None:
 
 def _remove(artifacts: ArtifactFileSystem, made: Sequence[str], folder: str) -> None:
     """Remove the files that were made, and the study's folder, if it was made as well."""
-    for path in made:
-        if not path.startswith("blobs/"):
-            with contextlib.suppress(ArtifactNotFoundError):
-                artifacts.rm(path)
+    artifacts.rm_files(path for path in made if not path.startswith("blobs/"))
     if folder and not artifacts.glob(f"{folder}/**"):
         with contextlib.suppress(ArtifactNotFoundError):
             artifacts.rm(folder, recursive=True)

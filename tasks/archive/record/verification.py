@@ -163,6 +163,8 @@ def version_of(manifest: Manifest, trial: FrozenTrial, ids: Sequence[str] | None
     By its number, where it does not say: what 0.1.0 took from the queue, and what is asked and
     told by Optuna alone.
     """
+    if len(manifest.versions) == 1:
+        return 0
     named = trial_version(trial)
     started = 0
     for place, version in enumerate(manifest.versions):

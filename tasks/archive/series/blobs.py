@@ -12,10 +12,12 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
-from threading import Thread
+from threading import Lock, Thread
+from typing import IO
+from urllib.parse import urlsplit
 
 from optuna import Study
 from optuna.trial import FrozenTrial
@@ -24,13 +26,14 @@ from prefect.logging import get_logger
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.artifacts.records import ContentStore
+from prefect_optuna.blocks.stores import REMOTE
 from prefect_optuna.errors import ArtifactNotFoundError
 
 # Packs: the files of many trials in one ZIP file each.
 #
 # A pack lies in `studies/<uuid>/packs/`. Its entries are not compressed, and are called as the
 # files were below the study's folder: any unzip takes them out. A pack never changes. A file is
-# looked for in its own place first, then in the packs.
+# looked for in the packs that are known, then in its own place, then in packs that are new.
 
 
 LARGE = 1 << 20
@@ -38,12 +41,13 @@ LARGE = 1 << 20
 
 _BESIDE = 1 << 19  # bytes that take longer to hash than a thread to start
 _FILES = 256  # of a pack
+_REMEMBERED = 1 << 26  # bytes that were written to other machines
 _KEPT = 1024  # packs whose contents are remembered
 _LOCAL_HEADER = 30  # bytes, before the entry's name and its extra field
 
 _Entries = Mapping[str, tuple[int, int]]
 _entries: dict[str, _Entries] = {}
-_known: dict[str, list[str]] = {}  # the packs of a folder, when it was last listed
+_known: dict[str, dict[str, str]] = {}  # the packs of a folder, when last listed, and their places
 
 
 def file_references(trials: Iterable[FrozenTrial], at_most: float = math.inf) -> dict[str, str]:
@@ -65,20 +69,60 @@ def file_references(trials: Iterable[FrozenTrial], at_most: float = math.inf) ->
 
 def packed(artifacts: ArtifactFileSystem, path: str, digest: str) -> bytes | None:
     """The content of a file from the packs of its study; `None` if none of them has it."""
+    if (content := _in_known_packs(artifacts, path, digest)) is not None:
+        return content
+    _packs(artifacts, _parts(path)[0])
+    return _in_known_packs(artifacts, path, digest)
+
+
+def _packs(artifacts: ArtifactFileSystem, folder: str) -> list[str]:
+    """List the packs of a study."""
+    packs = {pack: artifacts.location(pack) for pack in artifacts.ls(f"{folder}/packs")}
+    _known[artifacts.location(folder)] = packs
+    return list(packs)
+
+
+def _in_known_packs(
+    artifacts: ArtifactFileSystem, path: str, digest: str, *, opened: bool = False
+) -> bytes | None:
+    """Look for a file in the packs that are known, or in those whose entries are."""
     folder, name = _parts(path)
-    place = artifacts.location(folder)
-    looked: list[str] = []
-    for packs in (_known.get(place, ()), None):  # listed again only for what is in none of them
-        if packs is None:
-            packs = _known[place] = artifacts.ls(f"{folder}/packs")
-        for pack in packs:
-            if pack in looked or (entry := _entries_of(artifacts, pack).get(name)) is None:
-                continue
-            looked.append(pack)
-            content = _read(artifacts, pack, *entry)
-            if hashlib.sha256(content).hexdigest() == digest:
-                return content
+    for pack, place in _known.get(artifacts.location(folder), {}).items():
+        if opened and place not in _entries:
+            continue
+        with contextlib.suppress(ArtifactNotFoundError):  # removed since
+            if (entry := _entries_of(artifacts, pack, place).get(name)) is not None:
+                with artifacts.open(pack) as file:
+                    content = _read(file, *entry)
+                if hashlib.sha256(content).hexdigest() == digest:
+                    return content
     return None
+
+
+def from_whole_packs(
+    artifacts: ArtifactFileSystem, files: Mapping[str, str]
+) -> Iterator[tuple[str, bytes]]:
+    """Read those of many files that are in packs, if they are much of what the packs hold.
+
+    Args:
+        artifacts: where they are.
+        files: the SHA-256 of each, by path. What is damaged is left out.
+    """
+    if len(files) < _FILES / 2:
+        return
+    for folder in {_parts(path)[0] for path in files}:
+        packs = _packs(artifacts, folder)
+        if len(files) < len(packs) * _FILES / 4:
+            continue
+        for pack in packs:
+            with contextlib.suppress(ArtifactNotFoundError, ArchiveError):
+                file = BytesIO(artifacts.read_path(pack))
+                entries = _entries_of(artifacts, pack, artifacts.location(pack), file)
+                for name, entry in entries.items():
+                    if (digest := files.get(path := f"{folder}/{name}")) is not None:
+                        content = _read(file, *entry)
+                        if hashlib.sha256(content).hexdigest() == digest:
+                            yield path, content
 
 
 def compact(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
@@ -107,10 +151,13 @@ def pack_files(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
     count, paths = 0, sorted(files)
     for first in range(0, len(paths), _FILES):
         some = paths[first : first + _FILES]
+        contents = _written.taken(artifacts, some)
+        some = [path for path in some if path not in contents]
         try:
-            contents = artifacts.read_many(some)
+            contents.update(artifacts.read_many(some))
         except ArtifactNotFoundError:  # another process packs them, too
-            contents = artifacts.read_many([path for path in some if artifacts.exists(path)])
+            there = [path for path in some if artifacts.exists(path)]
+            contents.update(artifacts.read_many(there))
         whole = {
             path: content
             for path, content in contents.items()
@@ -125,7 +172,9 @@ def _pack(artifacts: ArtifactFileSystem, files: Mapping[str, bytes]) -> int:
         return 0
     folder, _ = _parts(next(iter(files)))
     names = {
-        name for pack in artifacts.ls(f"{folder}/packs") for name in _entries_of(artifacts, pack)
+        name
+        for pack in _packs(artifacts, folder)
+        for name in _entries_of(artifacts, pack, artifacts.location(pack))
     }
     new = {
         path: content
@@ -146,9 +195,7 @@ def _pack(artifacts: ArtifactFileSystem, files: Mapping[str, bytes]) -> int:
                 f"{artifacts.location(pack)} is not what was written to it. The files that were to "
                 "be in it are in their places. Look at the disk, remove the pack, and try again."
             )
-    for path in files:
-        with contextlib.suppress(ArtifactNotFoundError):  # another process has packed it, too
-            artifacts.rm(path)
+    artifacts.rm_files(files)
     return len(new)
 
 
@@ -159,12 +206,14 @@ def _parts(path: str) -> tuple[str, str]:
     return f"{studies}/{uuid}", name
 
 
-def _entries_of(artifacts: ArtifactFileSystem, pack: str) -> _Entries:
+def _entries_of(
+    artifacts: ArtifactFileSystem, pack: str, place: str, read: BytesIO | None = None
+) -> _Entries:
     """Return where each entry of a pack begins, and its size."""
-    place = artifacts.location(pack)
     if place not in _entries:
         try:
-            with artifacts.open(pack) as file, zipfile.ZipFile(file) as archive:
+            opened = artifacts.open(pack) if read is None else contextlib.nullcontext(read)
+            with opened as file, zipfile.ZipFile(file) as archive:
                 size = file.seek(0, os.SEEK_END)
                 stored = [
                     entry
@@ -183,13 +232,66 @@ def _entries_of(artifacts: ArtifactFileSystem, pack: str) -> _Entries:
     return _entries[place]
 
 
-def _read(artifacts: ArtifactFileSystem, pack: str, start: int, size: int) -> bytes:
-    with artifacts.open(pack) as file:
-        file.seek(start)
-        header = file.read(_LOCAL_HEADER)
-        skipped = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        file.seek(start + _LOCAL_HEADER + skipped)
-        return file.read(size)
+def _read(file: IO[bytes], start: int, size: int) -> bytes:
+    file.seek(start)
+    header = file.read(_LOCAL_HEADER)
+    skipped = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    file.seek(start + _LOCAL_HEADER + skipped)
+    return file.read(size)
+
+
+class _Written:
+    """What this process has written to other machines of late, so that packing reads none of it."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, bytes] = {}
+        self._size = 0
+        self._lock = Lock()
+
+    def add(self, artifacts: ArtifactFileSystem, path: str, content: bytes) -> None:
+        """Keep a content, in place of the oldest ones, if it is one of a pack."""
+        if len(content) > LARGE or urlsplit(artifacts.url).scheme not in REMOTE:
+            return
+        place = artifacts.location(path)
+        with self._lock:
+            self._size += len(content) - len(self._contents.pop(place, b""))
+            self._contents[place] = content
+            while self._size > _REMEMBERED:
+                self._size -= len(self._contents.pop(next(iter(self._contents))))
+
+    def taken(self, artifacts: ArtifactFileSystem, paths: Iterable[str]) -> dict[str, bytes]:
+        """Return, and forget, those contents that are known."""
+        with self._lock:
+            known = {path: self._contents.pop(artifacts.location(path), None) for path in paths}
+            found = {path: content for path, content in known.items() if content is not None}
+            self._size -= sum(map(len, found.values()))
+        return found
+
+
+_written = _Written()
+
+
+def write_file(
+    artifacts: ArtifactFileSystem, path: str, content: bytes, digest: Callable[[], str]
+) -> tuple[str, bool]:
+    """Write a file of a trial, beside what another attempt of it has written.
+
+    Args:
+        artifacts: where to.
+        path: of the file.
+        content: of the file.
+        digest: returns its SHA-256, which another core may still be finding.
+
+    Returns:
+        Its path, and whether it is new.
+    """
+    created = artifacts.create(path, content)
+    if not created and artifacts.sha256(path) != digest():
+        # Another attempt of this trial, or a copy of the study that went its own way.
+        path = beside_path(path, digest())
+        created = artifacts.create(path, content)
+    _written.add(artifacts, path, content)
+    return path, created
 
 
 class Packer:
@@ -298,6 +400,8 @@ def read_blob(artifacts: ArtifactFileSystem, digest: str, what: str) -> bytes:
 
 def read_verified(artifacts: ArtifactFileSystem, path: str, digest: str, what: str) -> bytes:
     """Read a file of an archive whose digest is known, and raise `ArchiveError` if it differs."""
+    if (content := _in_known_packs(artifacts, path, digest, opened=True)) is not None:
+        return content
     try:
         return _verified(artifacts, path, digest, what, artifacts.read_path)
     except ArchiveError:

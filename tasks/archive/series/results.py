@@ -35,6 +35,7 @@ import numpy as np
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, PrefectOptunaError
 from prefect_optuna.blocks.codec.tables import (
     array_of,
+    arrays_of,
     base64_of,
     from_arrow,
     is_arrow_time,
@@ -55,7 +56,7 @@ from prefect_optuna.blocks.codec.untrusted import (
 from prefect_optuna.blocks.codec.values import decode_value, encode_value
 from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks.archive.record.manifest import canonical
-from prefect_optuna.tasks.archive.series.blobs import Digest, beside_path, read_verified
+from prefect_optuna.tasks.archive.series.blobs import Digest, read_verified, write_file
 from prefect_optuna.tasks.persistence.container import as_dict
 from prefect_optuna.tasks.persistence.info import INFO
 
@@ -158,11 +159,32 @@ def decode_inline(reference: Mapping[str, Any]) -> Any:
         return _put_together(reference["inline"][0], series)
 
 
-def decode_inline_series(reference: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Decode the series of one name, as `decode_series` does, from the trial's attribute."""
+def decode_inline_series(references: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Decode the series of one name from the attributes of trials that have the same `series`.
+
+    What they have in common is made JSON once: that is most of what a digest costs.
+
+    Returns:
+        An array for each series, a row of which is a trial's.
+    """
     with _explained():
-        specs, arrays = _inline_arrays(reference)
-        return {name: array for name, array in zip(specs, arrays, strict=True) if is_of(key, name)}
+        specs = references[0]["series"]
+        after = b'"],"series":%b}' % canonical(specs)
+        last = before = None
+        all_texts: list[Sequence[str]] = []
+        for reference in references:
+            structure, *texts = reference["inline"]
+            if before is None or structure != last:
+                last, before = structure, b'{"inline":[%b,"' % canonical(structure)
+            content = before + '","'.join(texts).encode("ascii") + after
+            if short_digest(content) != reference["sha256"]:
+                _check_digest(reference)  # `1` and `1.0` are equal, and different JSON
+            all_texts.append(texts)
+        return {
+            name: arrays_of(texts, spec["dtype"], spec["shape"])
+            for (name, spec), texts in zip(specs.items(), zip(*all_texts, strict=True), strict=True)
+            if is_of(key, name)
+        }
 
 
 def is_of(key: str, name: str) -> bool:
@@ -171,6 +193,16 @@ def is_of(key: str, name: str) -> bool:
 
 
 def _inline_arrays(reference: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Any]]:
+    _check_digest(reference)
+    specs, values = reference["series"], reference["inline"][1:]
+    arrays = [
+        array_of(text, spec["dtype"], spec["shape"])
+        for text, spec in zip(values, specs.values(), strict=True)
+    ]
+    return specs, arrays
+
+
+def _check_digest(reference: Mapping[str, Any]) -> None:
     actual = inline_digest({"inline": reference["inline"], "series": reference["series"]})
     if actual != reference["sha256"]:
         raise ArchiveError(
@@ -178,12 +210,6 @@ def _inline_arrays(reference: Mapping[str, Any]) -> tuple[Mapping[str, Any], lis
             f"archived. Expected the digest {reference['sha256']!r}, found {actual!r}. Bring the "
             "study back from a copy; nothing of it has been used."
         )
-    specs, values = reference["series"], reference["inline"][1:]
-    arrays = [
-        array_of(text, spec["dtype"], spec["shape"])
-        for text, spec in zip(values, specs.values(), strict=True)
-    ]
-    return specs, arrays
 
 
 def fits_inline(size: int) -> bool:
@@ -193,7 +219,12 @@ def fits_inline(size: int) -> bool:
 
 def inline_digest(content: Any) -> str:
     """The first 32 digits of the SHA-256 of what is in an attribute, as canonical JSON."""
-    return hashlib.sha256(canonical(content)).hexdigest()[:32]
+    return short_digest(canonical(content))
+
+
+def short_digest(content: bytes) -> str:
+    """The first 32 digits of the SHA-256 of a content."""
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _depth(data: Any) -> int:
@@ -346,11 +377,17 @@ def _series(
     inside = [n for n in axes if n in table.column_names] if is_table else metadata["axes"]
     names = [name for name in table.column_names if name not in inside]
     chosen = [name for name in names if is_of(key, name)]
+    specs = {} if is_table else dict(zip(names, metadata["series"], strict=True))
     if metadata["layout"] != "packed":
         coordinates = {n: _copied(table.column(n)) for n in inside if chosen}
-        return coordinates, {n: _copied(table.column(n)) for n in chosen}
+        columns = {n: _copied(table.column(n)) for n in chosen}
+        for name in chosen:
+            # Arrow has days, but NumPy's are in the file as integers, as are its hours and years.
+            if name in specs and checked_dtype(specs[name]["dtype"]).kind in "mM":
+                values = _read(columns[name], {**specs[name], "as": "array"}, packed=False)
+                columns[name] = as_column(name, values)
+        return coordinates, columns
     _check_memory(table, metadata["series"])
-    specs = dict(zip(names, metadata["series"], strict=True))
     arrays: dict[str, Any] = {}
     for name in chosen:
         spec = specs[name]
@@ -669,6 +706,19 @@ def _in_container(array: np.ndarray[Any, Any], container: str) -> Any:
             return array
 
 
+def as_column(name: str, values: np.ndarray[Any, Any]) -> Any:
+    """The values of a series as an Arrow column."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values.reshape(-1).astype(values.dtype.newbyteorder("="), copy=False))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ArchiveError(
+            f"The series {name!r} has the type {values.dtype}, which a table cannot have: {error}. "
+            "Read the trials one by one: ArchivedStudy.result(number)."
+        ) from None
+
+
 def _check_memory(table: Any, specs: Sequence[Mapping[str, Any]]) -> None:
     """Refuse text that is short, and long in memory: an array has the longest for each value."""
     needed = sum(
@@ -849,14 +899,10 @@ class ResultWriter:
         if "inline" in encoded.described:
             return dict(encoded.reference)
         path = f"studies/{self.uuid}/trials/{trial_number:06d}.arrow"
-        created = self.artifacts.create(path, encoded.content)
-        reference = encoded.reference
-        digest = reference["sha256"]
-        if not created and self.artifacts.sha256(path) != digest:
-            # Another attempt of this trial, or a copy of the study that went its own way.
-            path = beside_path(path, digest)
-            self.artifacts.create(path, encoded.content)
-        return {"path": path, **reference}
+        path, _ = write_file(
+            self.artifacts, path, encoded.content, lambda: encoded.reference["sha256"]
+        )
+        return {"path": path, **encoded.reference}
 
 
 def read_result(artifacts: ArtifactFileSystem, reference: Mapping[str, Any]) -> Any:

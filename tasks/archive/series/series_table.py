@@ -7,7 +7,7 @@ only the columns that are asked for are decoded. Several are read and verified a
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,8 +20,9 @@ from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, InvalidSettingError
 from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
-from prefect_optuna.tasks.archive.series.blobs import read_verified
+from prefect_optuna.tasks.archive.series.blobs import from_whole_packs, read_verified
 from prefect_optuna.tasks.archive.series.results import (
+    as_column,
     decode_inline_series,
     decode_series,
     is_of,
@@ -51,7 +52,7 @@ def series_keys(study: Study, trials: Iterable[FrozenTrial]) -> list[str]:
         if name.startswith(KEY_TIMESERIES)
     }
     for trial in trials:
-        keys.update(_result_series(trial))
+        keys.update(_series_of(trial.user_attrs.get(RESULT_KEY)))
     return sorted(keys)
 
 
@@ -74,15 +75,20 @@ class SeriesReader:
             chosen = select_trials(self.study, trials)
         attribute = self.study.user_attrs.get(f"{KEY_TIMESERIES}{self.key}")
         spec = None if attribute is None else SeriesSpec.of(self.key, attribute)
-        having = [trial for trial in chosen if self._reference(trial, spec) is not None]
+        referring = ((trial, self._reference(trial, spec)) for trial in chosen)
+        having = [(trial, reference) for trial, reference in referring if reference is not None]
         named = isinstance(trials, int) or (
             isinstance(trials, Sequence) and not isinstance(trials, str)
         )
         if not having or (named and len(having) < len(chosen)):
-            raise ArchiveError(self._missing(chosen, having))
+            raise ArchiveError(self._missing(chosen, [trial for trial, _ in having]))
         tables: list[Any] = []
-        for small, some in groupby(having, lambda t: "inline" in self._reference(t, spec)):
-            tables += (self._small if small else self._large)(list(some), spec)
+        for kind, some in groupby(having, lambda pair: self._kind(*pair, spec)):
+            trials_of_it, references = zip(*some, strict=True)
+            if kind is None:
+                tables += self._large(trials_of_it, references, spec)
+            else:
+                tables += self._small(trials_of_it, references, spec)
         if not tables:
             raise ArchiveError(self._missing(chosen, []))
         same = all(table.schema.equals(tables[0].schema) for table in tables)
@@ -95,75 +101,78 @@ class SeriesReader:
             ) from error
         return table, spec
 
-    def _large(self, trials: list[FrozenTrial], spec: SeriesSpec | None) -> list[Any]:
+    def _kind(self, trial: FrozenTrial, reference: Any, spec: SeriesSpec | None) -> Any:
+        """Return what series in attributes share that are read together; `None` for a file."""
+        if spec is not None:
+            small = isinstance(reference, Mapping) and "inline" in reference
+            return (reference.get("axes"), reference.get("rows")) if small else None
+        if "inline" not in reference:
+            return None
+        series = reference["series"]
+        return id(self.axes_of(trial)), list(series), series  # one object for each version
+
+    def _large(
+        self, trials: Sequence[FrozenTrial], references: Sequence[Any], spec: SeriesSpec | None
+    ) -> list[Any]:
         """A table for each trial that has a file."""
         import pyarrow as pa
 
-        read = self._from_result if spec is None else self._from_file
-        if len(trials) == 1:
-            parts = [read(trials[0])]
-        else:
-            with ThreadPoolExecutor(min(_AT_ONCE, len(trials))) as threads:
-                parts = list(threads.map(read, trials))
+        of_path = {one["path"]: n for n, one in enumerate(references) if _is_file(one)}
+        digests = {path: references[n]["sha256"] for path, n in of_path.items()}
+        decode = self._from_result if spec is None else self._from_file
+        parts: dict[int, Any] = {
+            of_path[path]: decode(trials[of_path[path]], content)
+            for path, content in from_whole_packs(self.artifacts, digests)
+        }
+
+        def read(n: int) -> Any:
+            return decode(trials[n], self._read(trials[n], references[n]))
+
+        rest = [n for n in range(len(trials)) if n not in parts]
+        if len(rest) == 1:
+            parts[rest[0]] = read(rest[0])
+        elif rest:
+            with ThreadPoolExecutor(min(_AT_ONCE, len(rest))) as threads:
+                parts.update(zip(rest, threads.map(read, rest), strict=True))
+        complete = [parts[n] for n in range(len(trials))]
         if spec is not None:
-            parts = self._with_axes(trials, parts, spec)
+            complete = self._with_axes(trials, complete, spec)
         return [
             part.add_column(0, "trial", pa.array(np.full(len(part), trial.number)))
-            for trial, part in zip(trials, parts, strict=True)
+            for trial, part in zip(trials, complete, strict=True)
             if part.num_columns
         ]
 
-    def _small(self, trials: list[FrozenTrial], spec: SeriesSpec | None) -> Iterator[Any]:
-        """A table for all trials in a row whose attributes hold series of one kind."""
+    def _small(
+        self, trials: Sequence[FrozenTrial], references: Sequence[Any], spec: SeriesSpec | None
+    ) -> list[Any]:
+        """One table of trials whose attributes hold series of one kind."""
         import pyarrow as pa
 
-        def kind(held: tuple[FrozenTrial, Any, Mapping[str, Any]]) -> Any:
-            _, along, series = held
-            return along, [(name, array.dtype, array.shape) for name, array in series.items()]
-
-        for _, some in groupby(map(self._held(spec), trials), kind):
-            held = [row for row in some if row[2]]
-            if not held:
-                continue
-            trial, _, series = held[0]
-            if spec is None:
-                first = self._along(trial, self.axes_of(trial), {}, series)
-            else:
-                [first] = self._with_axes([trial], [pa.table(dict(series))], spec)
-            columns = [
-                pa.array(np.concatenate([row[2][name].reshape(-1) for row in held]))
-                if name in series
-                else pa.chunked_array(first.column(name).chunks * len(held))
-                for name in first.column_names
-            ]
-            numbers = np.repeat([row[0].number for row in held], len(first))
-            table = pa.table(columns, schema=first.schema)
-            yield table.add_column(0, "trial", pa.array(numbers))
-
-    def _held(
-        self, spec: SeriesSpec | None
-    ) -> Callable[[FrozenTrial], tuple[FrozenTrial, Any, Mapping[str, Any]]]:
-        """Return a reader of a trial's attribute, for the trial, its axes and its series."""
-
-        def of_result(trial: FrozenTrial) -> tuple[FrozenTrial, Any, Mapping[str, Any]]:
-            axes = id(self.axes_of(trial))  # one object for each version
-            return trial, axes, decode_inline_series(trial.user_attrs[RESULT_KEY], self.key)
-
-        if spec is None:
-            return of_result
-
-        def of_series(trial: FrozenTrial) -> tuple[FrozenTrial, Any, Mapping[str, Any]]:
-            reference = self._reference(trial, spec)
-            return trial, reference.get("axes"), inline_columns(self.key, reference, spec)
-
-        return of_series
+        if spec is not None:
+            series = inline_columns(self.key, references, spec)
+            of_first = pa.table({name: arrays[0] for name, arrays in series.items()})
+            [first] = self._with_axes(trials[:1], [of_first], spec)
+        else:
+            series = decode_inline_series(references, self.key)
+            of_first = {name: arrays[0] for name, arrays in series.items()}
+            first = self._along(trials[0], self.axes_of(trials[0]), {}, of_first)
+        columns = [
+            as_column(name, series[name])
+            if name in series
+            else pa.chunked_array(first.column(name).chunks * len(trials))
+            for name in first.column_names
+        ]
+        numbers = np.repeat([trial.number for trial in trials], len(first))
+        table = pa.table(columns, schema=first.schema)
+        return [table.add_column(0, "trial", pa.array(numbers))]
 
     def _reference(self, trial: FrozenTrial, spec: SeriesSpec | None) -> Any:
         if spec is not None:
             return trial.user_attrs.get(f"{KEY_TIMESERIES}{self.key}")
         reference: Any = trial.user_attrs.get(RESULT_KEY)
-        names = _result_series(trial)
-        listed = any(is_of(self.key, name) for name in names)
+        names = _series_of(reference)
+        listed = self.key in names or any(is_of(self.key, name) for name in names)
         return reference if listed or (names and "more_series" in reference) else None
 
     def _read(self, trial: FrozenTrial, reference: Any) -> bytes:
@@ -177,9 +186,8 @@ class SeriesReader:
         what = f"the series {self.key!r} of trial {trial.number}"
         return read_verified(self.artifacts, path, digest, what)
 
-    def _from_file(self, trial: FrozenTrial) -> Any:
-        reference = trial.user_attrs[f"{KEY_TIMESERIES}{self.key}"]
-        table, metadata = open_arrow(self._read(trial, reference))
+    def _from_file(self, trial: FrozenTrial, content: bytes) -> Any:
+        table, metadata = open_arrow(content)
         if metadata.get("key") != self.key:
             raise ArchiveError(
                 f"The file of the series {self.key!r} of trial {trial.number} holds another one: "
@@ -188,7 +196,7 @@ class SeriesReader:
         return table.replace_schema_metadata(None)
 
     def _with_axes(
-        self, trials: list[FrozenTrial], parts: list[Any], spec: SeriesSpec
+        self, trials: Sequence[FrozenTrial], parts: list[Any], spec: SeriesSpec
     ) -> list[Any]:
         """Add the axes that are the study's, each of which is made an Arrow array once."""
         import pyarrow as pa
@@ -225,10 +233,9 @@ class SeriesReader:
             )
         return axis
 
-    def _from_result(self, trial: FrozenTrial) -> Any:
+    def _from_result(self, trial: FrozenTrial, content: bytes) -> Any:
         """Return the part of a trial's result that the series names, along the problem's axes."""
         axes = self.axes_of(trial)
-        content = self._read(trial, trial.user_attrs[RESULT_KEY])
         return self._along(trial, axes, *decode_series(content, self.key, axes))
 
     def _along(
@@ -254,7 +261,7 @@ class SeriesReader:
             )
         shape = arrays[0].shape
         columns = axis_columns("product", _axes_of_shape(shape, axes), arrays[0].size)
-        values = {name: pa.array(array.reshape(-1)) for name, array in series.items()}
+        values = {name: as_column(name, array) for name, array in series.items()}
         return pa.table({**columns, **values})
 
     def _missing(self, chosen: list[FrozenTrial], having: list[FrozenTrial]) -> str:
@@ -308,10 +315,16 @@ def as_kind(table: Any, spec: SeriesSpec | None, kind: SeriesKind, key: str) -> 
     return data
 
 
-def _result_series(trial: FrozenTrial) -> Mapping[str, Any]:
-    reference = trial.user_attrs.get(RESULT_KEY)
+def _series_of(reference: Any) -> Mapping[str, Any]:
     series = reference.get("series") if isinstance(reference, Mapping) else None
     return series if isinstance(series, Mapping) else {}
+
+
+def _is_file(reference: Any) -> bool:
+    """Tell whether a reference has what that of a file has; a damaged one may not."""
+    return isinstance(reference, Mapping) and all(
+        isinstance(reference.get(name), str) for name in ("path", "sha256")
+    )
 
 
 def _axes_of_shape(shape: tuple[int, ...], axes: Mapping[str, Axis]) -> dict[str, Axis]:

@@ -34,15 +34,20 @@ import numpy as np
 from optuna import Study, Trial
 
 from prefect_optuna.blocks import ArtifactFileSystem, InvalidSettingError
-from prefect_optuna.blocks.codec.tables import array_of, base64_of, npy_bytes
+from prefect_optuna.blocks.codec.tables import arrays_of, base64_of, npy_bytes
 from prefect_optuna.blocks.codec.untrusted import checked_dtype, read_npy
 from prefect_optuna.blocks.codec.values import decode_value
 from prefect_optuna.blocks.study_storage import claim_folder, study_uuid
 from prefect_optuna.errors import ArchiveError, SeriesError, StudyMismatchError, UnknownNameError
 from prefect_optuna.tasks.archive.code.inspection import described, too_large
-from prefect_optuna.tasks.archive.record.manifest import SigningKeys
-from prefect_optuna.tasks.archive.series.blobs import Digest, beside_path, read_blob, write_blobs
-from prefect_optuna.tasks.archive.series.results import fits_inline, inline_digest, write_arrow
+from prefect_optuna.tasks.archive.record.manifest import SigningKeys, canonical
+from prefect_optuna.tasks.archive.series.blobs import Digest, read_blob, write_blobs, write_file
+from prefect_optuna.tasks.archive.series.results import (
+    fits_inline,
+    inline_digest,
+    short_digest,
+    write_arrow,
+)
 
 # Axes: the coordinates that series are given along, kept once for all trials of a study.
 #
@@ -364,21 +369,26 @@ class TrialSeries:
         return {**reference, **({"partial": True} if self.partial else {})}
 
 
-def inline_columns(key: str, reference: Any, spec: SeriesSpec) -> dict[str, Any]:
-    """The values that are in a trial's attribute, by column."""
+def inline_columns(key: str, references: Sequence[Any], spec: SeriesSpec) -> dict[str, Any]:
+    """Decode what is in the attributes of trials that have as many rows.
+
+    Returns:
+        An array for each column, a row of which is a trial's.
+    """
     try:
-        inline = reference["inline"]
-        if inline_digest([key, inline]) != reference["sha256"]:
-            raise ValueError("it is not what was archived")
-        rows = array_of(inline, spec.dtype, (reference["rows"], len(spec.columns)))
-    except (LookupError, TypeError, ValueError) as error:
+        texts, before = [], b'[%b,"' % canonical(key)
+        for reference in references:
+            texts.append(text := reference["inline"])
+            if short_digest(before + text.encode("ascii") + b'"]') != reference["sha256"]:
+                raise ValueError("it is not what was archived")
+        values = arrays_of(texts, spec.dtype, (references[0]["rows"], len(spec.columns)))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ArchiveError(
             f"The archive is damaged: the series {key!r} of a trial is in its attribute, and "
             f"{error}. Bring the study back from a copy."
         ) from None
     return {
-        name: np.ascontiguousarray(column)
-        for name, column in zip(spec.columns, rows.T, strict=True)
+        name: np.ascontiguousarray(values[..., number]) for number, name in enumerate(spec.columns)
     }
 
 
@@ -627,13 +637,8 @@ class StudySeries:
         content = series.content(key, dtype)
         finding = Digest(content)
         path = series_path(self._claimed().rpartition("/")[2], key, number)
-        created = self._artifacts.create(path, content)
-        digest = finding.hex()
-        if not created and self._artifacts.sha256(path) != digest:
-            # Another attempt of this trial, or a copy of the study that went its own way.
-            path = beside_path(path, digest)
-            created = self._artifacts.create(path, content)
-        place = {"path": path, "sha256": digest, "bytes": len(content)}
+        path, created = write_file(self._artifacts, path, content, finding.hex)
+        place = {"path": path, "sha256": finding.hex(), "bytes": len(content)}
         return series.reference(place), path if created else ""
 
     def _check_trial(self, trial: Trial) -> None:

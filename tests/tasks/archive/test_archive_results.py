@@ -19,14 +19,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pydantic import BaseModel
 
-from prefect_optuna.blocks import ArchiveError
+from prefect_optuna.blocks import ArchiveError, InMemoryStudyStorage
 from prefect_optuna.errors import CaptureError
+from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import decode_result, encode_result
 from prefect_optuna.tasks.archive.series.results import (
     decode_inline,
+    decode_inline_series,
     encode_inline,
     encode_with_spec,
+    inline_digest,
 )
+
+PROBLEM = Problem(suggest=lambda trial: {}, run=lambda params: {}, evaluate=lambda result: 0.0)
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -132,6 +137,81 @@ def test_what_people_return_needs_no_file_where_it_is_small(result: Any) -> None
     reference = encode_inline(result)
     assert reference is not None
     assert_same(decode_inline(json.loads(json.dumps(reference))), result)
+
+
+_notes = st.sampled_from([1, 1.0, True, "a", None, math.nan, {"b": -0.0}])
+
+
+@given(st.data())
+def test_series_of_many_attributes_are_those_of_each_and_each_is_verified(
+    data: st.DataObject,
+) -> None:
+    curves = data.draw(st.lists(npst.arrays(np.float64, 3), min_size=1, max_size=6))
+    references = [
+        json.loads(
+            json.dumps(encode_inline({"note": data.draw(_notes), "curve": [curve, curve[:2]]}))
+        )
+        for curve in curves
+    ]
+    both = decode_inline_series(references, "curve")
+    assert_same(both, {"curve.0": np.stack(curves), "curve.1": np.stack(curves)[:, :2]})
+    place = data.draw(st.integers(0, len(curves) - 1))
+    good = references[place]["inline"]
+    other = encode_inline({"curve": [np.full(3, 0.125), np.zeros(2)]})
+    assert other is not None
+    for damaged in (
+        [{"note": 2, **good[0]}, *good[1:]],
+        [good[0], other["inline"][1], good[2]],
+        good[:2],
+        [*good, good[2]],
+        [good[0], None, good[2]],
+        None,
+    ):
+        references[place] = {**references[place], "inline": damaged}
+        if damaged != good:
+            with pytest.raises(ArchiveError):
+                decode_inline_series(references, "curve")
+
+
+@pytest.mark.parametrize("text", ["AAAA", "AAAAAAAA8D8=AAAAAAAA8D8=", "AAAAAAAA8D8", "\u00e9", ""])
+def test_a_series_of_another_length_among_many_is_refused_whatever_its_digest_says(
+    text: str,
+) -> None:
+    references = [encode_inline({"curve": np.array([n])}) for n in (0.0, 1.0, 2.0)]
+    changed = {**references[1], "inline": [references[1]["inline"][0], text]}
+    changed["sha256"] = inline_digest({key: changed[key] for key in ("inline", "series")})
+    with pytest.raises(ArchiveError):
+        decode_inline_series([references[0], changed, references[2]], "curve")
+
+
+def _of_two_trials(values: np.ndarray[Any, Any], name: str) -> ArchivedStudy:
+    storage, artifacts = InMemoryStudyStorage(name=name), f"memory://{name}"
+    study = storage.create_study("s")
+    archive = OptunaArchive(study, artifacts=artifacts)
+    archive.save_problem(PROBLEM)
+    for _ in range(2):
+        trial = study.ask()
+        trial.set_user_attr("result", archive.writer().write(trial.number, {"c": values}))
+        study.tell(trial, 0.0)
+    return ArchivedStudy.load("s", storage=storage, artifacts=artifacts)
+
+
+@pytest.mark.parametrize("length", [3, 900])
+@pytest.mark.parametrize("dtype", [">i4", ">f8", "<f2", "M8[D]", "m8[us]", "?", "M8[h]", "<c16"])
+def test_a_table_of_series_has_whatever_type_arrow_has(
+    dtype: str, length: int, request: pytest.FixtureRequest
+) -> None:
+    values = np.arange(length).astype(dtype) if dtype != "?" else np.arange(length) % 2 == 0
+    archived = _of_two_trials(values, request.node.name)
+    if dtype in ("M8[h]", "<c16"):
+        with pytest.raises(ArchiveError, match=r"which a table cannot have.*result\(number\)"):
+            archived.timeseries("c")
+    else:
+        table = archived.timeseries("c")
+        assert_same(
+            table["c"].to_numpy(), np.tile(values.astype(values.dtype.newbyteorder("=")), 2)
+        )
+        assert table["trial"].to_pylist() == [0] * length + [1] * length
 
 
 @given(_results)

@@ -130,7 +130,45 @@ def test_an_object_store_has_packs_too(
     assert_as_before(archived, before)
 
 
-@pytest.mark.parametrize("fails", ["create", "sha256", "rm"])
+def test_what_was_just_written_to_an_object_store_is_not_read_to_be_packed(
+    storage: InMemoryStudyStorage,
+    s3_server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    artifacts = s3_filesystem(s3_server, f"written-{tmp_path.name}")
+    archived = filled(storage, artifacts, 3)
+    trials = archived.study.get_trials(deepcopy=False)
+    references = blobs.file_references(trials)
+    read = _calls(monkeypatch, "read_path")
+    many = _calls(monkeypatch, "read_many")
+    assert blobs.pack_files(artifacts, references) == 6
+    assert read == []
+    assert sum(map(len, many)) == 0
+    assert files(artifacts) == []
+    assert archived.result(2)["curve"].shape == TIMES.shape
+
+
+def test_only_so_much_of_what_was_written_is_remembered(
+    s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "_REMEMBERED", 100)
+    there = s3_filesystem(s3_server, f"bounded-{tmp_path.name}")
+    written = blobs._Written()
+    for number in range(9):
+        written.add(there, f"a{number}", bytes(30))
+    written.add(there, "large", bytes(blobs.LARGE + 1))
+    written.add(ArtifactFileSystem(url=str(tmp_path)), "here", b"1")
+    written.add(there, "a8", bytes(40))  # the same once more
+    assert written.taken(there, ["a5"]) == {}
+    assert set(written.taken(there, ["a6", "a8", "large", "here"])) == {"a6", "a8"}
+    assert written.taken(there, ["a8"]) == {}
+    assert written._size == 30
+    assert written.taken(there, ["a7"]) == {"a7": bytes(30)}
+    assert written._size == sum(map(len, written._contents.values())) == 0
+
+
+@pytest.mark.parametrize("fails", ["create", "sha256", "rm_files"])
 def test_compacting_that_is_interrupted_loses_nothing_and_goes_on(
     storage: InMemoryStudyStorage,
     artifacts: ArtifactFileSystem,
@@ -145,7 +183,9 @@ def test_compacting_that_is_interrupted_loses_nothing_and_goes_on(
     def failing(self: ArtifactFileSystem, path: str, *rest: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == (3 if fails == "rm" else 1):
+        if calls == 1:
+            if fails == "rm_files":
+                original(self, sorted(path)[:2])
             raise StorageUnavailableError("The disk is away.")
         return original(self, path, *rest)
 
@@ -278,6 +318,74 @@ def test_many_files_of_a_pack_are_read_without_looking_for_packs(
     monkeypatch.setattr(ArtifactFileSystem, "ls", ls)
     assert archived.timeseries("loss").num_rows == 8 * len(TIMES)
     assert listed == []
+
+
+def test_a_table_of_what_is_packed_reads_each_pack_once(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "_FILES", 8)
+    archived = filled(storage, artifacts, 16)
+    before = as_read(archived)
+    archived.compact()
+    packs = artifacts.glob("studies/*/packs/*")
+    assert len(packs) == 4
+    for known in (False, True):  # by another process, and by this one
+        if not known:
+            blobs._entries.clear()
+        read = _calls(monkeypatch, "read_path")
+        opened = _calls(monkeypatch, "open")
+        assert archived.timeseries("curve").equals(before[2])
+        assert sorted(read) == sorted(packs)
+        assert opened == []
+
+
+def _calls(patch: pytest.MonkeyPatch, method: str) -> list[str]:
+    """The paths that a method is called with from now on."""
+    paths: list[str] = []
+    original = getattr(ArtifactFileSystem, method)
+
+    def called(self: ArtifactFileSystem, path: str, *args: Any) -> Any:
+        paths.append(path)
+        return original(self, path, *args)
+
+    patch.setattr(ArtifactFileSystem, method, called)
+    return paths
+
+
+def test_what_is_damaged_in_a_pack_is_taken_from_its_place_or_refused(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "_FILES", 8)
+    archived = filled(storage, artifacts, 8)
+    before = as_read(archived)
+    path = archived.study.trials[5].user_attrs["result"]["path"]
+    whole = artifacts.read_path(path)
+    archived.compact()
+    for pack in artifacts.glob("studies/*/packs/*"):
+        content = bytearray(artifacts.read_path(pack))
+        if (start := content.find(whole)) >= 0:
+            content[start + len(whole) // 2] ^= 1
+            artifacts.write_path(pack, bytes(content))
+    for _ in range(2):
+        with pytest.raises(ArchiveError, match="the series 'curve' of trial 5 is missing"):
+            archived.timeseries("curve")
+    artifacts.write_path(path, whole)
+    assert archived.timeseries("curve").equals(before[2])
+
+
+def test_what_is_packed_is_not_looked_for_elsewhere(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived = filled(storage, artifacts, 3)
+    archived.compact()
+    archived.result(0)
+    read = _calls(monkeypatch, "read_path")
+    assert archived.result(1)["curve"].shape == TIMES.shape
+    assert read == []
+    for pack in artifacts.glob("studies/*/packs/*"):  # by a person, or a garbage collector
+        artifacts.rm(pack)
+    with pytest.raises(ArchiveError, match="is missing"):
+        archived.result(1)
 
 
 def test_an_export_of_packs_is_one_of_files(
