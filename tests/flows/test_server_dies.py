@@ -41,7 +41,7 @@ def test_a_study_goes_on_to_its_end_without_its_server(
     monkeypatch.chdir(tmp_path)
     with (
         LocalServer(prefect_home(tmp_path / "prefect")) as server,
-        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, "flows.heartbeat_frequency": None}),
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 2, "flows.heartbeat_frequency": None}),
     ):
         Path("server.pid").write_text(str(server.pid), encoding="utf-8")
         result = optimize(
