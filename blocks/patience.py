@@ -13,7 +13,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -246,6 +246,10 @@ class PatientStorage(_Base):
 
         return self.patience(make)
 
+    def trials_view(self, study_id: int) -> Sequence[FrozenTrial]:
+        """The trials, read-only; a storage that can makes no list of them for that."""
+        return self.patience(lambda: trials_view(self.storage, study_id))
+
     def _made(self, study_id: int, template: FrozenTrial) -> int | None:
         for trial in reversed(self.storage.get_all_trials(study_id, deepcopy=False)):
             if (
@@ -255,6 +259,19 @@ class PatientStorage(_Base):
             ):
                 return trial._trial_id  # pyright: ignore[reportPrivateUsage]
         return None
+
+
+def trials_view(storage: BaseStorage, study_id: int) -> Sequence[FrozenTrial]:
+    """The trials of a study, read-only, for those who look at a few of many.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study()
+        >>> study.ask().number, len(trials_view(study._storage, study._study_id))
+        (0, 1)
+    """
+    view = getattr(storage, "trials_view", None)
+    return storage.get_all_trials(study_id, deepcopy=False) if view is None else view(study_id)
 
 
 def _patient(name: str) -> Callable[..., Any]:

@@ -446,8 +446,8 @@ class _Queue:
             self.session.say(over=True)
         self._ended = True
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+    def _trials(self) -> Sequence[FrozenTrial]:
+        return self.study.trials_view()
 
     def _depth(self, finished: int) -> int:
         """Number of trials to keep in the queue: those that the workers do before the next look."""

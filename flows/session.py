@@ -25,7 +25,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks.patience import PatientStorage
+from prefect_optuna.blocks.patience import PatientStorage, trials_view
 from prefect_optuna.blocks.settings import OptunaSettings
 from prefect_optuna.blocks.study_summary import LOST, is_lost
 from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
@@ -414,7 +414,7 @@ class Session:
                     self._storage.set_trial_system_attr(trial_id, _RELEASED, self.id)
                     count -= 1
         if count > 0:
-            trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+            trials = trials_view(self._storage, self._study_id)
             with self._recovering:
                 self._follows.look(trials)
             self._next, self._n_repeats = len(trials), self._follows.repeats
@@ -526,7 +526,7 @@ class Session:
                 # may live after all, and write there at the same moment.
                 renewed = records[key]["renewed"]
                 self._storage.set_study_system_attr(self._study_id, f"{_GONE}:{key}", renewed)
-        trials = self._study.get_trials(deepcopy=False)
+        trials = trials_view(self._storage, self._study_id)
         self._follows.look(trials)
         given_up = []
         for trial in self._follows.open:

@@ -218,6 +218,10 @@ class FlowStudy(optuna.Study):
         """The storage of the study; calls wait for it while it is away."""
         return cast("PatientStorage", self._storage)
 
+    def trials_view(self) -> Sequence[FrozenTrial]:
+        """The trials, read-only, for those who look at a few of many."""
+        return self.storage.trials_view(self._study_id)
+
     def for_one_trial(self) -> FlowStudy:
         """The same study, for a trial that may sample in another thread.
 

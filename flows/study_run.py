@@ -307,8 +307,8 @@ class StudyRun:
             return False  # there are not so many before it
         return self._follows.ahead_of(first, self._refresh()) >= self.n_trials
 
-    def _refresh(self) -> list[FrozenTrial]:
-        trials = self.study.get_trials(deepcopy=False)
+    def _refresh(self) -> Sequence[FrozenTrial]:
+        trials = self.study.trials_view()
         _, ended = self._follows.look(trials)
         now, before = time.monotonic(), self._finished
         self._finished = self._follows.finished
@@ -383,7 +383,7 @@ class StudyRun:
             if state is not None:
                 cast("AskedSampler", trial.study.sampler).publish()
         except (UpdateFinishedTrialError, ValueError):
-            stored = self.study.get_trials(deepcopy=False)[outcome.number]
+            stored = self.study.trials_view()[outcome.number]
             if not stored.state.is_finished():
                 raise
             self._signed(stored)

@@ -66,6 +66,7 @@ from prefect_optuna.blocks.redis_storage.study_copy import (
     LiveTrial,
     Operation,
     StudyCopy,
+    TrialsView,
     decoding,
 )
 from prefect_optuna.blocks.study_summary import StudySummary, summary_of
@@ -866,6 +867,10 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
             return trials
         with decoding(study.keys.prefix):  # forged, and nested too deeply to be copied
             return copy.deepcopy(trials)
+
+    def trials_view(self, study_id: int) -> Sequence[FrozenTrial]:
+        """The trials, read-only, for those who look at a few: a list of all takes time itself."""
+        return TrialsView(self._fresh(study_id))
 
     def summarize(self, study_id: int) -> StudySummary:
         """Sum up a study, without reading all of its trials, unless this process has them."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import gc
 import json
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -434,6 +434,14 @@ class StudyCopy:
                 trials[number] = live.shared()
             return trials
 
+    def shared(self, numbers: Iterable[int]) -> list[FrozenTrial]:
+        """Return some trials, which are read-only."""
+        with self.lock:
+            return [
+                self._finished(number) if (live := self.live.get(number)) is None else live.shared()
+                for number in numbers
+            ]
+
     def waiting(self) -> list[FrozenTrial]:
         """The trials that wait for a worker."""
         with self.lock:
@@ -459,6 +467,22 @@ class StudyCopy:
             f"{self.keys.finished}: expected {len(self._trials)} trials. Somebody has changed "
             "these keys. Run `check` on the storage, and restore a backup if it cannot be repaired."
         )
+
+
+class TrialsView(Sequence[FrozenTrial]):
+    """The trials of a study, read-only, without a copy of their list."""
+
+    def __init__(self, study: StudyCopy) -> None:
+        self._study = study
+        self._numbers = range(len(study))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return self._study.shared(self._numbers[place])
+        return self._study.shared([self._numbers[place]])[0]
 
 
 def mapping(flat: Any) -> dict[str, bytes]:

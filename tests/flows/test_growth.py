@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import optuna
 import pytest
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from prefect_optuna.blocks import JournalStudyStorage
+from prefect_optuna.blocks.redis_storage import RedisStorage
+from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy
 from prefect_optuna.flows import study_run
-from prefect_optuna.flows.session import Session
+from prefect_optuna.flows.session import OpenTrials, Session
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import InlineDispatcher
@@ -110,6 +115,27 @@ def test_calls_and_trials_read_do_not_grow_with_the_study(
     assert sum(calls.values()) <= 12 * TRIALS
 
 
+def test_looking_at_what_is_new_makes_no_list_of_all_trials(
+    redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(RedisStorage(redis_server, namespace=f"growth-{uuid4()}")) as storage:
+        optuna.create_study(study_name="s", storage=storage)
+        study = FlowStudy.open("s", storage, optuna.samplers.RandomSampler(seed=0), None)
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=20)
+        running = study.ask()
+        session = Session(study, study.storage, seed=1)
+        monkeypatch.delattr(StudyCopy, "trials")
+        session.release(2)
+        follows = OpenTrials()
+        new, ended = follows.look(study.trials_view())
+        assert (len(new), len(ended), len(follows.open)) == (23, 20, 3)
+        study.tell(running, 0.5)
+        new, ended = follows.look(study.trials_view())
+        assert (new, [trial.number for trial in ended]) == ([], [20])
+        assert study.trials_view()[-1].state == TrialState.WAITING
+        assert session.recover() == []
+
+
 class Looked(list[optuna.trial.FrozenTrial]):
     """Trials, and how many of them were looked at."""
 
@@ -136,7 +162,7 @@ def test_how_the_study_stands_is_told_from_what_has_happened_since(
     run = StudyRun(study, session, runner, logger, n_trials=2_000)
     running = study.ask()
     trials = Looked(study.get_trials(deepcopy=False))
-    monkeypatch.setattr(study, "get_trials", lambda deepcopy: trials)
+    monkeypatch.setattr(study, "trials_view", lambda: trials)
     run._refresh()
     assert trials.count == len(trials) == 1_001
     trials.count = 0
@@ -158,7 +184,8 @@ def test_more_trials_are_asked_for_without_going_through_all_of_them(
     study.tell(repeated, state=optuna.trial.TrialState.FAIL)
     session._repeat(study.trials[-1])
     trials = Looked(study.get_trials(deepcopy=False))
-    monkeypatch.setattr(study.storage, "get_all_trials", lambda *_, states=None, **__: trials)
+    below = study.storage.storage
+    monkeypatch.setattr(below, "get_all_trials", lambda *_, **__: trials)
     monkeypatch.setattr(session, "_waiting", list)
     session.release(1)
     assert (session._next, session._n_repeats) == (1_003, 1)

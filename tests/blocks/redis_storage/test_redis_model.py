@@ -28,6 +28,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from redis_servers import RedisServer
 
+from prefect_optuna.blocks.patience import trials_view
 from prefect_optuna.blocks.redis_storage import RedisStorage
 
 EXAMPLES = int(os.environ.get("REDIS_MODEL_EXAMPLES", "40"))
@@ -365,6 +366,8 @@ class BothStorages(RuleBasedStateMachine):
             return [plain(self.keep(trial)) for trial in trials]
 
         self.equal(study, c, all_trials)
+        self.equal(study, c, lambda s, i: [plain(trial) for trial in trials_view(s, i)])
+        self.equal(study, c, lambda s, i: [plain(trial) for trial in trials_view(s, i)[number:]])
         self.equal(study, c, lambda s, i: s.get_n_trials(i))
         self.equal(study, c, lambda s, i: s.get_n_trials(i, state=TrialState.COMPLETE))
         self.equal(study, c, lambda s, i: plain(s.get_best_trial(i)))
