@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from threading import Lock, Thread
 from typing import IO
-from urllib.parse import urlsplit
 
 from optuna import Study
 from optuna.trial import FrozenTrial
@@ -250,7 +249,7 @@ class _Written:
 
     def add(self, artifacts: ArtifactFileSystem, path: str, content: bytes) -> None:
         """Keep a content, in place of the oldest ones, if it is one of a pack."""
-        if len(content) > LARGE or urlsplit(artifacts.url).scheme not in REMOTE:
+        if len(content) > LARGE or artifacts.url.partition("://")[0] not in REMOTE:
             return
         place = artifacts.location(path)
         with self._lock:
