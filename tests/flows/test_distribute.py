@@ -388,8 +388,11 @@ def test_workers_and_their_parent_wait_for_a_storage_that_is_away(redis_server: 
         trials = block.load_study("cable").trials
         block.get_storage().close()
     assert result.states["complete"] == 40
-    assert [t for t in trials if t.state == TrialState.FAIL] == []
-    assert len(trials) == 40
+    # A worker that asked for a trial, and whose answer was cut off, does not know that it has it:
+    # nobody begins that one, and it is asked again.
+    lost = [t for t in trials if t.state == TrialState.FAIL]
+    assert all(is_lost(t) and not t.params for t in lost)
+    assert len(trials) == 40 + len(lost) <= 42
 
 
 def _workers_of(block: StudyStorage, study_name: str) -> int:
