@@ -613,7 +613,8 @@ class ArtifactFileSystem(WritableFileSystem):
             paths: their paths, relative to the root. One that is not there is no error.
 
         Raises:
-            InvalidLocationError: a path is malformed, leads out of the root, or is a directory.
+            InvalidLocationError: a path is malformed, leads out of the root, or is a directory,
+                where the filesystem has directories.
             StorageUnavailableError: the filesystem failed. Some may have been removed.
 
         Example:

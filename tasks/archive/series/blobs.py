@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from threading import Lock, Thread
 from typing import IO
+from weakref import WeakSet, finalize
 
 from optuna import Study
 from optuna.trial import FrozenTrial
@@ -240,16 +241,18 @@ def _read(file: IO[bytes], start: int, size: int) -> bytes:
 
 
 class _Written:
-    """What this process has written to other machines of late, so that packing reads none of it."""
+    """What a process that packs has written to other machines of late: packing reads none of it."""
 
     def __init__(self) -> None:
+        self.packers: WeakSet[Packer] = WeakSet()
         self._contents: dict[str, bytes] = {}
         self._size = 0
         self._lock = Lock()
 
     def add(self, artifacts: ArtifactFileSystem, path: str, content: bytes) -> None:
         """Keep a content, in place of the oldest ones, if it is one of a pack."""
-        if len(content) > LARGE or artifacts.url.partition("://")[0] not in REMOTE:
+        is_remote = artifacts.url.partition("://")[0] in REMOTE
+        if len(content) > LARGE or not is_remote or not self.packers:
             return
         place = artifacts.location(path)
         with self._lock:
@@ -265,6 +268,12 @@ class _Written:
             found = {path: content for path, content in known.items() if content is not None}
             self._size -= sum(map(len, found.values()))
         return found
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._contents.clear()
+            self._size = 0
 
 
 _written = _Written()
@@ -304,6 +313,8 @@ class Packer:
         self._files: dict[str, str] = {}
         self._thread = ThreadPoolExecutor(1, "packing")
         self._last: Future[None] | None = None
+        _written.packers.add(self)
+        finalize(self, _written.clear)
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Take a trial that has ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -137,6 +138,8 @@ def test_what_was_just_written_to_an_object_store_is_not_read_to_be_packed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     artifacts = s3_filesystem(s3_server, f"written-{tmp_path.name}")
+    monkeypatch.setattr(blobs, "_written", blobs._Written())
+    packer = blobs.Packer(artifacts)
     archived = filled(storage, artifacts, 3)
     trials = archived.study.get_trials(deepcopy=False)
     references = blobs.file_references(trials)
@@ -147,6 +150,11 @@ def test_what_was_just_written_to_an_object_store_is_not_read_to_be_packed(
     assert sum(map(len, many)) == 0
     assert files(artifacts) == []
     assert archived.result(2)["curve"].shape == TIMES.shape
+    blobs.write_file(artifacts, "a", b"1", "".__str__)
+    del packer
+    gc.collect()  # nobody packs any more, and nothing is kept
+    blobs.write_file(artifacts, "b", b"1", "".__str__)
+    assert blobs._written.taken(artifacts, ["a", "b"]) == {}
 
 
 def test_only_so_much_of_what_was_written_is_remembered(
@@ -155,6 +163,7 @@ def test_only_so_much_of_what_was_written_is_remembered(
     monkeypatch.setattr(blobs, "_REMEMBERED", 100)
     there = s3_filesystem(s3_server, f"bounded-{tmp_path.name}")
     written = blobs._Written()
+    written.packers.add(packer := blobs.Packer(there))
     for number in range(9):
         written.add(there, f"a{number}", bytes(30))
     written.add(there, "large", bytes(blobs.LARGE + 1))
@@ -166,6 +175,7 @@ def test_only_so_much_of_what_was_written_is_remembered(
     assert written._size == 30
     assert written.taken(there, ["a7"]) == {"a7": bytes(30)}
     assert written._size == sum(map(len, written._contents.values())) == 0
+    assert packer in written.packers
 
 
 @pytest.mark.parametrize("fails", ["create", "sha256", "rm_files"])
