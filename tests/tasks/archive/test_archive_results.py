@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as npst
 from pydantic import BaseModel
 
 from prefect_optuna.blocks import ArchiveError, InMemoryStudyStorage
+from prefect_optuna.blocks.codec.tables import arrays_of, base64_of
 from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import decode_result, encode_result
@@ -182,6 +183,12 @@ def test_a_series_of_another_length_among_many_is_refused_whatever_its_digest_sa
     changed["sha256"] = inline_digest({key: changed[key] for key in ("inline", "series")})
     with pytest.raises(ArchiveError):
         decode_inline_series([references[0], changed, references[2]], "curve")
+
+
+def test_arrays_of_several_lengths_are_refused_even_if_they_are_long_enough_together() -> None:
+    texts = [base64_of(np.zeros(length, "<f4")) for length in (1, 3)]
+    with pytest.raises(ValueError, match="one length"):
+        arrays_of(texts, "<f8", [1])
 
 
 def _of_two_trials(values: np.ndarray[Any, Any], name: str) -> ArchivedStudy:
