@@ -625,7 +625,8 @@ class ArtifactFileSystem(WritableFileSystem):
             >>> artifacts.ls()
             []
         """
-        paths = [checked_path(path) for path in paths]
+        # Text is a sequence of letters, and so of other names.
+        paths = [checked_path(path) for path in ([paths] if isinstance(paths, str) else paths)]
         with self._explained("one of several", "remove"):
             self._store.rm_files(paths)
 

@@ -290,7 +290,11 @@ class ArtifactFileSystemContract:
         with pytest.raises(InvalidLocationError):
             artifacts.rm_files(["many/10", "../many/10"])
         artifacts.rm_files([])
-        assert artifacts.exists("many/10")
+        artifacts.write_path("m", b"1")
+        artifacts.rm_files("deep/er/a")
+        assert artifacts.glob("**") == ["m", "many/10"]
+        artifacts.rm_files("many/10")
+        assert artifacts.glob("**") == ["m"]
 
     def test_a_pickled_block_reaches_the_same_artifacts(
         self, artifacts: ArtifactFileSystem
