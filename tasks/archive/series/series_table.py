@@ -19,6 +19,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, InvalidSettingError
+from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
 from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
 from prefect_optuna.tasks.archive.series.blobs import from_whole_packs, read_verified
 from prefect_optuna.tasks.archive.series.results import (
@@ -75,20 +76,16 @@ class SeriesReader:
             chosen = select_trials(self.study, trials)
         attribute = self.study.user_attrs.get(f"{KEY_TIMESERIES}{self.key}")
         spec = None if attribute is None else SeriesSpec.of(self.key, attribute)
-        referring = ((trial, self._reference(trial, spec)) for trial in chosen)
-        having = [(trial, reference) for trial, reference in referring if reference is not None]
+        groups = self._groups(chosen, spec)
+        having = sum(len(some) for _, some, _ in groups)
         named = isinstance(trials, int) or (
             isinstance(trials, Sequence) and not isinstance(trials, str)
         )
-        if not having or (named and len(having) < len(chosen)):
-            raise ArchiveError(self._missing(chosen, [trial for trial, _ in having]))
+        if not having or (named and having < len(chosen)):
+            raise ArchiveError(self._missing(chosen, [t for _, some, _ in groups for t in some]))
         tables: list[Any] = []
-        for kind, some in groupby(having, lambda pair: self._kind(*pair, spec)):
-            trials_of_it, references = zip(*some, strict=True)
-            if kind is None:
-                tables += self._large(trials_of_it, references, spec)
-            else:
-                tables += self._small(trials_of_it, references, spec)
+        for read, some, references in groups:
+            tables += read(some, references, spec)
         if not tables:
             raise ArchiveError(self._missing(chosen, []))
         same = all(table.schema.equals(tables[0].schema) for table in tables)
@@ -100,6 +97,18 @@ class SeriesReader:
                 "the trials by themselves: trials=[number]."
             ) from error
         return table, spec
+
+    @without_garbage_collector()
+    def _groups(
+        self, trials: Sequence[FrozenTrial], spec: SeriesSpec | None
+    ) -> list[tuple[Callable[..., list[Any]], tuple[FrozenTrial, ...], tuple[Any, ...]]]:
+        """Trials that have the series, as they are read together: how, which, their references."""
+        referring = ((trial, self._reference(trial, spec)) for trial in trials)
+        having = ((trial, reference) for trial, reference in referring if reference is not None)
+        return [
+            (self._large if kind is None else self._small, *zip(*some, strict=True))
+            for kind, some in groupby(having, lambda pair: self._kind(*pair, spec))
+        ]
 
     def _kind(self, trial: FrozenTrial, reference: Any, spec: SeriesSpec | None) -> Any:
         """Return what series in attributes share that are read together; `None` for a file."""
@@ -143,6 +152,7 @@ class SeriesReader:
             if part.num_columns
         ]
 
+    @without_garbage_collector()
     def _small(
         self, trials: Sequence[FrozenTrial], references: Sequence[Any], spec: SeriesSpec | None
     ) -> list[Any]:
