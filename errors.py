@@ -20,12 +20,10 @@ __all__ = [
     "ArtifactError",
     "ArtifactLoadError",
     "ArtifactLogError",
-    "ArtifactNotFoundError",
     "AttributeEncodingError",
     "AutoIncFieldNotResolvedError",
     "CaptureError",
     "ConfigFileError",
-    "ConfigFileNotFoundError",
     "CorruptArtifactError",
     "CorruptPersistenceError",
     "DamagedStorageError",
@@ -33,29 +31,24 @@ __all__ = [
     "EnvironmentUnavailableError",
     "FieldOrderError",
     "FileOfOthersError",
-    "HostilePickleError",
-    "InvalidLocationError",
     "InvalidParameterError",
     "InvalidPersistenceClassError",
     "InvalidProblemError",
     "InvalidSettingError",
     "InvalidVersionError",
     "MissingKeyError",
-    "MissingParameterError",
     "NoCompleteTrialError",
     "OtherPythonWarning",
     "OutputOnlyWarning",
+    "PathNotFoundError",
     "PersistenceConcatError",
     "PersistenceError",
-    "PersistenceExistsError",
     "PersistenceIsDirectoryError",
-    "PersistenceNotFoundError",
     "PersistenceValidationError",
     "PickleRefusedError",
     "PrefectOptunaError",
     "ReadOnlyError",
     "SchemaChangedError",
-    "SeriesError",
     "ServerUnavailableError",
     "SkippedFileWarning",
     "StorageFormatError",
@@ -83,7 +76,7 @@ class PrefectOptunaError(Exception):
 
 
 class InvalidSettingError(PrefectOptunaError, ValueError):
-    """An argument has a value that cannot work."""
+    """An argument has a value that cannot work, or names no storage and no place in one."""
 
 
 class InvalidProblemError(PrefectOptunaError, TypeError):
@@ -105,10 +98,6 @@ class StorageNotFoundError(StorageUnavailableError, FileNotFoundError):
     """The bucket, container or share that an artifact filesystem names does not exist."""
 
 
-class InvalidLocationError(PrefectOptunaError, ValueError):
-    """The given location names no study storage and no artifact filesystem."""
-
-
 class StorageFormatError(PrefectOptunaError, ValueError):
     """The content of a storage is something else, or was written by a newer version."""
 
@@ -117,8 +106,8 @@ class DamagedStorageError(PrefectOptunaError, ValueError):
     """A part of a study storage is missing, or holds what this package has not written."""
 
 
-class HostilePickleError(DamagedStorageError, PermissionError):
-    """A stored pickle asks for code that has no place in a study; it was not run."""
+class PickleRefusedError(PrefectOptunaError, PermissionError):
+    """A pickle would run code that nobody has allowed, and was not read."""
 
 
 class AttributeEncodingError(PrefectOptunaError, TypeError):
@@ -138,7 +127,7 @@ class ServerUnavailableError(PrefectOptunaError, ConnectionError):
 
 
 class UnknownNameError(PrefectOptunaError, KeyError):
-    """Nothing has that name: in the archive, or on the Prefect server."""
+    """Nothing has that name: in the archive, in a scope, or on the Prefect server."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""  # KeyError would show its repr
@@ -148,15 +137,15 @@ class WorkerFailedError(PrefectOptunaError, RuntimeError):
     """Workers cannot be started, or fail in a way that would befall every other one."""
 
 
-# Artifacts.
+class PathNotFoundError(PrefectOptunaError, FileNotFoundError):
+    """Nothing is at that path."""
 
 
 class AlreadyExistsError(PrefectOptunaError, FileExistsError):
-    """An artifact or a deployment of that name is there already, and is another one."""
+    """A file, an artifact or a deployment of that name is there already, and is another one."""
 
 
-class ArtifactNotFoundError(PrefectOptunaError, FileNotFoundError):
-    """No artifact is at that path."""
+# Artifacts.
 
 
 class ArtifactError(PrefectOptunaError):
@@ -198,7 +187,7 @@ class ReadOnlyError(ArtifactError, PermissionError):
 
 
 class ArchiveError(PrefectOptunaError, ValueError):
-    """An archive is missing, incomplete, damaged, or of an unknown format."""
+    """An archive is missing, incomplete or damaged, or a series does not fit into it."""
 
 
 class CaptureError(ArchiveError, TypeError):
@@ -211,10 +200,6 @@ class UntrustedArchiveError(ArchiveError, PermissionError):
 
 class ArchiveSignatureError(UntrustedArchiveError):
     """An archive is not signed with the key that is configured, or was changed after that."""
-
-
-class SeriesError(ArchiveError):
-    """A time series or an axis cannot be kept: it does not fit the others, or is no coordinates."""
 
 
 class EnvironmentUnavailableError(PrefectOptunaError, LookupError):
@@ -327,24 +312,16 @@ class UnsupportedValueError(PersistenceError, TypeError, ValueError):
     """A field has a value that the file cannot hold, or that its name cannot have in it."""
 
 
-class PersistenceExistsError(PersistenceError, FileExistsError):
-    """A file is there already, and was not to be replaced."""
-
-
-class PersistenceNotFoundError(PersistenceError, FileNotFoundError):
-    """No file of these values has been saved."""
-
-
-class PersistenceIsDirectoryError(PersistenceError, IsADirectoryError):
-    """A folder is where a file was to be read or written."""
-
-
 class PersistenceValidationError(PersistenceError, FileNotFoundError):
     """An object that was found is not the one that was asked for: a validated field differs."""
 
 
 class FileOfOthersError(PersistenceValidationError):
     """A file has the name that was asked for, and holds an object of other values."""
+
+
+class PersistenceIsDirectoryError(PersistenceError, IsADirectoryError):
+    """A folder is where a file was to be read or written."""
 
 
 class CorruptPersistenceError(PersistenceError, OSError, ValueError):
@@ -359,10 +336,6 @@ class SchemaChangedError(PersistenceError, ValueError):
     """A file was written by another version of its class, and nothing says how to migrate it."""
 
 
-class PickleRefusedError(PersistenceError, PermissionError):
-    """A pickle was to be read, which may run any code, and nobody has allowed it."""
-
-
 class PersistenceConcatError(PersistenceError, ValueError):
     """Objects do not belong together and cannot be concatenated."""
 
@@ -374,20 +347,8 @@ class InvalidParameterError(PrefectOptunaError, TypeError):
     """The given parameter is none: its key is no text, or it is used in place of its value."""
 
 
-class MissingParameterError(PrefectOptunaError, KeyError):
-    """A parameter that has no default is in no scope."""
-
-    def __str__(self) -> str:
-        """The message as it is: `KeyError` would show it in quotes."""
-        return str(self.args[0])
-
-
 class ConfigFileError(PrefectOptunaError, ValueError):
     """A file of parameters cannot be read, or refers to itself."""
-
-
-class ConfigFileNotFoundError(ConfigFileError, FileNotFoundError):
-    """A file of parameters is not there."""
 
 
 # Warnings.

@@ -50,8 +50,8 @@ from prefect_optuna.blocks.texts import card
 from prefect_optuna.errors import (
     AlreadyExistsError,
     ArtifactLoadError,
-    ArtifactNotFoundError,
-    InvalidLocationError,
+    InvalidSettingError,
+    PathNotFoundError,
     PrefectOptunaError,
     StorageNotFoundError,
     StoragePermissionError,
@@ -322,8 +322,8 @@ class ArtifactFileSystem(WritableFileSystem):
             All of its bytes.
 
         Raises:
-            ArtifactNotFoundError: nothing is there.
-            InvalidLocationError: the path is malformed, leads out of the root, or is a directory.
+            PathNotFoundError: nothing is there.
+            InvalidSettingError: the path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -362,7 +362,7 @@ class ArtifactFileSystem(WritableFileSystem):
             content: all of its bytes.
 
         Raises:
-            InvalidLocationError: the path is malformed, leads out of the root, is a directory, or
+            InvalidSettingError: the path is malformed, leads out of the root, is a directory, or
                 goes through a file.
             StorageUnavailableError: the filesystem failed, for example because it is full.
 
@@ -409,7 +409,7 @@ class ArtifactFileSystem(WritableFileSystem):
             Whether this call made it. One of many concurrent calls gets `True`.
 
         Raises:
-            InvalidLocationError: the path is malformed, leads out of the root, or goes through a
+            InvalidSettingError: the path is malformed, leads out of the root, or goes through a
                 file.
             StorageUnavailableError: the filesystem failed.
 
@@ -436,10 +436,10 @@ class ArtifactFileSystem(WritableFileSystem):
             A seekable file; use it in a `with` statement.
 
         Raises:
-            ArtifactNotFoundError: to be read, and nothing is there.
+            PathNotFoundError: to be read, and nothing is there.
             AlreadyExistsError: `"xb"`, and something is there; if somebody else has made it
                 meanwhile, closing the file raises it.
-            InvalidLocationError: the path is malformed, leads out of the root, or is a directory.
+            InvalidSettingError: the path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
             ValueError: another mode.
 
@@ -474,7 +474,7 @@ class ArtifactFileSystem(WritableFileSystem):
         """Say whether an artifact, which is a file and no directory, is at the path.
 
         Raises:
-            InvalidLocationError: the path is malformed or leads out of the root.
+            InvalidSettingError: the path is malformed or leads out of the root.
 
         Example:
             >>> from prefect_optuna.blocks import ArtifactFileSystem
@@ -488,8 +488,8 @@ class ArtifactFileSystem(WritableFileSystem):
         """Return an artifact's size, and when it was written.
 
         Raises:
-            ArtifactNotFoundError: nothing is there.
-            InvalidLocationError: the path is malformed, leads out of the root, or is a directory.
+            PathNotFoundError: nothing is there.
+            InvalidSettingError: the path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -512,8 +512,8 @@ class ArtifactFileSystem(WritableFileSystem):
             The bytes of each, by its path.
 
         Raises:
-            ArtifactNotFoundError: one is not there.
-            InvalidLocationError: a path is malformed, leads out of the root, or is a directory.
+            PathNotFoundError: one is not there.
+            InvalidSettingError: a path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -538,7 +538,7 @@ class ArtifactFileSystem(WritableFileSystem):
             can be passed back; of a file, its own path; of what is not there, nothing.
 
         Raises:
-            InvalidLocationError: the path is malformed or leads out of the root.
+            InvalidSettingError: the path is malformed or leads out of the root.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -562,7 +562,7 @@ class ArtifactFileSystem(WritableFileSystem):
             The paths of the files, without directories, sorted and relative to the root.
 
         Raises:
-            InvalidLocationError: the pattern is malformed or leads out of the root.
+            InvalidSettingError: the pattern is malformed or leads out of the root.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -577,7 +577,7 @@ class ArtifactFileSystem(WritableFileSystem):
         try:
             matches = re.compile(glob_translate(pattern)).match
         except ValueError as error:
-            raise InvalidLocationError(f"{pattern!r} is no pattern: {error}.") from None
+            raise InvalidSettingError(f"{pattern!r} is no pattern: {error}.") from None
         with self._explained(pattern, "list"):
             start = "/".join(names[:fixed])
             return sorted(path for path in self._store.walk(start) if matches(path))
@@ -590,8 +590,8 @@ class ArtifactFileSystem(WritableFileSystem):
             recursive: also remove a directory.
 
         Raises:
-            ArtifactNotFoundError: nothing is there.
-            InvalidLocationError: the path is malformed, leads out of the root, or is a directory
+            PathNotFoundError: nothing is there.
+            InvalidSettingError: the path is malformed, leads out of the root, or is a directory
                 and `recursive` is false.
             StorageUnavailableError: the filesystem failed.
 
@@ -613,7 +613,7 @@ class ArtifactFileSystem(WritableFileSystem):
             paths: their paths, relative to the root. One that is not there is no error.
 
         Raises:
-            InvalidLocationError: a path is malformed, leads out of the root, or is a directory,
+            InvalidSettingError: a path is malformed, leads out of the root, or is a directory,
                 where the filesystem has directories.
             StorageUnavailableError: the filesystem failed. Some may have been removed.
 
@@ -638,8 +638,8 @@ class ArtifactFileSystem(WritableFileSystem):
             target: the path of the copy, relative to the root.
 
         Raises:
-            ArtifactNotFoundError: nothing is at the source.
-            InvalidLocationError: a path is malformed, leads out of the root, or is a directory.
+            PathNotFoundError: nothing is at the source.
+            InvalidSettingError: a path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -661,8 +661,8 @@ class ArtifactFileSystem(WritableFileSystem):
         """Return the SHA-256 digest of an artifact, as 64 hexadecimal digits.
 
         Raises:
-            ArtifactNotFoundError: nothing is there.
-            InvalidLocationError: the path is malformed, leads out of the root, or is a directory.
+            PathNotFoundError: nothing is there.
+            InvalidSettingError: the path is malformed, leads out of the root, or is a directory.
             StorageUnavailableError: the filesystem failed.
 
         Example:
@@ -686,7 +686,7 @@ class ArtifactFileSystem(WritableFileSystem):
         """Say where an artifact, or the root, is: an absolute path or a URL, without secrets.
 
         Raises:
-            InvalidLocationError: the path is malformed.
+            InvalidSettingError: the path is malformed.
 
         Example:
             >>> from prefect_optuna.blocks import ArtifactFileSystem
@@ -733,7 +733,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             optuna.artifacts.exceptions.ArtifactNotFound: nothing is there.
-            InvalidLocationError: it is no name for an artifact.
+            InvalidSettingError: it is no name for an artifact.
             StorageUnavailableError: the filesystem failed.
         """
         with _optuna_s_error():
@@ -747,7 +747,7 @@ class ArtifactFileSystem(WritableFileSystem):
             content_body: a binary file.
 
         Raises:
-            InvalidLocationError: it is no name for an artifact.
+            InvalidSettingError: it is no name for an artifact.
             StorageUnavailableError: the filesystem failed.
         """
         with self.open(f"{_UPLOADS}/{artifact_id}", "wb") as file:
@@ -761,7 +761,7 @@ class ArtifactFileSystem(WritableFileSystem):
 
         Raises:
             optuna.artifacts.exceptions.ArtifactNotFound: nothing is there.
-            InvalidLocationError: it is no name for an artifact.
+            InvalidSettingError: it is no name for an artifact.
             StorageUnavailableError: the filesystem failed.
         """
         with _optuna_s_error():
@@ -799,7 +799,7 @@ class ArtifactFileSystem(WritableFileSystem):
             root = self.location()
             if split_protocol(self.url)[0] is None and not Path(root).is_dir():
                 raise self._unavailable(f"used to {action} {path!r}", error) from self._cause(error)
-            raise InvalidLocationError(
+            raise InvalidSettingError(
                 f"Cannot {action} the artifact {path!r} in {root}: {self._reason(error)}. "
                 "Expected a file there, and directories on the way to it. For a whole directory, "
                 "use ls, glob or rm(recursive=True)."
@@ -807,7 +807,7 @@ class ArtifactFileSystem(WritableFileSystem):
         except OSError as error:
             cause = self._cause(error)
             if error.errno == errno.ENAMETOOLONG:
-                raise InvalidLocationError(
+                raise InvalidSettingError(
                     f"{path!r} is no artifact path in {self.location()}: {self._reason(error)}. "
                     "Use a shorter one."
                 ) from cause
@@ -826,7 +826,7 @@ class ArtifactFileSystem(WritableFileSystem):
                 f"{self._reason(error) if error else 'it does not exist'}. Make the bucket or "
                 "container with the tools of its provider, or correct the url."
             )
-        return ArtifactNotFoundError(
+        return PathNotFoundError(
             f"There is no artifact {path!r} in {self.location()}. ls() and glob() list what is."
         )
 
@@ -912,7 +912,7 @@ def _token() -> str:
 def _optuna_s_error() -> Generator[None]:
     try:
         yield
-    except ArtifactNotFoundError as error:
+    except PathNotFoundError as error:
         from optuna.artifacts.exceptions import ArtifactNotFound
 
         raise ArtifactNotFound(str(error)) from error

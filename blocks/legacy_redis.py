@@ -45,7 +45,7 @@ from prefect_optuna.blocks.redis_storage.layout import location_of
 from prefect_optuna.blocks.study_storage import StudyStorage
 from prefect_optuna.errors import (
     DamagedStorageError,
-    HostilePickleError,
+    PickleRefusedError,
     PrefectOptunaError,
     StorageUnavailableError,
     StudyMismatchError,
@@ -102,10 +102,10 @@ def read_legacy_redis(url: str, study_name: str | None = None) -> list[LegacyStu
         The studies, oldest first. Old kinds of distributions have become today's.
 
     Raises:
-        InvalidLocationError: the URL is none of a Redis server.
+        InvalidSettingError: the URL is none of a Redis server.
         StorageUnavailableError: the server does not answer, or does not let this user read.
         StudyNotFoundError: there is no study of that name.
-        HostilePickleError: a value asks for code that is not Optuna's.
+        PickleRefusedError: a value asks for code that is not Optuna's.
         DamagedStorageError: a value is missing or is damaged.
 
     Example:
@@ -153,7 +153,7 @@ def import_legacy_redis(
 
     Raises:
         StudyMismatchError: the other storage has a study of such a name already.
-        StorageUnavailableError, StudyNotFoundError, HostilePickleError, DamagedStorageError: as
+        StorageUnavailableError, StudyNotFoundError, PickleRefusedError, DamagedStorageError: as
             `read_legacy_redis`.
 
     Example:
@@ -264,7 +264,7 @@ class _Reader:
         try:
             return read()
         except ForbiddenNameError as error:
-            raise HostilePickleError(
+            raise PickleRefusedError(
                 f"expected a pickle of Optuna's in the key {key!r}, and found one that asks for "
                 f"{error}. Nothing of it was run. If you have put such a value into an attribute "
                 "yourself, remove it with the Optuna that wrote it; else somebody has tampered "

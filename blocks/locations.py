@@ -27,7 +27,7 @@ from prefect_optuna.blocks.study_storage import (
     SQLStudyStorage,
     StudyStorage,
 )
-from prefect_optuna.errors import InvalidLocationError, InvalidSettingError, StorageUnavailableError
+from prefect_optuna.errors import InvalidSettingError, StorageUnavailableError
 
 # A captured problem on its way from whoever deploys a study to the study's archive.
 
@@ -102,7 +102,7 @@ def as_study_storage(value: StudyStorage | str | Path | None = None) -> StudySto
         The block. It is not opened yet.
 
     Raises:
-        InvalidLocationError: the value is none of these; says what is accepted.
+        InvalidSettingError: the value is none of these; says what is accepted.
         StorageUnavailableError: no block of that name is saved.
 
     Example:
@@ -120,21 +120,19 @@ def as_study_storage(value: StudyStorage | str | Path | None = None) -> StudySto
     if isinstance(value, Path):
         return JournalStudyStorage(path=value)
     if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidLocationError(f"A {type(value).__name__} is no study storage. {_FORMS}")
+        raise InvalidSettingError(f"A {type(value).__name__} is no study storage. {_FORMS}")
     if block := _load(value, _STORAGES):
         return block
     scheme, separator, rest = value.partition("://")
     if not separator:
         # It may be a URL with a password and a typo: none of it is quoted.
-        raise InvalidLocationError(f"This text is no study storage. {_FORMS}")
+        raise InvalidSettingError(f"This text is no study storage. {_FORMS}")
     if scheme_of(value) is None:
-        raise InvalidLocationError(f"What is before the :// is no kind of storage. {_FORMS}")
+        raise InvalidSettingError(f"What is before the :// is no kind of storage. {_FORMS}")
     try:
         return _from_url(scheme.lower(), rest, value)
     except InvalidSettingError as error:
-        raise InvalidLocationError(
-            f"This {scheme}:// URL is not valid: {_reasons(error)}"
-        ) from None
+        raise InvalidSettingError(f"This {scheme}:// URL is not valid: {_reasons(error)}") from None
 
 
 def _from_url(scheme: str, rest: str, url: str) -> StudyStorage:
@@ -150,7 +148,7 @@ def _from_url(scheme: str, rest: str, url: str) -> StudyStorage:
     if dialect in ("redis", "rediss", "unix"):
         return RedisStudyStorage(url=SecretStr(url))
     # Only the scheme is quoted, as the rest may hold a password.
-    raise InvalidLocationError(f"A {scheme}:// URL of this form is no study storage. {_FORMS}")
+    raise InvalidSettingError(f"A {scheme}:// URL of this form is no study storage. {_FORMS}")
 
 
 def _grpc(url: str) -> GrpcStudyStorage:
@@ -161,7 +159,7 @@ def _grpc(url: str) -> GrpcStudyStorage:
     except ValueError:
         host = port = more = None
     if host is None or port is None or more:
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             "Expected grpc://host:port, such as grpc://localhost:13000, and nothing else: "
             "the proxy knows no users and no passwords."
         )
@@ -187,7 +185,7 @@ def as_artifact_filesystem(
         The block. Nothing is read or written yet.
 
     Raises:
-        InvalidLocationError: the value is none of these.
+        InvalidSettingError: the value is none of these.
         StorageUnavailableError: no block of that name is saved.
 
     Example:
@@ -200,7 +198,7 @@ def as_artifact_filesystem(
     if isinstance(value, ArtifactFileSystem):
         return value
     if not isinstance(value, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             f"A {type(value).__name__} is no artifact filesystem. Expected a path, a URL such as "
             "s3://bucket/prefix or memory://demo, or a saved block's 'artifact-file-system/name'."
         )
@@ -209,11 +207,11 @@ def as_artifact_filesystem(
     try:
         return ArtifactFileSystem(url=str(value))
     except InvalidSettingError as error:
-        raise InvalidLocationError(f"This is no artifact filesystem: {_reasons(error)}") from None
+        raise InvalidSettingError(f"This is no artifact filesystem: {_reasons(error)}") from None
 
 
 def _reasons(error: InvalidSettingError) -> str:
-    return str(error).partition("settings: ")[2]
+    return str(error).rpartition("settings: ")[2]
 
 
 def _load(value: str, blocks: dict[str, type[B]]) -> B | None:
@@ -258,7 +256,7 @@ def storage_reference(storage: Storage) -> str:
         storage = setting.get_secret_value()
     block = as_study_storage(storage)
     if isinstance(block, InMemoryStudyStorage):
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             "A study in memory is seen by one process only, and a worker is another one. Name a "
             "storage that both reach: a saved block, a database, or a file on this machine."
         )
@@ -285,7 +283,7 @@ def artifacts_reference(artifacts: Artifacts) -> str:
     if isinstance(artifacts, ArtifactFileSystem):
         raise _unsaved(block, "artifacts")
     if block.url.startswith("memory://"):
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             "Artifacts in memory are seen by one process only, and a worker is another one. Name "
             "a place that both reach: a saved block, s3://bucket/prefix, or a folder."
         )
@@ -300,7 +298,7 @@ def public_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         >>> public_parameters({"study_name": "lynx", "storage": "postgresql://me:pw@host/db"})
         Traceback (most recent call last):
             ...
-        prefect_optuna.errors.InvalidLocationError: A postgresql:// URL with a password ...
+        prefect_optuna.errors.InvalidSettingError: A postgresql:// URL with a password ...
     """
     public: dict[str, Any] = {}
     for name, value in parameters.items():
@@ -320,12 +318,12 @@ def check_public(name: str, value: Any) -> None:
         >>> check_public("scope", {"api_key": "x7Kw92"})
         Traceback (most recent call last):
             ...
-        prefect_optuna.errors.InvalidLocationError: `scope` holds a URL with a password ...
+        prefect_optuna.errors.InvalidSettingError: `scope` holds a URL with a password ...
     """
     source = SecretVariables.here().name_in(value)
     what = f"the value of {source}" if source else "a URL with a password or a token, or a secret"
     if source or secrets_in(value) or any(map(has_secret_urls, _texts(value))):
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             f"`{name}` holds {what}, and would be readable for everybody who may open "
             "Prefect's UI. Save a block with it once, as in Secret(value=...).save('lab'), "
             "and load that where it is needed; or have the workers read it from their "
@@ -369,14 +367,14 @@ def _without_secrets(url: str, block: Block) -> str:
     """The URL itself, where nothing in it could be a secret; options could."""
     if not has_credentials(url):
         return url
-    raise InvalidLocationError(
+    raise InvalidSettingError(
         f"A {scheme_of(url)}:// URL with a password or with options would be readable for "
         f"everybody who sees the deployment. {_how_to_save(block)}"
     )
 
 
-def _unsaved(block: Block, argument: str) -> InvalidLocationError:
-    return InvalidLocationError(
+def _unsaved(block: Block, argument: str) -> InvalidSettingError:
+    return InvalidSettingError(
         f"`{argument}` is a {type(block).__name__} that is not saved, and a worker loads it from "
         f"Prefect by its name. {_how_to_save(block)}"
     )

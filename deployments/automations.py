@@ -80,7 +80,7 @@ def automate(
 
     Raises:
         InvalidSettingError: There is no such event, no action, or the numbers do not fit.
-        InvalidLocationError: An action or the description holds a secret, which Prefect would show.
+        InvalidSettingError: An action or the description holds a secret, which Prefect would show.
         ServerUnavailableError: No Prefect server answers.
 
     Example:
@@ -212,7 +212,7 @@ def run_on(
 
     Raises:
         UnknownNameError: There is no such deployment.
-        InvalidLocationError: A parameter holds a secret, which Prefect would show.
+        InvalidSettingError: A parameter holds a secret, which Prefect would show.
         InvalidSettingError: As `automate`.
         ServerUnavailableError: No Prefect server answers.
 

@@ -256,7 +256,7 @@ class Deployed:
             The id of the flow run.
 
         Raises:
-            InvalidLocationError: a parameter holds a secret, which Prefect would show; `storage`
+            InvalidSettingError: a parameter holds a secret, which Prefect would show; `storage`
                 and `artifacts` are given as to `deploy_optimization`.
         """
         public = public_parameters(parameters)
@@ -339,7 +339,7 @@ def deploy_optimization(
             study's storage is out of reach.
         InvalidSettingError: an argument cannot work, such as a sampler's name, or the pool is of
             a type that no worker runs, or one that cannot give a trial its resources.
-        InvalidLocationError: a place is not saved, or its URL holds a secret.
+        InvalidSettingError: a place is not saved, or its URL holds a secret.
         AlreadyExistsError: a deployment of that name optimizes another study.
         UnknownNameError: there is no such pool.
         ServerUnavailableError: there is no server.
@@ -500,7 +500,7 @@ def deploy_reevaluation(
 
     Raises:
         InvalidSettingError: an argument cannot work.
-        InvalidLocationError: a place is not saved, or its URL holds a secret.
+        InvalidSettingError: a place is not saved, or its URL holds a secret.
         AlreadyExistsError: a deployment of that name re-evaluates another study, or is trusted
             and would be replaced with one that is not.
         UnknownNameError: there is no such pool.
@@ -582,7 +582,7 @@ def deploy_report(
         >>> deploy_report("lynx-hare", storage="memory://")
         Traceback (most recent call last):
             ...
-        prefect_optuna.errors.InvalidLocationError: A study in memory is seen by ...
+        prefect_optuna.errors.InvalidSettingError: A study in memory is seen by ...
     """
     schedule = _schedule(cron, timezone)
     parameters = {
@@ -643,7 +643,7 @@ def deploy_gc(
         >>> deploy_gc(artifacts="memory://")
         Traceback (most recent call last):
             ...
-        prefect_optuna.errors.InvalidLocationError: Artifacts in memory are seen by ...
+        prefect_optuna.errors.InvalidSettingError: Artifacts in memory are seen by ...
     """
     schedule = _schedule(cron, timezone)
     if storage is None or isinstance(storage, (StudyStorage, str, Path)):

@@ -24,7 +24,6 @@ from prefect.workers.base import BaseWorker
 from prefect_optuna.blocks._secrets import has_secret_urls, without_secrets
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.errors import (
-    InvalidLocationError,
     InvalidSettingError,
     ServerUnavailableError,
     UnknownNameError,
@@ -189,7 +188,7 @@ def make_pool(
     Raises:
         InvalidSettingError: there is no such kind, an argument is not for it, or a pool of that
             name is of another type.
-        InvalidLocationError: the address holds a password.
+        InvalidSettingError: the address holds a password.
         ServerUnavailableError: there is no server.
 
     Example:
@@ -203,7 +202,7 @@ def make_pool(
         if kind not in _ADDRESS:
             raise InvalidSettingError(f"`address` is of a pool for Dask or Ray; found {kind!r}.")
         if has_secret_urls(address):
-            raise InvalidLocationError(
+            raise InvalidSettingError(
                 "The address of the cluster holds a password, which everybody who may open the "
                 f"pool would read. Set {_ADDRESS[kind]} where the worker runs."
             )

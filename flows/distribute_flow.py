@@ -148,7 +148,7 @@ def distribute(
         InvalidParameterError: A value of the scope is not of the type that the code takes.
         InvalidSettingError: An argument cannot work, or there is no such deployment.
         ServerUnavailableError: There is no Prefect server that workers could ask for work.
-        InvalidLocationError: Workers could be told of a storage only together with its password.
+        InvalidSettingError: Workers could be told of a storage only together with its password.
         WorkerFailedError: A trial raised what `catch` does not name, the problem cannot be
             brought back on a worker, or workers die and none of them finishes a trial.
         StudyNotFoundError: The study was deleted while it ran.

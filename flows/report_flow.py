@@ -16,8 +16,8 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.study_summary import look_at
 from prefect_optuna.errors import (
     ArchiveError,
-    ArtifactNotFoundError,
     InvalidSettingError,
+    PathNotFoundError,
     ServerUnavailableError,
 )
 from prefect_optuna.flows.events import last_reevaluations
@@ -192,7 +192,7 @@ def _status_of(study: Study, block: StudyStorage, filesystem: ArtifactFileSystem
     if manifest is not None:
         try:
             picture = filesystem.read_path(f"studies/{manifest.uuid}/best.png")
-        except ArtifactNotFoundError:
+        except PathNotFoundError:
             picture = None
     return StudyStatus(
         study_name=study.study_name,

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from prefect_optuna.blocks import InvalidSettingError
 from prefect_optuna.blocks._inert_pickles import ForbiddenNameError, Stored, loads
 from prefect_optuna.blocks.patience import PatientStorage
-from prefect_optuna.errors import DamagedStorageError, HostilePickleError
+from prefect_optuna.errors import DamagedStorageError, PickleRefusedError
 from prefect_optuna.tasks.sampling import with_max_trials
 
 # The state of CMA-ES between trials, restored without running what is in it.
@@ -58,7 +58,7 @@ def _optimizer(prefix: str, number: int, parts: dict[str, str]) -> Any:
         text = "".join(parts[f"{prefix}:{place}"] for place in range(len(parts)))
         return _made(loads(bytes.fromhex(text), "cmaes", _CLASSES, arrays=True))
     except ForbiddenNameError as error:
-        raise HostilePickleError(
+        raise PickleRefusedError(
             f"Expected the state of CMA-ES in the system attributes {prefix!r} of trial {number}, "
             f"and found a pickle that asks for {error}. Nothing of it was run. Somebody has "
             "tampered with the study: take a copy by copy_study, which leaves such state behind, "

@@ -102,7 +102,7 @@ class Artifact(ABC):
             The artifact.
 
         Raises:
-            InvalidLocationError: `fname` leads out of the place where artifacts are kept.
+            InvalidSettingError: `fname` leads out of the place where artifacts are kept.
 
         Example:
             >>> from datetime import datetime

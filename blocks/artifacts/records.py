@@ -26,10 +26,10 @@ from slugify import slugify
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 from prefect_optuna.blocks.stores.protocol import checked_path
 from prefect_optuna.errors import (
-    ArtifactNotFoundError,
     CorruptArtifactError,
-    InvalidLocationError,
+    InvalidSettingError,
     InvalidVersionError,
+    PathNotFoundError,
     StorageUnavailableError,
     VersionNotFoundError,
 )
@@ -115,7 +115,7 @@ class ContentStore:
         for place in self._places(path):
             try:
                 digest = self._filesystem.sha256(place)
-            except ArtifactNotFoundError:
+            except PathNotFoundError:
                 continue
             if digest != _digest_in(path):
                 return f"the content is damaged or cut off: it has the SHA-256 {digest}"
@@ -180,7 +180,7 @@ class ContentStore:
 
     def throw(self, path: str, run: str) -> None:
         """Move an object to a trash; nothing happens if it is gone."""
-        with suppress(ArtifactNotFoundError):
+        with suppress(PathNotFoundError):
             self._filesystem.copy(path, self._thrown(path, run))
             self._filesystem.rm(path)
 
@@ -191,7 +191,7 @@ class ContentStore:
             path = self._path(thrown)
             if path in needed and not self._filesystem.exists(path):
                 self._filesystem.copy(thrown, path)
-        with suppress(ArtifactNotFoundError):
+        with suppress(PathNotFoundError):
             self._filesystem.rm(start, recursive=True)
 
     def abandoned(self, before: datetime) -> dict[str, list[str]]:
@@ -202,7 +202,7 @@ class ContentStore:
             try:
                 if self._filesystem.info(self._thrown(_STARTED, run)).modified >= before:
                     continue
-            except ArtifactNotFoundError:
+            except PathNotFoundError:
                 pass  # it is being removed, and nothing in it is needed
             trashed[run] = self._filesystem.ls(start)
         return trashed
@@ -217,13 +217,13 @@ class ContentStore:
     def _is_sound(self, path: str) -> bool:
         try:
             return self._filesystem.sha256(path) == _digest_in(path)
-        except ArtifactNotFoundError:
+        except PathNotFoundError:
             return False
 
     def content(self, path: str) -> bytes:
         """Read an object, wherever it is, without looking whether it is sound."""
         for place in self._places(path):
-            with suppress(ArtifactNotFoundError):
+            with suppress(PathNotFoundError):
                 return self._filesystem.read_path(place)
         return self._filesystem.read_path(path)
 
@@ -391,7 +391,7 @@ def directory_of(name: str) -> str:
     """The directory of a name; no two names share one, whatever the filesystem takes for equal."""
     checked_path(name)
     if len(name.encode()) > _MAX_NAME:
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             f"{name[:40]!r}... is no name for an artifact: it has {len(name.encode())} bytes, and "
             f"at most {_MAX_NAME} are expected."
         )
@@ -563,7 +563,7 @@ class VersionIndex:
     def _hinted(self, directory: str) -> int:
         try:
             hint = json.loads(self._filesystem.read_path(self._hint_path(directory)))["version"]
-        except (ArtifactNotFoundError, ValueError, TypeError, KeyError):
+        except (PathNotFoundError, ValueError, TypeError, KeyError):
             return -1
         return hint if isinstance(hint, int) and self.exists(directory, hint) else -1
 
@@ -593,7 +593,7 @@ def _last(exists: Callable[[int], bool], low: int = -1) -> int:
 
 
 def _is_of(record: ArtifactVersion, directory: str, number: int) -> bool:
-    with suppress(InvalidLocationError):
+    with suppress(InvalidSettingError):
         return directory_of(record.name) == directory and record.version == number
     return False
 

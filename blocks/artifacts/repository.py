@@ -36,12 +36,11 @@ from prefect_optuna.errors import (
     ArtifactError,
     ArtifactLoadError,
     ArtifactLogError,
-    ArtifactNotFoundError,
     CorruptArtifactError,
-    InvalidLocationError,
     InvalidSettingError,
     InvalidVersionError,
     OutputOnlyWarning,
+    PathNotFoundError,
     ReadOnlyError,
     UnknownHandlerError,
     VersionNotFoundError,
@@ -177,7 +176,7 @@ def verify_all(index: VersionIndex, objects: ContentStore) -> Verification:
                 record = index.record(directory, number)
                 name = record.name
                 marks = index.marks(directory, [number])[number]
-            except ArtifactNotFoundError:
+            except PathNotFoundError:
                 problems.append(VersionProblem(name, number, "the record is missing"))
                 continue
             except CorruptArtifactError as error:
@@ -222,7 +221,7 @@ class ArtifactRepository:
 
     Raises:
         InvalidSettingError: there is no such mode, or it is `"w"` and something is there.
-        InvalidLocationError: `filesystem` is none of these, or the prefix is malformed or leads
+        InvalidSettingError: `filesystem` is none of these, or the prefix is malformed or leads
             out of the root.
 
     Example:
@@ -270,7 +269,7 @@ class ArtifactRepository:
             return name in self._pinned
         try:
             return isinstance(name, str) and self._index.exists(directory_of(name), 0)
-        except InvalidLocationError:
+        except InvalidSettingError:
             return False
 
     @property
@@ -306,7 +305,7 @@ class ArtifactRepository:
 
         Raises:
             ReadOnlyError: the repository was opened with the mode `"r"`.
-            InvalidLocationError: this cannot be a name, or `fname` no name of a file.
+            InvalidSettingError: this cannot be a name, or `fname` no name of a file.
             UnknownHandlerError: there is no such handler, or none for values of that type.
             ArtifactLogError: the handler cannot write the value.
             StorageUnavailableError: the filesystem failed. Whatever is raised, no version has
@@ -321,7 +320,7 @@ class ArtifactRepository:
         self._check_writable()
         directory = directory_of(name)
         if fname is not None and "/" in checked_path(fname):
-            raise InvalidLocationError(f"{fname!r} is no name of a file: it has a '/'.")
+            raise InvalidSettingError(f"{fname!r} is no name of a file: it has a '/'.")
         chosen = _handler(handler, value)
         content = encode(chosen, value, **writer_kwargs)
         digest = sha256(content).hexdigest()
@@ -812,7 +811,7 @@ class ArtifactRepository:
         if version.removed_at is None:
             try:
                 return self._objects.read(version.path)
-            except ArtifactNotFoundError:
+            except PathNotFoundError:
                 directory = directory_of(version.name)
                 marks = self._index.marks(directory, [version.version])[version.version]
                 version = with_marks(version, marks)

@@ -157,7 +157,7 @@ def log_artifact(
     Raises:
         ArtifactLogError: there is one of that name, or the handler cannot write the value.
         UnknownHandlerError: there is no such handler, or none for values of that type.
-        InvalidLocationError: this cannot be a name.
+        InvalidSettingError: this cannot be a name.
         ReadOnlyError: the trial has ended, or is a copy that Optuna has handed out.
         StorageUnavailableError: the filesystem failed. Whatever is raised, the trial or the
             study has no artifact that it had not before.

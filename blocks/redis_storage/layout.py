@@ -62,7 +62,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks._secrets import check_login, scheme_of
 from prefect_optuna.blocks.codec.values import encode
-from prefect_optuna.errors import AttributeEncodingError, InvalidLocationError
+from prefect_optuna.errors import AttributeEncodingError, InvalidSettingError
 
 # Values, distributions, times and trials as JSON text, and back.
 #
@@ -421,7 +421,7 @@ def location_of(target: Any) -> str:
         return f"redis+cluster://{node.host}:{node.port}"
     pool = getattr(target, "connection_pool", None)
     if pool is None:
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             "expected a URL such as redis://localhost:6379/0, or a redis.Redis or RedisCluster "
             f"client, and found {type(target).__qualname__}."
         )
@@ -445,21 +445,21 @@ def split_url(url: str) -> SplitResult:
     """
     scheme = scheme_of(url)
     if scheme not in _SCHEMES or "://" not in url:
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             "expected a URL that starts with " + "://, ".join(_SCHEMES) + "://, such as "
             f"redis://localhost:6379/0, and found {f'one of {scheme!r}' if scheme else 'none'}."
         )
     try:
         check_login(url)
     except ValueError as error:
-        raise InvalidLocationError(str(error)) from None
+        raise InvalidSettingError(str(error)) from None
     try:
         parts = urlsplit(url)
         hosts = parts.netloc.rpartition("@")[2]
         for host in hosts.split(","):
             _ = urlsplit(f"//{host}").port
     except ValueError:
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             f"expected {scheme}://host:port, such as {scheme}://localhost:6379, and found a host "
             "or a port that is none."
         ) from None

@@ -27,7 +27,7 @@ from prefect_optuna.blocks._secrets import clean_cause, secrets_in, without_secr
 from prefect_optuna.blocks.redis_storage.layout import location_of, split_url
 from prefect_optuna.errors import (
     DamagedStorageError,
-    InvalidLocationError,
+    InvalidSettingError,
     PrefectOptunaError,
     StoragePermissionError,
     StorageUnavailableError,
@@ -549,7 +549,7 @@ class Server:
             raise translated(error, self.where) from None
         except (TypeError, ValueError, AttributeError):
             # Their own message names an option; that may be a piece of a password.
-            raise InvalidLocationError(
+            raise InvalidSettingError(
                 f"The URL of {self.location} has an option that redis-py does not have, or one "
                 "whose value is of another kind. Expected those of redis.Redis, such as "
                 "?socket_timeout=5, or none: user, password and TLS have settings of their own."
@@ -678,13 +678,13 @@ def _from_url(url: str, settings: dict[str, Any], sentinel_options: dict[str, An
     addresses = [_address(host, default_port) for host in hosts.split(",")]
     if kind == "cluster":
         if parts.path not in ("", "/", "/0"):
-            raise InvalidLocationError(
+            raise InvalidSettingError(
                 f"a Redis Cluster has database 0 only, and found {parts.path[1:]!r}. Leave it out."
             )
         return _cluster(addresses, {**settings, "ssl": secure})
     service, _, database = parts.path.strip("/").partition("/")
     if not service or not (database or "0").isdigit():
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             "expected redis+sentinel://host:26379,host2/service/0, with the name that the "
             f"Sentinel has for its primary, and found {parts.path!r} as service and database."
         )

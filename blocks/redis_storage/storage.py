@@ -128,7 +128,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         sentinel_options: the same for the connections to the Sentinels.
 
     Raises:
-        InvalidLocationError: the URL is none that this storage knows.
+        InvalidSettingError: the URL is none that this storage knows.
         InvalidSettingError: an argument has a value that cannot work.
         StorageUnavailableError: the server cannot be reached, is full, or is none that will do;
             `StoragePermissionError`: it does not take this user, or no writes.

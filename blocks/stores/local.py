@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from prefect_optuna.blocks.stores.protocol import TEMPORARY_PREFIX, ArtifactInfo
-from prefect_optuna.errors import InvalidLocationError
+from prefect_optuna.errors import InvalidSettingError
 
 # Where folders can be opened, swapping one for a link cannot lead a call out of the root.
 _BY_FOLDER = {os.open, os.stat, os.mkdir, os.unlink} <= os.supports_dir_fd
@@ -244,7 +244,7 @@ class LocalStore:
         link = os.path.join(self.root, *names[: depth + 1])
         root, target = os.path.realpath(self.root), os.path.realpath(link)
         if target == root or os.path.commonpath([root, target]) != root:
-            raise InvalidLocationError(
+            raise InvalidSettingError(
                 f"{path!r} is no artifact path: the symbolic link {link} leads out of "
                 f"the artifact root {self.root}. Remove the link, or copy its target in."
             )

@@ -28,7 +28,7 @@ from prefect_optuna.blocks.stores.protocol import (
     translated,
     wrong_options,
 )
-from prefect_optuna.errors import InvalidLocationError, PrefectOptunaError, StorageUnavailableError
+from prefect_optuna.errors import InvalidSettingError, PrefectOptunaError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from asyncssh import SFTPClient
@@ -476,7 +476,7 @@ class SftpStore(FsspecStore):
             return place != root and not place.startswith(root.rstrip("/") + "/")
 
         if self._run(leads_out):
-            raise InvalidLocationError(
+            raise InvalidSettingError(
                 f"{path!r} is no artifact path: a symbolic link on the way to it leads out of the "
                 f"artifact root {self._url}. Remove the link, or copy its target in."
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol
 
-from prefect_optuna.errors import InvalidLocationError, InvalidSettingError, PrefectOptunaError
+from prefect_optuna.errors import InvalidSettingError, PrefectOptunaError
 
 # Errors of other libraries, as the `OSError` that they mean, and whether to try again.
 #
@@ -134,7 +134,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 def checked_path(path: str) -> str:
     """Return the path if it names an artifact below the root, on every kind of filesystem."""
     if rule := _broken_rule(path):
-        raise InvalidLocationError(
+        raise InvalidSettingError(
             f"{path!r} is no artifact path: {rule}. Expected names separated by '/', relative to "
             "the artifact root, such as 'trials/3/result.arrow'."
         )

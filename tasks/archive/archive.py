@@ -502,7 +502,7 @@ class OptunaArchive:
             unit: of the values, for people.
 
         Raises:
-            SeriesError: these are no coordinates, or the study has others by that name.
+            ArchiveError: these are no coordinates, or the study has others by that name.
             InvalidSettingError: it cannot have that name.
         """
         if not isinstance(name, str) or not name or name == "trial":  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -577,7 +577,7 @@ class OptunaArchive:
                 trial does.
 
         Raises:
-            SeriesError: something does not fit: lengths, columns, or the series of other trials;
+            ArchiveError: something does not fit: lengths, columns, or the series of other trials;
                 or the trial's own coordinates are none.
             UnknownNameError: the study has no such axis.
             StorageUnavailableError: the artifact filesystem failed.

@@ -11,17 +11,17 @@
 """
 
 from prefect_optuna.errors import (
+    AlreadyExistsError,
     AutoIncFieldNotResolvedError,
     CorruptPersistenceError,
     FieldOrderError,
     FileOfOthersError,
     InvalidPersistenceClassError,
     MissingKeyError,
+    PathNotFoundError,
     PersistenceConcatError,
     PersistenceError,
-    PersistenceExistsError,
     PersistenceIsDirectoryError,
-    PersistenceNotFoundError,
     PersistenceValidationError,
     PickleRefusedError,
     SchemaChangedError,
@@ -70,6 +70,7 @@ from prefect_optuna.tasks.persistence.persistence_class import (
 )
 
 __all__ = [
+    "AlreadyExistsError",
     "ArrowHandler",
     "AutoIncFieldNotResolvedError",
     "CorruptPersistenceError",
@@ -80,14 +81,13 @@ __all__ = [
     "GzipHandler",
     "InvalidPersistenceClassError",
     "MissingKeyError",
+    "PathNotFoundError",
     "PersistedOptions",
     "PersistenceCachePolicy",
     "PersistenceConcatError",
     "PersistenceError",
-    "PersistenceExistsError",
     "PersistenceHandler",
     "PersistenceIsDirectoryError",
-    "PersistenceNotFoundError",
     "PersistenceOptions",
     "PersistenceSerializer",
     "PersistenceValidationError",

@@ -13,14 +13,13 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 from prefect.logging import get_logger
 
 from prefect_optuna.errors import (
-    ArtifactNotFoundError,
+    AlreadyExistsError,
     AutoIncFieldNotResolvedError,
     CorruptPersistenceError,
     InvalidPersistenceClassError,
+    PathNotFoundError,
     PersistenceConcatError,
     PersistenceError,
-    PersistenceExistsError,
-    PersistenceNotFoundError,
     PersistenceValidationError,
     WrongPersistenceClassError,
 )
@@ -179,13 +178,13 @@ class PersistenceOptions(abc.ABC, Generic[T]):
             force: whether to replace what is there.
 
         Raises:
-            PersistenceExistsError: something is there, and `force` is false.
+            AlreadyExistsError: something is there, and `force` is false.
         """
         handler = self.persistence_handler(dest)
         if not force and handler.persistence_info.is_autoinc_field_resolved(result):
             name = handler.filename(result)
             if handler.artifacts.exists(name):
-                raise PersistenceExistsError(
+                raise AlreadyExistsError(
                     f"{handler.artifacts.location(name)} exists. Say force=True to replace it."
                 )
         handler.save_persistence(result)
@@ -214,7 +213,7 @@ class PersistenceOptions(abc.ABC, Generic[T]):
             The object.
 
         Raises:
-            PersistenceNotFoundError: nothing is there, and `error_when_missing` is true.
+            PathNotFoundError: nothing is there, and `error_when_missing` is true.
             WrongPersistenceClassError: the file of another class is in the way.
             StorageUnavailableError: the filesystem failed.
         """
@@ -237,14 +236,14 @@ class PersistenceOptions(abc.ABC, Generic[T]):
                     if self._accepts(handler.artifacts.location(name), loaded):
                         return loaded
                     reason = "validate_cache has refused it"
-                except (ArtifactNotFoundError, PersistenceNotFoundError):
+                except PathNotFoundError:
                     continue
                 except WrongPersistenceClassError:
                     raise
                 except PersistenceError as error:
                     reason = str(error)
         if error_when_missing:
-            kind = PersistenceNotFoundError
+            kind = PathNotFoundError
             if "validate fail" in reason:
                 kind = PersistenceValidationError
             raise kind(
@@ -528,7 +527,7 @@ def load(
         The object.
 
     Raises:
-        PersistenceNotFoundError: there is no such file.
+        PathNotFoundError: there is no such file.
         PersistenceIsDirectoryError: the path is a folder.
         CorruptPersistenceError: the file is cut off, or something else.
         WrongPersistenceClassError: it holds an object of another class.

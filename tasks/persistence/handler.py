@@ -15,13 +15,12 @@ from typing import Any, BinaryIO, ClassVar, Generic, TypeVar, cast
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem
 from prefect_optuna.errors import (
     AlreadyExistsError,
-    ArtifactNotFoundError,
     AutoIncFieldNotResolvedError,
     CorruptPersistenceError,
     FileOfOthersError,
     InvalidPersistenceClassError,
+    PathNotFoundError,
     PersistenceError,
-    PersistenceExistsError,
     PersistenceValidationError,
     PickleRefusedError,
     SkippedFileWarning,
@@ -171,7 +170,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             UnsetFieldError: a field is not set; names it.
             UnsupportedValueError: a name or the file cannot hold a value; names the field.
             AutoIncFieldNotResolvedError: there is a path, and no number.
-            PersistenceExistsError: the file of other values or of another class has this name.
+            AlreadyExistsError: the file of other values or of another class has this name.
             StorageUnavailableError: the filesystem failed.
         """
         self._check_kind(result)
@@ -217,7 +216,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
             The object. If an object or a mapping was asked for, its validated fields agree.
 
         Raises:
-            PersistenceNotFoundError: there is no such file.
+            PathNotFoundError: there is no such file.
             PersistenceValidationError: there is one of other values; names the field.
             CorruptPersistenceError: the file is cut off, or something else.
             WrongPersistenceClassError: it holds an object of another class.
@@ -253,7 +252,7 @@ class PersistenceHandler(abc.ABC, Generic[T]):
         for name in self.names(result, **values):
             try:
                 loaded = self.load_own(name, asked, validate=False)
-            except (PersistenceError, ArtifactNotFoundError) as error:
+            except (PersistenceError, PathNotFoundError) as error:
                 if isinstance(error, FileOfOthersError):
                     continue
                 warnings.warn(
@@ -613,16 +612,16 @@ class ArrowHandler(FileHandler[T]):
                     continue
                 held, own = container.value(key.field_name), getattr(result, key.field_name)
                 if info.part(key, held) != info.part(key, own):
-                    raise PersistenceExistsError(
+                    raise AlreadyExistsError(
                         f"{where} holds an object whose {key.field_name} is {held}, and one whose "
                         f"{key.field_name} is {own} was to be saved under the same name. Nothing "
                         "has been replaced. Take another filename_field_splitter or folder."
                     )
         except WrongPersistenceClassError as error:
-            raise PersistenceExistsError(
+            raise AlreadyExistsError(
                 f"{where} belongs to another class, and nothing has been replaced: {error}"
             ) from error
-        except (ArtifactNotFoundError, CorruptPersistenceError):
+        except (PathNotFoundError, CorruptPersistenceError):
             return  # there is nothing to lose
 
     def accepted(self, container: Container, name: str, asked: Any) -> T:
@@ -646,7 +645,7 @@ class ArrowHandler(FileHandler[T]):
             name: its name in the folder.
 
         Raises:
-            ArtifactNotFoundError: it is not there.
+            PathNotFoundError: it is not there.
             CorruptPersistenceError: it is cut off, or something else.
         """
         where = self.artifacts.location(name)

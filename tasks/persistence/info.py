@@ -17,12 +17,11 @@ import numpy as np
 
 from prefect_optuna.blocks import ArtifactFileSystem, as_artifact_filesystem
 from prefect_optuna.errors import (
-    ArtifactNotFoundError,
     AutoIncFieldNotResolvedError,
-    InvalidLocationError,
     InvalidPersistenceClassError,
+    InvalidSettingError,
+    PathNotFoundError,
     PersistenceIsDirectoryError,
-    PersistenceNotFoundError,
     PersistenceValidationError,
     UnsetFieldError,
     UnsupportedValueError,
@@ -304,11 +303,11 @@ def explained(artifacts: ArtifactFileSystem, name: str, what: str) -> Generator[
     """Say which object it is about when its file is not there, or is a folder."""
     try:
         yield
-    except ArtifactNotFoundError as error:
-        raise PersistenceNotFoundError(
+    except PathNotFoundError as error:
+        raise PathNotFoundError(
             f"No {what} has been saved as {name!r} in {artifacts.location()}."
         ) from error
-    except InvalidLocationError as error:
+    except InvalidSettingError as error:
         if is_folder(artifacts) and name and Path(artifacts.location(name)).is_dir():
             raise PersistenceIsDirectoryError(
                 f"Expected the file of a {what}, found the folder {artifacts.location(name)}. Name "

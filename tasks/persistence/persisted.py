@@ -29,10 +29,9 @@ from pydantic import Field, PrivateAttr
 
 from prefect_optuna.blocks import ArtifactFileSystem, InvalidSettingError, as_artifact_filesystem
 from prefect_optuna.errors import (
-    ArtifactNotFoundError,
     FileOfOthersError,
-    InvalidLocationError,
     InvalidPersistenceClassError,
+    PathNotFoundError,
     PersistenceError,
     UnsetFieldError,
     WrongPersistenceClassError,
@@ -105,7 +104,7 @@ class PersistedResultStore(ResultStore):
         for name in self._candidates(handler):
             try:
                 reason = self._read_hit(handler, name)
-            except ArtifactNotFoundError:
+            except PathNotFoundError:
                 continue
             except (FileOfOthersError, WrongPersistenceClassError) as error:
                 if not counts:  # it is in the way, and is not ours to replace
@@ -127,7 +126,7 @@ class PersistedResultStore(ResultStore):
     def read(self, key: str, holder: str | None = None) -> ResultRecord[Any]:
         """Return what `exists` has found."""
         if self._hit is None:
-            raise ArtifactNotFoundError(f"No file of {key!r} has been found.")
+            raise PathNotFoundError(f"No file of {key!r} has been found.")
         return self._hit
 
     async def aread(self, key: str, holder: str | None = None) -> ResultRecord[Any]:
@@ -222,7 +221,7 @@ def artifacts_of(store: ResultStore) -> ArtifactFileSystem:
         return storage
     if isinstance(storage, LocalFileSystem):
         return ArtifactFileSystem(url=str(Path(storage.basepath or ".").expanduser()))
-    raise InvalidLocationError(
+    raise InvalidSettingError(
         f"Expected an ArtifactFileSystem or a folder as the result storage of a persisted task, "
         f"found {type(storage).__name__}, which cannot create a file exclusively."
     )
@@ -493,7 +492,7 @@ def persisted(
 
     Raises:
         InvalidPersistenceClassError: `cls` is no persistence class.
-        InvalidLocationError: the storage is none, or is remote and not a saved block, so that
+        InvalidSettingError: the storage is none, or is remote and not a saved block, so that
             others would not find it.
 
     Example:
@@ -540,7 +539,7 @@ def _result_storage(storage: Storage | None) -> Any:
         return artifacts
     if is_folder(artifacts):
         return Path(artifacts.url)
-    raise InvalidLocationError(
+    raise InvalidSettingError(
         f"Expected a saved block or a folder as the storage of a persisted task, found "
         f"{artifacts.location()}. Save it once, block.save('lab'), and pass storage='{slug}/lab'."
     )

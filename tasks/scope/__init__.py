@@ -11,9 +11,9 @@
 
 from prefect_optuna.errors import (
     ConfigFileError,
-    ConfigFileNotFoundError,
     InvalidParameterError,
-    MissingParameterError,
+    PathNotFoundError,
+    UnknownNameError,
     UnreadParameterWarning,
 )
 from prefect_optuna.tasks.scope.auto_parameters import AutoParameter, auto_param, auto_params
@@ -41,14 +41,14 @@ __all__ = [
     "SCOPE_ARGUMENT",
     "AutoParameter",
     "ConfigFileError",
-    "ConfigFileNotFoundError",
     "Explanation",
     "InvalidParameterError",
-    "MissingParameterError",
     "ParamScope",
+    "PathNotFoundError",
     "ScopeCachePolicy",
     "ScopeSnapshot",
     "ScopedTask",
+    "UnknownNameError",
     "UnreadParameterWarning",
     "add_scope_arguments",
     "auto_param",

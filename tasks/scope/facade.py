@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
-from prefect_optuna.errors import ConfigFileError, ConfigFileNotFoundError, MissingParameterError
+from prefect_optuna.errors import ConfigFileError, PathNotFoundError, UnknownNameError
 from prefect_optuna.tasks.scope.frames import (
     MISSING,
     ROOT,
@@ -67,9 +67,9 @@ def from_files(
         warn_unread: whether a key that is never read is worth a warning.
 
     Raises:
-        ConfigFileNotFoundError: a file is not there.
+        PathNotFoundError: a file is not there.
         ConfigFileError: a file is malformed or of another kind, or references go in a circle.
-        MissingParameterError: a reference leads nowhere.
+        UnknownNameError: a reference leads nowhere.
         InvalidParameterError: a key is no text.
         InvalidSettingError: an assignment has no equals sign.
 
@@ -164,7 +164,7 @@ def _read(path: Path) -> dict[Any, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigFileNotFoundError(
+        raise PathNotFoundError(
             f"There is no file of parameters {path}, seen from {Path.cwd()}."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -244,7 +244,7 @@ def _referred(name: str, values: dict[str, Any], on_the_way: tuple[str, ...]) ->
             if key.startswith(f"{name}.")
         }
         if not branch:
-            raise MissingParameterError(
+            raise UnknownNameError(
                 f"The parameter {on_the_way[0]!r} refers to ${{{name}}}, and nothing sets {name!r}."
             )
         referred = branch

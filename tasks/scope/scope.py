@@ -20,7 +20,7 @@ from prefect_optuna.blocks._secrets import is_secret_name, public_text
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.errors import (
     InvalidParameterError,
-    MissingParameterError,
+    UnknownNameError,
     UnreadParameterWarning,
 )
 from prefect_optuna.tasks.scope.auto_parameters import auto_params, find_default, known_names
@@ -55,7 +55,7 @@ class Accessor:
 
     | expression | what it does |
     |---|---|
-    | `param_scope.a.b()` | the value; `MissingParameterError` where there is none |
+    | `param_scope.a.b()` | the value; `UnknownNameError` where there is none |
     | `param_scope.a.b(1)`, `param_scope.a.b \| 1` | the value as an `int`, or 1 without one |
     | `param_scope.a.b(None)` | the value as it is, or `None` |
     | `param_scope.a.b([], literal=True)` | a text is read as a Python literal |
@@ -188,8 +188,8 @@ def show(values: dict[str, Any]) -> str:
     return f"param_scope({', '.join(shown)})"
 
 
-def _missing(name: str) -> MissingParameterError:
-    return MissingParameterError(
+def _missing(name: str) -> UnknownNameError:
+    return UnknownNameError(
         f"The parameter {name!r} is required and in no scope. Set it, "
         f"with param_scope(**{{{name!r}: ...}}): ..., or read it with a default."
     )

@@ -34,7 +34,7 @@ from prefect.results import ResultRecord, ResultRecordMetadata
 from prefect.serializers import JSONSerializer
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.errors import AlreadyExistsError, ArtifactNotFoundError, InvalidLocationError
+from prefect_optuna.errors import AlreadyExistsError, InvalidSettingError, PathNotFoundError
 
 
 class ArtifactFileSystemContract:
@@ -79,7 +79,7 @@ class ArtifactFileSystemContract:
             artifacts.rm,
             lambda path: artifacts.copy(path, "b"),
         ):
-            with pytest.raises(ArtifactNotFoundError) as caught:
+            with pytest.raises(PathNotFoundError) as caught:
                 act("dir/missing")
             assert "'dir/missing'" in str(caught.value)
             assert artifacts.location() in str(caught.value)
@@ -121,7 +121,7 @@ class ArtifactFileSystemContract:
 
     def test_a_bad_pattern_is_an_error(self, artifacts: ArtifactFileSystem) -> None:
         for pattern in ("a**", "../*", "/*", ""):
-            with pytest.raises(InvalidLocationError):
+            with pytest.raises(InvalidSettingError):
                 artifacts.glob(pattern)
 
     def test_create_writes_once(self, artifacts: ArtifactFileSystem) -> None:
@@ -145,13 +145,13 @@ class ArtifactFileSystemContract:
             artifacts.write_path(path, b"")
         artifacts.rm("d*")
         assert artifacts.glob("**") == ["dir/a", "dir/b/c", "other"]
-        with pytest.raises(InvalidLocationError, match="recursive=True"):
+        with pytest.raises(InvalidSettingError, match="recursive=True"):
             artifacts.rm("dir")
         artifacts.rm("dir", recursive=True)
         assert artifacts.glob("**") == ["other"]
         artifacts.rm("other", recursive=True)
         assert artifacts.glob("**") == []
-        with pytest.raises(InvalidLocationError, match="empty"):
+        with pytest.raises(InvalidSettingError, match="empty"):
             artifacts.rm("", recursive=True)
 
     def test_copy_replaces_the_target(self, artifacts: ArtifactFileSystem) -> None:
@@ -172,14 +172,14 @@ class ArtifactFileSystemContract:
             lambda: artifacts.create("dir/a/b", b"2"),
             lambda: artifacts.copy("dir/a", "dir"),
         ):
-            with pytest.raises(InvalidLocationError, match="Cannot write"):
+            with pytest.raises(InvalidSettingError, match="Cannot write"):
                 act()
         assert not artifacts.create("dir", b"2")
         assert not artifacts.exists("dir")
         assert not artifacts.exists("dir/a/b")
-        with pytest.raises((InvalidLocationError, ArtifactNotFoundError)):
+        with pytest.raises((InvalidSettingError, PathNotFoundError)):
             artifacts.read_path("dir")
-        with pytest.raises(ArtifactNotFoundError):
+        with pytest.raises(PathNotFoundError):
             artifacts.read_path("dir/a/b")
         assert artifacts.glob("**") == ["dir/a"]
         assert artifacts.read_path("dir/a") == b"1"
@@ -210,7 +210,7 @@ class ArtifactFileSystemContract:
         for path in BAD_PATHS:
             # An empty path means the root where a directory is asked for.
             for act in [*acts, artifacts.ls, artifacts.location] if path else acts:
-                with pytest.raises(InvalidLocationError, match="is no artifact path") as caught:
+                with pytest.raises(InvalidSettingError, match="is no artifact path") as caught:
                     act(path)
                 assert repr(path) in str(caught.value)
         assert artifacts.glob("**") == ["a"]
@@ -279,7 +279,7 @@ class ArtifactFileSystemContract:
         for path, content in contents.items():
             artifacts.write_path(path, content)
         assert artifacts.read_many(contents) == contents
-        with pytest.raises(ArtifactNotFoundError):
+        with pytest.raises(PathNotFoundError):
             artifacts.read_many(["many/0*", "many/missing"])
 
     def test_many_are_removed_at_once(self, artifacts: ArtifactFileSystem) -> None:
@@ -287,7 +287,7 @@ class ArtifactFileSystemContract:
             artifacts.write_path(path, b"1")
         artifacts.rm_files(["many/0", "many/1*", "many/missing", "missing/too"])
         assert artifacts.glob("**") == ["deep/er/a", "many/10"]
-        with pytest.raises(InvalidLocationError):
+        with pytest.raises(InvalidSettingError):
             artifacts.rm_files(["many/10", "../many/10"])
         artifacts.rm_files([])
         artifacts.write_path("m", b"1")
@@ -321,7 +321,7 @@ class ArtifactFileSystemContract:
         for act in (artifacts.open_reader, artifacts.remove):
             with pytest.raises(optuna.artifacts.exceptions.ArtifactNotFound):
                 act(artifact_id)
-        with pytest.raises(InvalidLocationError):
+        with pytest.raises(InvalidSettingError):
             artifacts.write("../escape", io.BytesIO(b""))
 
     def test_artifacts_agree_with_a_dict(self, artifacts: ArtifactFileSystem) -> None:
@@ -370,7 +370,7 @@ class ArtifactsAgreeWithADict(RuleBasedStateMachine):
         if self.model.pop(path, None) is not None:
             self.artifacts.rm(path)
         else:
-            with pytest.raises(ArtifactNotFoundError):
+            with pytest.raises(PathNotFoundError):
                 self.artifacts.rm(path)
 
     @rule(path=paths)
@@ -388,7 +388,7 @@ class ArtifactsAgreeWithADict(RuleBasedStateMachine):
             self.artifacts.copy(source, destination)
             self.model[destination] = self.model[source]
         else:
-            with pytest.raises(ArtifactNotFoundError):
+            with pytest.raises(PathNotFoundError):
                 self.artifacts.copy(source, destination)
 
     @rule(path=paths)
@@ -440,7 +440,7 @@ class ObjectStoreContract(ArtifactFileSystemContract):
         assert artifacts.glob("**") == ["dir", "dir/a", "dir/a/b"]
         artifacts.rm("dir")
         assert not artifacts.exists("dir")
-        with pytest.raises(InvalidLocationError, match="recursive=True"):
+        with pytest.raises(InvalidSettingError, match="recursive=True"):
             artifacts.rm("dir")
         assert artifacts.read_path("dir/a") == b"dir/a"
         artifacts.rm("dir/a", recursive=True)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_optuna.blocks import ArtifactFileSystem, StorageUnavailableError
-from prefect_optuna.errors import InvalidLocationError
+from prefect_optuna.errors import InvalidSettingError
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_link_that_leads_out_of_the_root_is_refused(
         lambda: local.copy("file", "copy"),
         lambda: local.exists("dir/secret"),
     ):
-        with pytest.raises(InvalidLocationError, match="leads out of"):
+        with pytest.raises(InvalidSettingError, match="leads out of"):
             act()
     assert [path.name for path in outside.iterdir()] == ["secret"]
     assert "dir/secret" not in local.glob("**")
@@ -201,7 +201,7 @@ def test_a_path_is_refused_or_stays_inside_the_root(sandbox: Path, path: str) ->
     artifacts = ArtifactFileSystem(url=str(sandbox / "root"))
     try:
         artifacts.write_path(path, b"content")
-    except InvalidLocationError:
+    except InvalidSettingError:
         assert [entry.name for entry in sandbox.iterdir()] in ([], ["root"])
         return
     assert artifacts.read_path(path) == b"content"

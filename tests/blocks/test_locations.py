@@ -23,7 +23,7 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.errors import InvalidLocationError
+from prefect_optuna.errors import InvalidSettingError
 
 SECRET = "hunter2"
 
@@ -96,7 +96,7 @@ def test_a_location_without_password_names_the_same_storage_again() -> None:
     ],
 )
 def test_what_names_no_storage_is_an_error_that_lists_the_forms(value: str) -> None:
-    with pytest.raises(InvalidLocationError) as caught:
+    with pytest.raises(InvalidSettingError) as caught:
         as_study_storage(value)
     forms = "sqlite:/// postgresql:// redis:// journal:/// memory:// grpc:// slug/name"
     for form in forms.split():
@@ -106,7 +106,7 @@ def test_what_names_no_storage_is_an_error_that_lists_the_forms(value: str) -> N
 
 @pytest.mark.parametrize("value", ["grpc://", "grpc://host", "grpc://host:port", "grpc://h:1/x"])
 def test_a_grpc_url_needs_a_host_and_a_port(value: str) -> None:
-    with pytest.raises(InvalidLocationError, match="grpc://host:port"):
+    with pytest.raises(InvalidSettingError, match="grpc://host:port"):
         as_study_storage(value)
 
 
@@ -120,7 +120,7 @@ def test_a_grpc_url_needs_a_host_and_a_port(value: str) -> None:
     ],
 )
 def test_a_bad_url_is_one_error_of_ours(value: str) -> None:
-    with pytest.raises(InvalidLocationError, match="is not valid") as caught:
+    with pytest.raises(InvalidSettingError, match="is not valid") as caught:
         as_study_storage(value)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
@@ -165,13 +165,13 @@ def test_every_form_of_an_artifact_filesystem(
 
 @pytest.mark.parametrize("value", ["", "ftp://host/x", "memory://a/../b", "a\0b", 3])
 def test_what_names_no_artifact_filesystem_is_an_error(value: str) -> None:
-    with pytest.raises(InvalidLocationError):
+    with pytest.raises(InvalidSettingError):
         as_artifact_filesystem(value)
 
 
 @pytest.mark.parametrize("slip", ["s3:/bucket/x", "s3:bucket/x", "S3:/bucket/x", "memory:x"])
 def test_a_slip_of_the_finger_makes_no_folder(slip: str, folder: Path) -> None:
-    with pytest.raises(InvalidLocationError, match=r"two slashes after the colon: (s3|memory)://"):
+    with pytest.raises(InvalidSettingError, match=r"two slashes after the colon: (s3|memory)://"):
         as_artifact_filesystem(slip)
     assert as_artifact_filesystem(f"./{slip}").location() == str(folder / slip)
 
@@ -179,6 +179,6 @@ def test_a_slip_of_the_finger_makes_no_folder(slip: str, folder: Path) -> None:
 @pytest.mark.parametrize("login", ["me:{}@host", ":{}@host", "me%20too:{}@host", "me:{}\n@host"])
 @pytest.mark.parametrize("start", ["", "file://", "FILE://", "local://"])
 def test_a_login_is_no_name_of_a_folder(start: str, login: str) -> None:
-    with pytest.raises(InvalidLocationError, match="may be a user and a password") as caught:
+    with pytest.raises(InvalidSettingError, match="may be a user and a password") as caught:
         as_artifact_filesystem(f"{start}{login.format(SECRET)}/data")
     assert SECRET not in str(caught.value)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackErro
 
 from prefect_optuna.blocks import StorageUnavailableError
 from prefect_optuna.blocks.patience import Patience, PatientStorage, is_outage
-from prefect_optuna.errors import ArtifactNotFoundError
+from prefect_optuna.errors import PathNotFoundError
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -52,7 +52,7 @@ def test_what_may_pass_is_an_outage(error: Exception) -> None:
         KeyError(5),
         FileNotFoundError("without a number, as s3fs raises it"),
         FileExistsError("x"),
-        ArtifactNotFoundError("x"),
+        PathNotFoundError("x"),
         OSError(errno.ENAMETOOLONG, "long"),
         caused(StorageUnavailableError("x"), OSError(errno.ENAMETOOLONG, "long")),
         operational("no such table: trials"),

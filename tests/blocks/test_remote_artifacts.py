@@ -32,7 +32,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.stores.local import LocalStore
 from prefect_optuna.blocks.stores.opening import RetryingStore
-from prefect_optuna.errors import InvalidLocationError, StorageNotFoundError, StoragePermissionError
+from prefect_optuna.errors import InvalidSettingError, StorageNotFoundError, StoragePermissionError
 
 
 def port_of(url: str) -> int:
@@ -353,7 +353,7 @@ def test_links_on_a_server_lead_nowhere_else(
         lambda: artifacts.copy("file", "copy"),
     ]
     for act in acts:
-        with pytest.raises(InvalidLocationError, match="leads out of"):
+        with pytest.raises(InvalidSettingError, match="leads out of"):
             act()
     assert [path.name for path in outside.iterdir()] == ["secret"]
     assert artifacts.read_path("alias/a") == b"1"

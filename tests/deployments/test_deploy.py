@@ -40,7 +40,6 @@ from prefect_optuna.deployments import (
 from prefect_optuna.deployments.deploy import Deployed
 from prefect_optuna.errors import (
     AlreadyExistsError,
-    InvalidLocationError,
     InvalidProblemError,
     ServerUnavailableError,
     UnknownNameError,
@@ -173,7 +172,7 @@ def test_a_secret_in_options_or_in_the_parameters_of_a_run_reaches_no_server(
         lambda: run_on("study.completed", deployed.name, parameters=options),
     ]
     for call in calls:
-        with pytest.raises(InvalidLocationError, match="Save a block") as refused:
+        with pytest.raises(InvalidSettingError, match="Save a block") as refused:
             call()
         assert PASSWORD not in str(refused.value)
     assert PASSWORD not in everything_on_the_server()
@@ -183,10 +182,10 @@ def test_the_places_of_a_run_are_given_as_those_of_a_deployment(lab: Path) -> No
     deployed = deploy_report("places", storage=STORAGE, artifacts=ARTIFACTS, pool=POOL)
     block = SQLStudyStorage(url=SecretStr(URL))
     for storage in (URL, block):
-        with pytest.raises(InvalidLocationError, match="sql-study-storage/lab") as refused:
+        with pytest.raises(InvalidSettingError, match="sql-study-storage/lab") as refused:
             deployed.run(storage=storage)
         assert PASSWORD not in str(refused.value)
-        with pytest.raises(InvalidLocationError, match="sql-study-storage/lab"):
+        with pytest.raises(InvalidSettingError, match="sql-study-storage/lab"):
             run_on("study.completed", deployed.name, parameters={"storage": storage})
     block.save("deploy-places", overwrite=True)
     run = deployed.run(storage=block)
@@ -200,7 +199,7 @@ def test_no_secret_is_stored_for_a_storage_with_a_password(lab: Path) -> None:
     url = f"postgresql://lab:{PASSWORD}@db.example.org/studies"
     block = SQLStudyStorage(url=SecretStr(url))
     for storage in (url, block):
-        with pytest.raises(InvalidLocationError, match=r"\.save\(\"lab\"\)") as refused:
+        with pytest.raises(InvalidSettingError, match=r"\.save\(\"lab\"\)") as refused:
             deploy_report("secret", storage=storage, artifacts=ARTIFACTS, pool=POOL)
         assert PASSWORD not in str(refused.value)
         assert '"sql-study-storage/lab"' in str(refused.value)
@@ -209,7 +208,7 @@ def test_no_secret_is_stored_for_a_storage_with_a_password(lab: Path) -> None:
         url="s3://lab/studies",
         options=SecretDict({"secret": PASSWORD}),
     )
-    with pytest.raises(InvalidLocationError, match="artifact-file-system/lab"):
+    with pytest.raises(InvalidSettingError, match="artifact-file-system/lab"):
         deploy_report("secret", storage=block, artifacts=files, pool=POOL)
     files.save("deploy-secret", overwrite=True)
     deployed = deploy_report("secret", storage=block, artifacts=files, pool=POOL)
@@ -319,8 +318,8 @@ def test_two_studies_do_not_share_a_deployment(lab: Path) -> None:
 BAD = [
     ({"cron": "3 o'clock"}, InvalidSettingError, "five fields"),
     ({"cron": "0 3 * * *", "timezone": "Mars"}, InvalidSettingError, "'Mars' is no time zone"),
-    ({"storage": "memory://"}, InvalidLocationError, "one process only"),
-    ({"artifacts": "memory://x"}, InvalidLocationError, "one process only"),
+    ({"storage": "memory://"}, InvalidSettingError, "one process only"),
+    ({"artifacts": "memory://x"}, InvalidSettingError, "one process only"),
     ({"storage": "sql-study-storage/nobody"}, StorageUnavailableError, "prefect block ls"),
     ({"artifacts": "artifact-file-system/nobody"}, StorageUnavailableError, "prefect block ls"),
     ({"pool": "nowhere"}, UnknownNameError, "prefect-optuna make-pool nowhere"),

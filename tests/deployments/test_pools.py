@@ -23,7 +23,6 @@ from prefect_optuna.blocks import InvalidSettingError
 from prefect_optuna.deployments import make_pool
 from prefect_optuna.deployments.cli import main
 from prefect_optuna.deployments.pools import PoolKind, template_of
-from prefect_optuna.errors import InvalidLocationError
 from prefect_optuna.flows._worker_runs import CLAIMS, job_variables
 from prefect_optuna.tasks.machine import Resources
 
@@ -109,7 +108,7 @@ def test_what_is_not_for_a_kind_and_what_is_a_secret_is_refused() -> None:
         make_pool("pools-x", "docker", address="ray://head:10001")
     with pytest.raises(InvalidSettingError, match="`image` is of a pool for Docker"):
         make_pool("pools-x", "process", image="lab")
-    with pytest.raises(InvalidLocationError, match="Set RAY_ADDRESS where the worker runs"):
+    with pytest.raises(InvalidSettingError, match="Set RAY_ADDRESS where the worker runs"):
         make_pool("pools-x", "ray", address="ray://lab:hunter2@head:10001")
 
 

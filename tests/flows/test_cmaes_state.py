@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, PartialFixedSampler
 
 from prefect_optuna.blocks import InMemoryStudyStorage
 from prefect_optuna.blocks._inert_pickles import loads
-from prefect_optuna.errors import DamagedStorageError, HostilePickleError
+from prefect_optuna.errors import DamagedStorageError, PickleRefusedError
 from prefect_optuna.flows import Problem, optimize
 from prefect_optuna.flows.study import Sampler, make_sampler, without_pickles
 from prefect_optuna.tasks import ArchivedStudy, copy_study
@@ -108,7 +108,7 @@ def test_a_planted_pickle_runs_nothing(prefix: str, way: str, tmp_path: Path) ->
     study.optimize(lambda trial: run(suggest(trial)), n_trials=4)
     marker = tmp_path / "ran"
     plant(study, prefix, Touch(marker))
-    with pytest.raises(HostilePickleError, match=rf"{prefix}:optimizer.*trial \d.*pathlib"):
+    with pytest.raises(PickleRefusedError, match=rf"{prefix}:optimizer.*trial \d.*pathlib"):
         study.ask().suggest_float("x", -1, 1)
     assert not marker.exists()
 
@@ -121,7 +121,7 @@ def test_a_flow_that_goes_on_with_cmaes_runs_no_pickle(tmp_path: Path) -> None:
     optimize(PROBLEM, n_trials=3, **there)
     marker = tmp_path / "ran"
     plant(storage.load_study("planted"), "cma", Touch(marker))
-    with pytest.raises(HostilePickleError, match="Nothing of it was run"):
+    with pytest.raises(PickleRefusedError, match="Nothing of it was run"):
         optimize(PROBLEM, n_trials=8, sampler=sampler, **there)
     assert not marker.exists()
 
@@ -166,7 +166,7 @@ def test_damaged_state_is_named_and_runs_nothing(data: st.DataObject) -> None:
     sampler: Any = without_pickles(CmaEsSampler())
     try:
         sampler._restore_optimizer([trial])
-    except (DamagedStorageError, HostilePickleError) as error:
+    except (DamagedStorageError, PickleRefusedError) as error:
         assert "trial" in str(error)  # noqa: PT017 - or it is another number, and no damage
 
 

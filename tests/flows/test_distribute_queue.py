@@ -35,7 +35,6 @@ from prefect_optuna.deployments import deploy_worker, make_process_pool
 from prefect_optuna.errors import (
     ArchiveError,
     ArchiveSignatureError,
-    InvalidLocationError,
     InvalidSettingError,
     ServerUnavailableError,
 )
@@ -483,8 +482,8 @@ def objective(trial: optuna.Trial) -> float:
         ({"n_trials": None}, InvalidSettingError, "`timeout`"),
         ({"sampler": RandomSampler()}, InvalidSettingError, "makes its own sampler"),
         ({"deployment": "nowhere"}, InvalidSettingError, "deploy-worker --pool nowhere"),
-        ({"storage": InMemoryStudyStorage(name="x")}, InvalidLocationError, "one process"),
-        ({"storage": "postgresql://me:hunter2@db/s"}, InvalidLocationError, r'save\("lab"\)'),
+        ({"storage": InMemoryStudyStorage(name="x")}, InvalidSettingError, "one process"),
+        ({"storage": "postgresql://me:hunter2@db/s"}, InvalidSettingError, r'save\("lab"\)'),
     ],
     ids=["workers", "n_jobs", "endless", "sampler", "deployment", "memory", "password"],
 )

@@ -18,7 +18,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.artifacts.records import ArtifactVersion
 from prefect_optuna.blocks.study_storage import OWNERS, storage_identity, uuid_of
 from prefect_optuna.blocks.texts import visible_line
-from prefect_optuna.errors import ArtifactNotFoundError
+from prefect_optuna.errors import PathNotFoundError
 from prefect_optuna.tasks.archive.series.blobs import blob_store, needed_paths
 
 Storage = StudyStorage | str | Path | None
@@ -220,7 +220,7 @@ def _deleted(
         ]
         if not owners or {owner["storage"] for owner in owners} - known:
             return None
-    except (ArtifactNotFoundError, ValueError, TypeError, KeyError):
+    except (PathNotFoundError, ValueError, TypeError, KeyError):
         return None  # whose it is cannot be said, so it stays
     files = [filesystem.info(path) for path in filesystem.glob(f"{folder}/**")]
     return DeletedStudy(

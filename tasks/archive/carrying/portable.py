@@ -57,8 +57,8 @@ from prefect_optuna.blocks.study_storage import (
 )
 from prefect_optuna.errors import (
     ArchiveSignatureError,
-    ArtifactNotFoundError,
     CaptureError,
+    PathNotFoundError,
     StudyMismatchError,
 )
 from prefect_optuna.tasks.archive.code.capture import Capture, document_of
@@ -416,7 +416,7 @@ def _remove(artifacts: ArtifactFileSystem, made: Sequence[str], folder: str) -> 
     """Remove the files that were made, and the study's folder, if it was made as well."""
     artifacts.rm_files(path for path in made if not path.startswith("blobs/"))
     if folder and not artifacts.glob(f"{folder}/**"):
-        with contextlib.suppress(ArtifactNotFoundError):
+        with contextlib.suppress(PathNotFoundError):
             artifacts.rm(folder, recursive=True)
     # Another study may have come to need one of the blobs.
     if blobs := [path for path in made if path.startswith("blobs/")]:

@@ -27,7 +27,7 @@ from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem
 from prefect_optuna.blocks._secrets import error_words
 from prefect_optuna.blocks.artifacts.records import ContentStore
 from prefect_optuna.blocks.stores import REMOTE
-from prefect_optuna.errors import ArtifactNotFoundError
+from prefect_optuna.errors import PathNotFoundError
 
 # Packs: the files of many trials in one ZIP file each.
 #
@@ -90,7 +90,7 @@ def _in_known_packs(
     for pack, place in _known.get(artifacts.location(folder), {}).items():
         if opened and place not in _entries:
             continue
-        with contextlib.suppress(ArtifactNotFoundError):  # removed since
+        with contextlib.suppress(PathNotFoundError):  # removed since
             if (entry := _entries_of(artifacts, pack, place).get(name)) is not None:
                 with artifacts.open(pack) as file:
                     content = _read(file, *entry)
@@ -115,7 +115,7 @@ def from_whole_packs(
         if len(files) < len(packs) * _FILES / 4:
             continue
         for pack in packs:
-            with contextlib.suppress(ArtifactNotFoundError, ArchiveError):
+            with contextlib.suppress(PathNotFoundError, ArchiveError):
                 file = BytesIO(artifacts.read_path(pack))
                 entries = _entries_of(artifacts, pack, artifacts.location(pack), file)
                 for name, entry in entries.items():
@@ -155,7 +155,7 @@ def pack_files(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
         some = [path for path in some if path not in contents]
         try:
             contents.update(artifacts.read_many(some))
-        except ArtifactNotFoundError:  # another process packs them, too
+        except PathNotFoundError:  # another process packs them, too
             there = [path for path in some if artifacts.exists(path)]
             contents.update(artifacts.read_many(there))
         whole = {
@@ -446,7 +446,7 @@ def _verified(
     place = artifacts.location(path)
     try:
         content = read(path)
-    except ArtifactNotFoundError:
+    except PathNotFoundError:
         raise ArchiveError(
             f"The archive is incomplete: {what} is missing. Expected the file {place}. "
             "Bring it back, or name the artifacts that the study was archived to: artifacts=..."

@@ -105,10 +105,11 @@ class SeriesReader:
         """Trials that have the series, as they are read together: how, which, their references."""
         referring = ((trial, self._reference(trial, spec)) for trial in trials)
         having = ((trial, reference) for trial, reference in referring if reference is not None)
-        return [
-            (self._large if kind is None else self._small, *zip(*some, strict=True))
-            for kind, some in groupby(having, lambda pair: self._kind(*pair, spec))
-        ]
+        groups: list[Any] = []
+        for kind, some in groupby(having, lambda pair: self._kind(*pair, spec)):
+            together, references = zip(*some, strict=True)
+            groups.append((self._large if kind is None else self._small, together, references))
+        return groups
 
     def _kind(self, trial: FrozenTrial, reference: Any, spec: SeriesSpec | None) -> Any:
         """Return what series in attributes share that are read together; `None` for a file."""

@@ -38,7 +38,7 @@ from prefect_optuna.blocks.codec.tables import arrays_of, base64_of, npy_bytes
 from prefect_optuna.blocks.codec.untrusted import checked_dtype, read_npy
 from prefect_optuna.blocks.codec.values import decode_value
 from prefect_optuna.blocks.study_storage import claim_folder, study_uuid
-from prefect_optuna.errors import ArchiveError, SeriesError, StudyMismatchError, UnknownNameError
+from prefect_optuna.errors import ArchiveError, StudyMismatchError, UnknownNameError
 from prefect_optuna.tasks.archive.code.inspection import described, too_large
 from prefect_optuna.tasks.archive.record.manifest import SigningKeys, canonical
 from prefect_optuna.tasks.archive.series.blobs import Digest, read_blob, write_blobs, write_file
@@ -132,25 +132,25 @@ def as_axis(name: str, values: Any, unit: str = "") -> Axis:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise SeriesError(
+        raise ArchiveError(
             f"{title} has to be a list of numbers; found {described(values)}: {error}."
         ) from None
     if array.nbytes > MAX_BYTES:
-        raise SeriesError(too_large(title, array.nbytes, MAX_BYTES))
+        raise ArchiveError(too_large(title, array.nbytes, MAX_BYTES))
     if array.ndim != 1:
-        raise SeriesError(
+        raise ArchiveError(
             f"{title} has one dimension; found {array.ndim}. A grid has an axis for each of its "
             'dimensions, and a series on it has layout="product".'
         )
     if array.dtype.kind not in _KINDS or array.dtype.char == "g":
-        raise SeriesError(
+        raise ArchiveError(
             f"{title} holds numbers, text or times; found {array.dtype}. Dates become times by "
             "np.array(values, 'datetime64[D]')."
         )
     bad = ~np.isfinite(array) if array.dtype.kind in "fmM" else np.zeros(0, bool)
     if bad.any():
         index = int(np.argmax(bad))
-        raise SeriesError(f"{title} has to be finite; found {array[index]} at index {index}.")
+        raise ArchiveError(f"{title} has to be finite; found {array[index]} at index {index}.")
     return Axis(name, storable(array), unit)
 
 
@@ -222,12 +222,13 @@ def problem_axes(document: Mapping[str, Any], read: Callable[[str], bytes]) -> d
             case "$ref" if held in values_of:
                 return decode_value(values_of[held], other)
             case _:
-                raise SeriesError(f"{tag} is no plain data")
+                return None  # an index of pandas, for instance
 
     axes: dict[str, Axis] = {}
     for name, data in document["axes"].items():
-        with contextlib.suppress(SeriesError):  # an index of pandas, for instance
-            axes[name] = as_axis(name, decode_value(data, other))
+        values = decode_value(data, other)
+        with contextlib.suppress(ArchiveError):  # no coordinates
+            axes[name] = as_axis(name, values)
     return axes
 
 
@@ -294,7 +295,7 @@ class SeriesSpec:
                 attribute.get("units", {}),
             )
         except (KeyError, TypeError, ValueError):
-            raise SeriesError(
+            raise ArchiveError(
                 f"The study's attribute {KEY_TIMESERIES + key!r} is damaged: expected axes, "
                 f"columns, layout and dtype; found {attribute!r}. Bring it back from a copy."
             ) from None
@@ -309,7 +310,7 @@ class SeriesSpec:
         if not np.can_cast(np.dtype(other.dtype), np.dtype(self.dtype), "safe"):
             different.append(f"dtype {other.dtype!r} in place of {self.dtype!r}")
         if different:
-            raise SeriesError(
+            raise ArchiveError(
                 f"The series {key!r} of this study is another one than that of its first trial: "
                 f"found {' and '.join(different)}. Give it as that trial did, or take another key."
             )
@@ -439,21 +440,21 @@ def make_series(
     """Check a series, and bring it into rows and columns."""
     title = f"The series {key!r}"
     if layout not in _LAYOUTS:
-        raise SeriesError(f'{title}: `layout` is "aligned" or "product"; found {layout!r}.')
+        raise ArchiveError(f'{title}: `layout` is "aligned" or "product"; found {layout!r}.')
     if not axes:
-        raise SeriesError(
+        raise ArchiveError(
             f"{title} needs the names of its axes: archive.study_add_axis('t', times) once, then "
             "axes=['t']."
         )
     names = _column_names(title, columns, value_col, axes)
     if unknown := sorted(set(units or {}) - set(names)):
-        raise SeriesError(f"{title} has the columns {list(names)}, and `units` names {unknown}.")
+        raise ArchiveError(f"{title} has the columns {list(names)}, and `units` names {unknown}.")
     array = _array(title, values)
     lengths = {name: len(axis.values) for name, axis in axes.items()}
     expected = _expected(title, layout, lengths)
     rows = _rows(title, array, layout, lengths, len(names), columns is not None)
     if len(rows) > expected or (len(rows) < expected and not allow_partial):
-        raise SeriesError(_wrong_length(title, len(rows), expected, layout, lengths))
+        raise ArchiveError(_wrong_length(title, len(rows), expected, layout, lengths))
     if own and layout == "product":
         own = frozenset(axes)  # how often each value comes depends on all of them
     spec = SeriesSpec(tuple(axes), names, layout, rows.dtype.str, dict(units or {}))  # pyright: ignore[reportArgumentType] - it has been checked
@@ -464,21 +465,21 @@ def _column_names(
     title: str, columns: Sequence[str] | None, value_col: str, axes: Mapping[str, Axis]
 ) -> tuple[str, ...]:
     if isinstance(columns, str):
-        raise SeriesError(
+        raise ArchiveError(
             f"{title}: `columns` is a list of names; found {columns!r}. For one column, write "
             f"value_col={columns!r}."
         )
     if columns is not None and value_col != "value":
-        raise SeriesError(
+        raise ArchiveError(
             f"{title} has either `columns`, the names of several, or `value_col`, the name of one; "
             "found both. Leave one out."
         )
     names = (value_col,) if columns is None else tuple(columns)
     if not names or not all(isinstance(name, str) and name for name in names):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SeriesError(f"{title}: the names of columns are words; found {list(names)}.")
+        raise ArchiveError(f"{title}: the names of columns are words; found {list(names)}.")
     all_names = [_TRIAL, *axes, *names]
     if doubled := sorted({name for name in all_names if all_names.count(name) > 1}):
-        raise SeriesError(
+        raise ArchiveError(
             f"{title} would have two columns called {doubled[0]!r}: a table across trials has the "
             f"columns {', '.join(all_names)}. Rename one."
         )
@@ -489,12 +490,12 @@ def _array(title: str, values: Any) -> np.ndarray[Any, Any]:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise SeriesError(f"{title} is no array of numbers: {error}.") from None
+        raise ArchiveError(f"{title} is no array of numbers: {error}.") from None
     if array.dtype.kind not in "biufmM" or array.dtype.char == "g" or array.ndim == 0:
         given = f"an array of {array.dtype}" if array.ndim else described(values)
-        raise SeriesError(f"{title} holds numbers of up to 64 bits or times; found {given}.")
+        raise ArchiveError(f"{title} holds numbers of up to 64 bits or times; found {given}.")
     if array.nbytes > MAX_BYTES:
-        raise SeriesError(too_large(title, array.nbytes, MAX_BYTES))
+        raise ArchiveError(too_large(title, array.nbytes, MAX_BYTES))
     return storable(array)
 
 
@@ -506,7 +507,7 @@ def _expected(title: str, layout: str, lengths: Mapping[str, int]) -> int:
         return size
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name!r} with {length}" for name, length in lengths.items())
-        raise SeriesError(
+        raise ArchiveError(
             f"{title} is aligned, and its axes have several lengths: {listed}. A series on their "
             'grid has layout="product".'
         )
@@ -524,7 +525,7 @@ def _rows(
     """The values with two dimensions."""
     shape = array.shape[:-1] if has_columns else array.shape
     if has_columns and (array.ndim < 2 or array.shape[-1] != width):
-        raise SeriesError(
+        raise ArchiveError(
             f"{title} has {width} columns, so its values have the shape (rows, {width}); found "
             f"{array.shape}. Several series of one length: np.column_stack([a, b])."
         )
@@ -532,7 +533,7 @@ def _rows(
     if len(shape) != 1 and not is_grid:
         expected = f" or {tuple(lengths.values())}" if layout == "product" else ""
         hint = "" if has_columns else " Several columns have names: columns=[...]."
-        raise SeriesError(
+        raise ArchiveError(
             f"{title} has one dimension{expected}{' and columns' if has_columns else ''}; found "
             f"the shape {array.shape}.{hint}"
         )
@@ -643,7 +644,7 @@ class StudySeries:
 
     def _check_trial(self, trial: Trial) -> None:
         if not isinstance(trial, Trial):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SeriesError(
+            raise ArchiveError(
                 "A series is added to a trial that is running, the one that the objective gets or "
                 f"`study.ask()` returns; found a {type(trial).__name__}."
             )
@@ -704,7 +705,7 @@ class StudySeries:
 def check_same(known: Axis, axis: Axis, whose: str) -> None:
     """Make sure that an axis which is there already has the same values."""
     if not known.same_as(axis):
-        raise SeriesError(
+        raise ArchiveError(
             f"{whose} has the axis {axis.name!r} already, with {known.summary()}; found "
             f"{axis.summary()}. Series of its trials lie along the first one: take another name, "
             "or give coordinates of a trial's own by axis_values={...}."

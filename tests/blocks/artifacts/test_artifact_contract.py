@@ -33,7 +33,7 @@ from prefect_optuna.blocks.artifacts import (
     encode,
     handlers,
 )
-from prefect_optuna.errors import CorruptArtifactError, InvalidLocationError, UnknownHandlerError
+from prefect_optuna.errors import CorruptArtifactError, InvalidSettingError, UnknownHandlerError
 
 ALL = sorted(handlers().values(), key=lambda handler: handler.alias)
 BY_ALIAS = pytest.mark.parametrize("handler", ALL, ids=lambda handler: handler.alias)
@@ -112,7 +112,7 @@ def test_LZ3_a_file_is_named_after_the_artifact(
 
 @pytest.mark.parametrize("fname", ["../../esc.json", "/etc/esc.json", "C:esc.json", "a\\b", "a\0"])
 def test_LZ21_a_file_name_never_leads_out(fname: str) -> None:
-    with pytest.raises(InvalidLocationError, match="artifact path"):
+    with pytest.raises(InvalidSettingError, match="artifact path"):
         JSONArtifact.construct("a", fname=fname)
     assert "/" not in JSONArtifact.construct("../../esc").fname
 

@@ -24,7 +24,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.artifacts import MarkdownArtifact
 from prefect_optuna.blocks.artifacts.records import directory_of
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
-from prefect_optuna.errors import InvalidLocationError, OutputOnlyWarning
+from prefect_optuna.errors import OutputOnlyWarning
 
 TICK = timedelta(microseconds=1)
 
@@ -151,7 +151,7 @@ def test_LZ20_identical_content_is_stored_once(repository: ArtifactRepository) -
 
 def test_LZ21_a_file_name_chooses_no_place(repository: ArtifactRepository) -> None:
     for fname in ("../../esc.json", "/esc.json", "a/b.json", "..", "a\0b"):
-        with pytest.raises(InvalidLocationError):
+        with pytest.raises(InvalidSettingError):
             repository.log("a", 1, fname=fname)
     assert repository.filesystem.glob("**") == []
     version = repository.log("My limits", 1, fname="limits.json")

@@ -22,7 +22,7 @@ from prefect_optuna.blocks import (
 )
 from prefect_optuna.blocks.artifacts import JSONArtifact, TextArtifact
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
-from prefect_optuna.errors import CorruptArtifactError, InvalidLocationError, UnknownHandlerError
+from prefect_optuna.errors import CorruptArtifactError, InvalidSettingError, UnknownHandlerError
 
 
 @pytest.fixture
@@ -74,16 +74,16 @@ class Unregistered(JSONArtifact):
         ("a", {1, 2}, "text", {}, ArtifactLogError, "set"),
         ("a", 1, "json", {"no_such": 1}, ArtifactLogError, "no_such"),
         ("a", object(), "pickle", {}, ArtifactLogError, "allow_pickle"),
-        ("../x", 1, None, {}, InvalidLocationError, r"'\.\.'"),
-        ("x/../../y", 1, None, {}, InvalidLocationError, r"'\.\.'"),
-        ("/x", 1, None, {}, InvalidLocationError, "absolute"),
-        ("C:/x", 1, None, {}, InvalidLocationError, "absolute"),
-        ("a\\b", 1, None, {}, InvalidLocationError, "backslash"),
-        ("a\0", 1, None, {}, InvalidLocationError, "NUL"),
-        ("", 1, None, {}, InvalidLocationError, "empty"),
-        ("x/" * 130 + "x", 1, None, {}, InvalidLocationError, "261 bytes"),
-        ("\ud800", 1, None, {}, InvalidLocationError, "UTF-8"),
-        (5, 1, None, {}, InvalidLocationError, "string"),
+        ("../x", 1, None, {}, InvalidSettingError, r"'\.\.'"),
+        ("x/../../y", 1, None, {}, InvalidSettingError, r"'\.\.'"),
+        ("/x", 1, None, {}, InvalidSettingError, "absolute"),
+        ("C:/x", 1, None, {}, InvalidSettingError, "absolute"),
+        ("a\\b", 1, None, {}, InvalidSettingError, "backslash"),
+        ("a\0", 1, None, {}, InvalidSettingError, "NUL"),
+        ("", 1, None, {}, InvalidSettingError, "empty"),
+        ("x/" * 130 + "x", 1, None, {}, InvalidSettingError, "261 bytes"),
+        ("\ud800", 1, None, {}, InvalidSettingError, "UTF-8"),
+        (5, 1, None, {}, InvalidSettingError, "string"),
     ],
 )
 def test_what_cannot_be_logged_changes_nothing(
@@ -104,9 +104,9 @@ def test_what_cannot_be_logged_changes_nothing(
 
 def test_a_prefix_stays_below_the_root(tmp_path: Path) -> None:
     for prefix in ("..", "/x", "a//b", "a/../.."):
-        with pytest.raises(InvalidLocationError):
+        with pytest.raises(InvalidSettingError):
             ArtifactRepository(tmp_path, prefix)
-    with pytest.raises(InvalidLocationError):
+    with pytest.raises(InvalidSettingError):
         ArtifactRepository(5)  # type: ignore[arg-type]
 
 

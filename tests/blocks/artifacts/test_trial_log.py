@@ -32,7 +32,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.artifacts import artifact_key
 from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
 from prefect_optuna.blocks.study_storage import study_uuid
-from prefect_optuna.errors import CorruptArtifactError, InvalidLocationError
+from prefect_optuna.errors import CorruptArtifactError, InvalidSettingError
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_LZ19_what_cannot_be_written_changes_nothing(
     trial = study.ask()
     for name, value, handler, error in (
         ("fit", object(), "json", ArtifactLogError),
-        ("../fit", {}, None, InvalidLocationError),
+        ("../fit", {}, None, InvalidSettingError),
         ("fit", {}, "no such handler", ValueError),
     ):
         with pytest.raises(error):

@@ -28,7 +28,6 @@ from prefect_optuna.blocks import (
     StorageUnavailableError,
     as_study_storage,
 )
-from prefect_optuna.errors import InvalidLocationError
 
 SECRET = "hunter2"
 
@@ -224,7 +223,7 @@ def test_fields_that_do_not_fit_are_refused_without_showing_secrets(
 
 
 def test_a_url_that_is_wrong_is_an_error_of_ours_without_its_password() -> None:
-    with pytest.raises(InvalidLocationError) as caught:
+    with pytest.raises(InvalidSettingError) as caught:
         as_study_storage(f"redis+sentinels://me:{SECRET}@host/lab")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 

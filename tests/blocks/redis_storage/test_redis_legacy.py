@@ -34,7 +34,7 @@ from prefect_optuna.blocks import (
     read_legacy_redis,
 )
 from prefect_optuna.blocks._inert_pickles import loads
-from prefect_optuna.errors import DamagedStorageError, HostilePickleError, StudyMismatchError
+from prefect_optuna.errors import DamagedStorageError, PickleRefusedError, StudyMismatchError
 
 DATA = Path(__file__).with_name("data")
 VERSIONS = ["1.5.0", "2.10.1", "3.0.6"]
@@ -175,7 +175,7 @@ def test_a_hostile_pickle_is_refused_with_its_key_and_what_it_wanted(
     fill(client, "3.0.6")
     client.set(key, pickle.dumps(Evil(tmp_path / "mark")))
     storage = InMemoryStorage()
-    with pytest.raises(HostilePickleError) as refusal:
+    with pytest.raises(PickleRefusedError) as refusal:
         import_legacy_redis(server.url, storage)
     assert key in str(refusal.value)
     assert "posix.mkdir" in str(refusal.value)
@@ -199,13 +199,13 @@ def test_no_name_but_those_of_studies_leads_anywhere(
 ) -> None:
     fill(client, "3.0.6")
     client.set(TRIAL, name + b".")
-    with pytest.raises(HostilePickleError, match=name.split(b"\n")[1].decode().replace(".", r"\.")):
+    with pytest.raises(PickleRefusedError, match=name.split(b"\n")[1].decode().replace(".", r"\.")):
         read_legacy_redis(server.url)
 
 
 def test_a_hostile_study_list_is_refused(server: RedisServer, client: redis.Redis) -> None:
     client.rpush("study_list", pickle.dumps(os.getcwd))
-    with pytest.raises(HostilePickleError, match="study_list"):
+    with pytest.raises(PickleRefusedError, match="study_list"):
         read_legacy_redis(server.url)
 
 

@@ -18,7 +18,6 @@ from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.blocks.redis_storage.server import acl_rules
 from prefect_optuna.errors import (
     DamagedStorageError,
-    InvalidLocationError,
     InvalidSettingError,
     PrefectOptunaError,
     StorageFormatError,
@@ -170,14 +169,14 @@ def test_a_namespace_that_holds_something_else_is_left_alone(
     ],
 )
 def test_a_url_that_names_no_server(url: str) -> None:
-    with pytest.raises(InvalidLocationError, match=r"expected|database 0 only") as caught:
+    with pytest.raises(InvalidSettingError, match=r"expected|database 0 only") as caught:
         RedisStorage(url)
     assert isinstance(caught.value, ValueError)
     assert "s3cret" not in str(caught.value)
 
 
 def test_a_target_that_is_no_client() -> None:
-    with pytest.raises(InvalidLocationError, match="found int"):
+    with pytest.raises(InvalidSettingError, match="found int"):
         RedisStorage(6379)
 
 

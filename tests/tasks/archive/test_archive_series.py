@@ -23,7 +23,7 @@ from prefect_optuna.blocks import (
     InvalidSettingError,
     SQLStudyStorage,
 )
-from prefect_optuna.errors import SeriesError, StudyMismatchError, UnknownNameError
+from prefect_optuna.errors import StudyMismatchError, UnknownNameError
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.series.results import inline_digest
@@ -139,7 +139,7 @@ def test_OA20_the_same_axis_again_is_nothing_and_another_one_is_refused(
     OptunaArchive(study, artifacts=archive.artifacts).study_add_axis("t", TIMES, unit="s")
     for again in (archive, OptunaArchive(study, artifacts=archive.artifacts)):
         for values, unit in ((TIMES[:4], "s"), (TIMES + 1, "s"), (TIMES, "min")):
-            with pytest.raises(SeriesError, match=r"5 values from 0\.0 to 1\.0 s") as error:
+            with pytest.raises(ArchiveError, match=r"5 values from 0\.0 to 1\.0 s") as error:
                 again.study_add_axis("t", values, unit=unit)
             assert isinstance(error.value, ValueError)
             assert "axis_values" in str(error.value)
@@ -153,14 +153,14 @@ def test_OA20_an_axis_of_the_problem_and_one_of_the_study_are_one_thing(
     archive.save_problem(PROBLEM)
     np.testing.assert_array_equal(load().axes["year"], YEARS)
     for one in (archive, OptunaArchive(study, artifacts=artifacts)):
-        with pytest.raises(SeriesError, match="'year' already"):
+        with pytest.raises(ArchiveError, match="'year' already"):
             one.study_add_axis("year", YEARS + 1)
         one.study_add_axis("year", YEARS, unit="a")
     assert study.user_attrs["axis:year"]["unit"] == "a"
     add(archive, np.arange(5.0), "year")
     assert load().timeseries("loss")["year"].to_pylist() == YEARS.tolist()
     other = Problem(suggest=suggest, run=populations, evaluate=misfit, axes={"year": YEARS[:3]})
-    with pytest.raises(SeriesError, match="'year' already"):
+    with pytest.raises(ArchiveError, match="'year' already"):
         archive.save_problem(other)
 
 
@@ -168,7 +168,7 @@ def test_an_axis_that_was_registered_before_the_study_is_checked_as_well() -> No
     archive = OptunaArchive(artifacts="memory://series-buffered")
     archive.study_add_axis("t", [1, 2])
     archive.study_add_axis("t", [1, 2])
-    with pytest.raises(SeriesError, match="has the axis 't' already"):
+    with pytest.raises(ArchiveError, match="has the axis 't' already"):
         archive.study_add_axis("t", [1, 3])
 
 
@@ -188,7 +188,7 @@ def test_an_axis_that_was_registered_before_the_study_is_checked_as_well() -> No
 def test_OA20_what_is_no_axis_is_refused(
     archive: OptunaArchive, study: optuna.Study, values: Any, words: str
 ) -> None:
-    with pytest.raises(SeriesError) as error:
+    with pytest.raises(ArchiveError) as error:
         archive.study_add_axis("new", values)
     assert words in str(error.value)
     assert "axis:new" not in study.user_attrs
@@ -291,7 +291,7 @@ def test_OA21_a_second_trial_with_another_spec_is_refused(
     trial = study.ask()
     given_ = {"values": np.zeros(5), "axes": ["t"], **change}
     for one in (archive, again):
-        with pytest.raises(SeriesError) as error:
+        with pytest.raises(ArchiveError) as error:
             one.trial_add_timeseries(trial, "loss", **given_)
         assert isinstance(error.value, ValueError)
         assert words in str(error.value)
@@ -332,7 +332,7 @@ def test_OA22_a_grid_may_have_columns(archive: OptunaArchive, load: Any) -> None
 def test_OA23_a_series_that_was_cut_short_is_taken_when_that_is_meant(
     archive: OptunaArchive, study: optuna.Study, load: Any
 ) -> None:
-    with pytest.raises(SeriesError, match=r"3 rows of values.*allow_partial=True") as error:
+    with pytest.raises(ArchiveError, match=r"3 rows of values.*allow_partial=True") as error:
         add(archive, [1.0, 2.0, 3.0])
     assert "axis_values" in str(error.value)
     number = add(archive, [1.0, 2.0, 3.0], allow_partial=True)
@@ -364,7 +364,7 @@ def test_OA23_aligned_axes_are_zipped(archive: OptunaArchive, load: Any) -> None
     add(archive, np.arange(5.0), ["t", "height"])
     table = load().timeseries("loss")
     assert table["height"].to_pylist() == [0, 100, 200, 300, 400]
-    with pytest.raises(SeriesError, match="'t' with 5, 'depth' with 3"):
+    with pytest.raises(ArchiveError, match="'t' with 5, 'depth' with 3"):
         add(archive, np.arange(5.0), ["t", "depth"])
 
 
@@ -407,7 +407,7 @@ def test_OA22_OA23_OA24_what_does_not_fit_is_refused_and_leaves_nothing(
 ) -> None:
     files, attributes = archive.artifacts.glob("**"), dict(study.user_attrs)
     trial = study.ask()
-    with pytest.raises(SeriesError) as error:
+    with pytest.raises(ArchiveError) as error:
         archive.trial_add_timeseries(trial, "loss", **{"axes": ["t"], **given_})
     assert words in str(error.value)
     assert "'loss'" in str(error.value)
@@ -420,7 +420,7 @@ def test_an_axis_that_nobody_has_added_is_named_with_the_way_out(archive: Optuna
         add(archive, [1.0], "dept")
     with pytest.raises(UnknownNameError, match="`axis_values` names"):
         add(archive, np.zeros(5), axis_values={"depth": [1]})
-    with pytest.raises(SeriesError, match="nan"):
+    with pytest.raises(ArchiveError, match="nan"):
         add(archive, [1.0], axis_values={"t": [math.nan]})
 
 
@@ -430,7 +430,7 @@ def test_only_a_running_trial_of_this_study_takes_a_series(
     trial = study.ask()
     study.tell(trial, 1.0)
     files = archive.artifacts.glob("**")
-    with pytest.raises(SeriesError, match="found a FrozenTrial"):
+    with pytest.raises(ArchiveError, match="found a FrozenTrial"):
         archive.trial_add_timeseries(study.trials[0], "x", TIMES, ["t"])  # type: ignore[arg-type]
     other = optuna.create_study(study_name="other").ask()
     with pytest.raises(StudyMismatchError, match="one of the study"):

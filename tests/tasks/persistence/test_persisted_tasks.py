@@ -28,7 +28,7 @@ from prefect_optuna.blocks import (
     StorageUnavailableError,
     as_artifact_filesystem,
 )
-from prefect_optuna.errors import InvalidLocationError
+from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks.persistence import (
     ArrowHandler,
     FileOfOthersError,
@@ -326,9 +326,9 @@ def test_a_task_without_a_key_fails_before_it_computes(tmp_path: Path) -> None:
 
 
 def test_a_remote_storage_has_to_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(InvalidLocationError, match=r"block\.save"):
+    with pytest.raises(InvalidSettingError, match=r"block\.save"):
         persisted(Session, "s3://bucket/prefix")
-    with pytest.raises(InvalidLocationError):
+    with pytest.raises(InvalidSettingError):
         persisted(Session, ArtifactFileSystem(url="memory://x"))
     with pytest.raises(InvalidPersistenceClassError):
         persisted(int, "results")

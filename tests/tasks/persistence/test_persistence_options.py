@@ -16,11 +16,11 @@ import pytest
 
 from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.tasks.persistence import (
+    AlreadyExistsError,
     ArrowHandler,
     ETLConcatable,
     InvalidPersistenceClassError,
     PersistenceConcatError,
-    PersistenceExistsError,
     PersistenceOptions,
     PersistenceValidationError,
     PickleHandler,
@@ -198,7 +198,7 @@ def test_PS37_caches_are_found_saved_and_validated(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"A00\.arrow exists"):
         options.save_cache(Example("A00", "s", data=2), force=False)
     options.save_cache(Example("A02", "s", data=2), tmp_path, force=False)
-    assert issubclass(PersistenceExistsError, PrefectOptunaError)
+    assert issubclass(AlreadyExistsError, PrefectOptunaError)
     everything = Example(missing, missing)
     assert [one.animal for one in options.find_cache(everything)] == ["A00", "A01", "A02"]
     options.accepts = lambda result: result.animal != "A01"

@@ -27,8 +27,8 @@ from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks.scope import (
     InvalidParameterError,
-    MissingParameterError,
     ParamScope,
+    UnknownNameError,
     param_scope,
 )
 
@@ -120,7 +120,7 @@ def test_HP6_a_dictionary_is_flattened_however_it_is_set() -> None:
 
 
 def test_HP7_a_required_parameter_that_is_missing_is_a_key_error_that_names_it() -> None:
-    with pytest.raises(MissingParameterError, match=r"^The parameter 'a\.b' is required") as error:
+    with pytest.raises(UnknownNameError, match=r"^The parameter 'a\.b' is required") as error:
         param_scope().a.b()
     assert isinstance(error.value, KeyError)
     with pytest.raises(KeyError):

@@ -13,9 +13,9 @@ from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.errors import InvalidSettingError
 from prefect_optuna.tasks.scope import (
     ConfigFileError,
-    ConfigFileNotFoundError,
     InvalidParameterError,
-    MissingParameterError,
+    PathNotFoundError,
+    UnknownNameError,
     add_scope_arguments,
     param_scope,
     scope_from_arguments,
@@ -116,7 +116,7 @@ def test_HP63_a_later_file_replaces_a_leaf_by_a_branch_and_the_other_way_round()
 
 def test_HP63_a_reference_that_leads_nowhere_is_named() -> None:
     config = write("c.json", {"a": {"b": "x${zz.y}"}})
-    with pytest.raises(MissingParameterError, match=r"'a\.b' refers to \$\{zz\.y\}"):
+    with pytest.raises(UnknownNameError, match=r"'a\.b' refers to \$\{zz\.y\}"):
         param_scope.from_files(config)
 
 
@@ -151,7 +151,7 @@ def test_HP63_a_file_that_is_malformed_is_named(name: str, content: str, message
 
 
 def test_HP63_a_file_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigFileNotFoundError, match=r"no file of parameters none\.json") as error:
+    with pytest.raises(PathNotFoundError, match=r"no file of parameters none\.json") as error:
         param_scope.from_files("none.json")
     assert isinstance(error.value, FileNotFoundError)
     Path("folder.json").mkdir()
