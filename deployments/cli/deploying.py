@@ -315,7 +315,7 @@ def make_pool(
     prefect-optuna make-pool cluster --type ray --address ray://head:10001
     ```
     """
-    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.cli.views import facts
     from prefect_optuna.deployments.pools import make_pool as make_it
 
     is_new = make_it(name, type, address=address, image=image)  # pyright: ignore[reportArgumentType]
@@ -361,7 +361,7 @@ def _refuse_unknown(study: str, places: Places) -> None:
 
 
 def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: bool) -> None:
-    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.cli.views import facts
     from prefect_optuna.deployments.pools import page_of
 
     run_url = page_of("flow-run", run) if run else None

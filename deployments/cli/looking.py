@@ -49,7 +49,7 @@ def watch(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
 
     from prefect_optuna.blocks import as_study_storage
     from prefect_optuna.blocks.study_summary import best_first
-    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.cli.views import facts
     from prefect_optuna.deployments.cli.watching import follow, work_done
     from prefect_optuna.flows.session import living_sessions, state_of
     from prefect_optuna.flows.wording import count_states, count_words, format_value
@@ -344,7 +344,7 @@ def spool(
 
 def _words(row: Mapping[str, object]) -> str:
     from prefect_optuna.blocks.texts import visible_line
-    from prefect_optuna.deployments.cli.tables import ago
+    from prefect_optuna.deployments.cli.views import ago
 
     values = row["values"]
     shown = ", ".join(f"{v:g}" for v in values) if isinstance(values, list) else row["state"]
@@ -363,7 +363,7 @@ def studies(*, places: Places = HERE, json: Json = False) -> None:
     ```
     """
     from prefect_optuna.blocks import as_study_storage
-    from prefect_optuna.deployments.cli.tables import studies_table
+    from prefect_optuna.deployments.cli.views import studies_table
 
     block = as_study_storage(places.storage)
     with working("Reading the studies ..."):
@@ -410,7 +410,7 @@ def show(
     )
     from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
     from prefect_optuna.blocks.study_summary import summarize
-    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.cli.views import facts
     from prefect_optuna.flows.session import state_of
     from prefect_optuna.flows.wording import (
         best_trials_table,
@@ -542,7 +542,7 @@ def trials(
     """
     from prefect_optuna.blocks import as_study_storage
     from prefect_optuna.blocks.study_summary import best_first, summarize
-    from prefect_optuna.deployments.cli.tables import trials_table
+    from prefect_optuna.deployments.cli.views import trials_table
     from prefect_optuna.errors import InvalidSettingError
     from prefect_optuna.tasks.reevaluation.verdicts import select_trials
 

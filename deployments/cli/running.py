@@ -186,7 +186,7 @@ def _run_again(study: str, *, scope: Scope, **options: Any) -> Reevaluation:
 
 def _show(result: Reevaluation, json: bool) -> int:
     """Show the outcomes of the trials, and return the exit code."""
-    from prefect_optuna.deployments.cli.tables import reevaluation_table
+    from prefect_optuna.deployments.cli.views import reevaluation_table
     from prefect_optuna.flows.wording import format_value
     from prefect_optuna.tasks.reevaluation.verdicts import luck_words
 
@@ -291,7 +291,7 @@ def status(*, json: Json = False) -> int:
     from prefect.settings import get_current_settings
 
     from prefect_optuna.blocks._secrets import without_secrets
-    from prefect_optuna.deployments.cli.tables import facts
+    from prefect_optuna.deployments.cli.views import facts
     from prefect_optuna.deployments.serve import running_server
 
     server = running_server()

@@ -160,7 +160,7 @@ def facts(rows: Mapping[str, str | None]) -> str:
         rows: the text of each name, with rich's markup.
 
     Example:
-        >>> from prefect_optuna.deployments.cli.tables import facts
+        >>> from prefect_optuna.deployments.cli.views import facts
         >>> facts({"pool": "lab", "page": None, "queue": "default"}).splitlines()
         ['[dim]pool [/]  lab', '[dim]queue[/]  default']
     """
@@ -175,7 +175,7 @@ def ago(moment: datetime | None) -> str:
         moment: in local time, as Optuna keeps it.
 
     Example:
-        >>> from prefect_optuna.deployments.cli.tables import ago
+        >>> from prefect_optuna.deployments.cli.views import ago
         >>> ago(None)
         ''
     """
