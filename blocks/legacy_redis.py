@@ -33,13 +33,13 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from prefect_optuna.blocks._inert_pickles import (
+from prefect_optuna.blocks._secrets import secrets_in, without_secrets
+from prefect_optuna.blocks.codec.untrusted import (
     ForbiddenNameError,
     Stored,
     loads,
     without_pickled_state,
 )
-from prefect_optuna.blocks._secrets import secrets_in, without_secrets
 from prefect_optuna.blocks.locations import as_study_storage
 from prefect_optuna.blocks.redis_storage.layout import location_of
 from prefect_optuna.blocks.study_storage import StudyStorage

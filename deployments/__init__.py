@@ -16,7 +16,6 @@ if typing.TYPE_CHECKING:
         notify_on,
         run_on,
     )
-    from prefect_optuna.deployments.dashboard import Dashboard
     from prefect_optuna.deployments.deploy import (
         Deployed,
         deploy_gc,
@@ -28,6 +27,7 @@ if typing.TYPE_CHECKING:
     from prefect_optuna.deployments.local_server import LocalServer
     from prefect_optuna.deployments.pools import make_pool
     from prefect_optuna.deployments.serve import LocalWorker, make_process_pool
+    from prefect_optuna.deployments.ui import Dashboard
     from prefect_optuna.errors import ServerUnavailableError
 
 __all__ = [
@@ -52,7 +52,7 @@ __all__ = [
 
 _MODULE_OF = {
     "STUDY_NAME": "deployments.automations",
-    "Dashboard": "deployments.dashboard",
+    "Dashboard": "deployments.ui",
     "Deployed": "deployments.deploy",
     "LocalServer": "deployments.local_server",
     "ServerUnavailableError": "errors",

@@ -655,7 +655,7 @@ def deploy_gc(
         "artifacts": artifacts_reference(artifacts),
         "delete": delete,
     }
-    from prefect_optuna.flows.gc_flow import gc
+    from prefect_optuna.flows.report_flow import gc
 
     with prefect_server() as client:
         work_pool = find_work_pool(client, pool).name

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +22,14 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import get_current_settings
 
-from prefect_optuna.deployments.local_server import end_process_tree
+from prefect_optuna.deployments.local_server import USED_FILE, LocalServer, end_process_tree
 from prefect_optuna.deployments.pools import prefect_server
-from prefect_optuna.errors import InvalidSettingError, ServerUnavailableError, WorkerFailedError
+from prefect_optuna.errors import (
+    InvalidSettingError,
+    PrefectOptunaError,
+    ServerUnavailableError,
+    WorkerFailedError,
+)
 from prefect_optuna.flows.temporary_server import BACKGROUND_HOME, HOME, running_server_url
 
 if TYPE_CHECKING:
@@ -84,7 +91,7 @@ def bring_up(idle_minutes: float = 10.0) -> Server:
     with log:
         begun = log.tell()
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", "prefect_optuna.deployments._background",
+            [sys.executable, "-m", "prefect_optuna.deployments.serve",
              str(home), str(60 * idle_minutes)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,  # neither Ctrl-C nor the end of the terminal is for it
@@ -324,3 +331,40 @@ class LocalWorker:
         with prefect_server() as client:
             known = client.read_workers_for_work_pool(self.pool)
         return any(worker.name == self.name for worker in known)
+
+
+# The process behind `prefect-optuna up`: a `LocalServer` that ends when nobody uses it.
+#
+#     python -m prefect_optuna.deployments.serve HOME IDLE_SECONDS
+
+_LOOK_SECONDS = 1.0
+
+
+def _main(arguments: list[str]) -> None:
+    try:
+        _serve(Path(arguments[0]), float(arguments[1]))
+    except PrefectOptunaError as error:
+        sys.exit(str(error))
+
+
+def _serve(home: Path, idle: float) -> None:
+    """Serve until nobody has asked the server anything for `idle` seconds, or until SIGTERM."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())  # pyright: ignore[reportUnknownLambdaType]
+    with LocalServer(home, port=usual_port_if_free()) as server:
+        holder = home / HOLDER_FILE
+        started = psutil.Process().create_time()
+        holder.write_text(json.dumps({"pid": os.getpid(), "started": started}), encoding="utf-8")
+        begun = time.time()
+        try:
+            while not ended.wait(_LOOK_SECONDS) and server.pid and psutil.pid_exists(server.pid):
+                used = home / USED_FILE
+                last = used.stat().st_mtime if used.exists() else begun
+                if time.time() - max(last, begun) > idle:
+                    return
+        finally:
+            holder.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

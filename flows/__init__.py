@@ -13,8 +13,7 @@ if typing.TYPE_CHECKING:
     from prefect_optuna.flows.optimize_flow import optimize
     from prefect_optuna.flows.reevaluate_flow import ReevaluatedTrial, Reevaluation, reevaluate
     from prefect_optuna.flows.replay_study import Replayed, replay
-    from prefect_optuna.flows.study import Pruner, Sampler
-    from prefect_optuna.flows.study_result import BestTrial, StudyResult
+    from prefect_optuna.flows.study import BestTrial, Pruner, Sampler, StudyResult
     from prefect_optuna.tasks import Problem
 
 __all__ = [
@@ -35,7 +34,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "BestTrial": "flows.study_result",
+    "BestTrial": "flows.study",
     "DriftError": "errors",
     "Problem": "tasks",
     "Pruner": "flows.study",
@@ -43,7 +42,7 @@ _MODULE_OF = {
     "Reevaluation": "flows.reevaluate_flow",
     "Replayed": "flows.replay_study",
     "Sampler": "flows.study",
-    "StudyResult": "flows.study_result",
+    "StudyResult": "flows.study",
     "WorkerFailedError": "errors",
     "distribute": "flows.distribute_flow",
     "optimize": "flows.optimize_flow",

@@ -45,9 +45,9 @@ from prefect_optuna.flows.study import (
     PrunerName,
     Sampler,
     SamplerName,
+    StudyResult,
 )
 from prefect_optuna.flows.study_flow import note_result, study_flow
-from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.wording import StudyProgress
 from prefect_optuna.flows.work import CANCELLED, type_names
 from prefect_optuna.tasks.archive.series.blobs import Packer

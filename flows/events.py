@@ -20,8 +20,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.blocks.study_summary import best_first, seconds_between, span_of
 from prefect_optuna.flows.gallery import BestPicture
 from prefect_optuna.flows.session import is_lost, lost_trials
-from prefect_optuna.flows.study import FlowStudy
-from prefect_optuna.flows.study_result import BestTrial, StudyResult, StudyState, StudyStatus
+from prefect_optuna.flows.study import BestTrial, FlowStudy, StudyResult, StudyState, StudyStatus
 from prefect_optuna.flows.wording import count_states, format_value
 from prefect_optuna.tasks.archive import OptunaArchive
 from prefect_optuna.tasks.archive.record.manifest import Manifest

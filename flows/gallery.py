@@ -37,7 +37,7 @@ from prefect_optuna.flows.plots import (
     style,
     timeline_plot,
 )
-from prefect_optuna.flows.study_result import Gallery, StudyStatus
+from prefect_optuna.flows.study import Gallery, StudyStatus
 from prefect_optuna.flows.wording import format_value, shorten
 from prefect_optuna.tasks.archive import read_result
 from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
@@ -746,7 +746,7 @@ def draw_gallery(
 
     Example:
         >>> import optuna
-        >>> from prefect_optuna.flows.study_result import StudyStatus
+        >>> from prefect_optuna.flows.study import StudyStatus
         >>> study = optuna.create_study()
         >>> study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=9)
         >>> status = StudyStatus("demo", ("minimize",), study.trials, 9, "completed", 0.2, "", "")

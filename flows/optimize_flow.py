@@ -46,9 +46,9 @@ from prefect_optuna.flows.study import (
     PrunerName,
     Sampler,
     SamplerName,
+    StudyResult,
 )
 from prefect_optuna.flows.study_flow import note_result, note_study, study_flow
-from prefect_optuna.flows.study_result import StudyResult
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import (
     BatchDispatcher,

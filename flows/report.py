@@ -41,7 +41,7 @@ from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plots
 from prefect_optuna.flows.gallery import PICTURES, TimeShare, draw_gallery
-from prefect_optuna.flows.study_result import Gallery, StudyStatus
+from prefect_optuna.flows.study import Gallery, StudyStatus
 from prefect_optuna.flows.temporary_server import other_settings
 from prefect_optuna.flows.wording import (
     MAX_CELL,

@@ -39,7 +39,7 @@ from prefect_optuna.flows.report import (
     progress_of,
     standing_of,
 )
-from prefect_optuna.flows.study_result import StudyStatus
+from prefect_optuna.flows.study import StudyStatus
 from prefect_optuna.flows.wording import format_value
 from prefect_optuna.tasks.archive import ArchivedStudy
 from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY, SCOPE_KEY, is_of_the_archive

@@ -43,8 +43,7 @@ from prefect_optuna.tasks.trial import FlowTrial, Stopping
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-    from prefect_optuna.flows.study import FlowStudy
-    from prefect_optuna.flows.study_result import StudyState
+    from prefect_optuna.flows.study import FlowStudy, StudyState
 
 LEASE_SECONDS = 45.0
 """A session on another machine is dead when its record has not changed for so long, by default.

@@ -31,9 +31,8 @@ from prefect_optuna.flows.spool import (
     store_given,
     told_attributes,
 )
-from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.flows.study import FlowStudy, StudyState
 from prefect_optuna.flows.study_flow import ending_softly
-from prefect_optuna.flows.study_result import StudyState
 from prefect_optuna.flows.task_runners import (
     Dispatcher,
     InlineDispatcher,

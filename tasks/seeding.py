@@ -7,6 +7,8 @@ Code that seeds itself is not touched by this: its own seed comes later, and so 
 
 The entropy belongs to the trial's own thread. The shared generators cannot be divided among trials
 in several threads: of such trials, those in whose time somebody drew from one say so.
+
+What a trial has others do, by joblib, a pool, an executor or a thread, has a seed of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import random
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Yields
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
@@ -34,8 +36,6 @@ from weakref import WeakKeyDictionary
 
 import optuna
 from optuna.trial import BaseTrial, FrozenTrial
-
-from prefect_optuna.tasks import elsewhere
 
 if TYPE_CHECKING:
     from typing import Self
@@ -504,7 +504,7 @@ def _take_marks() -> None:
 def _install() -> None:
     """Ask the trial under way, if there is one, where the system is asked for entropy."""
     global _system_randbits
-    elsewhere.hand_out_seeds(_under_way, Task)
+    _patch_all()
     if _system_randbits is not None:
         return
     of_numpy: Any = importlib.import_module("numpy.random.bit_generator")
@@ -610,7 +610,7 @@ class _Importing(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if (fullname not in LIBRARIES and fullname not in elsewhere.MODULES) or not _entered:
+        if (fullname not in LIBRARIES and fullname not in _HANDING_OUT) or not _entered:
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
@@ -635,8 +635,8 @@ class _Seeded(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        if module.__name__ in elsewhere.MODULES:
-            elsewhere.patch(module.__name__)
+        if module.__name__ in _HANDING_OUT:
+            _patch(module.__name__)
             return
         with _lock:
             if _entered:
@@ -722,3 +722,131 @@ def _recorded(trial: optuna.Trial, seed: int | None) -> int:
     if SEED_KEY not in frozen.user_attrs:
         trial.set_user_attr(SEED_KEY, own)
     return own
+
+
+# Tasks that a trial hands out. `cross_val_score(..., n_jobs=-1)` fits in other processes, where
+# nothing knows of the trial, and which of them takes which task is left to chance. So every task
+# takes a seed along, by its place among them: the results are the same on however many processors.
+# In another thread only what is made without a seed there follows from it.
+
+_patched: set[str] = set()
+
+
+def _patch_all() -> None:
+    """Patch what hands out tasks, once for each of them that is imported."""
+    for module in _HANDING_OUT:
+        if module in sys.modules and module not in _patched:
+            _patch(module)
+
+
+def _patch(module: str) -> None:
+    """Patch a module that is imported, unless it is still about to be."""
+    try:
+        _HANDING_OUT[module](sys.modules[module])
+    except AttributeError:
+        return
+    _patched.add(module)
+
+
+def _task(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    trial = _under_way()
+    if trial is None or isinstance(function, Task):
+        return function
+    return Task(function, trial.share(kind))
+
+
+def _threads(module: Any) -> None:
+    start = module.Thread.start
+
+    def start_seeded(self: threading.Thread) -> None:
+        if _under_way() is not None:
+            self.run = _task(self.run, "thread")
+        start(self)
+
+    module.Thread.start = start_seeded
+
+
+def _executors(kind: str) -> Callable[[Any], None]:
+    def patched(module: Any) -> None:
+        executor = getattr(module, kind)
+        submit = executor.submit
+
+        def submit_seeded(self: Any, fn: Any, /, *arguments: Any, **keywords: Any) -> Any:
+            return submit(self, _task(fn, kind), *arguments, **keywords)
+
+        executor.submit = submit_seeded
+
+    return patched
+
+
+def _call(task: tuple[Callable[..., Any], Any]) -> Any:
+    return task[0](task[1])
+
+
+def _call_with_several(task: tuple[Callable[..., Any], Iterable[Any]]) -> Any:
+    return task[0](*task[1])
+
+
+def _pools(module: Any) -> None:
+    pool = module.Pool
+    plain = {name: getattr(pool, name) for name in ("_map_async", "apply_async")}
+    lazy = {name: getattr(pool, name) for name in ("imap", "imap_unordered")}
+
+    def map_async(self: Any, func: Any, iterable: Any, mapper: Any, *rest: Any, **more: Any) -> Any:
+        if _under_way() is not None:
+            iterable = [(_task(func, "pool"), item) for item in iterable]
+            func = _call_with_several if mapper is module.starmapstar else _call
+            mapper = module.mapstar
+        return plain["_map_async"](self, func, iterable, mapper, *rest, **more)
+
+    def apply_async(self: Any, func: Any, *rest: Any, **more: Any) -> Any:
+        return plain["apply_async"](self, _task(func, "pool"), *rest, **more)
+
+    def lazily(name: str) -> Callable[..., Any]:
+        def mapped(self: Any, func: Any, iterable: Any, chunksize: int = 1) -> Any:
+            trial = _under_way()
+            if trial is not None:  # a thread of the pool's takes the items, one by one
+                tasks = ((Task(func, trial.share("pool")), item) for item in iterable)
+                return lazy[name](self, _call, tasks, chunksize)
+            return lazy[name](self, func, iterable, chunksize)
+
+        return mapped
+
+    pool._map_async, pool.apply_async = map_async, apply_async
+    for name in lazy:
+        setattr(pool, name, lazily(name))
+
+
+def _joblib(module: Any) -> None:
+    call = module.Parallel.__call__
+
+    def call_seeded(self: Any, iterable: Any) -> Any:
+        trial = _under_way()
+        return call(self, iterable if trial is None else _SeededTasks(iterable, trial))
+
+    module.Parallel.__call__ = call_seeded
+
+
+class _SeededTasks:
+    """The tasks of a call of joblib, which asks some iterables for how many there are."""
+
+    def __new__(cls, iterable: Any, trial: Seeding) -> Any:
+        tasks = cls._tasks(iterable, trial, threading.get_ident())
+        return list(tasks) if hasattr(iterable, "__len__") else tasks
+
+    @staticmethod
+    def _tasks(iterable: Any, trial: Seeding, thread: int) -> Iterator[Any]:
+        for function, arguments, keywords in iterable:
+            task = Task(function, trial.share("joblib"))
+            task.place = (os.getpid(), thread)  # other threads take some of them from here
+            yield task, arguments, keywords
+
+
+_HANDING_OUT: dict[str, Callable[[Any], None]] = {
+    "threading": _threads,
+    "concurrent.futures.thread": _executors("ThreadPoolExecutor"),
+    "concurrent.futures.process": _executors("ProcessPoolExecutor"),
+    "multiprocessing.pool": _pools,
+    "joblib.parallel": _joblib,
+}
+"""Adapters of what hands out tasks, by the module that has to be there."""

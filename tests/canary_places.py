@@ -58,8 +58,7 @@ from prefect_optuna.deployments import (
 from prefect_optuna.deployments.cli import main as command_line_main
 from prefect_optuna.errors import InvalidProblemError
 from prefect_optuna.flows import Problem, distribute, optimize, reevaluate
-from prefect_optuna.flows.gc_flow import gc
-from prefect_optuna.flows.report_flow import report
+from prefect_optuna.flows.report_flow import gc, report
 from prefect_optuna.flows.spool import Spool, send
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, copy_study, param_scope
 from prefect_optuna.tasks.environments import prepare_environment

@@ -9,7 +9,7 @@ import optuna
 
 from prefect_optuna.flows.examples import lynx_hare
 from prefect_optuna.flows.plots import figure_png, series_plot
-from prefect_optuna.flows.study_result import StudyStatus
+from prefect_optuna.flows.study import StudyStatus
 
 HOSTILE = 'a|b `c` <img src=x onerror="document.title=1"> *d* [e](javascript:f) $g$'
 

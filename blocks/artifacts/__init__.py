@@ -20,7 +20,6 @@ if typing.TYPE_CHECKING:
         PNGArtifact,
         SVGArtifact,
     )
-    from prefect_optuna.blocks.artifacts.pickle_artifacts import JoblibArtifact, PickleArtifact
     from prefect_optuna.blocks.artifacts.records import ArtifactVersion
     from prefect_optuna.blocks.artifacts.registry import (
         find_handler,
@@ -36,13 +35,6 @@ if typing.TYPE_CHECKING:
         NPZArtifact,
         ParquetArtifact,
     )
-    from prefect_optuna.blocks.artifacts.text_artifacts import (
-        JSONArtifact,
-        MarkdownArtifact,
-        PydanticArtifact,
-        TextArtifact,
-        YAMLArtifact,
-    )
     from prefect_optuna.blocks.artifacts.trial_log import (
         load_artifact,
         log_artifact,
@@ -52,6 +44,15 @@ if typing.TYPE_CHECKING:
         logged_parameters,
         logged_tags,
         tag,
+    )
+    from prefect_optuna.blocks.artifacts.value_artifacts import (
+        JoblibArtifact,
+        JSONArtifact,
+        MarkdownArtifact,
+        PickleArtifact,
+        PydanticArtifact,
+        TextArtifact,
+        YAMLArtifact,
     )
     from prefect_optuna.errors import OutputOnlyWarning
 
@@ -106,20 +107,20 @@ _MODULE_OF = {
     "CSVArtifact": "blocks.artifacts.table_artifacts",
     "Garbage": "blocks.artifacts.repository",
     "HTMLArtifact": "blocks.artifacts.figure_artifacts",
-    "JSONArtifact": "blocks.artifacts.text_artifacts",
-    "JoblibArtifact": "blocks.artifacts.pickle_artifacts",
-    "MarkdownArtifact": "blocks.artifacts.text_artifacts",
+    "JSONArtifact": "blocks.artifacts.value_artifacts",
+    "JoblibArtifact": "blocks.artifacts.value_artifacts",
+    "MarkdownArtifact": "blocks.artifacts.value_artifacts",
     "NPYArtifact": "blocks.artifacts.table_artifacts",
     "NPZArtifact": "blocks.artifacts.table_artifacts",
     "OutputOnlyWarning": "errors",
     "PNGArtifact": "blocks.artifacts.figure_artifacts",
     "ParquetArtifact": "blocks.artifacts.table_artifacts",
-    "PickleArtifact": "blocks.artifacts.pickle_artifacts",
-    "PydanticArtifact": "blocks.artifacts.text_artifacts",
+    "PickleArtifact": "blocks.artifacts.value_artifacts",
+    "PydanticArtifact": "blocks.artifacts.value_artifacts",
     "SVGArtifact": "blocks.artifacts.figure_artifacts",
-    "TextArtifact": "blocks.artifacts.text_artifacts",
+    "TextArtifact": "blocks.artifacts.value_artifacts",
     "Verification": "blocks.artifacts.repository",
-    "YAMLArtifact": "blocks.artifacts.text_artifacts",
+    "YAMLArtifact": "blocks.artifacts.value_artifacts",
     "artifact_key": "blocks.artifacts.faces",
     "artifact_markdown": "blocks.artifacts.faces",
     "decode": "blocks.artifacts.artifact",

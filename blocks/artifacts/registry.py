@@ -20,7 +20,6 @@ from prefect.logging import get_logger
 
 from prefect_optuna.blocks.artifacts.artifact import Artifact, type_name
 from prefect_optuna.blocks.artifacts.figure_artifacts import HTMLArtifact, PNGArtifact, SVGArtifact
-from prefect_optuna.blocks.artifacts.pickle_artifacts import JoblibArtifact, PickleArtifact
 from prefect_optuna.blocks.artifacts.table_artifacts import (
     ArrowArtifact,
     CSVArtifact,
@@ -28,9 +27,11 @@ from prefect_optuna.blocks.artifacts.table_artifacts import (
     NPZArtifact,
     ParquetArtifact,
 )
-from prefect_optuna.blocks.artifacts.text_artifacts import (
+from prefect_optuna.blocks.artifacts.value_artifacts import (
+    JoblibArtifact,
     JSONArtifact,
     MarkdownArtifact,
+    PickleArtifact,
     PydanticArtifact,
     TextArtifact,
     YAMLArtifact,

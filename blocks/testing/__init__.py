@@ -15,11 +15,13 @@ from prefect_optuna.blocks.testing.contract import (  # noqa: E402
     StudyStorageContract,
     contract_rows,
 )
-from prefect_optuna.blocks.testing.history import Attempt, History, violations  # noqa: E402
-from prefect_optuna.blocks.testing.processes import (  # noqa: E402
+from prefect_optuna.blocks.testing.processes import (  # noqa: E402  # noqa: E402
+    Attempt,
     Crew,
     FaultyProxy,
+    History,
     StorageUnderTest,
+    violations,
 )
 
 __all__ = [

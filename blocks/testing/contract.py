@@ -26,9 +26,11 @@ from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from prefect_optuna.blocks.testing.history import History, violations
-from prefect_optuna.blocks.testing.processes import Crew, FaultyProxy, StorageUnderTest
-from prefect_optuna.blocks.testing.work import (
+from prefect_optuna.blocks.testing.processes import (
+    Crew,
+    FaultyProxy,
+    History,
+    StorageUnderTest,
     ask_and_tell_in_forks,
     create_at_once,
     fail_stale_trials,
@@ -39,6 +41,7 @@ from prefect_optuna.blocks.testing.work import (
     optimize_until,
     pop_enqueued,
     tell_until,
+    violations,
 )
 
 # Every kind of call that a storage gets, in sequence, with the state that each has to leave.

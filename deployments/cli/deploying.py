@@ -149,7 +149,7 @@ def deploy(
     _tell(deployed, schedule, run, as_json=json)
     if not watch or run is None:
         return OK
-    from prefect_optuna.deployments.cli.watching import watch_study
+    from prefect_optuna.deployments.cli.views import watch_study
 
     state = watch_study(run, study, deployed.parameters["storage"], trials, deployed.pool)
     if state.is_completed():

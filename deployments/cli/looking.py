@@ -49,8 +49,7 @@ def watch(study: Study, /, *, places: Places = HERE, json: Json = False) -> int:
 
     from prefect_optuna.blocks import as_study_storage
     from prefect_optuna.blocks.study_summary import best_first
-    from prefect_optuna.deployments.cli.views import facts
-    from prefect_optuna.deployments.cli.watching import follow, work_done
+    from prefect_optuna.deployments.cli.views import facts, follow, work_done
     from prefect_optuna.flows.session import living_sessions, state_of
     from prefect_optuna.flows.wording import count_states, count_words, format_value
 

@@ -430,7 +430,7 @@ def dashboard(
         --artifacts artifact-file-system/lab
     ```
     """
-    from prefect_optuna.deployments.dashboard import Dashboard
+    from prefect_optuna.deployments.ui import Dashboard
 
     with working("Opening the studies ..."):
         server = Dashboard(host=host, port=port, **places.keywords())

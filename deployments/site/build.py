@@ -115,7 +115,7 @@ def write_reference(pages: Path) -> list[str]:
 
 def write_command_line(pages: Path) -> str:
     """The help of `prefect-optuna` and of each of its commands."""
-    from prefect_optuna.deployments.cli.app import app
+    from prefect_optuna.deployments.cli import app
 
     text = app.generate_docs(output_format="markdown", heading_level=1)
     (pages / "reference/command-line.md").write_text(text, encoding="utf-8")

@@ -35,10 +35,10 @@ from prefect_optuna.tasks.archive.carrying.portable import (
     write_parcel,
 )
 from prefect_optuna.tasks.archive.code.capture import Capture, document_of
-from prefect_optuna.tasks.archive.code.restore import restore_problem
-from prefect_optuna.tasks.archive.code.review import (
+from prefect_optuna.tasks.archive.code.restore import (
     acts_of,
     as_python,
+    restore_problem,
     restore_value,
     source_text,
 )

@@ -18,7 +18,7 @@ from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, StudyStorage
 from prefect_optuna.blocks.study_summary import is_feasible
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks.archive.archived_study import ArchivedStudy
-from prefect_optuna.tasks.archive.code.review import restore_value
+from prefect_optuna.tasks.archive.code.restore import restore_value
 
 _Pairs = Mapping[str, tuple[Any, Any]]
 _SHOWN = 60  # characters of a value

@@ -33,8 +33,7 @@ from prefect_optuna.blocks._secrets import SecretVariables, is_secret_name, publ
 from prefect_optuna.blocks.settings import settings_read_once
 from prefect_optuna.errors import ArchiveError, InvalidSettingError
 from prefect_optuna.tasks.archive.code.capture import Capture, encode_scope
-from prefect_optuna.tasks.archive.code.restore import restore_problem
-from prefect_optuna.tasks.archive.code.review import restore_value
+from prefect_optuna.tasks.archive.code.restore import restore_problem, restore_value
 from prefect_optuna.tasks.archive.record.environment import RECORDED_VARIABLES, Environment
 from prefect_optuna.tasks.environments import (
     LOCALE,

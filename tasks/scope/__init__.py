@@ -2,11 +2,10 @@
 
 | file | its one idea |
 |---|---|
-| `facade.py` | `param_scope`, the one name that people use; files, a command line, other threads |
+| `facade.py` | `param_scope`, the one name that people use; files, a command line, threads, tasks |
 | `scope.py` | a scope, a parameter by its name, and what was misspelt or never read |
 | `frames.py` | what is in force where; values, and where they are from |
 | `auto_parameters.py` | `auto_param` functions |
-| `scoped_tasks.py` | Prefect tasks that take the scope along |
 """
 
 from prefect_optuna.errors import (
@@ -18,6 +17,10 @@ from prefect_optuna.errors import (
 )
 from prefect_optuna.tasks.scope.auto_parameters import AutoParameter, auto_param, auto_params
 from prefect_optuna.tasks.scope.facade import (
+    SCOPE,
+    SCOPE_ARGUMENT,
+    ScopeCachePolicy,
+    ScopedTask,
     ScopeSnapshot,
     add_scope_arguments,
     capture,
@@ -25,16 +28,10 @@ from prefect_optuna.tasks.scope.facade import (
     param_scope,
     restore,
     scope_from_arguments,
+    scoped_task,
 )
 from prefect_optuna.tasks.scope.frames import recording
 from prefect_optuna.tasks.scope.scope import Explanation, ParamScope
-from prefect_optuna.tasks.scope.scoped_tasks import (
-    SCOPE,
-    SCOPE_ARGUMENT,
-    ScopeCachePolicy,
-    ScopedTask,
-    scoped_task,
-)
 
 __all__ = [
     "SCOPE",

@@ -26,7 +26,7 @@ from prefect_optuna.blocks.testing import (
     StudyStorageContract,
     contract_rows,
 )
-from prefect_optuna.blocks.testing.work import count_studies
+from prefect_optuna.blocks.testing.processes import count_studies
 
 
 def open_block(url: str) -> BaseStorage:

@@ -34,7 +34,7 @@ from prefect_optuna.errors import (
     UnknownNameError,
 )
 from prefect_optuna.flows.events import EventName, StudyEvents, emit_drifted
-from prefect_optuna.flows.study_result import StudyState, StudyStatus
+from prefect_optuna.flows.study import StudyState, StudyStatus
 from prefect_optuna.tasks.reevaluation.verdicts import ReevaluatedTrial
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -20,11 +20,11 @@ from prefect.settings import temporary_settings
 from prefect.states import Cancelled
 from servers import free_port
 
+import prefect_optuna.deployments.cli as application
 from prefect_optuna.blocks import as_study_storage, log_metric
 from prefect_optuna.blocks.redis_storage import study_check
 from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy
 from prefect_optuna.deployments import make_process_pool
-from prefect_optuna.deployments.cli import app as application
 from prefect_optuna.deployments.cli import main, output
 from prefect_optuna.flows import Problem, optimize, report_flow
 from prefect_optuna.tasks import ArchivedStudy, auto_param
@@ -327,7 +327,7 @@ def test_a_reevaluation_is_deployed_to_where_the_study_is_deployed(call: Any) ->
 def test_a_run_that_no_worker_takes_says_so_and_one_that_is_cancelled_is_code_1(
     call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect_optuna.deployments.cli import watching
+    from prefect_optuna.deployments.cli import views
 
     said = Event()
 
@@ -341,8 +341,8 @@ def test_a_run_that_no_worker_takes_says_so_and_one_that_is_cancelled_is_code_1(
             [run] = [run for run in client.read_flow_runs() if run.parameters.get("n_trials") == 17]
             client.set_flow_run_state(run.id, Cancelled(), force=True)
 
-    monkeypatch.setattr(watching, "_NO_WORKER_SECONDS", 0)
-    monkeypatch.setattr(watching, "note", note)
+    monkeypatch.setattr(views, "_NO_WORKER_SECONDS", 0)
+    monkeypatch.setattr(views, "note", note)
     problem = "prefect_optuna.flows.examples.lynx_hare:problem"
     with ThreadPoolExecutor() as pool:
         cancelled = pool.submit(cancel)

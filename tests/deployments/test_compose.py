@@ -115,7 +115,7 @@ def test_the_commands_of_this_package_are_there() -> None:
 
 
 def test_the_dashboard_s_command_is_one_that_the_command_line_takes() -> None:
-    from prefect_optuna.deployments.cli.app import app
+    from prefect_optuna.deployments.cli import app
 
     command, bound, _ = app.parse_args(
         SERVICES["dashboard"]["command"][1:], exit_on_error=False, print_error=False

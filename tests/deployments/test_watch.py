@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from servers import wait_until
 
 from prefect_optuna.blocks import JournalStudyStorage, RedisStudyStorage
-from prefect_optuna.deployments.cli import main, watching
+from prefect_optuna.deployments.cli import main, views
 from prefect_optuna.flows.session import Session, living_sessions, state_of
 from prefect_optuna.flows.study import FlowStudy
 from prefect_optuna.flows.study_run import StudyRun
@@ -63,7 +63,7 @@ def study_run(block: JournalStudyStorage, n_trials: int) -> StudyRun:
 def test_who_watches_sees_how_far_it_is_who_works_and_where_the_code_failed(
     block: JournalStudyStorage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "_SECONDS", 0.05)
+    monkeypatch.setattr(views, "_SECONDS", 0.05)
     run = study_run(block, 6)
     there = ("--storage", f"journal:///{block.path}")
 
@@ -122,22 +122,22 @@ def chatty() -> None:
 def test_where_the_storage_is_out_of_reach_the_run_s_own_log_is_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "_SECONDS", 0.05)
+    monkeypatch.setattr(views, "_SECONDS", 0.05)
     states: list[str] = []
-    read = watching._state
+    read = views._state
 
     def state(client: Any, flow_run_id: Any) -> Any:
         """The run has ended; it is seen to run until the storage was asked for."""
         states.append("looked")
         return read(client, flow_run_id) if len(states) > 2 else Running()
 
-    monkeypatch.setattr(watching, "_state", state)
-    monkeypatch.setattr(watching, "_LOG_LOOKS", 40)
+    monkeypatch.setattr(views, "_state", state)
+    monkeypatch.setattr(views, "_LOG_LOOKS", 40)
     run = chatty(return_state=True).state_details.flow_run_id
     RedisStudyStorage(url=SecretStr("redis://127.0.0.1:1/0"), retry_limit=0).save(
         "watch-away", overwrite=True
     )
-    ended = watching.watch_study(run, "away", "redis-study-storage/watch-away", 3, "none")
+    ended = views.watch_study(run, "away", "redis-study-storage/watch-away", 3, "none")
     assert ended.is_completed()
     err = capsys.readouterr().err
     assert "out of reach from here" in err
@@ -154,10 +154,10 @@ def installing() -> None:
 def test_while_a_worker_installs_packages_that_is_said_and_not_that_there_is_none(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, block: JournalStudyStorage
 ) -> None:
-    monkeypatch.setattr(watching, "_SECONDS", 0.05)
-    monkeypatch.setattr(watching, "_NO_WORKER_SECONDS", 0.0)
+    monkeypatch.setattr(views, "_SECONDS", 0.05)
+    monkeypatch.setattr(views, "_NO_WORKER_SECONDS", 0.0)
     run = installing(return_state=True).state_details.flow_run_id
-    read, shown = watching._state, ""
+    read, shown = views._state, ""
 
     def state(client: Any, flow_run_id: Any) -> Any:
         """It is taken until its log has come, which is sent now and then."""
@@ -165,8 +165,8 @@ def test_while_a_worker_installs_packages_that_is_said_and_not_that_there_is_non
         shown += capsys.readouterr().err
         return Pending() if "lacks" not in shown else read(client, flow_run_id)
 
-    monkeypatch.setattr(watching, "_state", state)
-    watching.watch_study(run, "none", f"journal:///{block.path}", 3, "none")
+    monkeypatch.setattr(views, "_state", state)
+    views.watch_study(run, "none", f"journal:///{block.path}", 3, "none")
     assert "This worker lacks tiny 1.0, which fit.py imports." in shown
     assert "Downloading" not in shown
     assert "No worker" not in shown

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from optuna.samplers import BaseSampler, CmaEsSampler, PartialFixedSampler
 
 from prefect_optuna.blocks import InMemoryStudyStorage
-from prefect_optuna.blocks._inert_pickles import loads
+from prefect_optuna.blocks.codec.untrusted import loads
 from prefect_optuna.errors import DamagedStorageError, PickleRefusedError
 from prefect_optuna.flows import Problem, optimize
 from prefect_optuna.flows.study import Sampler, make_sampler, without_pickles

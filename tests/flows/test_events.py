@@ -18,7 +18,7 @@ from servers import wait_until
 from prefect_optuna.blocks.study_storage import study_uuid
 from prefect_optuna.flows import optimize
 from prefect_optuna.flows.events import MAX_FAILED_EVENTS, StudyEvents
-from prefect_optuna.flows.study_result import StudyState, StudyStatus
+from prefect_optuna.flows.study import StudyState, StudyStatus
 
 if TYPE_CHECKING:
     from prefect_optuna.deployments import LocalServer

@@ -39,7 +39,7 @@ from prefect_optuna.flows.gallery import (
     slices_plot,
 )
 from prefect_optuna.flows.plots import series_plot, timeline_plot
-from prefect_optuna.flows.study_result import StudyStatus
+from prefect_optuna.flows.study import StudyStatus
 from prefect_optuna.tasks.archive import OptunaArchive
 from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
 from prefect_optuna.tasks.problem import Problem

@@ -26,7 +26,7 @@ from prefect_optuna.flows.examples import lynx_hare
 from prefect_optuna.flows.gallery import PICTURES
 from prefect_optuna.flows.report_flow import write_report
 from prefect_optuna.flows.report_page import render_page, render_pdf
-from prefect_optuna.flows.study_result import StudyStatus
+from prefect_optuna.flows.study import StudyStatus
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive
 from prefect_optuna.tasks.reevaluation.verdicts import ReevaluatedTrial, Reevaluation
 

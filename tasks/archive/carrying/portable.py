@@ -43,10 +43,9 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks._inert_pickles import without_pickled_state
 from prefect_optuna.blocks._secrets import error_words, has_secret_urls
 from prefect_optuna.blocks.artifacts import handlers
-from prefect_optuna.blocks.codec.untrusted import open_zip
+from prefect_optuna.blocks.codec.untrusted import open_zip, without_pickled_state
 from prefect_optuna.blocks.codec.values import check_attributes, check_nesting
 from prefect_optuna.blocks.study_storage import (
     OWNERS,

@@ -22,7 +22,7 @@ from servers import wait_until
 from storages_under_test import redis_storage
 
 from prefect_optuna.blocks.testing import Attempt, Crew, History, violations
-from prefect_optuna.blocks.testing.work import fail_stale_trials, mixed_load, open_study
+from prefect_optuna.blocks.testing.processes import fail_stale_trials, mixed_load, open_study
 
 SECONDS = float(os.environ.get("REDIS_CRASH_SECONDS", "4"))
 SEED = int(os.environ.get("REDIS_CRASH_SEED", "1"))

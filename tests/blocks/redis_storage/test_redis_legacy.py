@@ -29,11 +29,11 @@ from redis_servers import RedisServer
 from prefect_optuna.blocks import (
     StorageUnavailableError,
     StudyNotFoundError,
-    _inert_pickles,
     import_legacy_redis,
     read_legacy_redis,
 )
-from prefect_optuna.blocks._inert_pickles import loads
+from prefect_optuna.blocks.codec import untrusted
+from prefect_optuna.blocks.codec.untrusted import loads
 from prefect_optuna.errors import DamagedStorageError, PickleRefusedError, StudyMismatchError
 
 DATA = Path(__file__).with_name("data")
@@ -344,7 +344,7 @@ def test_no_sequence_of_opcodes_gets_at_a_real_object(parts: list[bytes]) -> Non
 
 
 def _state_of_classes() -> list[Any]:
-    kinds = (TrialState, _inert_pickles.Stored, *_inert_pickles._MADE, _inert_pickles._Noted)
+    kinds = (TrialState, untrusted.Stored, *untrusted._MADE, untrusted._Noted)
     return [(kind.__name__, dict(vars(kind))) for kind in kinds]
 
 
@@ -356,7 +356,7 @@ def _is_data(value: Any) -> bool:
     return value is None or isinstance(
         value,
         (bool, int, float, str, bytes, datetime, timedelta, timezone, TrialState, np.ndarray,
-         _inert_pickles._DType),
+         untrusted._DType),
     )  # fmt: skip
 
 

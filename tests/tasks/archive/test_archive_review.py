@@ -20,8 +20,7 @@ from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.code import restore
-from prefect_optuna.tasks.archive.code.restore import restore_problem
-from prefect_optuna.tasks.archive.code.review import CODE_TAGS
+from prefect_optuna.tasks.archive.code.restore import CODE_TAGS, restore_problem
 
 TABLE = [float(number) for number in range(40)]
 SHELL = {"$import": "os:system"}

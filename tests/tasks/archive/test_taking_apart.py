@@ -30,8 +30,7 @@ from prefect_optuna.blocks import ArchiveError
 from prefect_optuna.errors import CaptureError
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.archive import Capture
-from prefect_optuna.tasks.archive.code.restore import restore_problem
-from prefect_optuna.tasks.archive.code.review import acts_of
+from prefect_optuna.tasks.archive.code.restore import acts_of, restore_problem
 
 
 class Config(dict[str, Any]):
