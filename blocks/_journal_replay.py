@@ -42,6 +42,7 @@ from prefect_optuna.blocks.codec.values import to_json
 from prefect_optuna.blocks.redis_storage.layout import decode_time
 
 _NESTED = (dict, list)
+_SHARED = {*_NESTED, str}
 _SHORT = 32  # items
 _LEVELS = 250  # of an attribute; a copy of what is nested further cannot be made
 
@@ -455,19 +456,19 @@ def _time(text: str | None) -> datetime | None:
 # | of a study | its id, name, directions, and both kinds of attributes |
 # | of a layout | names of parameters, and the numbers of their distributions |
 # | of a trial | its study, state, values, times, layout, parameters, both kinds of attributes, |
-# |  | reports, and the names of attributes that are as they were before |
+# |  | reports, and where attributes are the last trial's, in part or whole (null: as there) |
 # | last | the number of lines before it, and their checksum |
 #
 # It is used where the journal has the same bytes at that place. Times are seconds since 1970.
 
 
-_FORMAT = 1
+_FORMAT = 2
 _SUFFIX = ".index"
 _WORTH = 1 << 23  # bytes of a journal that are read within a second
 _PART = 8  # of what the index has, beyond which it is made anew
 _LINES = 5_000  # that are written at once
 _CHUNK = 1 << 22  # bytes that are read at once
-_LAYOUT, _STUDY, _TRIAL = 2, 5, 12  # items of their lines
+_LAYOUT, _STUDY, _TRIAL = 2, 5, 11  # items of their lines
 _STATES = {int(state): state for state in TrialState}
 _ENDED = {int(state) for state in ENDED}
 
@@ -520,6 +521,7 @@ def _lines(file: JournalFile, replay: Replay) -> Iterator[list[Any]]:
         yield [study.study_id, study.name, directions, study.user, study.system]
     layouts: dict[tuple[tuple[str, ...], tuple[int, ...]], int] = {}
     before: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    last_same: Any = None
     for trial_id, trial in enumerate(replay.trials):
         if trial is None:
             yield []
@@ -532,7 +534,8 @@ def _lines(file: JournalFile, replay: Replay) -> Iterator[list[Any]]:
         if any(type(step) is not int for step in reports):
             raise TypeError("a step of a report is no integer")  # and would be read as one
         attributes = trial.user_attrs, trial.system_attrs
-        same = [_same(*both) for both in zip(before, attributes, strict=True)]
+        own, same = zip(*map(_difference, before, attributes), strict=True)
+        shared, last_same = (None if same == last_same else same), same
         for last, given in zip(before, attributes, strict=True):
             last.update(given)
         yield [
@@ -543,22 +546,51 @@ def _lines(file: JournalFile, replay: Replay) -> Iterator[list[Any]]:
             _seconds(trial.datetime_complete),
             layouts[layout],
             [_internal(trial.distributions[name], value) for name, value in trial.params.items()],
-            *(
-                {key: None if key in shared else value for key, value in given.items()}
-                for shared, given in zip(same, attributes, strict=True)
-            ),
+            *own,
             reports,
-            *same,
+            shared,
         ]
 
 
-def _same(before: Mapping[str, Any], attributes: Mapping[str, Any]) -> list[str]:
-    """The attributes that the replay has kept once for both."""
-    return [
-        key
-        for key, value in attributes.items()
-        if type(value) in (dict, list) and before.get(key) is value
-    ]
+def _difference(before: Any, value: Any) -> tuple[Any, list[Any]]:
+    """What of a value the replay has not kept once for the one before, and where the rest is.
+
+    What is the same is `None` in the value, and its key in the list; of what is the same in part,
+    there is a list that begins with its key.
+
+    Example:
+        >>> of_all = {"dtype": "<f8"}
+        >>> _difference({"a": {"b": of_all, "c": 1}}, {"a": {"b": of_all, "c": 2}})
+        ({'a': {'b': None, 'c': 2}}, [['a', 'b']])
+    """
+    is_list = type(value) is list
+    own: Any = value.copy()
+    same: list[Any] = []
+    for key, part in enumerate(value) if is_list else value.items():
+        if type(part) not in _SHARED:
+            continue
+        was: Any = None
+        if not is_list:
+            was = before.get(key)
+        elif key < len(before):
+            was = before[key]
+        if was is part:
+            own[key] = None
+            same.append(key)
+        elif type(was) is type(part) and type(part) is not str:
+            own[key], inner = _difference(was, part)
+            if inner:
+                same.append([key, *inner])
+    return own, same
+
+
+def _fill(value: Any, same: Sequence[Any], before: Any) -> None:
+    """Put in what a value has from the one before, as `_difference` says it."""
+    for key in same:
+        if type(key) is list:
+            _fill(value[key[0]], key[1:], before[key[0]])
+        else:
+            value[key] = before[key]
 
 
 def _internal(distribution: BaseDistribution, value: Any) -> float:
@@ -651,6 +683,7 @@ class _Trials:
         self._distributions = distributions
         self.layouts: list[tuple[dict[str, BaseDistribution], list[Callable[[float], Any]]]] = []
         self._before: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+        self._same: Sequence[Sequence[Any]] = ()
 
     def take_layout(self, names: Sequence[str], places: Sequence[int]) -> None:
         """Add a layout of parameters."""
@@ -670,7 +703,7 @@ class _Trials:
         user: dict[str, Any],
         system: dict[str, Any],
         reports: Mapping[str, float],
-        *same: Sequence[str],
+        same: Sequence[Sequence[Any]] | None,
     ) -> None:
         """Add the next trial."""
         study = self._replay.studies[study_id]
@@ -678,10 +711,10 @@ class _Trials:
         if len(internal) != len(kinds):
             raise ValueError("parameters without a value")
         of_trial = [make(number_of(value)) for make, value in zip(external, internal, strict=True)]
+        self._same = same = self._same if same is None else same
         for before, attributes, shared in zip(self._before, (user, system), same, strict=True):
+            _fill(attributes, shared, before)
             attributes_of(attributes)
-            for key in shared:
-                attributes[key] = before[key]
             before.update(attributes)
         trial = FrozenTrial(
             number=len(study.trials),

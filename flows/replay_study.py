@@ -32,6 +32,7 @@ from prefect_optuna.tasks.sampling import (
     Numbers,
     Places,
     as_of,
+    asked_of,
     fresh_copy,
     is_asked,
     scrambles,
@@ -188,7 +189,7 @@ class _Replay:
         """Tell whether a trial is to be asked again: it has ended, and says how it was asked."""
         if not is_asked(trial) or not trial.state.is_finished() or is_lost(trial):
             return False
-        return "seed" in _asked(trial) or self._sequence(trial) is not None
+        return "seed" in asked_of(trial) or self._sequence(trial) is not None
 
     def _sequence(self, trial: FrozenTrial) -> str | None:
         """Return the id of the sequence that a trial has drawn from, if its start is known."""
@@ -197,7 +198,7 @@ class _Replay:
 
     def _waiting(self, trial: FrozenTrial) -> FrozenTrial:
         """A trial before it was asked."""
-        first = trial if "seed" in _asked(trial) else self._trials[first_number(trial)]
+        first = trial if "seed" in asked_of(trial) else self._trials[first_number(trial)]
         names = ("retry_history", "failed_trial", MARK)
         given = {name: trial.system_attrs[name] for name in names if name in trial.system_attrs}
         if (fixed := first.system_attrs.get("fixed_params")) is not None:
@@ -217,7 +218,7 @@ class _Replay:
         for trial in pending:
             stack = [trial]
             while stack:
-                seen_count, unfinished = _asked(stack[-1])["seen"]
+                seen_count, unfinished = asked_of(stack[-1])["seen"]
                 earlier = (
                     self._trials[number]
                     for number in map(int, unfinished)
@@ -239,7 +240,7 @@ class _Replay:
 
     def _ask(self, trial: FrozenTrial) -> str | None:
         """Ask for a trial, and tell it; what differs, if something does."""
-        asked = _asked(trial)
+        asked = asked_of(trial)
         storage, study_id = self._study.storage, self._study._study_id  # pyright: ignore[reportPrivateUsage]
         there, kept = self._seen(storage.get_all_trials(study_id, deepcopy=False), asked["seen"])
         alone, seed = self._study.for_one_trial(), asked.get("seed")
@@ -332,12 +333,8 @@ class _Replay:
         return self._numbers[sequence]
 
 
-def _asked(trial: FrozenTrial) -> dict[str, Any]:
-    return trial.system_attrs[MARK]["asked"]
-
-
 def _n_told(trial: FrozenTrial) -> int:
-    count, unfinished = _asked(trial)["seen"]
+    count, unfinished = asked_of(trial)["seen"]
     return count - len(unfinished)
 
 

@@ -40,7 +40,10 @@ _logger = get_logger("sampling")
 
 STATE = "prefect_optuna:sampler"
 """The system attribute of a trial that says how far its sampler had come when it was told: the id
-of a sequence, and the place in it. That of a study, with the id added, says where it begins."""
+of a sequence, and the place in it. That of a study, with the id added, says where it begins.
+
+A place of plain generators follows the id without brackets: `[id, name, blocks, words, ...]`. In
+memory, nested lists and mappings would be a sixth of a small trial."""
 
 _KEPT = "prefect_optuna:kept:"  # before the name of what a sampler has written to the study
 _MAX_TRIALS = "prefect_optuna_max_trials"
@@ -732,8 +735,8 @@ def _last_state(
     for trial in reversed(there):
         if trial.state.is_finished():
             if (state := trial.system_attrs.get(STATE)) is not None:
-                return state
-            if is_asked(trial) and "seed" not in trial.system_attrs[MARK]["asked"]:
+                return _with_brackets(state)
+            if is_asked(trial) and "seed" not in asked_of(trial):
                 return None  # it was told by a process that did not know it
     for trial in trials:  # none was told, but one may have been asked
         of = trial.system_attrs[MARK]["id"] if is_asked(trial) else None
@@ -746,6 +749,34 @@ def is_asked(trial: FrozenTrial) -> bool:
     """Tell whether a trial says what its sampler had seen."""
     mark = trial.system_attrs.get(MARK)
     return isinstance(mark, dict) and "asked" in mark
+
+
+def asked_of(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial's sampler had seen, its place, and its seed if it had one of its own.
+
+    A number is short for a trial of that place, asked when all before it were told.
+    """
+    asked: Any = trial.system_attrs[MARK]["asked"]
+    return {"seen": [asked, {}], "place": asked} if type(asked) is int else asked
+
+
+def _without_brackets(sequence: str, place: Mapping[str, Any]) -> list[Any]:
+    if not place or any(type(own) is not list for own in place.values()):
+        return [sequence, place]
+    return [sequence, *(one for name, own in place.items() for one in (name, *own))]
+
+
+def _with_brackets(state: list[Any]) -> list[Any]:
+    if len(state) < 2 or type(state[1]) is not str:
+        return state
+    place: dict[str, list[Any]] = {}
+    name = ""
+    for one in state[1:]:
+        if type(one) is str:
+            place[name := one] = []
+        else:
+            place[name].append(one)
+    return [state[0], place]
 
 
 class Asks:
@@ -849,8 +880,8 @@ class Asks:
 
     def ask(
         self, study: optuna.Study, trials: Sequence[FrozenTrial], trial: FrozenTrial | None = None
-    ) -> dict[str, Any]:
-        """Give a study the sampler for one trial; what that trial is to note.
+    ) -> dict[str, Any] | int:
+        """Give a study the sampler for one trial; what that trial is to note (see `asked_of`).
 
         Args:
             study: of that trial alone.
@@ -863,7 +894,9 @@ class Asks:
         sampler = AskedSampler(study.sampler, seen, place, seed)
         sampler.look(study, there, kept)
         study.sampler = sampler
-        return {"seen": seen, "place": place, **({} if seed is None else {"seed": seed})}
+        if seed is None:
+            return place if seen == [place, {}] else {"seen": seen, "place": place}
+        return {"seen": seen, "place": place, "seed": seed}
 
     def told(self) -> list[Any] | None:
         """Return the sampler's progress, for the trial that is about to be told."""
@@ -874,7 +907,7 @@ class Asks:
             self._numbers = None  # it has been seeded again
             return None
         self._place = place
-        return [self._sequence, place]
+        return _without_brackets(self._sequence, place)
 
     def rewind(self) -> None:
         """Have the sampler where it was when the last trial was told."""

@@ -46,10 +46,21 @@ def journal(tmp_path: Path) -> Path:
     return path
 
 
+def result(number: int) -> dict[str, Any]:
+    """An attribute that differs in part: in a value, an order, a length, a type."""
+    series = {"dtype": "<f8", "shape": [3, [4]]}
+    whole = {"series": series, "inline": [{"curve": 0}, f"of {number}", [number]], "none": None}
+    if number % 3 == 1:
+        whole = dict(reversed(whole.items()))
+        whole["inline"].append([])
+    return {**whole, "is_even": number % 2 == 0 or number % 2, "": {"version": "605a1711df7d8b5c"}}
+
+
 def objective(trial: optuna.Trial) -> float:
     x, n = trial.suggest_float("x", 0, 1), trial.suggest_int("n", 1, 9, log=True)
     trial.set_user_attr("scope", {"model": {"kind": "lynx"}})
     trial.set_user_attr("number", trial.number)
+    trial.set_user_attr("result", result(trial.number))
     trial.report(x, 2)
     if trial.number == 3:
         raise ValueError
@@ -110,6 +121,24 @@ def test_who_opens_a_long_journal_reads_what_its_index_has_not(
 
 
 @pytest.mark.usefixtures("small")
+def test_what_trials_have_in_common_is_in_an_index_and_in_memory_once(journal: Path) -> None:
+    study = JournalStudyStorage(path=journal).load_study("lab")
+    study.optimize(objective, n_trials=50, catch=ValueError)
+    index_of(journal).unlink(missing_ok=True)
+    expected = everything(opened(journal))
+    assert index_of(journal).read_bytes().count(b"605a1711df7d8b5c") == 1
+    storage = opened(journal)
+    assert everything(storage) == expected
+    trials = storage.get_all_trials(storage.get_study_id_from_name("lab"), deepcopy=False)
+    parts = [t.user_attrs["result"] for t in trials if "result" in t.user_attrs]
+    assert len(parts) > 50
+    assert len({id(part["series"]) for part in parts}) == 1
+    assert len({id(part[""]) for part in parts}) == 1
+    assert len({id(part["inline"][0]) for part in parts}) == 1
+    assert len({id(part["inline"]) for part in parts}) == len(parts)
+
+
+@pytest.mark.usefixtures("small")
 def test_ids_go_on_behind_an_index(journal: Path) -> None:
     opened(journal)
     index = index_of(journal).read_bytes()
@@ -142,7 +171,7 @@ def test_whatever_has_become_of_an_index_the_journal_counts(journal: Path) -> No
 def forge(index: Path) -> None:
     """Change a value, and have the checksum say so."""
     *lines, end = index.read_bytes().splitlines(keepends=True)
-    place = next(n for n, line in enumerate(lines) if len(json.loads(line)) == 12)
+    place = next(n for n, line in enumerate(lines) if len(json.loads(line)) == 11)
     trial = json.loads(lines[place])
     trial[2] = [-1234.5]
     lines[place] = json.dumps(trial).encode() + b"\n"

@@ -176,7 +176,7 @@ def test_a_sampler_that_is_misspelt_is_said_before_anything_is_asked() -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        5,
+        None,
         {"seen": 5, "place": 0, "seed": 1},
         {"seen": [1, {"a": [1]}], "place": 0, "seed": 1},
         {"seen": [0, {}], "place": 0, "seed": "x"},
