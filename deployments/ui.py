@@ -49,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 1 where there is no history or no server could be started.
     """
-    parser = argparse.ArgumentParser(prog="prefect_optuna.deployments.ui", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prefect_optuna.deployments.ui",
+        description="Prefect's UI on the history that a `LocalServer` has left.",
+    )
     parser.add_argument("home", nargs="?", default=".prefect", type=Path)
     home: Path = parser.parse_args(arguments).home
     console = terminal(soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_optuna.tasks import sampling
+from prefect_optuna.tasks.archive.record.trial_records import MARK
 from prefect_optuna.tasks.sampling import STATE, Asks, Numbers, Places
 
 
@@ -36,13 +38,45 @@ def test_what_a_trial_has_seen_does_not_change_when_others_end_or_are_repeated()
         seen[6]
 
 
+def test_a_trial_notes_its_place_where_all_before_it_are_told_and_else_what_its_sampler_saw() -> (
+    None
+):
+    study = optuna.create_study()
+    asks = Asks(optuna.samplers.RandomSampler(1), alone=True)
+    first, second = optuna.create_study(), optuna.create_study()
+    assert asks.ask(first, study.get_trials(deepcopy=False)) == 0
+    study.ask().suggest_float("x", 0, 1)
+    noted = asks.ask(second, study.get_trials(deepcopy=False))
+    assert noted == {"seen": [1, {"0": [1, 0]}], "place": 1}
+    study.tell(0, 1.0)
+    trial = study.ask()
+    for asked, expected in [(0, {"seen": [0, {}], "place": 0}), (noted, noted)]:
+        trial.storage.set_trial_system_attr(trial._trial_id, MARK, {"asked": asked})  # pyright: ignore[reportPrivateUsage]
+        assert sampling.asked_of(study.get_trials()[1]) == expected
+
+
+FINITE = st.integers() | st.floats(allow_nan=False)
+
+
+@given(
+    st.dictionaries(st.text(), st.lists(FINITE))
+    | st.dictionaries(st.text(), st.lists(FINITE) | st.dictionaries(st.text(), FINITE))
+)
+def test_the_place_of_a_sampler_comes_back(place: dict[str, Any]) -> None:
+    noted = json.loads(json.dumps(sampling._without_brackets("id", place)))
+    assert sampling._with_brackets(noted) == ["id", place]
+    assert list(sampling._with_brackets(noted)[1]) == list(place)
+    if place and all(type(own) is list for own in place.values()):
+        assert not [one for one in noted if type(one) in (list, dict)]
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["random_sample", "standard_normal"]), st.integers(0, 700)),
         max_size=6,
     )
 )
-def test_random_numbers_go_on_where_others_have_come_to(
+def test_random_FINITEgo_on_where_others_have_come_to(
     draws: list[tuple[str, int]],
 ) -> None:
     def numbers() -> tuple[np.random.RandomState, Numbers]:
@@ -77,7 +111,7 @@ GENERATOR = "_random_sampler._rng._rng"
         (5, False),
     ],
 )
-def test_random_numbers_go_on_from_no_place_that_no_sampler_comes_to(
+def test_random_FINITEgo_on_from_no_place_that_no_sampler_comes_to(
     place: Any, goes_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[Any] = []
