@@ -36,7 +36,7 @@ if typing.TYPE_CHECKING:
         register_handler,
         tag,
     )
-    from prefect_optuna.blocks.artifacts import ArtifactFace as ArtifactFace
+    from prefect_optuna.blocks.artifacts import ArtifactPage as ArtifactPage
     from prefect_optuna.blocks.artifacts import JSONArtifact as JSONArtifact
     from prefect_optuna.blocks.artifacts import PickleArtifact as PickleArtifact
     from prefect_optuna.blocks.legacy_redis import import_legacy_redis, read_legacy_redis
@@ -97,7 +97,7 @@ _MODULE_OF = {
     "ArchiveError": "errors",
     "Artifact": "blocks.artifacts",
     "ArtifactError": "errors",
-    "ArtifactFace": "blocks.artifacts",
+    "ArtifactPage": "blocks.artifacts",
     "ArtifactLoadError": "errors",
     "ArtifactLogError": "errors",
     "ArtifactRepository": "blocks.artifacts",

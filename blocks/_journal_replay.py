@@ -553,7 +553,7 @@ def _lines(file: JournalFile, replay: Replay) -> Iterator[list[Any]]:
 
 
 def _difference(before: Any, value: Any) -> tuple[Any, list[Any]]:
-    """What of a value the replay has not kept once for the one before, and where the rest is.
+    """Part a value from what the replay has kept once for the one before: the rest, and where.
 
     What is the same is `None` in the value, and its key in the list; of what is the same in part,
     there is a list that begins with its key.
@@ -624,7 +624,7 @@ def read_index(file: JournalFile, replay: Replay) -> bool:
 
 
 def _is_trustworthy(index: os.stat_result, journal: os.stat_result) -> bool:
-    """Whether it is of somebody who could have written the journal as well."""
+    """Tell whether it is of somebody who could have written the journal as well."""
     own = os.geteuid() if hasattr(os, "geteuid") else 0
     return index.st_uid in (journal.st_uid, own, 0)
 

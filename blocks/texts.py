@@ -3,7 +3,7 @@
 A terminal obeys the control characters in a name, rich its brackets, a shell its semicolons, and
 bidirectional characters show a name that is another one. Text is kept as it came, and made
 harmless where it is put out: here for terminals, JSON, shells and notebooks, and in
-`artifacts/faces.py` for Markdown.
+`artifacts/pages.py` for Markdown.
 """
 
 from __future__ import annotations

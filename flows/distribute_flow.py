@@ -359,7 +359,7 @@ class _Queue:
                 self.logger.info(
                     "Another run leads this study. This one follows, and takes over if that dies."
                 )
-            self._tell()
+            self._call_back()
             finished = self._follows.finished
             if self._must_stop() or (self.n_trials is not None and finished >= self.n_trials):
                 return False
@@ -408,7 +408,7 @@ class _Queue:
         """One look at everything; whether the study is over."""
         if self.runs.cancelled:
             raise _CancelledFromOutsideError
-        self._tell()
+        self._call_back()
         finished = self._follows.finished
         running, waiting = self.session.under_way(self._follows.open)
         if time.monotonic() - self._sessions_at > _SESSIONS_SECONDS:
@@ -458,7 +458,7 @@ class _Queue:
         rate = (finished - first) / max(now - first_at, _LOOK_SECONDS)
         return self.workers * self.n_jobs + math.ceil(rate * _AHEAD_SECONDS)
 
-    def _tell(self) -> None:
+    def _call_back(self) -> None:
         _, ended = self._follows.look(self._trials())
         for trial in ended:
             if not is_lost(trial):

@@ -25,7 +25,7 @@ from prefect_optuna.blocks import (
     as_study_storage,
 )
 from prefect_optuna.blocks._secrets import error_words
-from prefect_optuna.blocks.artifacts.faces import code, data_uri, escape
+from prefect_optuna.blocks.artifacts.pages import code, data_uri, escape
 from prefect_optuna.blocks.study_storage import study_uuid
 from prefect_optuna.errors import InvalidProblemError, InvalidSettingError
 from prefect_optuna.flows.events import StudyEvents, StudyWatch

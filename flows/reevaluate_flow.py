@@ -24,7 +24,7 @@ from prefect.tasks import task
 from pydantic import Field
 
 from prefect_optuna.blocks import ArtifactFileSystem
-from prefect_optuna.blocks.artifacts.faces import code, data_uri, escape
+from prefect_optuna.blocks.artifacts.pages import code, data_uri, escape
 from prefect_optuna.blocks.texts import visible_line
 from prefect_optuna.errors import DriftError, InvalidSettingError, UntrustedArchiveError
 from prefect_optuna.flows.events import emit_drifted
@@ -477,7 +477,7 @@ def reevaluate(
             flow_run_id=str(current_flow_run.id),
         )
         archived.record_reevaluation(result)
-        _tell(archived, result)
+        _report_drift(archived, result)
         publish_reevaluation(result, archived.reevaluations(last=SHOWN_REEVALUATIONS))
         return result
 
@@ -577,7 +577,7 @@ def _for_each(name: str, tolerance: float | Sequence[float], n_values: int) -> l
     return given
 
 
-def _tell(archived: ArchivedStudy, result: Reevaluation) -> None:
+def _report_drift(archived: ArchivedStudy, result: Reevaluation) -> None:
     """Say which trials were not reproduced: to people in the log, to automations by events."""
     for trial in result.trials:
         if trial.verdict in ("reproduced", "varies"):

@@ -35,7 +35,7 @@ from prefect.settings import get_current_settings
 
 from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
-from prefect_optuna.blocks.artifacts.faces import code, data_uri, escape, fenced
+from prefect_optuna.blocks.artifacts.pages import code, data_uri, escape, fenced
 from prefect_optuna.blocks.artifacts.trial_log import artifact_pages, logged_artifacts
 from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import command

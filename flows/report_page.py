@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import PrefectOptunaError
 from prefect_optuna.blocks._secrets import place_text
-from prefect_optuna.blocks.artifacts.faces import data_uri
+from prefect_optuna.blocks.artifacts.pages import data_uri
 from prefect_optuna.blocks.artifacts.trial_log import logged_artifacts
 from prefect_optuna.blocks.study_summary import best_first
 from prefect_optuna.blocks.texts import visible, visible_line

@@ -752,7 +752,7 @@ def is_asked(trial: FrozenTrial) -> bool:
 
 
 def asked_of(trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial's sampler had seen, its place, and its seed if it had one of its own.
+    """The way a trial was asked: what its sampler had seen, its place, and its own seed if any.
 
     A number is short for a trial of that place, asked when all before it were told.
     """

@@ -9,16 +9,16 @@ from prefect_optuna._lazy import lazy_names
 
 if typing.TYPE_CHECKING:
     from prefect_optuna.blocks.artifacts.artifact import Artifact, decode, encode
-    from prefect_optuna.blocks.artifacts.faces import (
-        ArtifactFace,
-        artifact_key,
-        artifact_markdown,
-        publish_artifact,
-    )
     from prefect_optuna.blocks.artifacts.figure_artifacts import (
         HTMLArtifact,
         PNGArtifact,
         SVGArtifact,
+    )
+    from prefect_optuna.blocks.artifacts.pages import (
+        ArtifactPage,
+        artifact_key,
+        artifact_markdown,
+        publish_artifact,
     )
     from prefect_optuna.blocks.artifacts.records import ArtifactVersion
     from prefect_optuna.blocks.artifacts.registry import (
@@ -59,7 +59,7 @@ if typing.TYPE_CHECKING:
 __all__ = [
     "ArrowArtifact",
     "Artifact",
-    "ArtifactFace",
+    "ArtifactPage",
     "ArtifactRepository",
     "ArtifactVersion",
     "CSVArtifact",
@@ -101,7 +101,7 @@ __all__ = [
 _MODULE_OF = {
     "ArrowArtifact": "blocks.artifacts.table_artifacts",
     "Artifact": "blocks.artifacts.artifact",
-    "ArtifactFace": "blocks.artifacts.faces",
+    "ArtifactPage": "blocks.artifacts.pages",
     "ArtifactRepository": "blocks.artifacts.repository",
     "ArtifactVersion": "blocks.artifacts.records",
     "CSVArtifact": "blocks.artifacts.table_artifacts",
@@ -121,8 +121,8 @@ _MODULE_OF = {
     "TextArtifact": "blocks.artifacts.value_artifacts",
     "Verification": "blocks.artifacts.repository",
     "YAMLArtifact": "blocks.artifacts.value_artifacts",
-    "artifact_key": "blocks.artifacts.faces",
-    "artifact_markdown": "blocks.artifacts.faces",
+    "artifact_key": "blocks.artifacts.pages",
+    "artifact_markdown": "blocks.artifacts.pages",
     "decode": "blocks.artifacts.artifact",
     "encode": "blocks.artifacts.artifact",
     "find_handler": "blocks.artifacts.registry",
@@ -135,7 +135,7 @@ _MODULE_OF = {
     "logged_metrics": "blocks.artifacts.trial_log",
     "logged_parameters": "blocks.artifacts.trial_log",
     "logged_tags": "blocks.artifacts.trial_log",
-    "publish_artifact": "blocks.artifacts.faces",
+    "publish_artifact": "blocks.artifacts.pages",
     "register_handler": "blocks.artifacts.registry",
     "tag": "blocks.artifacts.trial_log",
 }

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.artifact import Artifact, decode, encode
-from prefect_optuna.blocks.artifacts.faces import publish_artifact
+from prefect_optuna.blocks.artifacts.pages import publish_artifact
 from prefect_optuna.blocks.artifacts.records import (
     ArtifactVersion,
     ContentStore,

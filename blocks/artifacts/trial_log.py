@@ -19,7 +19,7 @@ from optuna.trial import BaseTrial, FrozenTrial
 
 from prefect_optuna.blocks.artifact_filesystem import ArtifactFileSystem
 from prefect_optuna.blocks.artifacts.artifact import Artifact
-from prefect_optuna.blocks.artifacts.faces import artifact_key, publish_artifact
+from prefect_optuna.blocks.artifacts.pages import artifact_key, publish_artifact
 from prefect_optuna.blocks.artifacts.records import ArtifactVersion
 from prefect_optuna.blocks.artifacts.repository import ArtifactRepository
 from prefect_optuna.blocks.locations import as_artifact_filesystem

@@ -25,8 +25,8 @@ from prefect_optuna.blocks.redis_storage.storage import RedisStorage
 from prefect_optuna.blocks.redis_storage.study_check import (
     LOOK,
     MEND,
-    Content,
     Findings,
+    KeyContent,
     RedisProblem,
     StudyCheck,
     integer,
@@ -383,11 +383,12 @@ def _keys_of(server: Server, namespace: str) -> list[str]:
         raise server.explained(error) from server.cause(error)
 
 
-def _contents(server: Server, keys: Iterable[str], known: int = 0) -> dict[str, Content]:
+def _contents(server: Server, keys: Iterable[str], known: int = 0) -> dict[str, KeyContent]:
     keys = list(keys)
     replies = server.run(LOOK, keys, [known])
     return {
-        key: Content(kind.decode(), items) for key, (kind, items) in zip(keys, replies, strict=True)
+        key: KeyContent(kind.decode(), items)
+        for key, (kind, items) in zip(keys, replies, strict=True)
     }
 
 
@@ -432,7 +433,7 @@ def _check_study(
             "moment. Try again while fewer workers run."
         )
     if (tail := contents[keys.finished]).kind == "list":
-        contents[keys.finished] = Content("list", [*finished, *tail.items])
+        contents[keys.finished] = KeyContent("list", [*finished, *tail.items])
     there = {number for number in numbers if contents[keys.trial(number)].kind != "none"}
     findings = Findings(contents, (keys.meta, "version"))
     name = registry.names[study_id]
@@ -580,7 +581,7 @@ class _Registry:
         return name
 
     def _remove(
-        self, keys: StudyKeys, study_id: int, contents: dict[str, Content], what: str
+        self, keys: StudyKeys, study_id: int, contents: dict[str, KeyContent], what: str
     ) -> None:
         findings = Findings(contents, (keys.meta, "version"))
         remains = [*keys.fixed, *map(keys.trial, self.trials.get(study_id, ()))]

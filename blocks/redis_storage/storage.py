@@ -63,10 +63,10 @@ from prefect_optuna.blocks.redis_storage.study_check import (
     read_summary,
 )
 from prefect_optuna.blocks.redis_storage.study_copy import (
-    LiveTrial,
     Operation,
     StudyCopy,
     TrialsView,
+    UnfinishedTrial,
     decoding,
 )
 from prefect_optuna.blocks.study_summary import StudySummary, summary_of
@@ -192,7 +192,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         self._operations = count()
         self._copies: dict[int, StudyCopy] = {}
         self._beating = threading.local()
-        self._waiting: dict[int, tuple[StudyCopy, LiveTrial]] = {}
+        self._waiting: dict[int, tuple[StudyCopy, UnfinishedTrial]] = {}
         self._failure: Exception | None = None
         self._flusher = Flusher(self._flush_old, "RedisStorage")
         self._closed = False
@@ -596,7 +596,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         _last.created = (self._writer, made, time.monotonic())
         return made
 
-    def _live(self, of: int) -> tuple[StudyCopy, LiveTrial]:
+    def _live(self, of: int) -> tuple[StudyCopy, UnfinishedTrial]:
         """A trial that can still be changed, and its study."""
         study_id, number = trial_place(of)
         try:
@@ -714,7 +714,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
         if told is not None and not state.is_finished():
             operations.append(('"v"', encode_values(told), "", "v", told))
 
-        def apply(live: LiveTrial) -> None:
+        def apply(live: UnfinishedTrial) -> None:
             live.state, live.snapshot = state, None
             if state == TrialState.RUNNING:
                 live.started = moment
@@ -734,10 +734,10 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
     def _send(
         self,
         study: StudyCopy,
-        trial: LiveTrial,
+        trial: UnfinishedTrial,
         operations: list[Operation],
         change: Sequence[Any] = ("", "null", "null", "0"),
-        apply: Callable[[LiveTrial], None] | None = None,
+        apply: Callable[[UnfinishedTrial], None] | None = None,
     ) -> bool:
         """Send what waits for a trial, more operations, and a change of its state.
 
@@ -788,7 +788,7 @@ class RedisStorage(BaseStorage, BaseHeartbeat):
             raise _incompatible(operations[-1][0], study)
         raise KeyError(f"No trial with the id {trial.trial_id} exists.")
 
-    def _flush(self, study: StudyCopy, trial: LiveTrial) -> bool:
+    def _flush(self, study: StudyCopy, trial: UnfinishedTrial) -> bool:
         """Send what waits for a trial; whether anything was sent.
 
         What waits for a trial that somebody else has finished, or that is gone with its study,

@@ -104,7 +104,7 @@ class RedisProblem:
 
 
 @dataclass(frozen=True)
-class Content:
+class KeyContent:
     """Type and content of a key, as `LOOK` returns them."""
 
     kind: str
@@ -116,13 +116,13 @@ class Content:
         return dict(zip(self.items[::2], self.items[1::2], strict=True))
 
 
-_NOTHING = Content("none", ())
+_NOTHING = KeyContent("none", ())
 
 
 class Findings:
     """The problems of the keys of one slot, gathered with what mends them."""
 
-    def __init__(self, contents: dict[str, Content], anchor: tuple[str, str]) -> None:
+    def __init__(self, contents: dict[str, KeyContent], anchor: tuple[str, str]) -> None:
         self.problems: list[RedisProblem] = []
         self._contents = contents
         self._anchor = anchor

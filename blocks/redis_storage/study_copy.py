@@ -63,7 +63,7 @@ class Outbox:
         self.thread: int = 0
 
 
-class LiveTrial:
+class UnfinishedTrial:
     """A trial that is not finished, with what this client has still to send."""
 
     __slots__ = (
@@ -111,7 +111,7 @@ class LiveTrial:
             self.snapshot = self.frozen()
         return self.snapshot
 
-    def adopt(self, before: LiveTrial) -> None:
+    def adopt(self, before: UnfinishedTrial) -> None:
         """Take over what the client's former copy of this trial still had to send."""
         self.outbox = before.outbox
         for *_, field, value in self.outbox.operations:
@@ -134,7 +134,7 @@ class StudyCopy:
         self.user: dict[str, Any] = {}
         self.system: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
-        self.live: dict[int, LiveTrial] = {}
+        self.live: dict[int, UnfinishedTrial] = {}
         self._read = read
         self._forget_all()
 
@@ -233,14 +233,14 @@ class StudyCopy:
         self._make_room(count)
         self._read_live(heads, before)
 
-    def _read_live(self, heads: dict[int, str], before: dict[int, LiveTrial]) -> None:
+    def _read_live(self, heads: dict[int, str], before: dict[int, UnfinishedTrial]) -> None:
         numbers = list(heads)
         later = self._read([("HGETALL", self.keys.trial(number)) for number in numbers])
         for number, fields in zip(numbers, later, strict=True):
             with decoding(f"{self.keys.live}, {self.keys.trial(number)}"):
                 if not 0 <= number < len(self._trials):
                     raise ValueError(f"trial {number} of {len(self._trials)}")
-                trial = LiveTrial(self.study_id, number, heads[number], self.distribution)
+                trial = UnfinishedTrial(self.study_id, number, heads[number], self.distribution)
                 placed: list[tuple[int, str, str]] = []
                 for field, value in mapping(fields).items():
                     place, _, text = value.decode().partition(" ")
@@ -317,10 +317,10 @@ class StudyCopy:
             self.live,
         )
 
-    def add_live(self, number: int, head: str) -> LiveTrial:
+    def add_live(self, number: int, head: str) -> UnfinishedTrial:
         """Add a trial that is not finished."""
         self._make_room(number + 1)
-        trial = self.live[number] = LiveTrial(self.study_id, number, head, self.distribution)
+        trial = self.live[number] = UnfinishedTrial(self.study_id, number, head, self.distribution)
         return trial
 
     def set_attribute(self, which: str, name: str, value: Any) -> None:

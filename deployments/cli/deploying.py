@@ -146,7 +146,7 @@ def deploy(
             **schedule.keywords(),
         )
     run = deployed.run() if watch or schedule.run else None
-    _tell(deployed, schedule, run, as_json=json)
+    _show_deployed(deployed, schedule, run, as_json=json)
     if not watch or run is None:
         return OK
     from prefect_optuna.deployments.cli.views import watch_study
@@ -234,7 +234,7 @@ def deploy_reevaluation(
             **_where(study, places, must_exist=True),
             **schedule.keywords(),
         )
-    _tell(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
+    _show_deployed(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
 
 
 def deploy_report(
@@ -252,7 +252,7 @@ def deploy_report(
 
     with working("Deploying ..."):
         deployed = deploy_it(study, **_where(study, places), **schedule.keywords())
-    _tell(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
+    _show_deployed(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
 
 
 def deploy_gc(
@@ -272,7 +272,7 @@ def deploy_gc(
 
     with working("Deploying ..."):
         deployed = deploy_it(delete=delete, **places.keywords(), **schedule.keywords())
-    _tell(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
+    _show_deployed(deployed, schedule, deployed.run() if schedule.run else None, as_json=json)
 
 
 def deploy_worker(*, pool: Pool = None, json: Json = False) -> None:
@@ -288,7 +288,7 @@ def deploy_worker(*, pool: Pool = None, json: Json = False) -> None:
 
     with working("Deploying ..."):
         deployed = deploy_it(pool)
-    _tell(deployed, ON_DEMAND, None, as_json=json)
+    _show_deployed(deployed, ON_DEMAND, None, as_json=json)
 
 
 def make_pool(
@@ -360,7 +360,9 @@ def _refuse_unknown(study: str, places: Places) -> None:
         as_study_storage(places.storage).load_study(study)
 
 
-def _tell(deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: bool) -> None:
+def _show_deployed(
+    deployed: Deployed, schedule: Schedule, run: UUID | None, *, as_json: bool
+) -> None:
     from prefect_optuna.deployments.cli.views import facts
     from prefect_optuna.deployments.pools import page_of
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from texts_under_test import HOSTILE, LETTERS, MARKDOWN, TEXTS, inline_kinds, unseen
 
 from prefect_optuna.blocks import texts
-from prefect_optuna.blocks.artifacts.faces import artifact_markdown, code, escape, fenced
+from prefect_optuna.blocks.artifacts.pages import artifact_markdown, code, escape, fenced
 
 any_text = lambda test: given(TEXTS)(example(HOSTILE)(test))  # noqa: E731 - two decorators in one
 

@@ -28,7 +28,7 @@ from servers import free_port, wait_until
 
 from prefect_optuna import ArchivedStudy, OptunaArchive, Problem, log_artifact
 from prefect_optuna.blocks.artifacts import trial_log
-from prefect_optuna.blocks.artifacts.faces import artifact_key
+from prefect_optuna.blocks.artifacts.pages import artifact_key
 from prefect_optuna.flows.gallery import Gallery, TimeShare
 from prefect_optuna.flows.plots import figure_png
 from prefect_optuna.flows.report import (

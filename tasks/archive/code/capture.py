@@ -35,7 +35,7 @@ from prefect_optuna.tasks.archive.code.inspection import (
     secret_value,
     unknown_value,
 )
-from prefect_optuna.tasks.archive.code.reach import Reach
+from prefect_optuna.tasks.archive.code.reach import ReachedCode
 from prefect_optuna.tasks.machine import Resources
 from prefect_optuna.tasks.problem import Direction, Problem
 
@@ -80,7 +80,7 @@ class Registered:
                     f"{name!r} is no name for a value of the context: expected one that a "
                     "variable can have, of letters, digits and _, such as 'growth_rate'."
                 )
-        _check_values(values, Reach(own, allow_pickle=allow_pickle))
+        _check_values(values, ReachedCode(own, allow_pickle=allow_pickle))
         return replace(self, context={**self.context, **values})
 
     def with_entrypoint(self, part: EntryPoint, name: str) -> Registered:
@@ -170,7 +170,7 @@ def _stand_in(first: Any) -> dict[str, Any]:
     raise NotImplementedError
 
 
-def _check_values(values: Mapping[str, Any], reach: Reach) -> None:
+def _check_values(values: Mapping[str, Any], reach: ReachedCode) -> None:
     """Say now what could not be archived later; what values refer to is looked at then."""
     for name, value in values.items():
         reach.value(value, name)
@@ -281,7 +281,7 @@ class Capture:
                 each what to do.
         """
         functions = {part: f for part in _PARTS if (f := getattr(problem, part)) is not None}
-        reach = Reach(own=map(_globals_of, functions.values()), allow_pickle=allow_pickle)
+        reach = ReachedCode(own=map(_globals_of, functions.values()), allow_pickle=allow_pickle)
         entrypoints = {part: reach.value(f, f"`{part}`") for part, f in functions.items()}
         context = {
             key: reach.value(value, f"context[{key!r}]") for key, value in problem.context.items()

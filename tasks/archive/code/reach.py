@@ -127,7 +127,7 @@ class _Place:
         return _Place(self.space, None, path or self.path, is_held or self.is_held)
 
 
-class Reach:
+class ReachedCode:
     """Everything reached so far.
 
     Attributes:

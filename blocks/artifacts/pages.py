@@ -104,7 +104,7 @@ _LANGUAGES = {"json": "json", "md": "markdown", "yaml": "yaml"}
 _PLAIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-class ArtifactFace(NamedTuple):
+class ArtifactPage(NamedTuple):
     """An artifact, as Prefect's UI shows it.
 
     Attributes:
@@ -153,7 +153,7 @@ def artifact_markdown(
     size: int | None = None,
     sha256: str | None = None,
     load_hint: str = "",
-) -> ArtifactFace:
+) -> ArtifactPage:
     r"""Write the page of an artifact.
 
     Args:
@@ -213,7 +213,7 @@ def artifact_markdown(
         ", ".join([escape(handler.alias), *facts[1:]]),
         _thumbnail(handler, content),
     ]
-    return ArtifactFace(_paragraphs(parts), _paragraphs(card))
+    return ArtifactPage(_paragraphs(parts), _paragraphs(card))
 
 
 def publish_artifact(
@@ -258,11 +258,11 @@ def publish_artifact(
         ArtifactLogError: the handler cannot write the value.
 
     Example:
-        >>> from prefect_optuna.blocks.artifacts.faces import publish_artifact
+        >>> from prefect_optuna.blocks.artifacts.pages import publish_artifact
         >>> type(publish_artifact("lynx-hare", "note", "a good start"))
         <class 'uuid.UUID'>
     """
-    face = artifact_markdown(
+    page = artifact_markdown(
         name,
         value,
         handler,
@@ -282,8 +282,8 @@ def publish_artifact(
                 ArtifactCreate(
                     type="markdown",
                     key=key,
-                    description=face.description,
-                    data=face.markdown,
+                    description=page.description,
+                    data=page.markdown,
                     task_run_id=task_run_id,
                     flow_run_id=flow_run_id,
                 )

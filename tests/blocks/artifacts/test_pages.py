@@ -40,7 +40,7 @@ from servers import free_port
 from prefect_optuna.blocks import ArtifactLogError
 from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.artifacts import PNGArtifact, encode
-from prefect_optuna.blocks.artifacts.faces import (
+from prefect_optuna.blocks.artifacts.pages import (
     artifact_key,
     artifact_markdown,
     code,
