@@ -42,11 +42,13 @@ LARGE = 1 << 20
 _BESIDE = 1 << 19  # bytes that take longer to hash than a thread to start
 _FILES = 256  # of a pack
 _REMEMBERED = 1 << 26  # bytes that were written to other machines
-_KEPT = 1024  # packs whose contents are remembered
+_KEPT = 4096  # packs whose contents are remembered: those of a million files
+_AT_ONCE = 8  # packs that are opened
 _LOCAL_HEADER = 30  # bytes, before the entry's name and its extra field
 
 _Entries = Mapping[str, tuple[int, int]]
 _entries: dict[str, _Entries] = {}
+_entries_lock = Lock()
 _known: dict[str, dict[str, str]] = {}  # the packs of a folder, when last listed, and their places
 
 
@@ -71,8 +73,22 @@ def packed(artifacts: ArtifactFileSystem, path: str, digest: str) -> bytes | Non
     """The content of a file from the packs of its study; `None` if none of them has it."""
     if (content := _in_known_packs(artifacts, path, digest)) is not None:
         return content
-    _packs(artifacts, _parts(path)[0])
+    packs = _packs(artifacts, _parts(path)[0])
+    if artifacts.url.partition("://")[0] in REMOTE:
+        _open_several(artifacts, packs)
     return _in_known_packs(artifacts, path, digest)
+
+
+def _open_several(artifacts: ArtifactFileSystem, packs: Iterable[str]) -> None:
+    """Read what is in new packs, several at a time: each takes some round trips."""
+    places = ((pack, artifacts.location(pack)) for pack in packs)
+    new = [(pack, place) for pack, place in places if place not in _entries][:_KEPT]
+    if len(new) < 2:
+        return
+    with ThreadPoolExecutor(min(_AT_ONCE, len(new))) as threads:
+        for opened in [threads.submit(_entries_of, artifacts, *one) for one in new]:
+            with contextlib.suppress(PathNotFoundError, ArchiveError):  # said when it is needed
+                opened.result()
 
 
 def _packs(artifacts: ArtifactFileSystem, folder: str) -> list[str]:
@@ -210,7 +226,7 @@ def _entries_of(
     artifacts: ArtifactFileSystem, pack: str, place: str, read: BytesIO | None = None
 ) -> _Entries:
     """Return where each entry of a pack begins, and its size."""
-    if place not in _entries:
+    if (found := _entries.get(place)) is None:
         try:
             opened = artifacts.open(pack) if read is None else contextlib.nullcontext(read)
             with opened as file, zipfile.ZipFile(file) as archive:
@@ -226,10 +242,12 @@ def _entries_of(
                 f"The archive is damaged: {place} is no pack of results: {error_words(error)}. "
                 "Bring it back from a copy."
             ) from None
-        while len(_entries) >= _KEPT:
-            _entries.pop(next(iter(_entries)), None)
-        _entries[place] = {info.filename: (info.header_offset, info.file_size) for info in stored}
-    return _entries[place]
+        found = {info.filename: (info.header_offset, info.file_size) for info in stored}
+        with _entries_lock:
+            while len(_entries) >= _KEPT:
+                _entries.pop(next(iter(_entries)))
+            _entries[place] = found
+    return found
 
 
 def _read(file: IO[bytes], start: int, size: int) -> bytes:

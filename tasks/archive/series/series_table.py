@@ -139,11 +139,11 @@ class SeriesReader:
             return decode(trials[n], self._read(trials[n], references[n]))
 
         rest = [n for n in range(len(trials)) if n not in parts]
-        if len(rest) == 1:
-            parts[rest[0]] = read(rest[0])
-        elif rest:
-            with ThreadPoolExecutor(min(_AT_ONCE, len(rest))) as threads:
-                parts.update(zip(rest, threads.map(read, rest), strict=True))
+        for n in rest[:1]:  # it finds the packs for all others
+            parts[n] = read(n)
+        if others := rest[1:]:
+            with ThreadPoolExecutor(min(_AT_ONCE, len(others))) as threads:
+                parts.update(zip(others, threads.map(read, others), strict=True))
         complete = [parts[n] for n in range(len(trials))]
         if spec is not None:
             complete = self._with_axes(trials, complete, spec)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from random import Random
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -129,6 +131,31 @@ def test_an_object_store_has_packs_too(
     assert archived.compact() == 6
     assert files(artifacts) == []
     assert_as_before(archived, before)
+
+
+def test_the_packs_of_an_object_store_are_opened_several_at_a_time(
+    storage: InMemoryStudyStorage, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "_FILES", 2)
+    artifacts = s3_filesystem(s3_server, f"opened-{tmp_path.name}")
+    archived = filled(storage, artifacts, 6)
+    archived.compact()
+    packs = artifacts.glob("studies/*/packs/*")
+    assert len(packs) == 6
+    artifacts.create(packs[5].replace("packs/", "packs/0"), b"damaged, and has none of them")
+    blobs._entries.clear()
+    blobs._known.clear()
+    both, opened = Barrier(2), ArtifactFileSystem.open
+
+    def with_another(self: ArtifactFileSystem, path: str, *more: Any, **named: Any) -> Any:
+        if path in packs[:2] and self.location(path) not in blobs._entries:
+            both.wait(30)
+        return opened(self, path, *more, **named)
+
+    monkeypatch.setattr(ArtifactFileSystem, "open", with_another)
+    with suppress(ArchiveError):  # names the damaged one, if it comes before the one that is wanted
+        archived.result(0)
+    assert len(blobs._entries) == 6
 
 
 def test_what_was_just_written_to_an_object_store_is_not_read_to_be_packed(
