@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import RedisStudyStorage, as_study_storage
-from prefect_optuna.deployments.cli.output import reevaluation_table, trials_table
+from prefect_optuna.deployments.cli.views import reevaluation_table, trials_table
 from prefect_optuna.errors import NoCompleteTrialError
 from prefect_optuna.flows import Problem, optimize, reevaluate
 from prefect_optuna.flows.plots import pareto_plot
