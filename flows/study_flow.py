@@ -213,6 +213,26 @@ def _is_interactive() -> bool:
 # SIGTERM in two steps: trials are asked to stop, and interrupted when their grace is over.
 
 
+_replaced: list[Any] = []  # handlers of SIGTERM that ours stand before
+
+
+def _die_of_sigterm() -> None:
+    """Have a process that a trial has forked end at SIGTERM, as it would without us.
+
+    A handler in Python does not wake a process that is about to wait for a lock, and whoever has
+    sent the signal, such as `Pool.terminate`, would wait for its end for ever.
+    """
+    if _replaced:
+        before = _replaced[0]
+        of_prefect = getattr(before, "__module__", "").startswith("prefect.")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if of_prefect else before)
+        _replaced.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_die_of_sigterm)
+
+
 @contextmanager
 def ending_softly(stopping: Stopping) -> Generator[Callable[[], None]]:
     """Have SIGTERM ask trials to stop, and end the program some seconds later.
@@ -251,12 +271,15 @@ def ending_softly(stopping: Stopping) -> Generator[Callable[[], None]]:
             end(signal.SIGTERM, None)
 
     signal.signal(signal.SIGTERM, hear)
+    _replaced.append(before)
     try:
         yield end_if_asked
     finally:
         for timer in timers:
             timer.cancel()
-        signal.signal(signal.SIGTERM, before)
+        if _replaced:  # and not in a process that was forked from here
+            _replaced.pop()
+            signal.signal(signal.SIGTERM, before)
 
 
 _FOR_A_TRIAL = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
@@ -18,6 +20,7 @@ from pydantic import BaseModel, model_serializer
 
 from prefect_optuna.blocks import as_study_storage
 from prefect_optuna.deployments import LocalServer
+from prefect_optuna.flows import optimize
 from prefect_optuna.flows.study_flow import interruptible, note_study
 from prefect_optuna.flows.task_runners import ctrl_c_waits
 
@@ -186,3 +189,24 @@ def _start(program: Path, *arguments: str, **environment: str) -> subprocess.Pop
         cwd=program.parent,
         env={**os.environ, **environment},
     )
+
+
+def handler_of_a_child() -> str:
+    return str(signal.getsignal(signal.SIGTERM))
+
+
+def forking(trial: optuna.Trial) -> float:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        trial.set_user_attr("child", pool.apply(handler_of_a_child))
+    trial.set_user_attr("own", handler_of_a_child())
+    return 0.0
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_what_a_trial_forks_dies_of_sigterm_as_it_would_without_us() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    result = optimize(forking, study_name="forking", n_trials=2, storage="memory://forking")
+    for trial in result.load_study().trials:
+        assert trial.user_attrs["child"] == str(signal.SIG_DFL)  # or Pool.terminate may hang
+        assert "hear" in trial.user_attrs["own"]
+    assert signal.getsignal(signal.SIGTERM) is before
