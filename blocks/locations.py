@@ -148,7 +148,7 @@ def _from_url(scheme: str, rest: str, url: str) -> StudyStorage:
     if dialect in ("redis", "rediss", "unix"):
         return RedisStudyStorage(url=SecretStr(url))
     # Only the scheme is quoted, as the rest may hold a password.
-    raise InvalidSettingError(f"A {scheme}:// URL of this form is no study storage. {_FORMS}")
+    raise InvalidSettingError(f"a URL of this form is no study storage. {_FORMS}")
 
 
 def _grpc(url: str) -> GrpcStudyStorage:
@@ -160,7 +160,7 @@ def _grpc(url: str) -> GrpcStudyStorage:
         host = port = more = None
     if host is None or port is None or more:
         raise InvalidSettingError(
-            "Expected grpc://host:port, such as grpc://localhost:13000, and nothing else: "
+            "expected grpc://host:port, such as grpc://localhost:13000, and nothing else: "
             "the proxy knows no users and no passwords."
         )
     return GrpcStudyStorage(host=host, port=port)

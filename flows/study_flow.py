@@ -224,7 +224,7 @@ def _die_of_sigterm() -> None:
     """
     if _replaced:
         before = _replaced[0]
-        of_prefect = getattr(before, "__module__", "").startswith("prefect.")
+        of_prefect = str(getattr(before, "__module__", "")).startswith("prefect.")
         signal.signal(signal.SIGTERM, signal.SIG_DFL if of_prefect else before)
         _replaced.clear()
 

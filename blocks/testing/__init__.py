@@ -15,7 +15,7 @@ from prefect_optuna.blocks.testing.contract import (  # noqa: E402
     StudyStorageContract,
     contract_rows,
 )
-from prefect_optuna.blocks.testing.processes import (  # noqa: E402  # noqa: E402
+from prefect_optuna.blocks.testing.processes import (  # noqa: E402
     Attempt,
     Crew,
     FaultyProxy,

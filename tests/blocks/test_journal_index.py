@@ -53,6 +53,7 @@ def result(number: int) -> dict[str, Any]:
     if number % 3 == 1:
         whole = dict(reversed(whole.items()))
         whole["inline"].append([])
+    whole["marks"] = [True if number % 2 else 1]
     return {**whole, "is_even": number % 2 == 0 or number % 2, "": {"version": "605a1711df7d8b5c"}}
 
 

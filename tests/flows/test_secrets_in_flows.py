@@ -84,7 +84,10 @@ def test_a_scope_with_a_secret_leaves_neither_a_study_nor_a_file(
 @pytest.mark.parametrize(
     ("storage", "why"),
     [
-        ({"url": f"oracle://me:{CANARY}@host"}, "oracle:// URL of this form is no study storage"),
+        (
+            {"url": f"oracle://me:{CANARY}@host"},
+            "oracle:// URL is not valid: a URL of this form is no",
+        ),
         ({"url": f"postgresql:/me:{CANARY}@host"}, "no study storage"),
         ({"password": CANARY}, "expected the fields of a storage block"),
         ({}, "expected the fields of a storage block"),

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive import Capture
 from prefect_optuna.tasks.archive.series.results import inline_digest
 from prefect_optuna.tasks.archive.series.series_table import SeriesReader
-from prefect_optuna.tasks.archive.series.timeseries import Axis
+from prefect_optuna.tasks.archive.series.timeseries import Axis, problem_axes
 
 YEARS = np.arange(1900, 1905)
 TIMES = np.linspace(0.0, 1.0, 5)
@@ -729,3 +730,18 @@ def test_series_are_small_attributes_of_trials(
     assert (tmp_path / "studies.db").stat().st_size < 250_000
     assert len(str(study.trials[0].user_attrs)) < 400
     storage.get_storage().engine.dispose()
+
+
+def test_an_axis_that_is_no_data_is_passed_over_and_one_whose_data_are_gone_is_not() -> None:
+    axes = {"days": {"$call": ["pandas:Index", []]}, "t": {"$npy": {"sha256": "gone"}}}
+
+    def there(_: str) -> bytes:
+        np.save(content := BytesIO(), np.arange(3.0))
+        return content.getvalue()
+
+    def gone(_: str) -> bytes:
+        raise ArchiveError("It is gone.")
+
+    assert list(problem_axes({"symbols": [], "axes": axes}, there)) == ["t"]
+    with pytest.raises(ArchiveError, match="gone"):
+        problem_axes({"symbols": [], "axes": axes}, gone)
