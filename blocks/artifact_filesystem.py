@@ -183,6 +183,7 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
 
 _LOCAL = ("file", "local")
 _LOGIN = re.compile(r"(?![A-Za-z]:)[^/\\:]*:.*@", re.DOTALL)  # and no drive of Windows
+_WITHOUT_COLON = re.compile(rf"({'|'.join([*REMOTE, *_LOCAL, 'memory'])})//", re.IGNORECASE)
 _MAGIC = re.compile(r"[*?\[]")
 _WRONG_KIND = (IsADirectoryError, NotADirectoryError, FileExistsError)
 _UPLOADS = "optuna"  # the directory of what Optuna's own upload_artifact stores
@@ -281,6 +282,11 @@ class ArtifactFileSystem(WritableFileSystem):
             raise ValueError(
                 "expected a local path or a URL with :// in it, and found what may be a user and a "
                 "password. A folder of such a name is ./ and its name."
+            )
+        if protocol is None and (missing := _WITHOUT_COLON.match(url)):
+            raise ValueError(
+                f"expected a colon before the slashes: {missing[1].lower()}://. A folder of such a "
+                "name is ./ and its name."
             )
         slip = scheme in {*REMOTE, *_LOCAL, "memory"} or re.match(r"\w{2,}:/", url)
         if protocol is None and scheme and slip:

@@ -253,7 +253,7 @@ def distribute(
             timeout=timeout,
             callbacks=[
                 lambda _, trial: bar.update(trial),
-                Packer(opened.archive.artifacts),
+                Packer(opened.archive.artifacts, f"studies/{opened.archive.writer().uuid}"),
                 *callbacks,
             ],
             logger=logger,

@@ -292,6 +292,7 @@ def optimize(
         bar = stack.enter_context(
             StudyProgress(n_trials, the_problem.directions, trials=watch.trials(), enabled=progress)
         )
+        packer = stack.enter_context(Packer(archive.artifacts, f"studies/{writer.uuid}"))
         run = StudyRun(
             study=study,
             session=session,
@@ -300,7 +301,7 @@ def optimize(
             n_trials=n_trials,
             timeout=timeout,
             catch=(catch,) if isinstance(catch, type) else tuple(catch),
-            callbacks=[lambda _, trial: bar.update(trial), Packer(archive.artifacts), *callbacks],
+            callbacks=[lambda _, trial: bar.update(trial), packer, *callbacks],
             opened_elsewhere=opened.block if live_trials else None,
             signer=archive.signer(),
             keeper=keeper,

@@ -13,13 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
@@ -30,6 +30,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from prefect.tasks import task
 
 from prefect_optuna.blocks.settings import OptunaSettings
+from prefect_optuna.blocks.stores import REMOTE
 from prefect_optuna.errors import InvalidSettingError, WorkerFailedError
 from prefect_optuna.flows.session import MAX_REPETITIONS
 from prefect_optuna.flows.study_flow import ending_softly, public_errors
@@ -45,7 +46,7 @@ from prefect_optuna.tasks.machine import (
     share_of_trial,
     threads_of,
 )
-from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner
+from prefect_optuna.tasks.trial import Assignment, Outcome, TrialRunner, Upload
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -177,6 +178,25 @@ class InlineDispatcher:
         run_trials(first, assignments, self.trial_runner, report)
 
 
+_UPLOADS = 4  # results that are being written, for each trial that runs
+_MOST_HELD = 1 << 26  # bytes of such results, above which a trial waits for its own
+_WORTH_WAITING = 0.05  # of what a trial took
+
+
+class _LaneEvent(NamedTuple):
+    """A trial has ended.
+
+    Args:
+        outcome: its outcome; `None` if its result is still being written.
+        ran: whether its lane has said nothing of it yet.
+        was_last: whether it was the last one of its task run.
+    """
+
+    outcome: Outcome | None
+    ran: bool
+    was_last: bool
+
+
 class ThreadDispatcher:
     """Dispatch to threads: `n_jobs` lanes, each one task run after another, with one feed."""
 
@@ -189,38 +209,49 @@ class ThreadDispatcher:
         self.others: int = 0
         """Number of trials of the study that others run at the same time."""
         self._feed: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[tuple[Outcome, bool] | BaseException] = queue.SimpleQueue()
-        self._in_flight = 0
+        self._events: queue.SimpleQueue[_LaneEvent | BaseException] = queue.SimpleQueue()
+        self._running = 0
         self._open = 0  # lanes that run one of these, or take the next
         self.task_runs: int = 0
+        self._uploading = 0  # trials
+        self._held = 0  # bytes of their results
+        self._lock = threading.Lock()
+        writer = trial_runner.writer
+        if writer is not None and writer.artifacts.url.partition("://")[0] in REMOTE:
+            trial_runner.uploads = ThreadPoolExecutor(_UPLOADS * n_jobs, "uploading")
 
     def room(self) -> int:
         """Return the number of trials that may be asked now."""
-        return self._n_jobs - self._in_flight
+        return min(self._n_jobs - self._running, _UPLOADS * self._n_jobs - self._uploading)
 
     def put(self, assignments: list[Assignment]) -> None:
         """Have these trials run."""
         for assignment in assignments:
-            self._in_flight += 1
+            self._running += 1
             self._feed.put(assignment)
-            if self._open < self._in_flight:
+            if self._open < self._running:
                 self._open_lane(assignment.number)
 
     def get(self, timeout: float) -> list[Outcome]:
         """The outcomes that have come, after waiting at most `timeout` seconds for the first."""
         outcomes: list[Outcome] = []
+        heard = False
         try:
             while True:
-                event = self._events.get(block=not outcomes, timeout=timeout)
+                event = self._events.get(block=not heard, timeout=timeout)
                 if isinstance(event, BaseException):
                     raise event
-                outcome, was_last = event
-                self._in_flight -= 1
-                self._open -= was_last
-                outcomes.append(outcome)
+                heard = True
+                self._running -= event.ran
+                self._open -= event.was_last
+                if event.outcome is None:
+                    self._uploading += 1
+                else:
+                    self._uploading -= not event.ran
+                    outcomes.append(event.outcome)
         except queue.Empty:
-            if not outcomes:
-                self._close_lanes(self._open - self._in_flight)
+            if not heard:
+                self._close_lanes(self._open - self._running)
             return outcomes
 
     def close(self) -> None:
@@ -236,8 +267,12 @@ class ThreadDispatcher:
         def report(outcome: Outcome) -> None:
             # Known before the next trial is asked: it has to find a lane that is free.
             nonlocal was_last
+            is_whole = self._is_uploaded(outcome)
             was_last = time.monotonic() > end
-            self._events.put((outcome, was_last))
+            whole = outcome.uploaded() if is_whole else None
+            self._events.put(_LaneEvent(whole, ran=True, was_last=was_last))
+            if not is_whole:
+                self._report_later(outcome)
 
         def assignments() -> Iterator[Assignment]:
             while not was_last and (assignment := self._feed.get()) is not None:
@@ -253,6 +288,30 @@ class ThreadDispatcher:
             },
         )
         future.add_done_callback(self._lane_ended)
+
+    def _is_uploaded(self, outcome: Outcome) -> bool:
+        """Wait for a result to be written, as long as that costs little beside its trial.
+
+        The next trial is asked with more knowledge then.
+        """
+        if outcome.upload is None:
+            return True
+        with self._lock:
+            is_much = self._held + outcome.upload.size > _MOST_HELD
+        wait([outcome.upload.end], None if is_much else outcome.seconds * _WORTH_WAITING)
+        return outcome.upload.end.done()
+
+    def _report_later(self, outcome: Outcome) -> None:
+        upload = cast("Upload", outcome.upload)
+        with self._lock:
+            self._held += upload.size
+
+        def report(_: object) -> None:
+            with self._lock:
+                self._held -= upload.size
+            self._events.put(_LaneEvent(outcome.uploaded(), ran=False, was_last=False))
+
+        upload.end.add_done_callback(report)
 
     def _close_lanes(self, count: int) -> None:
         """End lanes that have nothing to run, or soon will not: each takes one mark."""

@@ -13,8 +13,11 @@ import threading
 import time
 import traceback
 from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
@@ -341,6 +344,7 @@ class Outcome:
         seed: what its random numbers followed from in the attempt that counts.
         shared: the generators that trials in other threads may have drawn from meanwhile.
         told_to_prune: after how many reports it was told to end, unless it did so at once.
+        upload: what still writes the result; `uploaded` waits for it.
     """
 
     number: int
@@ -357,6 +361,29 @@ class Outcome:
     seed: int | None = None
     shared: tuple[str, ...] = ()
     told_to_prune: tuple[int, ...] = ()
+    upload: Upload | None = None
+
+    def uploaded(self) -> Outcome:
+        """The outcome with its result, once that is written."""
+        if self.upload is None:
+            return self
+        end = self.upload.end.result()
+        if end.state == self.state:
+            return replace(self, result=end.result, upload=None)
+        return replace(end, used=self.used, seconds=self.seconds)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A result that is being written beside the trials that follow.
+
+    Args:
+        size: in bytes.
+        end: the trial's outcome, which is another one where the result could not be written.
+    """
+
+    size: int
+    end: Future[Outcome]
 
 
 class Keeper(Protocol):
@@ -394,6 +421,8 @@ class TrialRunner:
         resources: Resources | None = None,
     ) -> None:
         self.resources = resources
+        self.uploads: Executor | None = None
+        """What writes results beside the trials that follow; else each trial waits for its own."""
         self.keeper = keeper
         self.stopping: Stopping = Stopping() if stopping is None else stopping
         self.problem = problem
@@ -468,14 +497,30 @@ class TrialRunner:
                 outcome = Outcome(number, "failed", message=f"the value is {shown}")
         if encoded is None or self.writer is None or outcome.state == "lost":
             return outcome
-        given = _given(assignment, trial)
+        put = partial(
+            self._put, self.writer, assignment, outcome, encoded, _given(assignment, trial)
+        )
+        if self.uploads is None or not encoded.content:
+            return put()
+        # With the patience and the scope of this thread.
+        end = self.uploads.submit(copy_context().run, put)
+        return replace(outcome, upload=Upload(len(encoded.content), end))
+
+    def _put(
+        self,
+        writer: ResultWriter,
+        assignment: Assignment,
+        outcome: Outcome,
+        encoded: EncodedResult,
+        given: FrozenTrial | None,
+    ) -> Outcome:
         keeping = nullcontext()
         if self.keeper is not None and given is not None:
             keeping = self.keeper.keeping(outcome, given, encoded)
         try:
             with keeping:
-                return replace(outcome, result=self.writer.put(number, encoded))
-        except Exception as error:  # noqa: BLE001 - as above
+                return replace(outcome, result=writer.put(assignment.number, encoded))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's
             return _failed(assignment, error)
 
     def _run(self, assignment: Assignment, trial: BaseTrial | None, seeds: Seeding | None) -> Any:

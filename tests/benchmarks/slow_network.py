@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
+from queue import SimpleQueue
 
 
 class SlowNetwork:
@@ -59,15 +60,23 @@ class SlowNetwork:
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         is_request = sink.getpeername()[1] == self._target
+        # Everything is late by as much, however much of it there is: a way has a length, and what
+        # is on it does not wait for what is ahead to arrive.
+        under_way: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+        arriving = threading.Thread(target=self._deliver, args=(under_way, sink), daemon=True)
+        arriving.start()
         with source:
             while data := _received(source):
-                if is_request:
-                    self.requests += 1
-                    time.sleep(self._delay)
-                try:
-                    sink.sendall(data)
-                except OSError:
-                    break
+                self.requests += is_request
+                under_way.put((time.monotonic() + self._delay * is_request, data))
+        under_way.put((0.0, b""))
+        arriving.join()
+
+    def _deliver(self, under_way: SimpleQueue[tuple[float, bytes]], sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            for due, data in iter(under_way.get, (0.0, b"")):
+                time.sleep(max(0.0, due - time.monotonic()))
+                sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
 

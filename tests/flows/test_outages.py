@@ -337,14 +337,18 @@ def each_has_its_result(block: StudyStorage, artifacts: ArtifactFileSystem) -> N
     assert all(archived.result(n)["series"] == [trials[n].params["x"]] * 600 for n in range(6))
 
 
+@pytest.mark.parametrize("n_jobs", [1, 3])
 def test_a_result_waits_for_the_place_of_its_archive(
-    artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable], monkeypatch: pytest.MonkeyPatch
+    artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable],
+    monkeypatch: pytest.MonkeyPatch,
+    n_jobs: int,
 ) -> None:
     artifacts, cable = artifacts_behind_a_cable
     monkeypatch.setattr("prefect_optuna.blocks.stores.opening._SECONDS", 0.5)
     block = JournalStudyStorage(path="s.journal")
+    places: dict[str, Any] = {"storage": block, "artifacts": artifacts}
     with away_in_mid_study(cable.out):
-        optimize(PROBLEM, study_name="s", n_trials=6, storage=block, artifacts=artifacts)
+        optimize(PROBLEM, study_name="s", n_trials=6, n_jobs=n_jobs, **places)
     each_has_its_result(block, artifacts)
 
 
@@ -385,14 +389,17 @@ def test_a_study_goes_on_with_a_store_that_takes_twenty_seconds_a_call(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, 3])
 def test_when_patience_ends_no_trial_has_failed_and_the_next_run_goes_on(
-    artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable], monkeypatch: pytest.MonkeyPatch
+    artifacts_behind_a_cable: tuple[ArtifactFileSystem, Cable],
+    monkeypatch: pytest.MonkeyPatch,
+    n_jobs: int,
 ) -> None:
     artifacts, cable = artifacts_behind_a_cable
     monkeypatch.setattr("prefect_optuna.blocks.stores.opening._SECONDS", 0.5)
     block = JournalStudyStorage(path="s.journal")
     arguments: dict[str, Any] = {"study_name": "s", "n_trials": 6, "storage": block}
-    arguments["artifacts"] = artifacts
+    arguments |= {"artifacts": artifacts, "n_jobs": n_jobs}
     with monkeypatch.context() as impatient:
         impatient.setenv("PREFECT_INTEGRATIONS_OPTUNA_PATIENCE", "0.3")
         with away_in_mid_study(cable.out, for_good=True), pytest.raises(StorageUnavailableError):

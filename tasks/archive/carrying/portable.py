@@ -274,10 +274,7 @@ def pack(study: optuna.Study, artifacts: ArtifactFileSystem) -> Parcel:
         files = {path for path in artifacts.glob(f"{folder}/**") if not path.startswith(left)}
         blobs = {blob_path(digest): digest for digest in needed_blobs(artifacts, folder)}
         files |= blobs.keys()
-        for path, digest in digests.items():
-            if path not in files:
-                read_verified(artifacts, path, digest, f"the file {path} of a trial")
-                files.add(path)  # it is in a pack
+        files |= digests.keys()  # those that are in a pack have no file of their own
     else:
         blobs = {}
     files |= {path for path in _uploads(system_attrs, trials) if artifacts.exists(path)}

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
 import zipfile
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from io import BytesIO
 from threading import Lock, Thread
-from typing import IO
-from weakref import WeakSet, finalize
+from typing import IO, Self
+from weakref import WeakValueDictionary
 
 from optuna import Study
 from optuna.trial import FrozenTrial
@@ -41,7 +44,10 @@ LARGE = 1 << 20
 
 _BESIDE = 1 << 19  # bytes that take longer to hash than a thread to start
 _FILES = 256  # of a pack
-_REMEMBERED = 1 << 26  # bytes that were written to other machines
+_REMEMBERED = 1 << 26  # bytes that were written to another machine
+_SMALL = 1 << 18  # bytes; a larger file does not wait for others on its way to another machine
+_TOGETHER = 1 << 22  # bytes of those that are written together
+_WRITTEN_IN = 10.0  # seconds, after which a file that waits for others is written by itself
 _KEPT = 4096  # packs whose contents are remembered: those of a million files
 _AT_ONCE = 8  # packs that are opened
 _LOCAL_HEADER = 30  # bytes, before the entry's name and its extra field
@@ -49,6 +55,8 @@ _LOCAL_HEADER = 30  # bytes, before the entry's name and its extra field
 _Entries = Mapping[str, tuple[int, int]]
 _entries: dict[str, _Entries] = {}
 _entries_lock = Lock()
+_Small = dict[str, set[tuple[str, str]]]  # packs, and path and SHA-256 of what is in no larger one
+_packers: WeakValueDictionary[str, Packer] = WeakValueDictionary()  # by the study's folder
 _known: dict[str, dict[str, str]] = {}  # the packs of a folder, when last listed, and their places
 
 
@@ -142,7 +150,7 @@ def from_whole_packs(
 
 
 def compact(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
-    """Put those files of trials that are still in their own places into packs.
+    """Put those files of trials that are still in their own places into packs, and join small ones.
 
     Args:
         artifacts: where they are.
@@ -154,20 +162,69 @@ def compact(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
     count = 0
     for folder in {_parts(path)[0] for path in files}:
         there = [*artifacts.glob(f"{folder}/trials/*"), *artifacts.glob(f"{folder}/series/**")]
-        count += pack_files(artifacts, {path: files[path] for path in there if path in files})
+        mine = {path: files[path] for path in there if path in files}
+        count += len(pack_files(artifacts, mine))
+        _join(artifacts, folder, files)
     return count
 
 
-def pack_files(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
+def _join(artifacts: ArtifactFileSystem, folder: str, files: Mapping[str, str]) -> None:
+    """Join small packs that a killed process has left, if all that is in them is wanted."""
+    known, small = _Contents(), _Small()
+    for pack in _packs(artifacts, folder):
+        with contextlib.suppress(PathNotFoundError, ArchiveError):
+            entries = _entries_of(artifacts, pack, artifacts.location(pack))
+            if len(entries) > _FILES // 4:
+                continue
+            file = BytesIO(artifacts.read_path(pack))
+            held = {f"{folder}/{name}": _read(file, *entry) for name, entry in entries.items()}
+            digests = {path: hashlib.sha256(content).hexdigest() for path, content in held.items()}
+            if all(files.get(path) == digest for path, digest in digests.items()):
+                small[pack] = {*digests.items()}
+                for path, content in held.items():
+                    known.add(path, content)
+    if len(small) > 1:
+        _pack_small(artifacts, dict(itertools.chain(*small.values())), known, small)
+
+
+def _pack_small(
+    artifacts: ArtifactFileSystem, files: Mapping[str, str], known: _Contents, small: _Small
+) -> None:
+    """Put files into packs, and remove those small packs of which nothing is left."""
+    done = pack_files(artifacts, files, known, small)
+    for left in [*small.values()]:
+        left -= done
+    empty = [pack for pack, left in [*small.items()] if not left]
+    artifacts.rm_files(empty)
+    for pack in empty:
+        del small[pack]
+
+
+def pack_files(
+    artifacts: ArtifactFileSystem,
+    files: Mapping[str, str],
+    known: _Contents | None = None,
+    small: _Small | None = None,
+) -> set[tuple[str, str]]:
     """Put files of a study into packs, and remove them from their own places.
 
     Whatever it is interrupted by, each file is in its place or in a pack, or in both. What is
     damaged stays where it is.
+
+    Args:
+        artifacts: where they are.
+        files: the SHA-256 of each, by path.
+        known: contents that need not be read.
+        small: packs that others are to take the place of.
+
+    Returns:
+        The path and the SHA-256 of those that are in other packs now, and were not.
     """
-    count, paths = 0, sorted(files)
+    done: set[tuple[str, str]] = set()
+    paths = sorted(files)
     for first in range(0, len(paths), _FILES):
         some = paths[first : first + _FILES]
-        contents = _written.taken(artifacts, some)
+        contents = {} if known is None else known.taken(some)
         some = [path for path in some if path not in contents]
         try:
             contents.update(artifacts.read_many(some))
@@ -179,17 +236,22 @@ def pack_files(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
             for path, content in contents.items()
             if hashlib.sha256(content).hexdigest() == files[path]
         }
-        count += _pack(artifacts, whole)
-    return count
+        done |= {(path, files[path]) for path in _pack(artifacts, whole, small or {})}
+    return done
 
 
-def _pack(artifacts: ArtifactFileSystem, files: Mapping[str, bytes]) -> int:
+def _pack(
+    artifacts: ArtifactFileSystem,
+    files: Mapping[str, bytes],
+    small: _Small,
+) -> Iterable[str]:
     if not files:
-        return 0
+        return ()
     folder, _ = _parts(next(iter(files)))
     names = {
         name
         for pack in _packs(artifacts, folder)
+        if pack not in small
         for name in _entries_of(artifacts, pack, artifacts.location(pack))
     }
     new = {
@@ -199,20 +261,28 @@ def _pack(artifacts: ArtifactFileSystem, files: Mapping[str, bytes]) -> int:
         or packed(artifacts, path, hashlib.sha256(content).hexdigest()) is None
     }
     if new:
-        target = BytesIO()
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-            for path, content in new.items():
-                archive.writestr(zipfile.ZipInfo(_parts(path)[1]), content)
-        digest = hashlib.sha256(target.getvalue()).hexdigest()
-        pack = f"{folder}/packs/{digest[:32]}.zip"
-        artifacts.create(pack, target.getvalue())
+        pack, content, digest = _as_pack(folder, new)
+        if pack in small:  # it is itself what another was to take the place of
+            return ()
+        artifacts.create(pack, content)
         if artifacts.sha256(pack) != digest:
             raise ArchiveError(
                 f"{artifacts.location(pack)} is not what was written to it. The files that were to "
-                "be in it are in their places. Look at the disk, remove the pack, and try again."
+                "be in it are where they were. Look at the disk, remove the pack, and try again."
             )
-    artifacts.rm_files(files)
-    return len(new)
+    together = {path for held in [*small.values()] for path, _ in held}
+    artifacts.rm_files(path for path in files if path not in together)
+    return new
+
+
+def _as_pack(folder: str, files: Mapping[str, bytes]) -> tuple[str, bytes, str]:
+    """Return the path, the content and the SHA-256 of a pack."""
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for path, content in files.items():
+            archive.writestr(zipfile.ZipInfo(_parts(path)[1]), content)
+    digest = hashlib.sha256(target.getvalue()).hexdigest()
+    return f"{folder}/packs/{digest[:32]}.zip", target.getvalue(), digest
 
 
 def _parts(path: str) -> tuple[str, str]:
@@ -258,43 +328,29 @@ def _read(file: IO[bytes], start: int, size: int) -> bytes:
     return file.read(size)
 
 
-class _Written:
-    """What a process that packs has written to other machines of late: packing reads none of it."""
+class _Contents:
+    """What was written to another machine of late: packing reads none of it."""
 
     def __init__(self) -> None:
-        self.packers: WeakSet[Packer] = WeakSet()
         self._contents: dict[str, bytes] = {}
         self._size = 0
         self._lock = Lock()
 
-    def add(self, artifacts: ArtifactFileSystem, path: str, content: bytes) -> None:
-        """Keep a content, in place of the oldest ones, if it is one of a pack."""
-        is_remote = artifacts.url.partition("://")[0] in REMOTE
-        if len(content) > LARGE or not is_remote or not self.packers:
-            return
-        place = artifacts.location(path)
+    def add(self, path: str, content: bytes) -> None:
+        """Keep a content, in place of the oldest ones."""
         with self._lock:
-            self._size += len(content) - len(self._contents.pop(place, b""))
-            self._contents[place] = content
+            self._size += len(content) - len(self._contents.pop(path, b""))
+            self._contents[path] = content
             while self._size > _REMEMBERED:
                 self._size -= len(self._contents.pop(next(iter(self._contents))))
 
-    def taken(self, artifacts: ArtifactFileSystem, paths: Iterable[str]) -> dict[str, bytes]:
+    def taken(self, paths: Iterable[str]) -> dict[str, bytes]:
         """Return, and forget, those contents that are known."""
         with self._lock:
-            known = {path: self._contents.pop(artifacts.location(path), None) for path in paths}
+            known = {path: self._contents.pop(path, None) for path in paths}
             found = {path: content for path, content in known.items() if content is not None}
             self._size -= sum(map(len, found.values()))
         return found
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._contents.clear()
-            self._size = 0
-
-
-_written = _Written()
 
 
 def write_file(
@@ -309,47 +365,143 @@ def write_file(
         digest: returns its SHA-256, which another core may still be finding.
 
     Returns:
-        Its path, and whether it is new.
+        Its path, and whether it is new and has its own place.
     """
+    packer = _packers.get(artifacts.location(_parts(path)[0])) if len(content) <= LARGE else None
+    if packer is not None and (how := packer.write(path, content)):
+        return path, how == "alone"
     created = artifacts.create(path, content)
     if not created and artifacts.sha256(path) != digest():
         # Another attempt of this trial, or a copy of the study that went its own way.
         path = beside_path(path, digest())
         created = artifacts.create(path, content)
-    _written.add(artifacts, path, content)
+    if packer is not None:
+        packer.remember(path, content)
     return path, created
 
 
 class Packer:
     """Packs the files of a run's trials, some hundred at a time, beside the trials that follow.
 
-    Called with the study and each trial that has ended, as Optuna's callbacks are.
+    Called with the study and each trial that has ended, as Optuna's callbacks are. On another
+    machine a request costs more than what it carries: small files that are ready while one is
+    under way are written together, as a small pack, and small packs become large ones later.
+
+    Args:
+        artifacts: where the files are.
+        folder: of the study.
     """
 
-    def __init__(self, artifacts: ArtifactFileSystem) -> None:
-        self._artifacts = artifacts
+    def __init__(self, artifacts: ArtifactFileSystem, folder: str) -> None:
+        self._artifacts, self._folder = artifacts, folder
         self._files: dict[str, str] = {}
         self._thread = ThreadPoolExecutor(1, "packing")
         self._last: Future[None] | None = None
-        _written.packers.add(self)
-        finalize(self, _written.clear)
+        self._writer = ThreadPoolExecutor(1, "writing")
+        self._ready: deque[_Ready] = deque()
+        self._contents = _Contents()
+        self._small = _Small()
+        if artifacts.url.partition("://")[0] in REMOTE:
+            _packers[artifacts.location(folder)] = self
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Take a trial that has ended."""
         self._files.update(file_references([trial], LARGE))
         if len(self._files) >= _FILES and (self._last is None or self._last.done()):
-            files, self._files = self._files, {}
-            self._last = self._thread.submit(self._compact, files)
+            self._pack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if len(self._small) > 1 and error is None:
+            self._pack()
+        self._thread.shutdown()
+
+    def _pack(self) -> None:
+        files, self._files = self._files, {}
+        self._last = self._thread.submit(self._compact, files)
 
     def _compact(self, files: Mapping[str, str]) -> None:
         try:
-            pack_files(self._artifacts, files)
+            _pack_small(self._artifacts, files, self._contents, self._small)
         except Exception as error:  # noqa: BLE001 - the files are whole where they are
             get_logger(__name__).warning(
-                "The results of %d trials stay in files of their own: %s",
+                "The results of %d trials stay in files of their own, or in small packs: %s",
                 len(files),
                 error_words(error),
             )
+
+    def write(self, path: str, content: bytes) -> str:
+        """Write a file `alone` or `together` with others; nothing if its trial has to write it.
+
+        That is what is large, what is there already, and what could not be written in a while: an
+        outage is for the trial's own patience, which puts it into the spool.
+        """
+        if len(content) > _SMALL:
+            return ""
+        ready = _Ready(path, content)
+        self._ready.append(ready)
+        self._writer.submit(self._write_ready)
+        try:
+            return ready.written.result(_WRITTEN_IN)
+        except Exception:  # noqa: BLE001 - whatever it is, the trial finds it, too
+            return ""
+
+    def remember(self, path: str, content: bytes) -> None:
+        """Remember what was just written: packing does not read it."""
+        self._contents.add(path, content)
+
+    def _write_ready(self) -> None:
+        """Write all that is ready, but for a file of which another content is ready, too."""
+        taken: dict[str, _Ready] = {}
+        size = 0
+        while self._ready and size < _TOGETHER:
+            ready = self._ready.popleft()
+            if ready.path in taken:
+                ready.written.set_result("")
+                continue
+            taken[ready.path] = ready
+            size += len(ready.content)
+        try:
+            written = self._write(taken)
+        except BaseException as error:  # noqa: BLE001 - each trial says it
+            for ready in taken.values():
+                ready.written.set_exception(error)
+        else:
+            for ready in taken.values():
+                ready.written.set_result(written)
+
+    def _write(self, ready: Mapping[str, _Ready]) -> str:
+        contents = {path: each.content for path, each in ready.items()}
+        if len(contents) > 1:
+            self._write_together(contents)
+        elif not all(self._artifacts.create(*item) for item in contents.items()):
+            return ""
+        for path, content in contents.items():
+            self._contents.add(path, content)
+        return "together" if len(contents) > 1 else "alone"
+
+    def _write_together(self, contents: Mapping[str, bytes]) -> None:
+        pack, zipped, _ = _as_pack(self._folder, contents)
+        # Before it is there, or who packs would take it for a large one.
+        self._small[pack] = {
+            (path, hashlib.sha256(content).hexdigest()) for path, content in contents.items()
+        }
+        try:
+            self._artifacts.create(pack, zipped)
+        except BaseException:
+            del self._small[pack]
+            raise
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A file that is ready to be written, and whether it is."""
+
+    path: str
+    content: bytes
+    written: Future[str] = field(default_factory=Future)
 
 
 class Digest:

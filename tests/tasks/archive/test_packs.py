@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from random import Random
-from threading import Barrier
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from prefect_optuna.blocks import (
     StorageUnavailableError,
 )
 from prefect_optuna.errors import AlreadyExistsError
+from prefect_optuna.flows import optimize
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
 from prefect_optuna.tasks.archive.series import blobs
 
@@ -158,51 +161,243 @@ def test_the_packs_of_an_object_store_are_opened_several_at_a_time(
     assert len(blobs._entries) == 6
 
 
-def test_what_was_just_written_to_an_object_store_is_not_read_to_be_packed(
-    storage: InMemoryStudyStorage,
-    s3_server: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture
+def bucket(s3_server: str, tmp_path: Path) -> ArtifactFileSystem:
+    return s3_filesystem(s3_server, f"packs-{tmp_path.name}")
+
+
+def packing(archived: ArchivedStudy, artifacts: ArtifactFileSystem) -> blobs.Packer:
+    return blobs.Packer(artifacts, f"studies/{archived.manifest.uuid}")
+
+
+def packs(artifacts: ArtifactFileSystem) -> dict[str, list[str]]:
+    """What is in each pack, sorted."""
+    found: dict[str, list[str]] = {}
+    for path in artifacts.glob("studies/*/packs/*"):
+        with zipfile.ZipFile(BytesIO(artifacts.read_path(path))) as archive:
+            found[path] = sorted(archive.namelist())
+    return found
+
+
+def written_together(packer: blobs.Packer, contents: Mapping[str, bytes]) -> list[tuple[str, bool]]:
+    """Have threads write files of a study, all of which are ready before the first is written."""
+    begin, written, threads = Event(), list[tuple[str, bool]](), list[Thread]()
+    packer._writer.submit(begin.wait)
+
+    def write(path: str, content: bytes) -> None:
+        digest = hashlib.sha256(content).hexdigest()
+        written.append(blobs.write_file(packer._artifacts, path, content, lambda: digest))
+
+    for path, content in contents.items():
+        ready = len(packer._ready)
+        threads.append(Thread(target=write, args=(path.partition(" ")[0], content)))
+        threads[-1].start()
+        while len(packer._ready) == ready:
+            time.sleep(0.001)
+    begin.set()
+    for thread in threads:
+        thread.join()
+    return sorted(written)
+
+
+def digests(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+
+
+def all_read(artifacts: ArtifactFileSystem, contents: Mapping[str, bytes]) -> bool:
+    """Whether another process reads all of them, too."""
+    for known in (True, False):
+        if not known:
+            blobs._entries.clear()
+            blobs._known.clear()
+        for path, digest in digests(contents).items():
+            name = path.partition(" ")[0]
+            if blobs.read_verified(artifacts, name, digest, "it") != contents[path]:
+                return False
+    return True
+
+
+def trial_with(path: str, content: bytes) -> optuna.trial.FrozenTrial:
+    """A trial that has ended, with that file."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    reference = {"path": path, "sha256": sha256, "bytes": len(content)}
+    return optuna.trial.create_trial(value=0.0, user_attrs={"result": reference})
+
+
+FOLDER = "studies/0b8f"
+CONTENTS = {f"{FOLDER}/trials/{number:06d}.arrow": bytes([number]) * 99 for number in range(6)}
+
+
+def test_what_is_ready_at_the_same_time_goes_to_an_object_store_together(
+    bucket: ArtifactFileSystem,
 ) -> None:
-    artifacts = s3_filesystem(s3_server, f"written-{tmp_path.name}")
-    monkeypatch.setattr(blobs, "_written", blobs._Written())
-    packer = blobs.Packer(artifacts)
-    archived = filled(storage, artifacts, 3)
-    trials = archived.study.get_trials(deepcopy=False)
-    references = blobs.file_references(trials)
+    study = optuna.create_study()
+    three = [dict([*CONTENTS.items()][start : start + 2]) for start in (0, 2, 4)]
+    with blobs.Packer(bucket, FOLDER) as packer:
+        for some in three:
+            assert written_together(packer, some) == [(path, False) for path in some]
+        assert files(bucket) == []
+        assert sorted(map(len, packs(bucket).values())) == [2, 2, 2]
+        assert all_read(bucket, CONTENTS)
+        for path, content in CONTENTS.items():
+            packer(study, trial_with(path, content))
+    [names] = packs(bucket).values()  # at the end, one pack of what the trials have
+    assert len(names) == 6
+    assert all_read(bucket, CONTENTS)
+
+
+def test_what_is_ready_alone_has_a_place_of_its_own(bucket: ArtifactFileSystem) -> None:
+    packer = blobs.Packer(bucket, FOLDER)
+    [(path, content), *_] = CONTENTS.items()
+    for is_new in (True, False):
+        assert written_together(packer, {path: content}) == [(path, is_new)]
+    assert packs(bucket) == {}
+    assert all_read(bucket, {path: content})
+
+
+def test_a_small_pack_of_which_something_is_in_no_other_one_stays(
+    bucket: ArtifactFileSystem,
+) -> None:
+    study, (first, *others) = optuna.create_study(), [*CONTENTS.items()]
+    with blobs.Packer(bucket, FOLDER) as packer:
+        for some in (dict([first, *others[:2]]), dict(others[2:])):
+            written_together(packer, some)
+        for path, content in others:
+            packer(study, trial_with(path, content))  # the first one's trial has not ended
+    assert sorted(map(len, packs(bucket).values())) == [3, 5]
+    assert all_read(bucket, CONTENTS)
+
+
+def test_a_pack_that_would_take_its_own_place_is_not_removed(bucket: ArtifactFileSystem) -> None:
+    packer = blobs.Packer(bucket, FOLDER)
+    written_together(packer, CONTENTS)
+    before = packs(bucket)
+    blobs._pack_small(bucket, digests(CONTENTS), packer._contents, packer._small)
+    assert packs(bucket) == before
+    assert len(before) == 1
+
+
+def test_two_attempts_of_a_trial_at_the_same_time_are_both_kept(
+    bucket: ArtifactFileSystem,
+) -> None:
+    packer = blobs.Packer(bucket, FOLDER)
+    path, other = [*CONTENTS][:2]
+    contents = {path: b"one", f"{path} again": b"another", other: b"something else"}
+    written_together(packer, contents)
+    assert all_read(bucket, contents)
+
+
+@pytest.mark.parametrize("why", ["fails", "is slow"])
+def test_what_cannot_be_written_together_is_written_by_itself(
+    bucket: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    packer, waited, original = blobs.Packer(bucket, FOLDER), Event(), ArtifactFileSystem.create
+
+    def create(self: ArtifactFileSystem, path: str, content: bytes) -> bool:
+        if "/packs/" in path:
+            if why == "fails":
+                raise StorageUnavailableError("The bucket is away.")
+            waited.wait(30)
+        return original(self, path, content)
+
+    monkeypatch.setattr(ArtifactFileSystem, "create", create)
+    monkeypatch.setattr(blobs, "_WRITTEN_IN", 1.0 if why == "is slow" else 30.0)
+    assert written_together(packer, CONTENTS) == [(path, True) for path in CONTENTS]
+    waited.set()
+    packer._writer.shutdown()
+    assert len(files(bucket)) == 6
+    assert all_read(bucket, CONTENTS)
+    assert len(packs(bucket)) == (why == "is slow")
+
+
+def test_joining_small_packs_that_is_interrupted_loses_nothing(
+    bucket: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = optuna.create_study()
+    with blobs.Packer(bucket, FOLDER) as packer:
+        for some in (dict([*CONTENTS.items()][:3]), dict([*CONTENTS.items()][3:])):
+            written_together(packer, some)
+        for path, content in CONTENTS.items():
+            packer(study, trial_with(path, content))
+        monkeypatch.setattr(ArtifactFileSystem, "sha256", lambda self, path: "0" * 64)
+    assert "is not what was written to it" in caplog.text
+    assert all_read(bucket, CONTENTS)
+
+
+def test_compacting_joins_the_small_packs_of_a_process_that_was_killed(
+    storage: InMemoryStudyStorage, bucket: ArtifactFileSystem
+) -> None:
+    archived = filled(storage, bucket, 4)
+    before = as_read(archived)
+    references = blobs.file_references(archived.study.get_trials(deepcopy=False))
+    packer = packing(archived, bucket)
+    contents = bucket.read_many(references)
+    bucket.rm_files(references)
+    for start in (0, 4):
+        written_together(packer, dict([*contents.items()][start : start + 4]))
+    unwanted = {f"{packer._folder}/trials/000009.arrow": b"9", f"{packer._folder}/trials/a": b"a"}
+    written_together(packer, unwanted)  # of a trial that has not ended
+    del packer
+    assert sorted(map(len, packs(bucket).values())) == [2, 4, 4]
+    assert archived.compact() == 0  # they were in packs
+    assert sorted(map(len, packs(bucket).values())) == [2, 8]
+    assert_as_before(archived, before)
+    assert archived.compact() == 0
+    assert sorted(map(len, packs(bucket).values())) == [2, 8]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_study_in_threads_on_an_object_store_is_read_again(
+    bucket: ArtifactFileSystem, tmp_path: Path
+) -> None:
+    places: dict[str, Any] = {"storage": tmp_path / "s.journal", "artifacts": bucket}
+    optimize(PROBLEM, study_name="s", n_trials=40, n_jobs=8, sampler="random", **places)
+    archived = ArchivedStudy.load("s", **places)
+    for trial in archived.study.trials:
+        assert (
+            archived.result(trial.number)["curve"].tolist() == (trial.params["x"] * TIMES).tolist()
+        )
+    assert archived.timeseries("curve").num_rows == 40 * len(TIMES)
+    archived.export(tmp_path / "s.zip")
+    assert len(packs(bucket)) <= 1
+
+
+def test_what_was_just_written_to_an_object_store_is_not_read_to_be_packed(
+    storage: InMemoryStudyStorage, bucket: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived = filled(storage, bucket, 1)
+    packer = packing(archived, bucket)
+    study = archived.study
+    archive = OptunaArchive(study, artifacts=bucket)
+    for _ in range(3):
+        trial = study.ask()
+        trial.set_user_attr("result", archive.writer().write(trial.number, run(suggest(trial))))
+        study.tell(trial, 0.0)
+        packer(study, study.trials[-1])
     read = _calls(monkeypatch, "read_path")
     many = _calls(monkeypatch, "read_many")
-    assert blobs.pack_files(artifacts, references) == 6
+    packer._compact(packer._files)
     assert read == []
     assert sum(map(len, many)) == 0
-    assert files(artifacts) == []
+    assert len(files(bucket)) == 2
     assert archived.result(2)["curve"].shape == TIMES.shape
-    blobs.write_file(artifacts, "a", b"1", "".__str__)
     del packer
-    gc.collect()  # nobody packs any more, and nothing is kept
-    blobs.write_file(artifacts, "b", b"1", "".__str__)
-    assert blobs._written.taken(artifacts, ["a", "b"]) == {}
+    gc.collect()  # nobody packs any more
+    assert f"{bucket.location()}/studies/{archived.manifest.uuid}" not in blobs._packers
 
 
-def test_only_so_much_of_what_was_written_is_remembered(
-    s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_so_much_of_what_was_written_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blobs, "_REMEMBERED", 100)
-    there = s3_filesystem(s3_server, f"bounded-{tmp_path.name}")
-    written = blobs._Written()
-    written.packers.add(packer := blobs.Packer(there))
+    written = blobs._Contents()
     for number in range(9):
-        written.add(there, f"a{number}", bytes(30))
-    written.add(there, "large", bytes(blobs.LARGE + 1))
-    written.add(ArtifactFileSystem(url=str(tmp_path)), "here", b"1")
-    written.add(there, "a8", bytes(40))  # the same once more
-    assert written.taken(there, ["a5"]) == {}
-    assert set(written.taken(there, ["a6", "a8", "large", "here"])) == {"a6", "a8"}
-    assert written.taken(there, ["a8"]) == {}
+        written.add(f"a{number}", bytes(30))
+    written.add("a8", bytes(40))  # the same once more
+    assert written.taken(["a5"]) == {}
+    assert set(written.taken(["a6", "a8"])) == {"a6", "a8"}
+    assert written.taken(["a8"]) == {}
     assert written._size == 30
-    assert written.taken(there, ["a7"]) == {"a7": bytes(30)}
+    assert written.taken(["a7"]) == {"a7": bytes(30)}
     assert written._size == sum(map(len, written._contents.values())) == 0
-    assert packer in written.packers
 
 
 @pytest.mark.parametrize("fails", ["create", "sha256", "rm_files"])
