@@ -345,6 +345,7 @@ def test_a_result_waits_for_the_place_of_its_archive(
 ) -> None:
     artifacts, cable = artifacts_behind_a_cable
     monkeypatch.setattr("prefect_optuna.blocks.stores.opening._SECONDS", 0.5)
+    monkeypatch.setattr("prefect_optuna.tasks.archive.series.blobs._WRITTEN_IN", 0.1)
     block = JournalStudyStorage(path="s.journal")
     places: dict[str, Any] = {"storage": block, "artifacts": artifacts}
     with away_in_mid_study(cable.out):
