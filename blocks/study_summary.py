@@ -18,6 +18,9 @@ LOST = "prefect_optuna:lost"
 """The system attribute of a trial that says who gave it up, and why."""
 
 MOST_BEST = 100
+
+MOST_LOOKED_AT = 5000
+"""Maximum number of a larger study's trials of which tables and pictures are made."""
 """The best trials that a summary names, of a study with one direction."""
 
 
@@ -47,6 +50,8 @@ class StudySummary:
         unfinished: the trials that run or wait, by their numbers.
         started: when the first trial was started, in local time; `None` if none was.
         last: when a trial was last started or ended, in local time.
+        since_best: the number of trials after the best one that have ended; `None` if unknown.
+        yesterday: how many had ended 24 hours ago, and the best one then; `None` if unknown.
 
     Example:
         >>> import optuna
@@ -65,6 +70,8 @@ class StudySummary:
     unfinished: Sequence[FrozenTrial]
     started: datetime | None
     last: datetime | None
+    since_best: int | None = None
+    yesterday: tuple[int, FrozenTrial | None] | None = None
 
     @property
     def n_trials(self) -> int:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from heapq import heappush, heappushpop
 from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
@@ -17,9 +23,18 @@ from prefect_optuna.blocks import (
     StorageUnavailableError,
     StudyStorage,
 )
-from prefect_optuna.blocks.study_summary import best_first, seconds_between, span_of
-from prefect_optuna.flows.gallery import BestPicture
-from prefect_optuna.flows.session import is_lost, lost_trials
+from prefect_optuna.blocks.study_summary import (
+    MOST_BEST,
+    MOST_LOOKED_AT,
+    StudySummary,
+    best_first,
+    is_feasible,
+    losses_of,
+    span_of,
+    summary_of,
+)
+from prefect_optuna.flows.gallery import BestPicture, evenly
+from prefect_optuna.flows.session import OpenTrials, is_lost, lost_trials
 from prefect_optuna.flows.study import BestTrial, FlowStudy, StudyResult, StudyState, StudyStatus
 from prefect_optuna.flows.wording import count_states, format_value
 from prefect_optuna.tasks.archive import OptunaArchive
@@ -27,7 +42,7 @@ from prefect_optuna.tasks.archive.record.manifest import Manifest
 from prefect_optuna.tasks.archive.record.verification import read_history
 from prefect_optuna.tasks.problem import Problem
 from prefect_optuna.tasks.reevaluation.verdicts import Reevaluation
-from prefect_optuna.tasks.seeding import shared_note
+from prefect_optuna.tasks.seeding import SharedGenerators
 
 if TYPE_CHECKING:
     from prefect_optuna.tasks.reevaluation.verdicts import ReevaluatedTrial
@@ -99,26 +114,35 @@ class StudyEvents:
         self._uuid = uuid
         self._directions = directions
         self._stalled_after = stalled_after
-        self._best = {trial.number for trial in self._best_of(before)}
+        ranked = best_first(before, directions)
+        self._best = {t.number for t in (ranked[:1] if len(directions) == 1 else ranked)}
         self._failed = {trial.number for trial in before if _has_failed(trial)}
+        self._longest = _longest(before)
         self._failed_events = 0
         self._last_improved = -float("inf")
         self._ended = -1
         self._ended_at = time.monotonic()
         self._stalled = self._completed = self._failing = False
 
-    def look(self, status: StudyStatus) -> None:
-        """Emit what is new. It never raises: events must not end a study."""
+    def look(self, status: StudyStatus, ended: Sequence[FrozenTrial] | None = None) -> None:
+        """Emit what is new. It never raises: events must not end a study.
+
+        Args:
+            status: of the study now.
+            ended: the trials that have ended since the last look; by default it is looked for
+                them among those of the status.
+        """
         try:
-            self._look(status)
+            self._look(status, status.trials if ended is None else ended)
         except Exception:  # noqa: BLE001 - a lost event must not end a study
             if not self._failing:
                 get_logger(__name__).warning("Cannot emit the study's events.", exc_info=True)
             self._failing = True
 
-    def _look(self, status: StudyStatus) -> None:
-        ranked = self._best_of(status.trials)
-        for trial in status.trials:
+    def _look(self, status: StudyStatus, ended: Sequence[FrozenTrial]) -> None:
+        ranked = status.best[:1] if len(self._directions) == 1 else status.best
+        self._longest = max(self._longest, _longest(ended))
+        for trial in ended:
             if _has_failed(trial) and trial.number not in self._failed:
                 self._failed.add(trial.number)
                 self._tell_failed(status, trial)
@@ -133,14 +157,10 @@ class StudyEvents:
             payload = {"state": status.state, "best": [_told(trial) for trial in ranked[:10]]}
             self._emit("study.completed", status, payload)
 
-    def _best_of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        ranked = best_first(trials, self._directions)
-        return ranked[:1] if len(self._directions) == 1 else ranked
-
     def _may_tell_improved(self) -> bool:
         return time.monotonic() - self._last_improved >= _SECONDS_BETWEEN
 
-    def _tell_improved(self, status: StudyStatus, new: list[FrozenTrial]) -> None:
+    def _tell_improved(self, status: StudyStatus, new: Sequence[FrozenTrial]) -> None:
         payload: dict[str, Any] = {"best": [_told(trial) for trial in new[:10]]}
         if len(status.directions) == 1:
             payload |= _told(new[0])
@@ -163,29 +183,31 @@ class StudyEvents:
         )
 
     def _look_for_a_stall(self, status: StudyStatus) -> None:
-        ended = sum(trial.state.is_finished() for trial in status.trials)
-        now = time.monotonic()
+        summary = _summary(status)
+        ended, now = summary.finished + summary.lost, time.monotonic()
         if ended != self._ended:
             self._ended, self._ended_at, self._stalled = ended, now, False
             return
         if status.state != "running" or self._stalled:
             return
         waited = now - self._ended_at
-        if waited >= self._patience(status):
+        if waited >= self._patience():
             self._stalled = True
-            running = [t.number for t in status.trials if t.state == TrialState.RUNNING]
+            running = [t.number for t in summary.unfinished if t.state == TrialState.RUNNING]
             payload = {"seconds": round(waited, 1), "running": running[:100]}
             self._emit("study.stalled", status, payload)
 
-    def _patience(self, status: StudyStatus) -> float:
+    def _patience(self) -> float:
         if self._stalled_after is not None:
             return self._stalled_after
-        longest = max((t.duration.total_seconds() for t in status.trials if t.duration), default=0)
-        return max(_STALLED_LEAST, _STALLED_TRIALS * longest)
+        return max(_STALLED_LEAST, _STALLED_TRIALS * self._longest)
 
     def _emit(self, name: EventName, status: StudyStatus, payload: dict[str, Any]) -> None:
-        finished = sum(t.state.is_finished() and not is_lost(t) for t in status.trials)
-        counted = {**payload, "trials": finished, "n_trials": status.n_trials}
+        counted = {
+            **payload,
+            "trials": _summary(status).finished,
+            "n_trials": status.n_trials,
+        }
         _emit(name, self._uuid, status.study_name, payload=counted)
 
 
@@ -237,6 +259,15 @@ def _emit(
     emit_event(STUDY_EVENTS[name], resource=resource, related=related, payload={**own, **payload})
 
 
+def _summary(status: StudyStatus) -> StudySummary:
+    return status.summary or summary_of(status.trials, status.directions)
+
+
+def _longest(trials: Sequence[FrozenTrial]) -> float:
+    """The seconds that the longest of some trials took."""
+    return max((trial.duration.total_seconds() for trial in trials if trial.duration), default=0)
+
+
 def _has_failed(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and not is_lost(trial)
 
@@ -267,6 +298,143 @@ def last_reevaluations(
         return ()
 
 
+_DAY = timedelta(days=1)
+
+
+class StudySums:
+    """Sums of a study that grows; a look costs as much as has happened since the one before.
+
+    Args:
+        directions: `"minimize"` or `"maximize"` for each value.
+    """
+
+    def __init__(self, directions: Sequence[str]) -> None:
+        self.shared: SharedGenerators = SharedGenerators()
+        self._directions = directions
+        self._follows = OpenTrials()
+        self._states: Counter[TrialState] = Counter()  # of those that have ended
+        self._lost = self._infeasible = 0
+        self._best: list[FrozenTrial] = []
+        self._leader: _Place | None = None
+        self._since_best = 0
+        self._moments: list[datetime] = []  # the first start, and the last start or end
+        self._some: list[tuple[float, int, FrozenTrial]] = []  # a heap; evenly from all
+        self._minutes: list[_Minute] = []  # those of the last day in which trials ended
+        self._lock = threading.Lock()
+
+    def look(
+        self, trials: Sequence[FrozenTrial]
+    ) -> tuple[StudySummary, Sequence[FrozenTrial], Sequence[FrozenTrial]]:
+        """Return a summary; the trials, or some of very many; and those that have ended since.
+
+        Args:
+            trials: all of the study.
+        """
+        with self._lock:
+            new, ended = self._follows.look(trials)
+            started, last = span_of([*new, *ended])
+            moments = sorted([*self._moments, *filter(None, (started, last))])
+            self._moments = [*moments[:1], *moments[-1:]]
+            before = self._leader
+            for trial in sorted(ended, key=_completed):
+                self._add(trial)
+            ranked = best_first([*self._best, *ended], self._directions)
+            self._best = ranked[:MOST_BEST] if len(self._directions) == 1 else ranked
+            self._count_since(before, trials, ended)
+            if len(trials) <= MOST_LOOKED_AT:
+                return self._summary(), [*trials], ended
+            some = [*(trial for _, _, trial in self._some), *self._best, *self._follows.open]
+            chosen = {trial.number: trial for trial in some}
+            return self._summary(), [chosen[number] for number in sorted(chosen)], ended
+
+    def _add(self, trial: FrozenTrial) -> None:
+        self._states[trial.state] += 1
+        self._lost += is_lost(trial)
+        self.shared.add([trial])
+        item = (-evenly(trial), trial.number, trial)
+        if len(self._some) < MOST_LOOKED_AT:
+            heappush(self._some, item)
+        else:
+            heappushpop(self._some, item)
+        place = None
+        if trial.state == TrialState.COMPLETE:
+            self._infeasible += not is_feasible(trial)
+            if len(self._directions) == 1 and is_feasible(trial):
+                place = (losses_of(trial.values, self._directions), trial.number, trial)
+        self._note_minute(_completed(trial).replace(second=0, microsecond=0), place)
+
+    def _note_minute(self, minute: datetime, place: _Place | None) -> None:
+        """Note a trial that ended in a minute; one that was added may have done so long ago."""
+        index = bisect_left(self._minutes, minute, key=lambda noted: noted.begin)
+        if index == len(self._minutes):
+            self._minutes.append(_Minute(minute, self._states.total() - 1, self._leader))
+        elif self._minutes[index].begin > minute:
+            self._minutes.insert(index, replace(self._minutes[index], begin=minute))
+        for later in self._minutes[index + 1 :]:
+            later.ended += 1
+            later.leader = _better(later.leader, place)
+        self._leader = _better(self._leader, place)
+
+    def _count_since(
+        self, before: object, trials: Sequence[FrozenTrial], ended: Sequence[FrozenTrial]
+    ) -> None:
+        """Count the trials after the best one that have ended."""
+        if self._leader is not None:
+            number = self._leader[1]
+            is_new = self._leader is not before
+            later = trials[number + 1 :] if is_new else ended
+            count = sum(t.state.is_finished() and t.number > number for t in later)
+            self._since_best = count if is_new else self._since_best + count
+
+    def _summary(self) -> StudySummary:
+        yesterday = datetime.now() - _DAY  # noqa: DTZ005 - local, as Optuna's times
+        del self._minutes[: bisect_left(self._minutes, yesterday, key=lambda noted: noted.begin)]
+        oldest = next(iter(self._minutes), None)
+        return StudySummary(
+            states=self._states + Counter(trial.state for trial in self._follows.open),
+            lost=self._lost,
+            infeasible=self._infeasible,
+            best=self._best,
+            unfinished=[*self._follows.open],
+            started=self._moments[0] if self._moments else None,
+            last=self._moments[-1] if self._moments else None,
+            since_best=self._since_best,
+            yesterday=oldest and (oldest.ended, oldest.leader and oldest.leader[2]),
+        )
+
+
+_Place = tuple[tuple[float, ...], int, FrozenTrial]
+
+
+@dataclass
+class _Minute:
+    """A minute in which trials ended, how many had ended before it, and the best of those."""
+
+    begin: datetime
+    ended: int
+    leader: _Place | None
+
+
+def _better(one: _Place | None, other: _Place | None) -> _Place | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other, key=lambda place: place[:2])
+
+
+def _completed(trial: FrozenTrial) -> datetime:
+    return trial.datetime_complete or datetime.min  # noqa: DTZ901 - local, as Optuna's times
+
+
+def part_note(summary: StudySummary, trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
+    """A note for people on a report that is made of some of the trials, if it is."""
+    if len(trials) >= summary.n_trials:
+        return ()
+    return (
+        f"Pictures and tables are of {len(trials):,} of the {summary.n_trials:,} trials: the "
+        "best, and others from the first to the last. The numbers are of all.",
+    )
+
+
 class StudyWatch:
     """Looks at a study from the side, also from other threads."""
 
@@ -289,6 +457,7 @@ class StudyWatch:
         self._events = events
         self._state: StudyState = "running"
         self._version = archive.version_words
+        self._sums = StudySums(problem.directions)
         self._reevaluations: Sequence[Reevaluation] | None = None
 
     def trials(self) -> Sequence[FrozenTrial]:
@@ -311,7 +480,7 @@ class StudyWatch:
 
     def status(self) -> StudyStatus:
         """Return the study's status now."""
-        trials = self.trials()
+        summary, trials, ended = self._sums.look(self._study.trials_view())
         manifest = self._archive.manifest
         if self._state != "running" and self._reevaluations is None:
             self._reevaluations = last_reevaluations(self._archive.artifacts, manifest)
@@ -322,21 +491,28 @@ class StudyWatch:
             n_trials=self._n_trials,
             state=self._state,
             # Of the study and not of this run, for beside it stands the number of all trials.
-            elapsed=seconds_between(*span_of(trials), until_now=self._state == "running"),
+            elapsed=summary.elapsed(until_now=self._state == "running"),
             storage=self._storage_block.location,
             artifacts=self._archive.location,
-            best_figure=self._picture.png(trials, final=self._state != "running"),
+            best_figure=self._picture.png(
+                trials, best=next(iter(summary.best), None), final=self._state != "running"
+            ),
             ensemble=self._picture.ensemble,
-            notes=(*self._archive.notes, *shared_note(trials)),
+            notes=(
+                *self._archive.notes,
+                *self._sums.shared.note(),
+                *part_note(summary, trials),
+            ),
             version=self._version,
-            lost=len(lost_trials(trials)),
+            lost=summary.lost,
+            summary=summary,
             study_id=self._study._study_id,  # pyright: ignore[reportPrivateUsage]
             versions=manifest.versions if manifest else (),
             reevaluations=self._reevaluations or (),
             user_attrs=self._study.user_attrs if self._state != "running" else {},
         )
         if self._events is not None:
-            self._events.look(status)
+            self._events.look(status, ended)
         return status
 
     def result(self, n_task_runs: int) -> StudyResult:

@@ -125,13 +125,19 @@ class BestPicture:
         self._results: dict[int, Any] = {}
         self._failing = False
 
-    def png(self, trials: Sequence[FrozenTrial], *, final: bool = True) -> bytes | None:
+    def png(
+        self,
+        trials: Sequence[FrozenTrial],
+        *,
+        best: FrozenTrial | None = None,
+        final: bool = True,
+    ) -> bytes | None:
         """The picture, of 100 KB at the most, or `None` where there is nothing to draw.
 
         It is drawn anew when another trial is the best one, or there are twice as many. A `plot`
         that fails is reported once, and stops nothing.
         """
-        best = next(iter(best_first(trials, self._problem.directions)), None)
+        best = best or next(iter(best_first(trials, self._problem.directions)), None)
         if best is None or RESULT_KEY not in best.user_attrs:
             return None
         others = spread(trials)
@@ -197,8 +203,12 @@ class BestPicture:
 def spread(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Fifty complete trials from all over the study; most stay the same while it grows."""
     having = [t for t in trials if t.state == TrialState.COMPLETE and RESULT_KEY in t.user_attrs]
-    # Multiples of the golden ratio lie evenly, whichever numbers are there.
-    return sorted(having, key=lambda trial: trial.number * 0.6180339887498949 % 1)[:_ENSEMBLE]
+    return sorted(having, key=evenly)[:_ENSEMBLE]
+
+
+def evenly(trial: FrozenTrial) -> float:
+    """A key that takes trials from all over a study: most stay the same while it grows."""
+    return trial.number * 0.6180339887498949 % 1  # multiples of the golden ratio lie evenly
 
 
 # Plots of the parameters that matter, and of their good values.

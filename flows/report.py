@@ -97,7 +97,7 @@ def render_report(status: StudyStatus, *, pictures: bool = True) -> Report:
         >>> render_report(status).markdown.startswith("# Best value")
         True
     """
-    ranked = best_first(status.trials, status.directions)
+    ranked = status.best
     headline = headline_of(status, ranked)
     gallery = status.gallery
     if gallery is None:
@@ -388,9 +388,11 @@ def headline_of(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
 def standing_of(status: StudyStatus, ranked: Sequence[FrozenTrial]) -> str:
     """Tell which way the values of a study go, and for how long none has been better."""
     (direction,) = status.directions
-    if status.summary and status.summary.n_trials > len(status.trials):
-        return direction  # how many came later is not known
-    since = sum(t.state.is_finished() and t.number > ranked[0].number for t in status.trials)
+    summary = status.summary
+    if summary and summary.n_trials > len(status.trials):
+        since = summary.since_best or 0  # or it is not known
+    else:
+        since = sum(t.state.is_finished() and t.number > ranked[0].number for t in status.trials)
     later = f"; none better in {since:,} trial{'s' if since > 1 else ''} since" if since else ""
     return direction + later
 
@@ -541,19 +543,25 @@ def _logged(whose: str, user_attrs: Mapping[str, Any]) -> str:
 def last_day(status: StudyStatus, bold: str = "") -> str:
     """Describe what the last 24 hours brought, in a study that is older."""
     yesterday = datetime.now() - timedelta(days=1)  # noqa: DTZ005 - local, as Optuna's times
-    ended = [trial for trial in status.trials if trial.state.is_finished()]
-    if status.summary and status.summary.n_trials > len(status.trials):
-        return ""  # how many is not known
-    older = [t for t in ended if t.datetime_complete and t.datetime_complete < yesterday]
-    n_new = len(ended) - len(older)
-    if not older or not n_new:
+    summary = status.summary
+    if summary and summary.n_trials > len(status.trials):
+        n_older, before = summary.yesterday or (0, None)  # or it is not known
+        n_new = summary.finished + summary.lost - n_older
+        now = next(iter(summary.best), None)
+    else:
+        ended = [trial for trial in status.trials if trial.state.is_finished()]
+        older = [t for t in ended if t.datetime_complete and t.datetime_complete < yesterday]
+        n_older, n_new = len(older), len(ended) - len(older)
+        before, now = (
+            next(iter(best_first(some, status.directions)), None) for some in (older, ended)
+        )
+    if not n_older or not n_new:
         return ""
     words = f"{bold}In the last 24 hours:{bold} {n_new} trial{'s' if n_new > 1 else ''}"
     if len(status.directions) > 1:
         return words
-    before, now = (best_first(some, status.directions)[:1] for some in (older, ended))
-    if before and now and before[0].number != now[0].number:
-        old, new = (format_value(part[0].values[0]) for part in (before, now))
+    if before and now and before.number != now.number:
+        old, new = (format_value(trial.values[0]) for trial in (before, now))
         return f"{words}, and the best value went from {old} to {bold}{new}{bold}"
     return f"{words}, none of them the best" if before else words
 
@@ -605,7 +613,7 @@ def loading_code(status: StudyStatus) -> str:
         f"storage = as_study_storage({place_text(status.storage)!r})\n"
         f"study = storage.load_study({status.study_name!r})"
     )
-    ranked = best_first(status.trials, status.directions)
+    ranked = status.best
     names = logged_artifacts(ranked[0]) if ranked else []
     if not names:
         return opened

@@ -15,14 +15,14 @@ from prefect_optuna.blocks import (
     as_artifact_filesystem,
     as_study_storage,
 )
-from prefect_optuna.blocks.study_summary import look_at
+from prefect_optuna.blocks.study_summary import MOST_LOOKED_AT, look_at
 from prefect_optuna.errors import (
     ArchiveError,
     InvalidSettingError,
     PathNotFoundError,
     ServerUnavailableError,
 )
-from prefect_optuna.flows.events import last_reevaluations
+from prefect_optuna.flows.events import last_reevaluations, part_note
 from prefect_optuna.flows.optimize_flow import Storage
 from prefect_optuna.flows.report import (
     ReportPublisher,
@@ -36,8 +36,6 @@ from prefect_optuna.tasks import collect_garbage
 from prefect_optuna.tasks.archive.record.manifest import read_manifest
 from prefect_optuna.tasks.environments import collect_environments, garbage_text
 from prefect_optuna.tasks.seeding import shared_note
-
-_MOST_TRIALS = 5000  # of a study that keeps sums; more take longer to read than people wait
 
 
 @study_flow(name="report", flow_run_name="{study_name}-report")
@@ -183,14 +181,9 @@ def read_status(
 
 
 def _status_of(study: Study, block: StudyStorage, filesystem: ArtifactFileSystem) -> StudyStatus:
-    summary, trials = look_at(study, _MOST_TRIALS)
+    summary, trials = look_at(study, MOST_LOOKED_AT)
     state = state_of(study, summary.unfinished, summary.finished)
-    notes = shared_note(trials)
-    if len(trials) < summary.n_trials:
-        notes += (
-            f"Pictures and tables are of {len(trials):,} of the {summary.n_trials:,} trials: the "
-            "best, and others from the first to the last. The numbers are of all.",
-        )
+    notes = (*shared_note(trials), *part_note(summary, trials))
     manifest = read_manifest(study)
     picture: bytes | None = None
     if manifest is not None:

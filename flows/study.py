@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from prefect_optuna.blocks import InvalidSettingError, StudyStorage, as_study_storage
 from prefect_optuna.blocks.codec.untrusted import ForbiddenNameError, Stored, loads
 from prefect_optuna.blocks.patience import PatientStorage
-from prefect_optuna.blocks.study_summary import StudySummary
+from prefect_optuna.blocks.study_summary import StudySummary, best_first
 from prefect_optuna.blocks.texts import card, visible_line
 from prefect_optuna.errors import DamagedStorageError, NoCompleteTrialError, PickleRefusedError
 from prefect_optuna.tasks.persistence import field, persistence_class
@@ -356,6 +356,11 @@ class StudyStatus:
     versions: Sequence[Version] = ()
     reevaluations: Sequence[Reevaluation] = ()
     user_attrs: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+
+    @property
+    def best(self) -> Sequence[FrozenTrial]:
+        """The complete, feasible trials, the best one first, as a summary has them."""
+        return self.summary.best if self.summary else best_first(self.trials, self.directions)
 
 
 class BestTrial(BaseModel):

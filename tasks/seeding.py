@@ -327,16 +327,38 @@ def first_number(trial: FrozenTrial) -> int:
 
 def shared_note(trials: Iterable[FrozenTrial]) -> tuple[str, ...]:
     """Return a note for people on trials that drew from one generator in several threads."""
-    concerned = [trial for trial in trials if SHARED_KEY in trial.user_attrs]
-    if not concerned:
-        return ()
-    names = sorted({str(name) for trial in concerned for name in trial.user_attrs[SHARED_KEY]})
-    first = ", ".join(str(trial.number) for trial in concerned[:5])
-    more = f" and {len(concerned) - 5} more" if len(concerned) > 5 else ""
-    return (
-        f"Trial{'' if len(concerned) == 1 else 's'} {first}{more} ran in threads that drew from "
-        f"the same generator ({', '.join(names)}), and may not be reproduced. {SHARED_REMEDY}",
-    )
+    shared = SharedGenerators()
+    shared.add(trials)
+    return shared.note()
+
+
+class SharedGenerators:
+    """Keeps which trials drew from one generator in several threads."""
+
+    def __init__(self) -> None:
+        self._first: list[int] = []
+        self._count = 0
+        self._names: set[str] = set()
+
+    def add(self, trials: Iterable[FrozenTrial]) -> None:
+        """Take trials that have ended."""
+        for trial in trials:
+            if (names := trial.user_attrs.get(SHARED_KEY)) is not None:
+                self._count += 1
+                self._names |= set(map(str, names))
+                self._first = sorted([*self._first, trial.number])[:5]
+
+    def note(self) -> tuple[str, ...]:
+        """Return a note for people, if there are any."""
+        if not self._count:
+            return ()
+        first = ", ".join(map(str, self._first))
+        more = f" and {self._count - 5} more" if self._count > 5 else ""
+        return (
+            f"Trial{'' if self._count == 1 else 's'} {first}{more} ran in threads that drew from "
+            f"the same generator ({', '.join(sorted(self._names))}), and may not be reproduced. "
+            f"{SHARED_REMEDY}",
+        )
 
 
 class Seeding:

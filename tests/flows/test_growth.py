@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from prefect_optuna.blocks import JournalStudyStorage
+from prefect_optuna.blocks import JournalStudyStorage, study_summary
 from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy
-from prefect_optuna.flows import study_run
+from prefect_optuna.blocks.study_summary import LOST, StudySummary, best_first, summary_of
+from prefect_optuna.flows import events, optimize, report, study_run
+from prefect_optuna.flows.events import StudySums
 from prefect_optuna.flows.session import OpenTrials, Session
-from prefect_optuna.flows.study import FlowStudy
+from prefect_optuna.flows.study import FlowStudy, StudyStatus
 from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import InlineDispatcher
 from prefect_optuna.tasks import Problem
+from prefect_optuna.tasks.seeding import SHARED_KEY, shared_note
 from prefect_optuna.tasks.trial import TrialRunner
 
 TRIALS = 40
@@ -193,3 +201,162 @@ def test_more_trials_are_asked_for_without_going_through_all_of_them(
     session.release(1)
     assert trials.count == 1  # the one that has not ended
     assert (session._next, session._n_repeats) == (1_004, 1)
+
+
+def ended_ago(
+    state: str, value: float, minutes: int, directions: Sequence[str]
+) -> optuna.trial.FrozenTrial:
+    """A trial that ended so many minutes ago."""
+    now = datetime.now()  # noqa: DTZ005 - as Optuna's times are
+    trial = optuna.trial.create_trial(
+        values=[value, -value][: len(directions)] if state in ("complete", "infeasible") else None,
+        state=STATES[state],
+        constraints={"mass": 1.0} if state == "infeasible" else None,
+        system_attrs={LOST: {"reason": "a crash"}} if state == "lost" else {},
+        user_attrs={SHARED_KEY: ["random"]} if value > 2 else {},
+    )
+    trial.datetime_start = now - timedelta(minutes=minutes + 1)
+    trial.datetime_complete = now - timedelta(minutes=minutes)
+    return trial
+
+
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "infeasible": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "lost": TrialState.FAIL,
+}
+STEPS = st.lists(
+    st.one_of(
+        st.just("ask"),
+        st.just("tell"),
+        st.just("look"),
+        st.tuples(
+            st.sampled_from([*STATES]),
+            st.sampled_from([0.0, 1.0, 2.0, 3.0]),
+            st.integers(0, 4 * 24 * 60),
+        ),
+    ),
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "minimize"]])
+@given(steps=STEPS)
+def test_sums_that_grow_are_those_of_all_trials(steps: list[Any], directions: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "MOST_LOOKED_AT", 6)
+        patch.setattr(events, "MOST_BEST", 3)
+        patch.setattr(study_summary, "MOST_BEST", 3)
+        study, sums = optuna.create_study(directions=directions), StudySums(directions)
+        heard: list[int] = []
+        for step in [*steps, "look"]:
+            running = study.get_trials(states=[TrialState.RUNNING])
+            if step == "ask":
+                study.ask()
+            elif step == "tell" and running:
+                study.tell(running[0].number, [1.5] * len(directions))
+            elif isinstance(step, tuple):
+                study.add_trial(ended_ago(*step, directions))
+            elif step == "look":
+                summary, some, ended = sums.look(study.get_trials(deepcopy=False))
+                heard += [trial.number for trial in ended]
+                compare(summary, some, study.trials, directions)
+                assert sums.shared.note() == shared_note(study.trials)
+        assert sorted(heard) == [t.number for t in study.trials if t.state.is_finished()]
+
+
+def compare(
+    summary: StudySummary,
+    some: Sequence[optuna.trial.FrozenTrial],
+    trials: list[optuna.trial.FrozenTrial],
+    directions: Sequence[str],
+) -> None:
+    """A summary that has grown with one that is made of all trials at once."""
+    exact = summary_of(trials, directions)
+    assert replace(summary, since_best=None, yesterday=None) == exact
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    if len(directions) == 1 and exact.best:
+        assert summary.since_best == sum(t.number > exact.best[0].number for t in ended)
+    older = [
+        trial
+        for trial in ended
+        if trial.datetime_complete is None
+        or trial.datetime_complete < datetime.now() - timedelta(days=1)  # noqa: DTZ005
+    ]
+    if len(older) < len(ended) and not any(t.duration and is_about_a_day_old(t) for t in ended):
+        assert summary.yesterday is not None
+        assert summary.yesterday[0] == len(older)
+        if len(directions) == 1:
+            assert summary.yesterday[1] == next(iter(best_first(older, directions)), None)
+    if len(trials) <= 6:
+        assert some == trials
+    else:
+        numbers = {trial.number for trial in some}
+        assert numbers >= {trial.number for trial in [*exact.best, *exact.unfinished]}
+        assert len(numbers) <= 6 + len(exact.best) + len(exact.unfinished)
+        assert [trial.number for trial in some] == sorted(numbers)
+
+
+def is_about_a_day_old(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether the minute in which a trial ended is that of 24 hours ago, or beside it."""
+    assert trial.datetime_complete
+    age = datetime.now() - trial.datetime_complete  # noqa: DTZ005
+    return abs(age - timedelta(days=1)) < timedelta(minutes=2)
+
+
+def test_a_look_at_a_large_study_is_one_at_what_is_new(tmp_path: Path) -> None:
+    block = JournalStudyStorage(path=tmp_path / "s.journal")
+    fill(block, 6_000)
+    study = block.load_study("s")
+    running = study.ask()
+    trials, sums = Looked(study.get_trials(deepcopy=False)), StudySums(["minimize"])
+    sums.look(trials)
+    trials.count = 0
+    study.tell(running, 10.0)
+    trials[-1] = study.trials[-1]
+    summary, some, ended = sums.look(trials)
+    assert trials.count == 1
+    assert (summary.n_trials, summary.since_best, len(ended)) == (6_001, 6_000, 1)
+    assert 5_000 <= len(some) <= 5_101
+    assert len({trial.number // 1000 for trial in some}) == 7  # from the first to the last
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_report_of_a_large_study_is_made_of_some_trials_and_counts_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MOST_LOOKED_AT", 20)
+    monkeypatch.setattr(events, "MOST_BEST", 5)
+    statuses: list[StudyStatus] = []
+    original = report.render_report
+
+    def render(status: StudyStatus, **options: Any) -> report.Report:
+        statuses.append(status)
+        return original(status, **options)
+
+    monkeypatch.setattr(report, "render_report", render)
+    optimize(
+        Problem(
+            suggest=lambda trial: {"x": trial.suggest_float("x", -1, 1)},
+            run=lambda params: params["x"],
+            evaluate=lambda result: result**2,
+        ),
+        study_name="large",
+        n_trials=60,
+        storage=JournalStudyStorage(path=tmp_path / "s.journal"),
+        artifacts=tmp_path / "artifacts",
+        sampler="random",
+    )
+    last = statuses[-1]
+    assert last.summary is not None
+    assert (last.state, last.summary.n_trials) == ("completed", 60)
+    assert 20 <= len(last.trials) <= 25
+    text = original(last, pictures=False).markdown
+    assert "**60 of 60 trials** (60 complete)" in text
+    assert f"Pictures and tables are of {len(last.trials)} of the 60 trials" in text
+    best = last.best[0]
+    assert best.number == min(last.trials, key=lambda trial: trial.value or 0).number
+    later = 59 - best.number
+    assert later == 0 or f"none better in {later:,} trial" in text
