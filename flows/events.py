@@ -203,11 +203,8 @@ class StudyEvents:
         return max(_STALLED_LEAST, _STALLED_TRIALS * self._longest)
 
     def _emit(self, name: EventName, status: StudyStatus, payload: dict[str, Any]) -> None:
-        counted = {
-            **payload,
-            "trials": _summary(status).finished,
-            "n_trials": status.n_trials,
-        }
+        finished = _summary(status).finished
+        counted = {**payload, "trials": finished, "n_trials": status.n_trials}
         _emit(name, self._uuid, status.study_name, payload=counted)
 
 
@@ -332,7 +329,7 @@ class StudySums:
         """
         with self._lock:
             new, ended = self._follows.look(trials)
-            started, last = span_of([*new, *ended])
+            started, last = span_of([*new, *ended, *self._follows.open])
             moments = sorted([*self._moments, *filter(None, (started, last))])
             self._moments = [*moments[:1], *moments[-1:]]
             before = self._leader

@@ -229,7 +229,7 @@ STATES = {
 }
 STEPS = st.lists(
     st.one_of(
-        st.just("ask"),
+        st.sampled_from(["ask", "enqueue"]),
         st.just("tell"),
         st.just("look"),
         st.tuples(
@@ -255,6 +255,8 @@ def test_sums_that_grow_are_those_of_all_trials(steps: list[Any], directions: li
             running = study.get_trials(states=[TrialState.RUNNING])
             if step == "ask":
                 study.ask()
+            elif step == "enqueue":
+                study.enqueue_trial({})
             elif step == "tell" and running:
                 study.tell(running[0].number, [1.5] * len(directions))
             elif isinstance(step, tuple):
