@@ -6,19 +6,25 @@ import math
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from prefect.client.orchestration import get_client
 from servers import wait_until
 
 from prefect_optuna.blocks.study_storage import study_uuid
+from prefect_optuna.blocks.study_summary import summary_of
+from prefect_optuna.flows import events as study_events
 from prefect_optuna.flows import optimize
-from prefect_optuna.flows.events import MAX_FAILED_EVENTS, StudyEvents
+from prefect_optuna.flows.events import MAX_FAILED_EVENTS, EventName, StudyEvents
 from prefect_optuna.flows.study import StudyState, StudyStatus
+from prefect_optuna.tasks import Problem
 
 if TYPE_CHECKING:
     from prefect_optuna.deployments import LocalServer
@@ -240,3 +246,60 @@ def test_task_runs_are_named_after_their_trials(prefect_server: LocalServer, n_t
             json={"flow_runs": {"id": {"any_": [result.flow_run_id]}}},
         ).json()
     assert task_run["name"] == {1: "trial 0: 0.5", 3: "trials 0 to 2: best 0.5"}[n_trials]
+
+
+def test_a_study_is_not_stalled_before_ten_times_its_longest_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(study_events, "_emit", lambda name, *_, **__: sent.append(name))
+    begin = datetime(2026, 1, 1)  # noqa: DTZ001 - as Optuna's times are
+    trial = optuna.trial.create_trial(value=1.0)
+    trial.datetime_start, trial.datetime_complete = begin, begin + timedelta(hours=1)
+    heard = StudyEvents("0a1b", ("minimize",))
+    clock = {"now": 0.0}
+    monkeypatch.setattr(time, "monotonic", lambda: clock["now"])
+
+    def look(ended: list[FrozenTrial]) -> None:
+        running = optuna.trial.create_trial(state=TrialState.RUNNING)
+        status = StudyStatus("slow", ("minimize",), [trial, running], 9, "running", 1.0, "", "")
+        # A larger study is looked at with a few of its trials.
+        few = replace(status, trials=[running], summary=summary_of(status.trials, ["minimize"]))
+        heard.look(few, ended)
+
+    look([trial])
+    for hours, told in ((1, []), (9, []), (10.1, ["study.stalled"])):
+        clock["now"] = hours * 3600
+        look([])
+        assert sent == ["study.improved", *told]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_each_failed_trial_of_a_large_study_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_events, "MOST_LOOKED_AT", 10)
+    failed: list[int] = []
+    original = study_events._emit
+
+    def emit(name: EventName, *where: Any, **more: Any) -> None:
+        if name == "trial.failed":
+            failed.append(more["number"])
+        original(name, *where, **more)
+
+    monkeypatch.setattr(study_events, "_emit", emit)
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.number % 2:
+            raise ValueError("an odd one")
+        return trial.suggest_float("x", 0, 1)
+
+    optimize(
+        Problem(objective=objective),
+        study_name="odd",
+        n_trials=40,
+        catch=ValueError,
+        storage=tmp_path / "s.journal",
+        artifacts=tmp_path / "artifacts",
+    )
+    assert sorted(failed) == [*range(1, 40, 2)]
