@@ -143,7 +143,7 @@ def test_a_large_study_on_redis_is_looked_at_without_its_trials(
     read_record = StudyCopy.read_record
     monkeypatch.setattr(StudyCopy, "read_record", noted)
     monkeypatch.setattr(StudyCopy, "load", refuse)
-    monkeypatch.setattr(report_flow, "_MOST_TRIALS", 20)
+    monkeypatch.setattr(report_flow, "MOST_LOOKED_AT", 20)
     monkeypatch.setattr(study_check, "_GROUP", 2)
 
     code, out, _ = call("studies", *where, "--json")
