@@ -18,10 +18,10 @@ LOST = "prefect_optuna:lost"
 """The system attribute of a trial that says who gave it up, and why."""
 
 MOST_BEST = 100
+"""The best trials that a summary names, of a study with one direction."""
 
 MOST_LOOKED_AT = 5000
 """Maximum number of a larger study's trials of which tables and pictures are made."""
-"""The best trials that a summary names, of a study with one direction."""
 
 
 @runtime_checkable

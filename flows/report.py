@@ -37,7 +37,7 @@ from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.pages import code, data_uri, escape, fenced
 from prefect_optuna.blocks.artifacts.trial_log import artifact_pages, logged_artifacts
-from prefect_optuna.blocks.study_summary import best_first
+from prefect_optuna.blocks.study_summary import best_first, summary_of
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plots
 from prefect_optuna.flows.gallery import PICTURES, TimeShare, draw_gallery
@@ -540,23 +540,27 @@ def _logged(whose: str, user_attrs: Mapping[str, Any]) -> str:
     return _section(f"Logged by {whose}", " · ".join(words)) if words else ""
 
 
-def last_day(status: StudyStatus, bold: str = "") -> str:
-    """Describe what the last 24 hours brought, in a study that is older."""
-    yesterday = datetime.now() - timedelta(days=1)  # noqa: DTZ005 - local, as Optuna's times
+def _yesterday(status: StudyStatus) -> tuple[int, FrozenTrial | None]:
+    """Count the trials that had ended 24 hours ago, with the best one then, of one direction."""
     summary = status.summary
     if summary and summary.n_trials > len(status.trials):
-        n_older, before = summary.yesterday or (0, None)  # or it is not known
-        n_new = summary.finished + summary.lost - n_older
-        now = next(iter(summary.best), None)
-    else:
-        ended = [trial for trial in status.trials if trial.state.is_finished()]
-        older = [t for t in ended if t.datetime_complete and t.datetime_complete < yesterday]
-        n_older, n_new = len(older), len(ended) - len(older)
-        before, now = (
-            next(iter(best_first(some, status.directions)), None) for some in (older, ended)
-        )
-    if not n_older or not n_new:
+        return summary.yesterday or (0, None)  # or it is not known
+    yesterday = datetime.now() - timedelta(days=1)  # noqa: DTZ005 - local, as Optuna's times
+    older = [t for t in status.trials if t.datetime_complete and t.datetime_complete < yesterday]
+    best = best_first(older, status.directions) if len(status.directions) == 1 else []
+    return len(older), next(iter(best), None)
+
+
+def last_day(status: StudyStatus, bold: str = "") -> str:
+    """Describe what the last 24 hours brought, in a study that is older."""
+    n_older, before = _yesterday(status)
+    if not n_older:
         return ""
+    summary = status.summary or summary_of(status.trials, status.directions)
+    n_new = summary.finished + summary.lost - n_older
+    if not n_new:
+        return ""
+    now = next(iter(summary.best), None)
     words = f"{bold}In the last 24 hours:{bold} {n_new} trial{'s' if n_new > 1 else ''}"
     if len(status.directions) > 1:
         return words

@@ -297,18 +297,24 @@ class ThreadDispatcher:
         if outcome.upload is None:
             return True
         with self._lock:
-            is_much = self._held + outcome.upload.size > _MOST_HELD
+            # Counted at once, or two lanes would both find the last room.
+            self._held += outcome.upload.size
+            is_much = self._held > _MOST_HELD
         wait([outcome.upload.end], None if is_much else outcome.seconds * _WORTH_WAITING)
-        return outcome.upload.end.done()
+        if not outcome.upload.end.done():
+            return False
+        self._let_go(outcome.upload)
+        return True
+
+    def _let_go(self, upload: Upload) -> None:
+        with self._lock:
+            self._held -= upload.size
 
     def _report_later(self, outcome: Outcome) -> None:
         upload = cast("Upload", outcome.upload)
-        with self._lock:
-            self._held += upload.size
 
         def report(_: object) -> None:
-            with self._lock:
-                self._held -= upload.size
+            self._let_go(upload)
             self._events.put(_LaneEvent(outcome.uploaded(), ran=False, was_last=False))
 
         upload.end.add_done_callback(report)

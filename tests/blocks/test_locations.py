@@ -176,6 +176,14 @@ def test_a_slip_of_the_finger_makes_no_folder(slip: str, folder: Path) -> None:
     assert as_artifact_filesystem(f"./{slip}").location() == str(folder / slip)
 
 
+@pytest.mark.parametrize("slip", [f"s3//key:{SECRET}@b", "S3//b/x", "memory//x", "sftp//me@b"])
+def test_a_url_without_its_colon_makes_no_folder(slip: str, folder: Path) -> None:
+    with pytest.raises(InvalidSettingError, match=r"a colon before the slashes: \w+://") as caught:
+        as_artifact_filesystem(slip)
+    assert SECRET not in str(caught.value)
+    assert as_artifact_filesystem(f"./{slip}").location() == str(folder / slip)
+
+
 @pytest.mark.parametrize("login", ["me:{}@host", ":{}@host", "me%20too:{}@host", "me:{}\n@host"])
 @pytest.mark.parametrize("start", ["", "file://", "FILE://", "local://"])
 def test_a_login_is_no_name_of_a_folder(start: str, login: str) -> None:

@@ -82,13 +82,14 @@ def packed(artifacts: ArtifactFileSystem, path: str, digest: str) -> bytes | Non
     if (content := _in_known_packs(artifacts, path, digest)) is not None:
         return content
     packs = _packs(artifacts, _parts(path)[0])
-    if artifacts.url.partition("://")[0] in REMOTE:
-        _open_several(artifacts, packs)
+    _open_several(artifacts, packs)
     return _in_known_packs(artifacts, path, digest)
 
 
 def _open_several(artifacts: ArtifactFileSystem, packs: Iterable[str]) -> None:
-    """Read what is in new packs, several at a time: each takes some round trips."""
+    """Read what is in new packs of another machine, several at a time: each takes round trips."""
+    if artifacts.url.partition("://")[0] not in REMOTE:
+        return
     places = ((pack, artifacts.location(pack)) for pack in packs)
     new = [(pack, place) for pack, place in places if place not in _entries][:_KEPT]
     if len(new) < 2:
@@ -171,7 +172,9 @@ def compact(artifacts: ArtifactFileSystem, files: Mapping[str, str]) -> int:
 def _join(artifacts: ArtifactFileSystem, folder: str, files: Mapping[str, str]) -> None:
     """Join small packs that a killed process has left, if all that is in them is wanted."""
     known, small = _Contents(), _Small()
-    for pack in _packs(artifacts, folder):
+    packs = _packs(artifacts, folder)
+    _open_several(artifacts, packs)
+    for pack in packs:
         with contextlib.suppress(PathNotFoundError, ArchiveError):
             entries = _entries_of(artifacts, pack, artifacts.location(pack))
             if len(entries) > _FILES // 4:
@@ -416,7 +419,7 @@ class Packer:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if len(self._small) > 1 and error is None:
             self._pack()
-        self._thread.shutdown()
+        self._thread.shutdown(wait=error is None)  # nobody who interrupts waits for a network
 
     def _pack(self) -> None:
         files, self._files = self._files, {}

@@ -622,12 +622,17 @@ def test_what_is_packed_is_not_looked_for_elsewhere(
 
 
 def test_an_export_of_packs_is_one_of_files(
-    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, tmp_path: Path
+    storage: InMemoryStudyStorage,
+    artifacts: ArtifactFileSystem,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     archived = filled(storage, artifacts, 3)
     before = as_read(archived)
     archived.compact()
+    opened = _calls(monkeypatch, "open")
     archived.export(tmp_path / "s.zip")
+    assert len(opened) == 6  # each is read once
     elsewhere = ArtifactFileSystem(url=str(tmp_path / "elsewhere"))
     there = InMemoryStudyStorage(name=f"there-{tmp_path.name}")
     imported = ArchivedStudy.import_(tmp_path / "s.zip", storage=there, artifacts=elsewhere)
