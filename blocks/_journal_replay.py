@@ -447,8 +447,8 @@ def _time(text: str | None) -> datetime | None:
 #
 # A journal has some ten records of each trial. `<journal>.index` has a line for each trial, as it
 # was when that much of the journal had been read. Whoever opens a journal and has had to read
-# much of it writes one; nobody needs it, it may be deleted at any time, and Optuna's and
-# Rustuna's readers do not know it.
+# much of it writes one, and so does a run that ends; nobody needs it, it may be deleted at any
+# time, and Optuna's and Rustuna's readers do not know it.
 #
 # | line | a JSON list of |
 # |---|---|
@@ -621,6 +621,18 @@ def read_index(file: JournalFile, replay: Replay) -> bool:
     except (OSError, *MALFORMED) as error:
         _logger.debug("The index %s is passed over: %r", path, error)
         return False
+
+
+def indexed_bytes(file: JournalFile) -> int:
+    """Count the bytes of a journal that its index spares, by what the index says of itself."""
+    try:
+        with Path(f"{file.path}{_SUFFIX}").open("rb") as index:
+            if not _is_trustworthy(os.fstat(index.fileno()), file.path.stat()):
+                return 0
+            made, read_to, *_ = json.loads(index.readline())
+    except (OSError, *MALFORMED):
+        return 0
+    return read_to if made == _FORMAT and 0 <= read_to <= file.read_to else 0
 
 
 def _is_trustworthy(index: os.stat_result, journal: os.stat_result) -> bool:

@@ -46,6 +46,7 @@ from prefect_optuna.blocks._journal_replay import (
     Operation,
     Replay,
     ReplayedStudy,
+    indexed_bytes,
     read_index,
     write_index,
 )
@@ -236,8 +237,13 @@ class FileStorage(BaseStorage):
         return bool(self._waiting)
 
     def remove_session(self) -> None:
-        """Write what waits to be written."""
+        """Write what waits to be written, and an index, by which others open a long journal.
+
+        Optuna calls it at the end of `study.optimize`.
+        """
         self.flush()
+        with self._mutex, without_garbage_collector():
+            write_index(self._file, self._replay, indexed_bytes(self._file))
 
     # Studies
 

@@ -250,6 +250,10 @@ class PatientStorage(_Base):
         """The trials, read-only; a storage that can makes no list of them for that."""
         return self.patience(lambda: trials_view(self.storage, study_id))
 
+    def flush(self) -> None:
+        """Send what the storage has gathered."""
+        self.patience(lambda: send_writes(self.storage))
+
     def _made(self, study_id: int, template: FrozenTrial) -> int | None:
         for trial in reversed(self.storage.get_all_trials(study_id, deepcopy=False)):
             if (
@@ -272,6 +276,18 @@ def trials_view(storage: BaseStorage, study_id: int) -> Sequence[FrozenTrial]:
     """
     view = getattr(storage, "trials_view", None)
     return storage.get_all_trials(study_id, deepcopy=False) if view is None else view(study_id)
+
+
+def send_writes(storage: BaseStorage) -> None:
+    """Have a storage that gathers writes hold them all, for another process is to read them.
+
+    Example:
+        >>> import optuna
+        >>> send_writes(optuna.storages.InMemoryStorage())
+    """
+    flush = getattr(storage, "flush", None)
+    if flush is not None:
+        flush()
 
 
 def _patient(name: str) -> Callable[..., Any]:

@@ -127,6 +127,7 @@ class StudyRun:
             else:
                 self._run_elsewhere(self.dispatcher)
             end()
+            self.study.storage.remove_session()
             clean = True
             self._state = "stopped" if self.study.stopped else "completed"
             if self._error is not None:
@@ -256,7 +257,7 @@ class StudyRun:
         return self.session.ask(self.study)
 
     def _live(self, trial: optuna.Trial, block: StudyStorage) -> LiveTrial:
-        self.study.storage.remove_session()  # another process reads the trial: nothing waits here
+        self.study.storage.flush()  # another process reads the trial
         return LiveTrial(
             block,
             self.study.study_name,

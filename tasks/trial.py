@@ -28,7 +28,7 @@ from optuna.trial import BaseTrial, FrozenTrial
 
 from prefect_optuna.blocks._secrets import SecretVariables, error_words, public_text, secret_paths
 from prefect_optuna.blocks.codec.values import encode_value
-from prefect_optuna.blocks.patience import Patience, PatientStorage
+from prefect_optuna.blocks.patience import Patience, PatientStorage, send_writes
 from prefect_optuna.blocks.study_summary import is_lost
 from prefect_optuna.errors import (
     InvalidProblemError,
@@ -307,9 +307,7 @@ class LiveTrial:
 
     def deliver(self) -> None:
         """Have the storage hold all that the trial was given: the next who tells it, ends it."""
-        flush = getattr(self.storage.get_storage(), "flush", None)  # where writes are gathered
-        if flush is not None:
-            flush()
+        send_writes(self.storage.get_storage())
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def journal(tmp_path: Path) -> Path:
         )
     )
     optuna.delete_study(study_name="deleted", storage=block.get_storage())
-    block.get_storage().remove_session()
+    block.get_storage().flush()
+    index_of(path).unlink(missing_ok=True)
     return path
 
 
@@ -119,6 +120,26 @@ def test_who_opens_a_long_journal_reads_what_its_index_has_not(
     assert everything(opened(journal)) == everything(
         JournalStorage(JournalFileBackend(str(journal)))
     )
+
+
+@pytest.mark.usefixtures("small")
+def test_a_session_that_ends_leaves_an_index_to_whoever_opens_the_journal(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = JournalStudyStorage(path=journal).load_study("lab")
+    index_of(journal).unlink()
+    study.optimize(objective, n_trials=20, catch=ValueError)  # Optuna ends its session
+    made = index_of(journal).stat().st_mtime_ns
+    assert records_read(journal, monkeypatch) == 0
+    assert everything(opened(journal)) == everything(
+        JournalStorage(JournalFileBackend(str(journal)))
+    )
+    study.ask()
+    study._storage.remove_session()
+    assert index_of(journal).stat().st_mtime_ns == made  # for so little it is not made anew
+    index_of(journal).write_bytes(b"[2]\n")
+    study._storage.remove_session()
+    assert records_read(journal, monkeypatch) == 0
 
 
 @pytest.mark.usefixtures("small")

@@ -201,6 +201,10 @@ class OneFile(RuleBasedStateMachine):
         self.wait_for_others()
         self.writers[w] = self.ours[w] = self.open()
 
+    @rule(w=st.integers(0, 1))
+    def end_session(self, w: int) -> None:
+        self.ours[w].remove_session()
+
     @rule()
     def read(self) -> None:
         expected = [undated(said) for said in everything(self.model)]

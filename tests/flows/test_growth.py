@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from prefect_optuna.blocks import JournalStudyStorage, study_summary
+from prefect_optuna.blocks import JournalStudyStorage, _journal_replay, study_summary
 from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy
 from prefect_optuna.blocks.study_summary import LOST, StudySummary, best_first, summary_of
@@ -323,6 +323,19 @@ def test_a_look_at_a_large_study_is_one_at_what_is_new(tmp_path: Path) -> None:
     assert (summary.n_trials, summary.since_best, len(ended)) == (6_001, 6_000, 1)
     assert 5_000 <= len(some) <= 5_101
     assert len({trial.number // 1000 for trial in some}) == 7  # from the first to the last
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_whoever_opens_the_journal_after_a_run_reads_on_from_its_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_journal_replay, "_WORTH", 1)
+    block = JournalStudyStorage(path=tmp_path / "s.journal")
+    optimize(Problem(objective=lambda trial: 0.0), n_trials=3, study_name="s", storage=block)
+    read: list[Any] = []
+    monkeypatch.setattr(_journal_replay.Replay, "apply", lambda _, record: read.append(record))
+    assert len(block.load_study("s").trials) == 3
+    assert len(read) < 10  # of the end of the run
 
 
 @pytest.mark.usefixtures("prefect_server")
