@@ -173,7 +173,11 @@ def best_first(trials: Iterable[FrozenTrial], directions: Sequence[str]) -> list
     ]
     if len(directions) > 1:
         candidates = pareto_front(candidates, directions)
-    return sorted(candidates, key=lambda trial: (losses_of(trial.values, directions), trial.number))
+        return sorted(
+            candidates, key=lambda trial: (losses_of(trial.values, directions), trial.number)
+        )
+    sign = -1 if directions[0] == "maximize" else 1
+    return sorted(candidates, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
 def pareto_front(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
@@ -213,4 +217,5 @@ def is_feasible(trial: FrozenTrial) -> bool:
         >>> is_feasible(optuna.trial.create_trial(value=1.0, constraints={"mass": 0.5}))
         False
     """
-    return all(value <= 0 for value in trial.constraints.values())
+    constraints = trial.constraints
+    return not constraints or all(value <= 0 for value in constraints.values())

@@ -581,12 +581,18 @@ def read_blob(artifacts: ArtifactFileSystem, digest: str, what: str) -> bytes:
     return _verified(artifacts, blob_path(digest), digest, what, blob_store(artifacts).content)
 
 
-def read_verified(artifacts: ArtifactFileSystem, path: str, digest: str, what: str) -> bytes:
+def read_verified(
+    artifacts: ArtifactFileSystem,
+    path: str,
+    digest: str,
+    what: str,
+    read: Callable[[str], bytes] | None = None,
+) -> bytes:
     """Read a file of an archive whose digest is known, and raise `ArchiveError` if it differs."""
     if (content := _in_known_packs(artifacts, path, digest, opened=True)) is not None:
         return content
     try:
-        return _verified(artifacts, path, digest, what, artifacts.read_path)
+        return _verified(artifacts, path, digest, what, read or artifacts.read_path)
     except ArchiveError:
         if (content := packed(artifacts, path, digest)) is not None:
             return content

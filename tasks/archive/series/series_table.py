@@ -7,6 +7,7 @@ only the columns that are asked for are decoded. Several are read and verified a
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from optuna.trial import FrozenTrial
 
 from prefect_optuna.blocks import ArchiveError, ArtifactFileSystem, InvalidSettingError
 from prefect_optuna.blocks.redis_storage.study_copy import without_garbage_collector
+from prefect_optuna.blocks.stores import REMOTE
 from prefect_optuna.tasks.archive.record.manifest import RESULT_KEY
-from prefect_optuna.tasks.archive.series.blobs import from_whole_packs, read_verified
+from prefect_optuna.tasks.archive.series.blobs import LARGE, from_whole_packs, read_verified
 from prefect_optuna.tasks.archive.series.results import (
     as_column,
     decode_inline_series,
@@ -125,8 +127,6 @@ class SeriesReader:
         self, trials: Sequence[FrozenTrial], references: Sequence[Any], spec: SeriesSpec | None
     ) -> list[Any]:
         """A table for each trial that has a file."""
-        import pyarrow as pa
-
         of_path = {one["path"]: n for n, one in enumerate(references) if _is_file(one)}
         digests = {path: references[n]["sha256"] for path, n in of_path.items()}
         decode = self._from_result if spec is None else self._from_file
@@ -139,16 +139,18 @@ class SeriesReader:
             return decode(trials[n], self._read(trials[n], references[n]))
 
         rest = [n for n in range(len(trials)) if n not in parts]
-        for n in rest[:1]:  # it finds the packs for all others
-            parts[n] = read(n)
-        if others := rest[1:]:
-            with ThreadPoolExecutor(min(_AT_ONCE, len(others))) as threads:
-                parts.update(zip(others, threads.map(read, others), strict=True))
+        if rest and _may_be_packed(references[rest[0]]):  # it finds the packs for all others
+            first = rest.pop(0)
+            parts[first] = read(first)
+        if rest:
+            at_once = _AT_ONCE if self._is_remote() else min(_AT_ONCE, 2 * (os.cpu_count() or 1))
+            with ThreadPoolExecutor(min(at_once, len(rest))) as threads:
+                parts.update(zip(rest, threads.map(read, rest), strict=True))
         complete = [parts[n] for n in range(len(trials))]
         if spec is not None:
             complete = self._with_axes(trials, complete, spec)
         return [
-            part.add_column(0, "trial", pa.array(np.full(len(part), trial.number)))
+            part.add_column(0, "trial", _filled(trial.number, len(part)))
             for trial, part in zip(trials, complete, strict=True)
             if part.num_columns
         ]
@@ -195,7 +197,21 @@ class SeriesReader:
                 f"{self.key!r}, with `path` and `sha256`, found {reference!r}."
             ) from None
         what = f"the series {self.key!r} of trial {trial.number}"
-        return read_verified(self.artifacts, path, digest, what)
+        read = None if self._is_remote() else self._read_into_arrow
+        return read_verified(self.artifacts, path, digest, what, read)
+
+    def _is_remote(self) -> bool:
+        return self.artifacts.url.partition("://")[0] in REMOTE
+
+    def _read_into_arrow(self, path: str) -> Any:
+        """Read a file into memory that Arrow has had before: new pages take longer than reading."""
+        import pyarrow as pa
+
+        with self.artifacts.open(path) as opened:
+            file: Any = opened
+            buffer = pa.allocate_buffer(file.seek(0, os.SEEK_END))
+            file.seek(0)
+            return buffer.slice(0, file.readinto(buffer))
 
     def _from_file(self, trial: FrozenTrial, content: bytes) -> Any:
         table, metadata = open_arrow(content)
@@ -291,6 +307,21 @@ class SeriesReader:
             else "Series come from the results of `optimize` and from "
             "OptunaArchive.trial_add_timeseries."
         )
+
+
+def _may_be_packed(reference: Any) -> bool:
+    """Tell whether the file of a series is small enough for a pack, as far as is known."""
+    size = reference.get("bytes") if isinstance(reference, Mapping) else None
+    return not (isinstance(size, int) and size > LARGE)
+
+
+def _filled(number: int, length: int) -> Any:
+    """Return an Arrow array of one number, likewise in memory that Arrow has had before."""
+    import pyarrow as pa
+
+    buffer = pa.allocate_buffer(8 * length)
+    np.frombuffer(buffer, np.int64)[:] = number
+    return pa.Array.from_buffers(pa.int64(), length, [None, buffer])
 
 
 def as_kind(table: Any, spec: SeriesSpec | None, kind: SeriesKind, key: str) -> Any:

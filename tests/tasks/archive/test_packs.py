@@ -30,7 +30,7 @@ from prefect_optuna.blocks import (
 from prefect_optuna.errors import AlreadyExistsError
 from prefect_optuna.flows import optimize
 from prefect_optuna.tasks import ArchivedStudy, OptunaArchive, Problem
-from prefect_optuna.tasks.archive.series import blobs
+from prefect_optuna.tasks.archive.series import blobs, series_table
 
 TIMES = np.arange(600.0)
 
@@ -111,6 +111,18 @@ def test_everything_is_read_from_packs_as_before(
         table = pa.ipc.open_file(archive.read("trials/000003.arrow")).read_all()
     assert len(names) == 10
     assert table.column_names == ["t", "step", "curve"]
+
+
+def test_whoever_reads_several_at_once_need_not_know_the_packs(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files too large for a pack are read at once; the size that an attribute says may be wrong."""
+    monkeypatch.setattr(series_table, "LARGE", 0)
+    archived = filled(storage, artifacts, 5)
+    before = as_read(archived)
+    archived.compact()
+    blobs._known.clear()
+    assert_as_before(archived, before)
 
 
 def test_a_study_of_many_has_several_packs(
