@@ -19,8 +19,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import optuna
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.distributions import BaseDistribution
+from optuna.storages import (
+    BaseStorage,
+    RDBStorage,
+    _CachedStorage,  # pyright: ignore[reportPrivateUsage]
+)
+from optuna.trial import FrozenTrial, TrialState
 from prefect.logging import get_logger
 
 from prefect_optuna.blocks._secrets import clean_cause, error_words
@@ -214,6 +219,32 @@ class _PatientStore:
         return call
 
 
+class _CachedDatabase(_CachedStorage):
+    """Optuna's cache in front of a database."""
+
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        if trial_id in self._trial_id_to_study_id_and_number:
+            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        else:  # of another process, and not read yet
+            given = trial_id, param_name, param_value_internal, distribution
+            self._backend.set_trial_param(*given)
+
+    def get_n_trials(
+        self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
+    ) -> int:
+        if state is not None:
+            return super().get_n_trials(study_id, state)
+        self._read_trials_from_remote_storage(study_id)
+        with self._lock:
+            return len(self._studies[study_id].trials)
+
+
 class PatientStorage(_Base):
     """A study storage whose calls wait while it is away.
 
@@ -225,7 +256,8 @@ class PatientStorage(_Base):
     """
 
     def __init__(self, storage: BaseStorage, patience: Patience | None = None) -> None:
-        self.storage = storage
+        # Optuna does not see the database in here, and would read all trials for each.
+        self.storage = _CachedDatabase(storage) if isinstance(storage, RDBStorage) else storage
         self.patience: Patience = patience or Patience()
 
     def __getattr__(self, name: str) -> Any:

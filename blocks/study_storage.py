@@ -19,7 +19,13 @@ import optuna
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, RDBStorage
+from optuna.storages import (
+    BaseStorage,
+    GrpcStorageProxy,
+    InMemoryStorage,
+    RDBStorage,
+    _CachedStorage,  # pyright: ignore[reportPrivateUsage]
+)
 from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import StudyDirection
@@ -147,7 +153,7 @@ def storage_identity(storage: BaseStorage) -> str | None:
 
 
 def _is_cache(storage: BaseStorage) -> bool:
-    return type(storage).__name__ == "_CachedStorage"
+    return isinstance(storage, _CachedStorage)
 
 
 def _on_this_machine(kind: str, path: Any) -> str | None:

@@ -298,9 +298,6 @@ class LiveTrial:
         study = optuna.load_study(
             study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
         )
-        # Optuna caches a database in front of this study, and changes no trial there that it has
-        # not read. A sampler reads them; where all parameters are fixed, it is not asked.
-        study.get_trials(deepcopy=False)
         study_id = storage.get_study_id_from_name(self.study_name)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
         return FlowTrial(study, trial_id, self.stopping)

@@ -16,10 +16,15 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
-from prefect_optuna.blocks import JournalStudyStorage, _journal_replay, study_summary
+from prefect_optuna.blocks import (
+    JournalStudyStorage,
+    SQLStudyStorage,
+    _journal_replay,
+    study_summary,
+)
 from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy
 from prefect_optuna.blocks.study_summary import LOST, StudySummary, best_first, summary_of
@@ -121,6 +126,39 @@ def test_calls_and_trials_read_do_not_grow_with_the_study(
     assert trials == 0
     assert calls["set_trial_state_values"] == calls["set_trial_param"] == TRIALS - 1
     assert sum(calls.values()) <= 12 * TRIALS
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_trial_in_a_database_is_read_as_often_beside_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_jobs: int
+) -> None:
+    read = 0
+    build = RDBStorage._build_frozen_trial_from_trial_model
+
+    def counting(self: RDBStorage, trial: Any) -> optuna.trial.FrozenTrial:
+        nonlocal read
+        read += 1
+        return build(self, trial)
+
+    monkeypatch.setattr(RDBStorage, "_build_frozen_trial_from_trial_model", counting)
+    costs: list[int] = []
+    for before in (10, 210):
+        block = SQLStudyStorage(url=f"sqlite:///{tmp_path / str(before)}.db")
+        done = optuna.trial.create_trial(value=9.0)
+        block.create_study("s").add_trials([done] * before)
+        read = 0
+        optimize(
+            Problem(objective=lambda trial: trial.suggest_float("x", 0, 1)),
+            study_name="s",
+            storage=block,
+            n_trials=before + TRIALS,
+            n_jobs=n_jobs,
+            sampler="random",
+        )
+        costs.append(read)
+    assert costs[1] - costs[0] <= 3 * 200  # who opens a study reads it
+    assert costs[0] <= 8 * TRIALS
 
 
 def test_looking_at_what_is_new_makes_no_list_of_all_trials(
