@@ -257,7 +257,9 @@ class PatientStorage(_Base):
 
     def __init__(self, storage: BaseStorage, patience: Patience | None = None) -> None:
         # Optuna does not see the database in here, and would read all trials for each.
-        self.storage = _CachedDatabase(storage) if isinstance(storage, RDBStorage) else storage
+        self.storage: BaseStorage = (
+            _CachedDatabase(storage) if isinstance(storage, RDBStorage) else storage
+        )
         self.patience: Patience = patience or Patience()
 
     def __getattr__(self, name: str) -> Any:
