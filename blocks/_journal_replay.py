@@ -507,8 +507,9 @@ def write_index(file: JournalFile, replay: Replay, indexed: int) -> None:
         Path(made).replace(target)
     except (OSError, *MALFORMED) as error:
         _logger.debug("No index of the journal %s was written: %r", file.path, error)
+    finally:
         if made is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it is in its place, or nobody may have it
                 Path(made).unlink()
 
 

@@ -220,7 +220,7 @@ class _PatientStore:
 
 
 class _CachedDatabase(_CachedStorage):
-    """Optuna's cache in front of a database."""
+    """Optuna's cache in front of a database, which also changes and counts what it has not read."""
 
     def set_trial_param(
         self,

@@ -143,6 +143,20 @@ def test_a_session_that_ends_leaves_an_index_to_whoever_opens_the_journal(
 
 
 @pytest.mark.usefixtures("small")
+def test_who_interrupts_the_writing_of_an_index_leaves_nothing_of_it(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {*journal.parent.iterdir()}
+    monkeypatch.setattr(_journal_replay, "_lines", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        opened(journal)
+    assert {*journal.parent.iterdir()} == before
+
+
+@pytest.mark.usefixtures("small")
 def test_what_trials_have_in_common_is_in_an_index_and_in_memory_once(journal: Path) -> None:
     study = JournalStudyStorage(path=journal).load_study("lab")
     study.optimize(objective, n_trials=50, catch=ValueError)
@@ -209,7 +223,11 @@ def forge(index: Path) -> None:
 def test_an_index_of_somebody_who_could_not_write_the_journal_is_passed_over(
     journal: Path,
 ) -> None:
-    expected = everything(opened(journal))
+    storage = opened(journal)
+    expected = everything(storage)
+    os.chown(index_of(journal), 4711, -1)
+    storage.remove_session()
+    assert index_of(journal).stat().st_uid == os.geteuid()  # made anew
     forge(index_of(journal))
     assert "-1234.5" in repr(everything(opened(journal)))
     os.chown(index_of(journal), 4711, -1)

@@ -25,6 +25,7 @@ from prefect_optuna.blocks import (
     _journal_replay,
     study_summary,
 )
+from prefect_optuna.blocks.patience import Patience
 from prefect_optuna.blocks.redis_storage import RedisStorage
 from prefect_optuna.blocks.redis_storage.study_copy import StudyCopy
 from prefect_optuna.blocks.study_summary import LOST, StudySummary, best_first, summary_of
@@ -36,7 +37,7 @@ from prefect_optuna.flows.study_run import StudyRun
 from prefect_optuna.flows.task_runners import InlineDispatcher
 from prefect_optuna.tasks import Problem
 from prefect_optuna.tasks.seeding import SHARED_KEY, shared_note
-from prefect_optuna.tasks.trial import TrialRunner
+from prefect_optuna.tasks.trial import LiveTrial, TrialRunner
 
 TRIALS = 40
 
@@ -159,6 +160,27 @@ def test_a_trial_in_a_database_is_read_as_often_beside_many(
         costs.append(read)
     assert costs[1] - costs[0] <= 3 * 200  # who opens a study reads it
     assert costs[0] <= 8 * TRIALS
+
+
+def test_a_live_trial_in_another_process_reads_no_other_one_of_a_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = SQLStudyStorage(url=f"sqlite:///{tmp_path}/s.db")
+    study = block.create_study("s")
+    study.add_trials([optuna.trial.create_trial(value=9.0)] * 20)
+    number = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}).number
+    read: list[int] = []
+    build = RDBStorage._build_frozen_trial_from_trial_model
+
+    def noting(self: RDBStorage, trial: Any) -> optuna.trial.FrozenTrial:
+        read.append(trial.number)
+        return build(self, trial)
+
+    monkeypatch.setattr(RDBStorage, "_build_frozen_trial_from_trial_model", noting)
+    live = LiveTrial(block, "s", number, study.sampler, study.pruner).open(Patience())
+    assert 0 <= live.suggest_float("x", 0, 1) <= 1
+    live.set_user_attr("seen", True)
+    assert set(read) == {number}
 
 
 def test_looking_at_what_is_new_makes_no_list_of_all_trials(
@@ -372,7 +394,7 @@ def test_whoever_opens_the_journal_after_a_run_reads_on_from_its_index(
     optimize(Problem(objective=lambda trial: 0.0), n_trials=3, study_name="s", storage=block)
     read: list[Any] = []
     monkeypatch.setattr(_journal_replay.Replay, "apply", lambda _, record: read.append(record))
-    assert len(block.load_study("s").trials) == 3
+    assert len(JournalStudyStorage(path=block.path).load_study("s").trials) == 3
     assert len(read) < 10  # of the end of the run
 
 

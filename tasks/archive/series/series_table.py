@@ -207,11 +207,14 @@ class SeriesReader:
         """Read a file into memory that Arrow has had before: new pages take longer than reading."""
         import pyarrow as pa
 
-        with self.artifacts.open(path) as opened:
-            file: Any = opened
-            buffer = pa.allocate_buffer(file.seek(0, os.SEEK_END))
-            file.seek(0)
-            return buffer.slice(0, file.readinto(buffer))
+        try:
+            with self.artifacts.open(path) as opened:
+                file: Any = opened
+                buffer = pa.allocate_buffer(file.seek(0, os.SEEK_END))
+                file.seek(0)
+                return buffer.slice(0, file.readinto(buffer))
+        except OSError:
+            return self.artifacts.read_path(path)  # which waits, or says what is wrong
 
     def _from_file(self, trial: FrozenTrial, content: bytes) -> Any:
         table, metadata = open_arrow(content)

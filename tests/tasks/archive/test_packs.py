@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import time
@@ -122,6 +123,20 @@ def test_whoever_reads_several_at_once_need_not_know_the_packs(
     before = as_read(archived)
     archived.compact()
     blobs._known.clear()
+    assert_as_before(archived, before)
+
+
+def test_a_disk_that_stutters_while_a_series_is_read_is_asked_again(
+    storage: InMemoryStudyStorage, artifacts: ArtifactFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived = filled(storage, artifacts, 3)
+    before = as_read(archived)
+
+    class Stuttering(BytesIO):
+        def readinto(self, _: Any) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(ArtifactFileSystem, "open", lambda *_: Stuttering())
     assert_as_before(archived, before)
 
 
