@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 # The metadata that Prefect's UI shows of every block of this package.
 
@@ -160,3 +166,33 @@ def reasons(error: ValidationError) -> str:
         name = ".".join(map(str, detail["loc"][:1]))
         texts.append(text if detail["type"] == "value_error" else f"{name}: {text}")
     return "; ".join(texts)
+
+
+# Prefect's server, as its settings say it.
+
+
+def quick_client() -> SyncPrefectClient:
+    """A client of its own of Prefect's server, for what can wait: a request has ten seconds.
+
+    Prefect's reads the certificates of all authorities for each client, which takes as long as
+    five requests; these read them once, and a file of the settings when it changes.
+    """
+    from prefect.client.orchestration import get_client
+
+    api = get_current_settings().api
+    changed = Path(api.ssl_cert_file).stat().st_mtime_ns if api.ssl_cert_file else 0
+    verify = _certificates(api.tls_insecure_skip_verify, api.ssl_cert_file, changed)
+    return get_client(httpx_settings={"timeout": 10.0, "verify": verify}, sync_client=True)
+
+
+@functools.lru_cache(maxsize=2)
+def _certificates(unverified: bool, cert_file: str | None, changed: int) -> ssl.SSLContext:
+    """What Prefect makes of these settings."""
+    import certifi
+
+    if not unverified:
+        return ssl.create_default_context(cafile=cert_file or certifi.where())
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

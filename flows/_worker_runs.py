@@ -26,6 +26,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Crashed, Running
 
 from prefect_optuna.blocks._secrets import without_secrets
+from prefect_optuna.blocks.settings import quick_client
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.errors import InvalidSettingError, WorkerFailedError
 from prefect_optuna.flows.session import MAX_REPETITIONS
@@ -137,7 +138,6 @@ def _defaults(pool: WorkPool) -> dict[str, Any]:
 _LOOK_SECONDS = 2.0
 _LATE_SECONDS = 30.0  # a process worker needs ten at most to pick a run up
 _UNANSWERED_LOOKS = 3
-_TIMEOUT = 10.0  # seconds for a request
 _FAILED_STARTS = 3
 _WAITS = (StateType.SCHEDULED, StateType.PENDING)
 
@@ -276,7 +276,7 @@ class WorkerRuns:
 
     def _attempt(self, action: Callable[[SyncPrefectClient], None]) -> bool:
         try:
-            with get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True) as client:
+            with quick_client() as client:
                 action(client)
         except Exception as error:  # noqa: BLE001 - the study goes on, whatever the server says
             self._unanswered += 1

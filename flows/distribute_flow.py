@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
@@ -46,6 +47,7 @@ from prefect_optuna.flows.study import (
     Sampler,
     SamplerName,
     StudyResult,
+    on_a_copy,
 )
 from prefect_optuna.flows.study_flow import note_result, study_flow
 from prefect_optuna.flows.wording import StudyProgress
@@ -232,12 +234,14 @@ def distribute(
         job_variables_of(pool, opened.resources, n_jobs),
     )
 
-    def status() -> StudyStatus:
-        stands = watch.status()
+    def status(*, draw: bool = True) -> StudyStatus:
+        stands = watch.status(draw=draw)
         return replace(stands, notes=(*stands.notes, *runs.notes))
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ReportThread(status, ReportPublisher(study.study_name)))
+        words = partial(status, draw=False)
+        publisher = ReportPublisher(study.study_name)
+        stack.enter_context(ReportThread(status, publisher, words=words))
         bar = stack.enter_context(
             StudyProgress(
                 n_trials, opened.problem.directions, trials=watch.trials(), enabled=progress
@@ -254,7 +258,7 @@ def distribute(
             callbacks=[
                 lambda _, trial: bar.update(trial),
                 Packer(opened.archive.artifacts, f"studies/{opened.archive.writer().uuid}"),
-                *callbacks,
+                *map(on_a_copy, callbacks),
             ],
             logger=logger,
         )

@@ -475,11 +475,12 @@ class StudyWatch:
         else:
             self._state = "stopped" if self._study.stopped else "completed"
 
-    def status(self) -> StudyStatus:
-        """Return the study's status now."""
+    def status(self, *, draw: bool = True) -> StudyStatus:
+        """Return the study's status now; without drawing, with the best trial's last picture."""
         summary, trials, ended = self._sums.look(self._study.trials_view())
+        best, final = next(iter(summary.best), None), self._state != "running"
         manifest = self._archive.manifest
-        if self._state != "running" and self._reevaluations is None:
+        if final and self._reevaluations is None:
             self._reevaluations = last_reevaluations(self._archive.artifacts, manifest)
         status = StudyStatus(
             study_name=self._study.study_name,
@@ -488,12 +489,12 @@ class StudyWatch:
             n_trials=self._n_trials,
             state=self._state,
             # Of the study and not of this run, for beside it stands the number of all trials.
-            elapsed=summary.elapsed(until_now=self._state == "running"),
+            elapsed=summary.elapsed(until_now=not final),
             storage=self._storage_block.location,
             artifacts=self._archive.location,
-            best_figure=self._picture.png(
-                trials, best=next(iter(summary.best), None), final=self._state != "running"
-            ),
+            best_figure=self._picture.png(trials, best=best, final=final)
+            if draw
+            else self._picture.last,
             ensemble=self._picture.ensemble,
             notes=(
                 *self._archive.notes,
@@ -506,7 +507,7 @@ class StudyWatch:
             study_id=self._study._study_id,  # pyright: ignore[reportPrivateUsage]
             versions=manifest.versions if manifest else (),
             reevaluations=self._reevaluations or (),
-            user_attrs=self._study.user_attrs if self._state != "running" else {},
+            user_attrs=self._study.user_attrs if final else {},
         )
         if self._events is not None:
             self._events.look(status, ended)

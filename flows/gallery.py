@@ -7,6 +7,7 @@ import copy
 import importlib
 import math
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -102,6 +103,7 @@ class BestPicture:
     possible while the study grows, so that each is read once.
 
     Attributes:
+        last: the picture that was drawn last.
         ensemble: the best trial's series before those of others, as PNG, where the problem has a
             `plot` that shows something else; as last drawn.
     """
@@ -114,12 +116,13 @@ class BestPicture:
         *,
         comparing: TimeShare | None = None,
     ) -> None:
+        self.last: bytes | None = None
         self.ensemble: bytes | None = None
+        self._one_at_a_time = threading.Lock()
         self._problem = problem
         self._filesystem = filesystem
         self._scope = scope
         self._drawn: tuple[int, int] | None = None  # the best trial, and how many others
-        self._png: bytes | None = None
         self._drawing = TimeShare()
         self._comparing = comparing or TimeShare()
         self._results: dict[int, Any] = {}
@@ -141,11 +144,12 @@ class BestPicture:
         if best is None or RESULT_KEY not in best.user_attrs:
             return None
         others = spread(trials)
-        if self._is_old(best, len(others), final) and (final or self._drawing.affords()):
-            with self._drawing.spend():
-                self._draw(best, others)
-            self._drawn = (best.number, len(others))
-        return self._png
+        with self._one_at_a_time:
+            if self._is_old(best, len(others), final) and (final or self._drawing.affords()):
+                with self._drawing.spend():
+                    self.last = self._draw(best, others)
+                self._drawn = (best.number, len(others))
+            return self.last
 
     def _is_old(self, best: FrozenTrial, n_others: int, final: bool) -> bool:
         if self._drawn is None or self._drawn[0] != best.number:
@@ -153,10 +157,9 @@ class BestPicture:
         grown = n_others > self._drawn[1]
         return grown if final else n_others >= 2 * self._drawn[1] and grown
 
-    def _draw(self, best: FrozenTrial, others: Sequence[FrozenTrial]) -> None:
+    def _draw(self, best: FrozenTrial, others: Sequence[FrozenTrial]) -> bytes | None:
         from prefect_optuna.flows.plots import figure_png, series_plot
 
-        self._png = None
         try:
             result = read_result(self._filesystem, best.user_attrs[RESULT_KEY])
             compare = self._comparing.affords()
@@ -170,14 +173,13 @@ class BestPicture:
                         max_bytes=_ENSEMBLE_BYTES,
                     )
             if self._problem.plot is None:
-                self._png = series
-                return
+                return series
             self.ensemble = series
             with self._scope.around(best.number, best.params):
                 figure = self._problem.call(
                     "plot", result, params=best.params, scope=self._scope.values
                 )
-            self._png = figure_png(figure)
+            return figure_png(figure)
         except Exception:  # noqa: BLE001 - a user's plot must not end a study
             if not self._failing:
                 get_logger(__name__).warning(
@@ -186,6 +188,7 @@ class BestPicture:
                     exc_info=True,
                 )
             self._failing = True
+            return None
 
     def _read(self, others: Sequence[FrozenTrial]) -> list[Any]:
         """Return the results of these trials that there was time to read."""

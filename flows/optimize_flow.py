@@ -11,6 +11,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 from uuid import uuid4
@@ -47,6 +48,7 @@ from prefect_optuna.flows.study import (
     Sampler,
     SamplerName,
     StudyResult,
+    on_a_copy,
 )
 from prefect_optuna.flows.study_flow import note_result, note_study, study_flow
 from prefect_optuna.flows.study_run import StudyRun
@@ -288,7 +290,9 @@ def optimize(
             dispatcher = ThreadDispatcher(runner, trial_runner, n_jobs)
         else:
             dispatcher = InlineDispatcher(trial_runner)
-        stack.enter_context(ReportThread(watch.status, ReportPublisher(study.study_name)))
+        words = partial(watch.status, draw=False)
+        publisher = ReportPublisher(study.study_name)
+        stack.enter_context(ReportThread(watch.status, publisher, words=words))
         bar = stack.enter_context(
             StudyProgress(n_trials, the_problem.directions, trials=watch.trials(), enabled=progress)
         )
@@ -301,7 +305,7 @@ def optimize(
             n_trials=n_trials,
             timeout=timeout,
             catch=(catch,) if isinstance(catch, type) else tuple(catch),
-            callbacks=[lambda _, trial: bar.update(trial), packer, *callbacks],
+            callbacks=[lambda _, trial: bar.update(trial), packer, *map(on_a_copy, callbacks)],
             opened_elsewhere=opened.block if live_trials else None,
             signer=archive.signer(),
             keeper=keeper,

@@ -62,11 +62,19 @@ def figure_png(figure: Figure, max_bytes: int = 100_000) -> bytes:
         True
     """
     dpi = min(200.0, _MAX_PIXELS / figure.get_figwidth())
-    while dpi >= 5:
-        png = _palette_png(_draw(figure, dpi))
-        if len(png) <= max_bytes:
-            return png
-        dpi *= min(0.8, math.sqrt(max_bytes / len(png)))
+    layout = figure.get_layout_engine()
+    try:
+        while dpi >= 5:
+            png = _palette_png(_draw(figure, dpi))
+            if len(png) <= max_bytes:
+                return png
+            if layout is not None:
+                figure.set_layout_engine("none")  # all is in its place, in any resolution
+            # Files of plots grow with the resolution to the power of 1.2 or more.
+            dpi *= min(0.9, max(0.5, (0.97 * max_bytes / len(png)) ** 0.85))
+    finally:
+        if layout is not None:
+            figure.set_layout_engine(layout)
     raise ValueError(
         f"expected a limit that a picture can keep, found max_bytes={max_bytes}. "
         "Some 20,000 bytes do for most figures."

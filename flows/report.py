@@ -20,7 +20,6 @@ from urllib.parse import quote
 from uuid import UUID
 
 from optuna.trial import FrozenTrial
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -37,6 +36,7 @@ from prefect_optuna.blocks import OptunaSettings
 from prefect_optuna.blocks._secrets import place_text
 from prefect_optuna.blocks.artifacts.pages import code, data_uri, escape, fenced
 from prefect_optuna.blocks.artifacts.trial_log import artifact_pages, logged_artifacts
+from prefect_optuna.blocks.settings import quick_client
 from prefect_optuna.blocks.study_summary import best_first, summary_of
 from prefect_optuna.blocks.texts import command
 from prefect_optuna.flows import plots
@@ -73,7 +73,6 @@ _PAGE_BYTES = 170_000  # of all pictures; as text in the page they are a third l
 _LAST_SECONDS = 2.0  # of processor time, after which the last report begins no other picture
 _NBSP = "\N{NO-BREAK SPACE}"  # and no entity, which Prefect's first UI shows as its letters
 _IN_ADDRESSES = ":/?&=%@;,+-._~"
-_TIMEOUT = 10.0  # seconds for a request
 _LAST_REPORT_SECONDS = 30.0
 
 
@@ -191,7 +190,7 @@ class ReportPublisher:
         """Create the artifact, or update it."""
         try:
             # A client of its own, with settings of its own: the flow's is for the flow's thread.
-            with get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True) as client:
+            with quick_client() as client:
                 self._send(client, report)
         except Exception as error:  # noqa: BLE001 - a report must not end a study
             if not self._failing:
@@ -260,6 +259,11 @@ class ReportThread:
     are drawn anew at the end, and before that as often as drawing takes no more than `share` of
     the time.
 
+    Args:
+        status: tells how the study stands.
+        publisher: takes the reports.
+        words: does what `status` does, without drawing anything, for the first word of the end.
+
     Example:
         >>> import optuna
         >>> def status():
@@ -278,10 +282,12 @@ class ReportThread:
         status: Callable[[], StudyStatus],
         publisher: Publisher,
         *,
+        words: Callable[[], StudyStatus] | None = None,
         interval: float = 5.0,
         share: float = 0.01,
     ) -> None:
         self._status = status
+        self._words = words or status
         self._publisher = publisher
         self._interval = interval
         self._drawing = TimeShare(share=share, estimate=0.6)
@@ -323,26 +329,26 @@ class ReportThread:
 
     def _say_how_it_ended(self) -> None:
         with other_settings(client={"max_retries": 0}):
-            self._update(draw=False)
+            self._update(self._words, draw=False)
 
     def _run(self) -> None:
         # The next report is the better retry of one that a server did not take.
         with other_settings(client={"max_retries": 0}):
-            self._update(draw=False)
+            self._update(self._status, draw=False)
             while not self._closing.wait(self._interval):
-                self._update(draw=self._drawing.affords())
-            self._update(draw=True)
+                self._update(self._status, draw=self._drawing.affords())
+            self._update(self._status, draw=True)
 
-    def _update(self, *, draw: bool) -> None:
+    def _update(self, look: Callable[[], StudyStatus], *, draw: bool) -> None:
         try:
             if draw:
-                status = self._status()
+                status = look()
                 # What stays has all pictures, but the end of a study is not held up by them.
                 seconds = math.inf if status.state == "running" else _LAST_SECONDS
                 with self._drawing.spend():
                     self._gallery = draw_gallery(status, seconds=seconds)
             with self._publishing:
-                self._publish(replace(self._status(), gallery=self._gallery))
+                self._publish(replace(look(), gallery=self._gallery))
         except Exception:  # a report must not end a study
             if not self._failing:
                 _logger.warning("Cannot write the study's report.", exc_info=True)

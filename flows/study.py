@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
@@ -249,6 +249,13 @@ class FlowStudy(optuna.Study):
     def stop(self) -> None:
         """Ask no more trials; those that run are finished."""
         self._stop.set()
+
+
+def on_a_copy(
+    callback: Callable[[optuna.Study, FrozenTrial], None],
+) -> Callable[[optuna.Study, FrozenTrial], None]:
+    """Have a callback get a trial of its own, as Optuna does: it may change it."""
+    return lambda study, trial: callback(study, copy.deepcopy(trial))
 
 
 def make_sampler(

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study._tell import _tell_with_warning  # pyright: ignore[reportPrivateUsage]
 from optuna.trial import FrozenTrial, TrialState
 
 from prefect_optuna.blocks import StudyStorage
@@ -378,7 +379,9 @@ class StudyRun:
                 trial.set_user_attr(name, value)
             if (state := self.session.sampler_state()) is not None:
                 storage.set_trial_system_attr(of, STATE, state)
-            frozen = trial.study.tell(trial, values=outcome.values, state=STATES[outcome.state])
+            # As `Study.tell` does it, without a deep copy for somebody to change.
+            _tell_with_warning(trial.study, trial, outcome.values, STATES[outcome.state])
+            frozen = storage.get_trial(of)
             self._signed(frozen)
             if state is not None:
                 cast("AskedSampler", trial.study.sampler).publish()

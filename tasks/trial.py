@@ -456,19 +456,13 @@ class TrialRunner:
                 return _failed(assignment, error)
         with seeding(assignment.seed, trial) as seeds:
             outcome = self._ended(assignment, trial, seeds)
+        noted: dict[str, Any] = {}
         if seeds is not None:
-            outcome = replace(outcome, seed=seeds.seed, shared=tuple(sorted(seeds.shared)))
+            noted.update(seed=seeds.seed, shared=tuple(sorted(seeds.shared)))
         if outcome.state == "lost" and not isinstance(outcome.error, TrialStopped):
-            return outcome
-        return _delivered(
-            replace(
-                outcome,
-                constraints=_constraints(trial),
-                told_to_prune=_told_to_prune(trial, outcome),
-            ),
-            assignment.trial,
-            trial,
-        )
+            return replace(outcome, **noted)
+        noted.update(constraints=_constraints(trial), told_to_prune=_told_to_prune(trial, outcome))
+        return _delivered(replace(outcome, **noted), assignment.trial, trial)
 
     def _ended(
         self, assignment: Assignment, trial: BaseTrial | None, seeds: Seeding | None

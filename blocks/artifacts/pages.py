@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_logger
 from prefect.utilities.context import get_task_and_flow_run_ids
@@ -31,6 +30,7 @@ from prefect_optuna.blocks._secrets import without_secrets
 from prefect_optuna.blocks.artifacts.artifact import Artifact, encode, type_name
 from prefect_optuna.blocks.artifacts.registry import find_handler, handler_for
 from prefect_optuna.blocks.artifacts.table_artifacts import table_library
+from prefect_optuna.blocks.settings import quick_client
 from prefect_optuna.blocks.texts import one_line, visible
 
 if TYPE_CHECKING:
@@ -99,7 +99,6 @@ _MAX_TEXT = 4_000  # characters
 _ROWS = 20
 _TABLE_LETTERS = 76  # what fits beside the page's margin on a common screen
 _CELL_LETTERS = 24
-_TIMEOUT = 10.0  # seconds for a request
 _LANGUAGES = {"json": "json", "md": "markdown", "yaml": "yaml"}
 _PLAIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -277,7 +276,7 @@ def publish_artifact(
     key = artifact_key(study, name)
     task_run_id, flow_run_id = get_task_and_flow_run_ids()
     try:
-        with get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True) as client:
+        with quick_client() as client:
             return client.create_artifact(
                 ArtifactCreate(
                     type="markdown",

@@ -404,6 +404,21 @@ def test_callbacks_see_each_trial_and_may_stop_the_study() -> None:
     assert optimize(objective, n_trials=100, callbacks=[best_of_six]).n_trials == 6
 
 
+def test_a_callback_may_change_the_trial_that_it_gets() -> None:
+    seen = []
+
+    def changes(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        seen.append((trial.params, trial.user_attrs.get("of_a_callback")))
+        trial.params.clear()
+        trial.user_attrs["of_a_callback"] = True
+
+    result = optimize(objective, n_trials=2, callbacks=[changes, changes])
+    assert [attribute for _, attribute in seen] == [None] * 4
+    assert result.best_trial.params
+    study = result.load_study()
+    assert all(trial.params and "of_a_callback" not in trial.user_attrs for trial in study.trials)
+
+
 def test_an_objective_may_stop_the_study() -> None:
     def stops(trial: optuna.Trial) -> float:
         if trial.number == 2:

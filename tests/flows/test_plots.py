@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from prefect_optuna.blocks.study_summary import best_first, pareto_front
+from prefect_optuna.flows import plots
 from prefect_optuna.flows.plots import figure_png, history_plot, pareto_plot, series_plot, thumbnail
 
 BLUE = (0, 114, 178)
@@ -252,6 +253,29 @@ def test_any_figure_fits_by_lowering_the_resolution(size: tuple[float, float]) -
     assert len(png) <= 30_000
     assert pixels(png).shape[1] <= 1400
     assert figure.dpi == before
+
+
+def test_a_figure_that_does_not_fit_is_laid_out_once_and_drawn_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = []
+    draw = plots._draw
+    monkeypatch.setattr(plots, "_draw", lambda figure, dpi: drawn.append(dpi) or draw(figure, dpi))
+    figure = plots.new_figure(3.0)
+    axes = figure.subplots()
+    x, y = np.random.default_rng(0).random((2, 1000))
+    axes.scatter(x, y, s=4)
+    layout, laid_out = figure.get_layout_engine(), []
+    execute = type(layout).execute
+    monkeypatch.setattr(
+        type(layout), "execute", lambda self, figure: laid_out.append(1) or execute(self, figure)
+    )
+    largest = len(figure_png(figure))
+    assert (len(drawn), len(laid_out)) == (1, 1)
+    picture = figure_png(figure, max_bytes=int(0.7 * largest))
+    assert (len(drawn), len(laid_out)) == (3, 2)
+    assert 0.5 * largest < len(picture) <= 0.7 * largest  # as sharp as there is room for
+    assert figure.get_layout_engine() is layout
 
 
 def test_a_limit_that_no_picture_keeps_is_refused() -> None:

@@ -7,6 +7,8 @@ import io
 import math
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
@@ -425,6 +427,29 @@ def test_beside_a_plot_the_ensemble_is_a_picture_of_its_own(tmp_path: Path) -> N
     archived = Archived(tmp_path, 20, plot=plot)
     assert archived.picture.png(archived.study.trials)
     assert count(archived.picture.ensemble, (215, 230, 241), 15) > 5000
+
+
+def test_the_best_picture_is_drawn_once_for_all_who_want_it_at_once(tmp_path: Path) -> None:
+    drawn = []
+
+    def plot(result: Any) -> Figure:
+        drawn.append(threading.current_thread())
+        time.sleep(0.2)
+        return Figure(figsize=(2, 2))
+
+    archived = Archived(tmp_path, 3, plot=plot)
+    trials, pictures = archived.study.trials, []
+    threads = [
+        threading.Thread(target=lambda: pictures.append(archived.picture.png(trials)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(drawn) == 1
+    assert [bool(picture) for picture in pictures] == [True] * 3
+    assert archived.picture.last == pictures[0] == pictures[2]
 
 
 def test_each_trial_of_the_ensemble_is_read_once_and_fifty_do(tmp_path: Path) -> None:

@@ -629,6 +629,29 @@ def test_the_last_words_do_not_wait_for_pictures_that_are_being_drawn(
     assert "**completed**" in collector.reports[-1].markdown
 
 
+def test_the_last_words_draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect_optuna.flows.report._LAST_REPORT_SECONDS", 1.0)
+    collector, go_on, state = Collector(), threading.Event(), {"now": "running"}
+
+    def status() -> StudyStatus:
+        if state["now"] != "running":
+            assert go_on.wait(20)  # the best trial's picture is being drawn
+        return status_of(study_of([1.0]), state=state["now"])
+
+    def words() -> StudyStatus:
+        return status_of(study_of([1.0]), state=state["now"], best_figure=None)
+
+    with ReportThread(status, collector, words=words) as thread:
+        wait_until(lambda: bool(collector.reports), what="the first report")
+        state["now"] = "completed"
+    assert "**completed**" in collector.reports[-1].markdown
+    assert len(collector.reports) == 2
+    go_on.set()
+    assert thread._thread is not None
+    thread._thread.join(20)
+    assert len(collector.reports) == 3
+
+
 def test_a_share_of_the_time_is_kept() -> None:
     share = TimeShare(share=0.25, estimate=0.0)
     since = time.monotonic()

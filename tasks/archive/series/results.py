@@ -139,9 +139,10 @@ def encode_inline(result: Any) -> dict[str, Any] | None:
         "inline": [taken.structure, *(base64_of(item.array) for item in series)],
         "series": {name: item.spec() for name, item in zip(taken.names, series, strict=True)},
     }
-    if len(canonical(reference)) > INLINE or _depth(taken.structure) > _MAX_DEPTH:
+    content = canonical(reference)
+    if len(content) > INLINE or _depth(taken.structure) > _MAX_DEPTH:
         return None
-    return {"sha256": inline_digest(reference), **reference}
+    return {"sha256": short_digest(content), **reference}
 
 
 def decode_inline(reference: Mapping[str, Any]) -> Any:

@@ -12,11 +12,13 @@ import itertools
 import logging
 import math
 import re
+import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import certifi
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -33,7 +35,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact as PrefectArtifact
 from prefect.client.schemas.sorting import ArtifactSort
-from prefect.settings import temporary_settings
+from prefect.settings import (
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
+    PREFECT_API_URL,
+    temporary_settings,
+)
 from prefect.types._datetime import now
 from servers import free_port
 
@@ -48,6 +55,7 @@ from prefect_optuna.blocks.artifacts.pages import (
     fenced,
     publish_artifact,
 )
+from prefect_optuna.blocks.settings import quick_client
 from prefect_optuna.errors import UnknownHandlerError
 
 if TYPE_CHECKING:
@@ -390,6 +398,29 @@ def pages(prefect_server: LocalServer) -> dict[str, str]:
         "hostile": publish_artifact("faces", HOSTILE, HOSTILE, location=HOSTILE, load_hint=HOSTILE),
     }
     return {name: f"{prefect_server.url}/v2/artifacts/artifact/{id_}" for name, id_ in ids.items()}
+
+
+def test_certificates_are_read_once_and_as_prefect_s_settings_say(tmp_path: Path) -> None:
+    def context_of(client: Any) -> ssl.SSLContext:
+        return client._client._transport._pool._ssl_context
+
+    url = {PREFECT_API_URL: f"https://127.0.0.1:{free_port()}/api"}
+    with temporary_settings(url):
+        first, second = quick_client(), quick_client()
+        assert context_of(first) is context_of(second)
+        assert context_of(first).verify_mode is ssl.CERT_REQUIRED
+        assert context_of(first).check_hostname
+        with temporary_settings({PREFECT_API_TLS_INSECURE_SKIP_VERIFY: True}):
+            assert context_of(quick_client()).verify_mode is ssl.CERT_NONE
+        own = tmp_path / "own.pem"
+        own.write_text(Path(certifi.where()).read_text(encoding="utf-8").split("\n\n")[0])
+        with temporary_settings({PREFECT_API_SSL_CERT_FILE: str(own)}):
+            mine, prefects = context_of(quick_client()), context_of(get_client(sync_client=True))
+            assert mine.get_ca_certs() == prefects.get_ca_certs()
+            assert len(mine.get_ca_certs()) < len(context_of(first).get_ca_certs())
+            own.write_text(Path(certifi.where()).read_text(encoding="utf-8"))
+            assert len(mine.get_ca_certs()) < len(context_of(quick_client()).get_ca_certs())
+        assert quick_client()._client.timeout.read == 10.0
 
 
 @pytest.mark.slow
