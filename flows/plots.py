@@ -71,7 +71,7 @@ def figure_png(figure: Figure, max_bytes: int = 100_000) -> bytes:
             if layout is not None:
                 figure.set_layout_engine("none")  # all is in its place, in any resolution
             # Files of plots grow with the resolution to the power of 1.2 or more.
-            dpi *= min(0.9, max(0.5, (0.97 * max_bytes / len(png)) ** 0.85))
+            dpi *= min(0.9, max(0.4, (0.97 * max_bytes / len(png)) ** 0.85))
     finally:
         if layout is not None:
             figure.set_layout_engine(layout)

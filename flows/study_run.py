@@ -265,6 +265,7 @@ class StudyRun:
             trial.number,
             trial.study.sampler,
             self.study.pruner,
+            self.session.id,
             self.session.stopping,
         )
 

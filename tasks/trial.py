@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import threading
 import time
 import traceback
@@ -282,18 +283,24 @@ class FlowTrial(optuna.Trial):
 
 @dataclass(frozen=True)
 class LiveTrial:
-    """The access to a running trial from another process."""
+    """The access to a running trial from another process.
+
+    Args:
+        run: the id of the session that lets it run. Its trials in one process share a storage,
+            which reads what is new, where each would read the study anew.
+    """
 
     storage: StudyStorage
     study_name: str
     number: int
     sampler: optuna.samplers.BaseSampler
     pruner: optuna.pruners.BasePruner
+    run: str
     stopping: Stopping | None = None
 
     def open(self, patience: Patience) -> optuna.Trial:
         """The live trial; its sampler is reseeded, since the copies of one sampler would agree."""
-        storage = PatientStorage(patience(self.storage.get_storage), patience)
+        storage = PatientStorage(self._opened(patience), patience)
         self.sampler.reseed_rng()
         study = optuna.load_study(
             study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
@@ -304,7 +311,20 @@ class LiveTrial:
 
     def deliver(self) -> None:
         """Have the storage hold all that the trial was given: the next who tells it, ends it."""
-        send_writes(self.storage.get_storage())
+        send_writes(self._opened(Patience(0)))
+
+    def _opened(self, patience: Patience) -> BaseStorage:
+        of = os.getpid(), self.run
+        if (storage := _opened.get(of)) is None:
+            made = PatientStorage(patience(self.storage.get_storage)).storage
+            storage = _opened.setdefault(of, made)  # another thread may have been quicker
+            for oldest in list(_opened)[:-_MOST_OPENED]:
+                _opened.pop(oldest, None)
+        return storage
+
+
+_MOST_OPENED = 4  # by runs that share a worker of Dask or Ray
+_opened: dict[tuple[int, str], BaseStorage] = {}
 
 
 @dataclass(frozen=True)

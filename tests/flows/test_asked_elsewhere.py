@@ -91,7 +91,7 @@ def test_what_was_computed_is_kept_where_the_last_of_its_trial_is_refused(
 ) -> None:
     block = JournalStudyStorage(path=tmp_path / "s.journal")
     number = block.create_study("s").ask().number
-    live = LiveTrial(block, "s", number, RandomSampler(), NopPruner())
+    live = LiveTrial(block, "s", number, RandomSampler(), NopPruner(), str(tmp_path))
     trial = live.open(Patience())
     trial.set_user_attr("words", 1)  # which a journal gathers, and writes with what comes next
 

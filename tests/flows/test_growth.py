@@ -16,6 +16,7 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
@@ -177,10 +178,39 @@ def test_a_live_trial_in_another_process_reads_no_other_one_of_a_database(
         return build(self, trial)
 
     monkeypatch.setattr(RDBStorage, "_build_frozen_trial_from_trial_model", noting)
-    live = LiveTrial(block, "s", number, study.sampler, study.pruner).open(Patience())
+    live = LiveTrial(block, "s", number, study.sampler, study.pruner, "run").open(Patience())
     assert 0 <= live.suggest_float("x", 0, 1) <= 1
     live.set_user_attr("seen", True)
     assert set(read) == {number}
+
+
+def test_the_live_trials_of_a_run_in_one_process_read_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    study = SQLStudyStorage(url=url).create_study("s")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=40)
+    read: list[int] = []
+    build = RDBStorage._build_frozen_trial_from_trial_model
+
+    def noting(self: RDBStorage, trial: Any) -> optuna.trial.FrozenTrial:
+        read.append(trial.number)
+        return build(self, trial)
+
+    costs: list[int] = []
+    for run in ("one", "one", "one", "two"):
+        number = study.ask().number
+        block = SQLStudyStorage(url=url)  # as it arrives with each task run
+        live = LiveTrial(block, "s", number, TPESampler(seed=1), study.pruner, run)
+        with monkeypatch.context() as patch:
+            patch.setattr(RDBStorage, "_build_frozen_trial_from_trial_model", noting)
+            assert 0 <= live.open(Patience()).suggest_float("x", 0, 1) <= 1
+        study.tell(number, 1.0)
+        costs.append(len(read))
+        read.clear()
+    # Another run might find another study of this name, whose trials have the same ids.
+    assert min(costs[0], costs[3]) >= 40
+    assert max(costs[1:3]) <= 12
 
 
 def test_looking_at_what_is_new_makes_no_list_of_all_trials(

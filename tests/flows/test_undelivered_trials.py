@@ -55,7 +55,9 @@ def test_what_a_trial_was_given_is_stored_by_the_parent_where_its_process_lost_t
     run._in_flight[asked.number] = asked
     try:
         outcome = runner(
-            Assignment(asked.number, trial=LiveTrial(there, name, asked.number, sampler, pruner))
+            Assignment(
+                asked.number, trial=LiveTrial(there, name, asked.number, sampler, pruner, name)
+            )
         )
         assert outcome.state == "complete", outcome.message
         assert study.trials[0].user_attrs == {}

@@ -24,7 +24,8 @@ def test_a_trial_suggests_there_whether_or_not_its_parameters_are_fixed(
     asked = study.ask()
 
     sampler, pruner = optuna.samplers.RandomSampler(seed=1), optuna.pruners.NopPruner()
-    there = LiveTrial(SQLStudyStorage(url=url), "s", asked.number, sampler, pruner).open(Patience())
+    block = SQLStudyStorage(url=url)
+    there = LiveTrial(block, "s", asked.number, sampler, pruner, url).open(Patience())
     x = there.suggest_float("x", 0, 1)
 
     assert study.trials[0].params == {"x": x}
@@ -44,7 +45,7 @@ def test_what_it_was_given_is_stored_when_its_outcome_comes_back(redis_server: s
     asked = study.ask()
     sampler, pruner = optuna.samplers.RandomSampler(seed=1), optuna.pruners.NopPruner()
     elsewhere = RedisStudyStorage(url=redis_server, namespace=name)
-    live = LiveTrial(elsewhere, name, asked.number, sampler, pruner)
+    live = LiveTrial(elsewhere, name, asked.number, sampler, pruner, name)
 
     outcome = TrialRunner(Problem.of(objective))(Assignment(asked.number, trial=live))
 
