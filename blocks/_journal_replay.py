@@ -369,8 +369,9 @@ class Replay:
 
     def kept(self, attributes: dict[str, Any]) -> dict[str, Any]:
         """Return attributes of a trial, which share with the last ones what they have in common."""
-        for key, value in attributes_of(attributes).items():
-            if type(value) in _NESTED:
+        for key, value in attributes.items():
+            if type(value) in _NESTED and value is not self._last.get(key):
+                attributes_of({key: value})
                 # At the end of the stack it is kept as it is.
                 with contextlib.suppress(RecursionError):
                     attributes[key] = self._last[key] = _like(self._last.get(key), value)

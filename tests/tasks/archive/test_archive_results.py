@@ -8,6 +8,7 @@ import json
 import math
 import threading
 from collections import namedtuple
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,28 @@ def test_small_results_come_back_from_their_trial_s_attribute(result: Any) -> No
     reference = encode_inline(result)
     if reference is not None:
         assert_same(decode_inline(json.loads(json.dumps(reference))), result)
+
+
+_dtypes = npst.scalar_dtypes() | npst.unicode_string_dtypes(max_len=3) | npst.datetime64_dtypes()
+_arrays = _dtypes.flatmap(
+    lambda dtype: npst.arrays(
+        dtype, npst.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=30)
+    )
+)
+
+
+@given(st.dictionaries(_keys | st.just('a","b'), _arrays, max_size=4))
+def test_a_layout_that_has_been_seen_gives_what_looking_anew_gives(result: Any) -> None:
+    def encoded(given: Any) -> Any:
+        try:
+            return encode_inline(given)
+        except CaptureError as error:
+            return str(error)
+
+    anew = encoded(MappingProxyType(result))  # of which no layout is kept
+    for seen in (encoded(result), encoded({name: array.copy() for name, array in result.items()})):
+        assert seen == anew
+        assert list(seen or ()) == list(anew or ())
 
 
 SMALL = [
