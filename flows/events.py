@@ -476,7 +476,7 @@ class StudyWatch:
             self._state = "stopped" if self._study.stopped else "completed"
 
     def status(self, *, draw: bool = True) -> StudyStatus:
-        """Return the study's status now; without drawing, with the best trial's last picture."""
+        """Return the study's status now; without drawing, with the picture that there is."""
         summary, trials, ended = self._sums.look(self._study.trials_view())
         best, final = next(iter(summary.best), None), self._state != "running"
         manifest = self._archive.manifest
@@ -492,9 +492,7 @@ class StudyWatch:
             elapsed=summary.elapsed(until_now=not final),
             storage=self._storage_block.location,
             artifacts=self._archive.location,
-            best_figure=self._picture.png(trials, best=best, final=final)
-            if draw
-            else self._picture.last,
+            best_figure=self._picture.png(trials, best=best, final=final, draw=draw),
             ensemble=self._picture.ensemble,
             notes=(
                 *self._archive.notes,

@@ -103,7 +103,6 @@ class BestPicture:
     possible while the study grows, so that each is read once.
 
     Attributes:
-        last: the picture that was drawn last.
         ensemble: the best trial's series before those of others, as PNG, where the problem has a
             `plot` that shows something else; as last drawn.
     """
@@ -116,13 +115,13 @@ class BestPicture:
         *,
         comparing: TimeShare | None = None,
     ) -> None:
-        self.last: bytes | None = None
         self.ensemble: bytes | None = None
         self._one_at_a_time = threading.Lock()
         self._problem = problem
         self._filesystem = filesystem
         self._scope = scope
         self._drawn: tuple[int, int] | None = None  # the best trial, and how many others
+        self._png: bytes | None = None
         self._drawing = TimeShare()
         self._comparing = comparing or TimeShare()
         self._results: dict[int, Any] = {}
@@ -134,22 +133,26 @@ class BestPicture:
         *,
         best: FrozenTrial | None = None,
         final: bool = True,
+        draw: bool = True,
     ) -> bytes | None:
         """The picture, of 100 KB at the most, or `None` where there is nothing to draw.
 
         It is drawn anew when another trial is the best one, or there are twice as many. A `plot`
-        that fails is reported once, and stops nothing.
+        that fails is reported once, and stops nothing. Without drawing, it is there if it has
+        been drawn of the trial that is the best one now.
         """
         best = best or next(iter(best_first(trials, self._problem.directions)), None)
         if best is None or RESULT_KEY not in best.user_attrs:
             return None
+        if not draw:
+            return self._png if self._drawn and self._drawn[0] == best.number else None
         others = spread(trials)
         with self._one_at_a_time:
             if self._is_old(best, len(others), final) and (final or self._drawing.affords()):
                 with self._drawing.spend():
-                    self.last = self._draw(best, others)
+                    self._png = self._draw(best, others)
                 self._drawn = (best.number, len(others))
-            return self.last
+            return self._png
 
     def _is_old(self, best: FrozenTrial, n_others: int, final: bool) -> bool:
         if self._drawn is None or self._drawn[0] != best.number:

@@ -309,9 +309,10 @@ class LiveTrial:
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
         return FlowTrial(study, trial_id, self.stopping)
 
-    def deliver(self) -> None:
+    def deliver(self, trial: optuna.Trial) -> None:
         """Have the storage hold all that the trial was given: the next who tells it, ends it."""
-        send_writes(self._opened(Patience(0)))
+        opened = cast("PatientStorage", trial.study._storage)  # pyright: ignore[reportPrivateUsage]
+        send_writes(opened.storage)  # what cannot be sent at once goes back with the outcome
 
     def _opened(self, patience: Patience) -> BaseStorage:
         of = os.getpid(), self.run
@@ -587,7 +588,7 @@ def _delivered(
         return outcome
     given = trial._cached_frozen_trial  # pyright: ignore[reportPrivateUsage]
     try:
-        live.deliver()
+        live.deliver(trial)
     except (StorageUnavailableError, UpdateFinishedTrialError):
         return replace(outcome, undelivered=given)
     except Exception as error:  # noqa: BLE001 - it was given what the study cannot hold

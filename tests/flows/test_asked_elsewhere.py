@@ -95,7 +95,7 @@ def test_what_was_computed_is_kept_where_the_last_of_its_trial_is_refused(
     trial = live.open(Patience())
     trial.set_user_attr("words", 1)  # which a journal gathers, and writes with what comes next
 
-    def refuse(_: LiveTrial) -> None:
+    def refuse(_: LiveTrial, __: optuna.Trial) -> None:
         raise UpdateFinishedTrialError
 
     def opened(_: LiveTrial, __: Patience) -> optuna.Trial:

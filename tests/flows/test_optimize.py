@@ -34,6 +34,8 @@ from prefect_optuna.errors import (
     StudyMismatchError,
 )
 from prefect_optuna.flows import Problem, StudyResult, optimize
+from prefect_optuna.flows.gallery import BestPicture
+from prefect_optuna.flows.report import ReportPublisher
 from prefect_optuna.flows.session import is_lost
 from prefect_optuna.flows.study import Sampler
 from prefect_optuna.flows.temporary_server import other_settings
@@ -417,6 +419,26 @@ def test_a_callback_may_change_the_trial_that_it_gets() -> None:
     assert result.best_trial.params
     study = result.load_study()
     assert all(trial.params and "of_a_callback" not in trial.user_attrs for trial in study.trials)
+
+
+def test_the_last_words_of_a_run_do_not_wait_for_the_best_trial_s_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said, waited = threading.Event(), []
+    publish = ReportPublisher.publish
+
+    def publishing(self: ReportPublisher, report: Any) -> bool:
+        if "**completed**" in report.markdown:
+            said.set()
+        return publish(self, report)
+
+    def drawing(self: BestPicture, best: Any, others: Any) -> None:
+        waited.append(said.wait(20))
+
+    monkeypatch.setattr(ReportPublisher, "publish", publishing)
+    monkeypatch.setattr(BestPicture, "_draw", drawing)
+    optimize(PROBLEM, n_trials=2)
+    assert waited == [True]
 
 
 def test_an_objective_may_stop_the_study() -> None:

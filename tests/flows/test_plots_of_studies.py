@@ -449,7 +449,8 @@ def test_the_best_picture_is_drawn_once_for_all_who_want_it_at_once(tmp_path: Pa
         thread.join(20)
     assert len(drawn) == 1
     assert [bool(picture) for picture in pictures] == [True] * 3
-    assert archived.picture.last == pictures[0] == pictures[2]
+    assert archived.picture.png(trials, draw=False) == pictures[0] == pictures[2]
+    assert archived.picture.png(trials, best=trials[1], draw=False) is None  # that is another one
 
 
 def test_each_trial_of_the_ensemble_is_read_once_and_fifty_do(tmp_path: Path) -> None:
