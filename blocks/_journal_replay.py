@@ -11,6 +11,7 @@ finished, is in the file and is passed over by everybody.
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import json
 import logging
@@ -197,7 +198,7 @@ class Replay:
 
     def copied(self, trial: FrozenTrial) -> FrozenTrial:
         """Return a copy whose parameters, attributes and reports can be changed."""
-        copy = FrozenTrial(
+        copied = FrozenTrial(
             number=trial.number,
             trial_id=trial._trial_id,
             state=trial.state,
@@ -212,8 +213,20 @@ class Replay:
             intermediate_values=trial.intermediate_values.copy(),
         )
         for record in self._waiting.get(trial._trial_id, ()):
-            self._give[record["op_code"]](copy, record)
-        return copy
+            self._give[record["op_code"]](copied, record)
+        return copied
+
+    def snapshot(self) -> Replay:
+        """What has been read until now, which stays as it is."""
+        taken = copy.copy(self)
+        taken._waiting = {}  # none of it is in the file
+        taken.studies = {key: copy.copy(study) for key, study in self.studies.items()}
+        taken.distributions = self.distributions.copy()
+        taken.trials = [
+            trial if trial is None or trial.state in ENDED else taken.copied(trial)
+            for trial in self.trials
+        ]
+        return taken
 
     # Studies
 

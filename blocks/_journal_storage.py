@@ -242,8 +242,9 @@ class FileStorage(BaseStorage):
         Optuna calls it at the end of `study.optimize`.
         """
         self.flush()
-        with self._mutex, without_garbage_collector():
-            write_index(self._file, self._replay, indexed_bytes(self._file))
+        with self._mutex:
+            file, replay = copy.copy(self._file), self._replay.snapshot()
+        write_index(file, replay, indexed_bytes(file))  # other runs of this process go on
 
     # Studies
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,39 @@ def test_a_session_that_ends_leaves_an_index_to_whoever_opens_the_journal(
     index_of(journal).write_bytes(b"[2]\n")
     study._storage.remove_session()
     assert records_read(journal, monkeypatch) == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_while_an_index_is_written_others_go_on_and_it_is_of_when_it_was_begun(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = JournalStudyStorage(path=journal)
+    study = block.load_study("lab")
+    running = study.ask()
+    running.suggest_float("x", 0, 1)
+    index_of(journal).unlink()
+    begun, ended, write = threading.Event(), threading.Event(), _journal_storage.write_index
+
+    def wait(*args: Any) -> None:
+        begun.set()
+        assert ended.wait(20)
+        write(*args)
+
+    monkeypatch.setattr(_journal_storage, "write_index", wait)
+    writing = threading.Thread(target=study._storage.remove_session)
+    writing.start()
+    assert begun.wait(20)
+    running.set_user_attr("later", [1])
+    study.tell(running, 0.5)
+    study.set_user_attr("later", True)
+    study.tell(study.ask({"new": optuna.distributions.FloatDistribution(0, 1)}), 1.0)
+    block.create_study("another")
+    ended.set()
+    writing.join(20)
+    assert 0 < records_read(journal, monkeypatch) < 20
+    assert everything(opened(journal)) == everything(
+        JournalStorage(JournalFileBackend(str(journal)))
+    )
 
 
 @pytest.mark.usefixtures("small")
