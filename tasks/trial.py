@@ -324,7 +324,7 @@ class LiveTrial:
         return storage
 
 
-_MOST_OPENED = 4  # by runs that share a worker of Dask or Ray
+_MOST_OPENED = 2  # by runs that share a worker of Dask or Ray; each has connections
 _opened: dict[tuple[int, str], BaseStorage] = {}
 
 
