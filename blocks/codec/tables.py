@@ -23,6 +23,22 @@ from prefect_optuna.errors import ArchiveError
 _ARROW_UNITS = frozenset((unit, 1) for unit in ("s", "ms", "us", "ns"))
 
 
+def whole_text(flat: np.ndarray[Any, Any]) -> Any:
+    r"""A flat array as Arrow takes it whole: it reads NumPy's text up to the first NUL.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> texts = np.array(["a\0b"])
+        >>> pa.array(texts)[0].as_py(), pa.array(whole_text(texts))[0].as_py()
+        ('a', 'a\x00b')
+    """
+    if flat.dtype.kind not in "SU" or not flat.nbytes:
+        return flat
+    letters = flat.view(np.uint8 if flat.dtype.kind == "S" else np.uint32).reshape(len(flat), -1)
+    ends = letters == 0
+    return flat.tolist() if (ends[:, :-1] & ~ends[:, 1:]).any() else flat
+
+
 def npy_bytes(array: np.ndarray[Any, Any]) -> bytes:
     """An array as an NPY file.
 

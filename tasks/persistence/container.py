@@ -30,6 +30,7 @@ from prefect_optuna.blocks.codec.tables import (
     one_row,
     storable_table,
     table_kind,
+    whole_text,
 )
 from prefect_optuna.blocks.codec.untrusted import (
     UNPACKED,
@@ -86,7 +87,7 @@ def array_column(array: np.ndarray[Any, Any], path: str) -> tuple[Any, dict[str,
     try:
         if spec["stored"] == "value":
             kind = {"U": pa.large_string(), "S": pa.large_binary()}.get(stored.dtype.kind)
-            values = pa.array(stored, kind)
+            values = pa.array(whole_text(stored), kind)
         else:
             kind = pa.binary(max(array.dtype.itemsize, 1))
             if spec["stored"] == "raw":

@@ -47,6 +47,7 @@ from prefect_optuna.blocks.codec.tables import (
     one_row,
     storable_table,
     table_kind,
+    whole_text,
 )
 from prefect_optuna.blocks.codec.untrusted import (
     array_size,
@@ -698,7 +699,7 @@ def _storable(array: np.ndarray[Any, Any]) -> Any:
         return flat.view(f"f{array.itemsize // 2}")
     if kind in "mM" and not is_arrow_time(array.dtype):
         return flat.view(np.int64)
-    return flat
+    return whole_text(flat)
 
 
 def _axis_column(values: Sequence[Any], length: int) -> Any:

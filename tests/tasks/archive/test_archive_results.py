@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.feather
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pydantic import BaseModel
@@ -65,6 +65,21 @@ def assert_same(one: Any, other: Any) -> None:
 def _times(kind: str) -> st.SearchStrategy[np.dtype[Any]]:
     units = st.sampled_from(["Y", "M", "D", "h", "m", "s", "ms", "us", "ns"])
     return units.map(lambda unit: np.dtype(f"{kind}8[{unit}]"))
+
+
+_texts = npst.unicode_string_dtypes(max_len=3) | npst.byte_string_dtypes(max_len=3)
+
+
+@given(npst.arrays(_texts, npst.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=4)))
+@example(np.array(["a\0b", "\0c"]))
+@example(np.array([b"a\0b", b"", b"\0\1"]))
+def test_text_comes_back_whole(texts: Any) -> None:
+    result = {"texts": texts, "numbers": np.zeros(2)}
+    try:
+        content = encode_result(result)
+    except CaptureError:
+        return  # such as half of a surrogate pair
+    assert_same(decode_result(content), result)
 
 
 _dtypes = (
@@ -151,6 +166,7 @@ SMALL = [
     [np.float32(1), np.float32(2)],
     {"times": np.array(["2026-01-02"], "M8[D]"), "big": np.arange(3, dtype=">i4"), "empty": []},
     {3: np.zeros(0), "$odd": b"bytes"},
+    {"a nul": "a\0b", "of one": np.array("\0b")},
     "text",
     {},
 ]

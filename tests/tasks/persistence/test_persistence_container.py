@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pytest
 from filesystems import s3_filesystem
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -104,6 +104,8 @@ def alike(one: Any, other: Any) -> bool:
 
 @settings(max_examples=40)
 @given(value=NESTED, compression=st.sampled_from([None, "zstd"]))
+@example(value=np.array([["a\0b", "\0c"], ["", "é"]], order="F"), compression=None)
+@example(value=np.array(b"\0\1"), compression=None)
 def test_every_value_comes_back_as_it_was(value: Any, compression: str | None) -> None:
     file = io.BytesIO()
     write_container(file, {"value": value, "other": 1}, {}, compression=compression)
