@@ -489,6 +489,11 @@ _ENDED = {int(state) for state in ENDED}
 _logger = logging.getLogger(__name__)
 
 
+def is_worth_an_index(file: JournalFile, indexed: int) -> bool:
+    """Tell whether reading without another index takes longer than writing it."""
+    return file.read_to - indexed >= max(_WORTH, indexed // _PART)
+
+
 def write_index(file: JournalFile, replay: Replay, indexed: int) -> None:
     """Write an index, where reading without it has taken longer than that; errors are passed over.
 
@@ -497,7 +502,7 @@ def write_index(file: JournalFile, replay: Replay, indexed: int) -> None:
         replay: what its records came to.
         indexed: how many of its bytes an index has spared.
     """
-    if file.read_to - indexed < max(_WORTH, indexed // _PART):
+    if not is_worth_an_index(file, indexed):
         return
     target = Path(f"{file.path}{_SUFFIX}")
     made: str | None = None

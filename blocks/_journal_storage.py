@@ -47,6 +47,7 @@ from prefect_optuna.blocks._journal_replay import (
     Replay,
     ReplayedStudy,
     indexed_bytes,
+    is_worth_an_index,
     read_index,
     write_index,
 )
@@ -243,8 +244,11 @@ class FileStorage(BaseStorage):
         """
         self.flush()
         with self._mutex:
+            spared = indexed_bytes(self._file)
+            if not is_worth_an_index(self._file, spared):
+                return
             file, replay = copy.copy(self._file), self._replay.snapshot()
-        write_index(file, replay, indexed_bytes(file))  # other runs of this process go on
+        write_index(file, replay, spared)  # other runs of this process go on
 
     # Studies
 

@@ -300,7 +300,7 @@ class LiveTrial:
 
     def open(self, patience: Patience) -> optuna.Trial:
         """The live trial; its sampler is reseeded, since the copies of one sampler would agree."""
-        storage = PatientStorage(self._opened(patience), patience)
+        storage = PatientStorage(self._opened_here(patience), patience)
         self.sampler.reseed_rng()
         study = optuna.load_study(
             study_name=self.study_name, storage=storage, sampler=self.sampler, pruner=self.pruner
@@ -314,7 +314,7 @@ class LiveTrial:
         opened = cast("PatientStorage", trial.study._storage)  # pyright: ignore[reportPrivateUsage]
         send_writes(opened.storage)  # what cannot be sent at once goes back with the outcome
 
-    def _opened(self, patience: Patience) -> BaseStorage:
+    def _opened_here(self, patience: Patience) -> BaseStorage:
         of = os.getpid(), self.run
         if (storage := _opened.get(of)) is None:
             made = PatientStorage(patience(self.storage.get_storage)).storage

@@ -137,15 +137,17 @@ def test_small_results_come_back_from_their_trial_s_attribute(result: Any) -> No
         assert_same(decode_inline(json.loads(json.dumps(reference))), result)
 
 
-_dtypes = npst.scalar_dtypes() | npst.unicode_string_dtypes(max_len=3) | npst.datetime64_dtypes()
-_arrays = _dtypes.flatmap(
+_plain_dtypes = (
+    npst.scalar_dtypes() | npst.unicode_string_dtypes(max_len=3) | npst.datetime64_dtypes()
+)
+_plain_arrays = _plain_dtypes.flatmap(
     lambda dtype: npst.arrays(
         dtype, npst.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=30)
     )
 )
 
 
-@given(st.dictionaries(_keys | st.just('a","b'), _arrays, max_size=4))
+@given(st.dictionaries(_keys | st.just('a","b'), _plain_arrays, max_size=4))
 def test_a_layout_that_has_been_seen_gives_what_looking_anew_gives(result: Any) -> None:
     def encoded(given: Any) -> Any:
         try:
